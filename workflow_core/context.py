@@ -1,0 +1,125 @@
+"""What a workflow's handler is given: its input, its steps and its sleeps."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, cast, overload
+
+from typing_extensions import TypeVar
+
+from workflow_core.errors import ValidationError
+from workflow_core.step import StepBuilder, run_sleep, validate_step_id
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from workflow_core.execution import Execution
+
+__all__ = ["InputT", "WorkflowContext"]
+
+InputT = TypeVar("InputT", default=Any)
+ResultT = TypeVar("ResultT")
+
+
+class WorkflowContext(Generic[InputT]):
+    """One execution, as its handler sees it.
+
+    Annotate the handler's parameter as ``WorkflowContext[Order]`` to have the input validated as an ``Order`` when the
+    execution starts.
+    """
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+
+    def __repr__(self) -> str:
+        return f"<WorkflowContext {self.workflow_name} {self.execution_id}>"
+
+    @property
+    def workflow_name(self) -> str:
+        """The workflow's name."""
+        return self._execution.definition.name
+
+    @property
+    def execution_id(self) -> str:
+        """The execution's id."""
+        return self._execution.execution_id
+
+    @property
+    def input(self) -> InputT:
+        """The execution's input."""
+        return cast("InputT", self._execution.input)
+
+    @property
+    def attempt(self) -> int:
+        """The attempt of the step that runs in this task, counted from 1; 1 outside every step."""
+        return self._execution.current_attempt()
+
+    @property
+    def restart_attempt(self) -> int:
+        """1, and one more for each restart of the execution."""
+        return self._execution.restart_attempt
+
+    @overload
+    def step(
+        self,
+        step_id: str,
+        handler: Callable[[], Awaitable[ResultT]],
+        *,
+        returns: object = None,
+        timeout_ms: int | None = None,
+    ) -> StepBuilder[ResultT]: ...
+
+    @overload
+    def step(
+        self,
+        step_id: str,
+        handler: Callable[[], ResultT],
+        *,
+        returns: object = None,
+        timeout_ms: int | None = None,
+    ) -> StepBuilder[ResultT]: ...
+
+    def step(
+        self,
+        step_id: str,
+        handler: Callable[[], object],
+        *,
+        returns: object = None,
+        timeout_ms: int | None = None,
+    ) -> StepBuilder[Any]:
+        """Describe a step; awaiting what is returned runs it, once in the life of the execution.
+
+        Args:
+            step_id: Names the step in this execution; 1 to 255 printable characters.
+            handler: Function without arguments, ``async def`` or ``def``.
+            returns: Type of the result, for values that JSON cannot express and the handler's annotation does not tell.
+            timeout_ms: Longest duration of one attempt, in milliseconds.
+
+        Raises:
+            ValidationError: An argument is not acceptable.
+        """
+        return StepBuilder(self._execution, step_id, handler, returns=returns, timeout_ms=timeout_ms)
+
+    async def sleep(self, step_id: str, duration: float | timedelta) -> None:
+        """Sleep durably: after a crash the remaining time is slept.
+
+        Args:
+            step_id: Names the sleep in this execution, like a step.
+            duration: Milliseconds, or a ``timedelta``.
+
+        Raises:
+            ValidationError: The duration is negative, or longer than ``Settings.max_sleep_ms``.
+        """
+        validate_step_id(step_id)
+        longest = self._execution.engine.settings.max_sleep_ms
+        milliseconds = duration / timedelta(milliseconds=1) if isinstance(duration, timedelta) else duration
+        if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)):
+            raise ValidationError(
+                f'Sleep "{step_id}": the duration must be milliseconds or a timedelta, not {type(duration).__name__}'
+            )
+        if not 0 <= milliseconds <= longest:
+            raise ValidationError(
+                f'Sleep "{step_id}": the duration must be between 0 and {longest} ms (Settings.max_sleep_ms), not '
+                f"{milliseconds} ms"
+            )
+        await run_sleep(self._execution, step_id, round(milliseconds))

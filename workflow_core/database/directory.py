@@ -1,0 +1,196 @@
+"""The runtime directory as a store: a registry, and one database per workflow."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from typing import TYPE_CHECKING
+
+from workflow_core.database.layout import RuntimeLayout
+from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
+from workflow_core.database.sqlite import SQLiteStore, open_database
+from workflow_core.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+    from pathlib import Path
+
+    from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.store import ExecutionRecord, NewExecution
+    from workflow_core.models import ExecutionStatus
+    from workflow_core.ownership import Owner
+
+__all__ = ["DirectoryStore"]
+
+
+class DirectoryStore:
+    """A store in a runtime directory; nothing is made on disk before the first use.
+
+    Args:
+        root: The runtime directory.
+        synchronous: ``NORMAL``, or ``FULL`` to survive power cuts.
+        busy_timeout_ms: How long a write waits for another process's lock, in milliseconds.
+    """
+
+    def __init__(self, root: Path, *, synchronous: str = "NORMAL", busy_timeout_ms: int = 5_000) -> None:
+        self.layout = RuntimeLayout(root.absolute())
+        self._synchronous = synchronous
+        self._busy_timeout_ms = busy_timeout_ms
+        self._lock = threading.RLock()
+        self._registry: sqlite3.Connection | None = None
+        self._stores: dict[str, SQLiteStore] = {}
+        self._closed = False
+
+    def location(self, workflow_name: str | None = None) -> str:
+        """Tell where the data of a workflow lies, or the directory of all."""
+        return str(self.layout.root if workflow_name is None else self.layout.database(workflow_name))
+
+    def close(self) -> None:
+        """Let go of all databases."""
+        with self._lock:
+            self._closed = True
+            for store in self._stores.values():
+                store.close()
+            self._stores.clear()
+            if self._registry is not None:
+                self._registry.close()
+                self._registry = None
+
+    # The registry ----------------------------------------------------------------------------------------------------
+
+    def _open_registry(self) -> sqlite3.Connection:
+        if self._closed:
+            raise StorageError(f"{self.layout.root}: the store is closed; make a new engine")
+        if self._registry is None:
+            self.layout.make_root()
+            self._registry = open_database(
+                self.layout.registry, REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION, self._synchronous, self._busy_timeout_ms
+            )
+        return self._registry
+
+    def _registry_rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        with self._lock:
+            try:
+                return self._open_registry().execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise StorageError(f"{self.layout.registry}: {error}") from error
+
+    def workflow_names(self) -> list[str]:
+        """Return the names of the workflows in the registry."""
+        if not self.layout.registry.exists():
+            return []
+        return [str(row[0]) for row in self._registry_rows("SELECT name FROM workflow_registry ORDER BY name")]
+
+    def _workflow_of(self, execution_id: str) -> str | None:
+        if not self.layout.registry.exists():
+            return None
+        rows = self._registry_rows("SELECT workflow_name FROM execution_index WHERE execution_id = ?", (execution_id,))
+        return str(rows[0][0]) if rows else None
+
+    def workflow(self, workflow_name: str) -> SQLiteStore:
+        """Return the store of one workflow, making its directories and database if need be."""
+        with self._lock:
+            store = self._stores.get(workflow_name)
+            if store is None:
+                self._open_registry()
+                self.layout.make_workflow(workflow_name)
+                store = self._stores[workflow_name] = SQLiteStore(
+                    self.layout.database(workflow_name),
+                    synchronous=self._synchronous,
+                    busy_timeout_ms=self._busy_timeout_ms,
+                )
+            return store
+
+    def _existing_stores(self, workflow_name: str | None = None) -> list[SQLiteStore]:
+        names = self.workflow_names() if workflow_name is None else [workflow_name]
+        return [self.workflow(name) for name in names if self.layout.database(name).exists()]
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    async def workflow_defined(self, workflow_name: str, definition: Mapping[str, object], at: datetime) -> None:
+        """Make a workflow's directory, ``definition.json``, database and registry entry, unless they are there."""
+        self.workflow(workflow_name)
+        self.layout.write_definition(workflow_name, definition)
+        self._registry_rows(
+            "INSERT INTO workflow_registry (name, db_path, workflow_dir, log_dir, created_at) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (name) DO NOTHING",
+            (
+                workflow_name,
+                self.layout.relative(self.layout.database(workflow_name)),
+                self.layout.relative(self.layout.workflow_dir(workflow_name)) + "/",
+                self.layout.relative(self.layout.log_dir(workflow_name)) + "/",
+                at.isoformat(timespec="microseconds"),
+            ),
+        )
+
+    async def execution_started(
+        self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
+    ) -> ExecutionRecord | None:
+        """Record a new execution; return ``None``, or the record of that id which was there already."""
+        name = execution.workflow_name
+        self._registry_rows(
+            "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (execution.execution_id, name),
+        )
+        holder = self._workflow_of(execution.execution_id) or name
+        if holder != name:
+            existing = await self.workflow(holder).load_execution(execution.execution_id)
+            if existing is not None:
+                return existing
+            # The index was written, and the process died before the execution was: the id is free again.
+            self._registry_rows(
+                "UPDATE execution_index SET workflow_name = ? WHERE execution_id = ? AND workflow_name = ?",
+                (name, execution.execution_id, holder),
+            )
+        found = await self.workflow(name).execution_started(execution, owner, lease_expires_at, at)
+        if found is None:
+            self._registry_rows(
+                "UPDATE workflow_registry SET last_execution_at = ?, execution_count = execution_count + 1"
+                " WHERE name = ?",
+                (at.isoformat(timespec="microseconds"), name),
+            )
+        return found
+
+    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
+        """Prolong an owner's lease in every open database."""
+        owned: set[tuple[str, int]] = set()
+        for store in list(self._stores.values()):
+            owned |= await store.lease_renewed(owner, lease_expires_at)
+        return owned
+
+    async def owner_retired(self, owner: Owner) -> None:
+        """Forget an owner that ended in an orderly way."""
+        for store in list(self._stores.values()):
+            await store.owner_retired(owner)
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
+        """Read an execution."""
+        name = self._workflow_of(execution_id)
+        return None if name is None else await self.workflow(name).load_execution(execution_id)
+
+    async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
+        """Read the circuits by workflow name and step id."""
+        circuits: dict[tuple[str, str], CircuitState] = {}
+        for store in self._existing_stores(workflow_name):
+            circuits |= await store.load_circuits(workflow_name)
+        return circuits
+
+    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
+        """Read all executions that are not at rest, of all workflows."""
+        found: list[tuple[ExecutionRecord, Owner | None, int | None]] = []
+        for store in self._existing_stores():
+            found += await store.unfinished_executions()
+        return found
+
+    async def list_executions(
+        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
+    ) -> list[ExecutionRecord]:
+        """Read executions, the latest started first."""
+        found: list[ExecutionRecord] = []
+        for store in self._existing_stores(workflow_name):
+            found += await store.list_executions(workflow_name, status, limit + offset)
+        found.sort(key=lambda record: (-record.started_at.timestamp(), record.execution_id))
+        return found[offset : offset + limit]

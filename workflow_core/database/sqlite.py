@@ -1,0 +1,920 @@
+"""One SQLite database of executions, in a file or in memory, by the same SQL.
+
+Calls are made directly in the event loop's thread: a commit in WAL mode costs less than handing it to a thread. The
+lock only matters when engines in several threads share one store.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import pydantic_core
+
+from workflow_core.circuit_breaker import CircuitState
+from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
+from workflow_core.database.store import ErrorRecord, ExecutionRecord, Lease, StepRecord
+from workflow_core.errors import ExecutionNotFoundError, LeaseLostError, SchemaVersionError, StorageError
+from workflow_core.events import event_from_row
+from workflow_core.ownership import Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from workflow_core.database.store import CircuitChange, NewExecution
+    from workflow_core.events import Event
+    from workflow_core.models import ExecutionStatus
+
+__all__ = ["SQLiteStore", "open_database"]
+
+_FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
+
+_EXECUTION_COLUMNS: Final = (
+    "e.id, e.workflow_name, e.status, e.started_at, e.completed_at, e.restart_attempt, e.error_data, e.input_data, "
+    "e.output_data, e.retry_config, e.panic_config, e.deadline_at, e.restart_at, e.owner_id, e.fencing_token"
+)
+
+_CIRCUIT_EVENTS: Final = {"open": "CircuitOpened", "half_open": "CircuitHalfOpened", "closed": "CircuitClosed"}
+
+
+def open_database(
+    path: Path | None, schema: str, version: int, synchronous: str, busy_timeout_ms: int
+) -> sqlite3.Connection:
+    """Open a database, making its tables if it is new.
+
+    Args:
+        path: The file; ``None`` for a database in memory.
+        schema: The statements that make the tables.
+        version: The schema's version, stored as ``PRAGMA user_version``.
+        synchronous: ``NORMAL`` or ``FULL``.
+        busy_timeout_ms: How long to wait for another process's lock.
+
+    Raises:
+        SchemaVersionError: The file was written by a newer version of this library.
+        StorageError: The file cannot be opened, or is not a database.
+    """
+    where = str(path) if path is not None else ":memory:"
+    try:
+        connection = sqlite3.connect(
+            where, timeout=busy_timeout_ms / 1_000, isolation_level=None, check_same_thread=False, cached_statements=256
+        )
+    except sqlite3.Error as error:
+        raise _storage_error(error, where) from error
+    try:
+        if path is not None:
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found == 0:
+            connection.execute("BEGIN IMMEDIATE")
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found == 0:
+                for statement in _statements(schema):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {version}")
+                found = version
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        connection.close()
+        raise _storage_error(error, where) from error
+    if found > version:
+        connection.close()
+        raise SchemaVersionError(
+            f"{where} has schema version {found}, and this version of pytest-workflow-core knows up to {version}: "
+            "install the version that wrote it, or a newer one"
+        )
+    return connection
+
+
+def _statements(script: str) -> list[str]:
+    """Split a script into statements, triggers in one piece."""
+    statements, current = [], ""
+    for line in script.splitlines(keepends=True):
+        current += line
+        if sqlite3.complete_statement(current):
+            statements.append(current)
+            current = ""
+    return statements
+
+
+def _storage_error(error: sqlite3.Error, where: str) -> StorageError:
+    text = str(error)
+    advice = "see https://www.sqlite.org/rescode.html for this error"
+    lowered = text.lower()
+    if "locked" in lowered or "busy" in lowered:
+        advice = "another program holds a lock on it; end that program, or raise Settings.busy_timeout_ms"
+    elif "full" in lowered:
+        advice = "make room on the disk, then resume the execution: nothing that was committed is lost"
+    elif "readonly" in lowered or "unable to open" in lowered:
+        advice = "check that the directory exists and that this user may write the file and its directory"
+    elif "not a database" in lowered or "malformed" in lowered:
+        advice = "the file is damaged or is not a workflow database; restore it from a backup, or move it away"
+    elif "disk i/o" in lowered:
+        advice = "the disk reported an error; check the device, then resume the execution"
+    elif "closed" in lowered:
+        advice = "the store was closed; make a new engine"
+    return StorageError(f"{where}: {text} ({advice})")
+
+
+def _text(at: datetime) -> str:
+    return at.isoformat(timespec="microseconds")
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _json(**data: object) -> str:
+    return pydantic_core.to_json(data).decode()
+
+
+class _Transaction:
+    """``with`` begins a write transaction, and ends it by a commit, or by a rollback on any error."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: SQLiteStore) -> None:
+        self._store = store
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._store._lock.acquire()
+        try:
+            connection = self._store.connection
+            connection.execute("BEGIN IMMEDIATE")
+        except BaseException as error:
+            self._store._lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise _storage_error(error, self._store.location()) from error
+            raise
+        return connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        connection = self._store._connection
+        try:
+            if connection is None:
+                return
+            if error is None:
+                connection.execute("COMMIT")
+            elif connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error as failure:
+            if connection is not None and connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise _storage_error(failure, self._store.location()) from failure
+        finally:
+            self._store._lock.release()
+        if isinstance(error, sqlite3.Error):
+            raise _storage_error(error, self._store.location()) from error
+
+
+class SQLiteStore:
+    """A store in one SQLite database, which may hold any number of workflows.
+
+    Args:
+        path: The database file; ``None`` keeps it in memory.
+        synchronous: ``NORMAL``, or ``FULL`` to survive power cuts.
+        busy_timeout_ms: How long a write waits for another process's lock, in milliseconds.
+        connection: An open connection to use instead of opening one; it is not closed with the store.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        synchronous: str = "NORMAL",
+        busy_timeout_ms: int = 5_000,
+        connection: sqlite3.Connection | None = None,
+    ) -> None:
+        self._path = path
+        self._lock = threading.RLock()
+        self._borrowed = connection is not None
+        self._connection: sqlite3.Connection | None = connection or open_database(
+            path, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, synchronous, busy_timeout_ms
+        )
+        self._known_owners: set[str] = set()
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The open connection.
+
+        Raises:
+            StorageError: The store was closed.
+        """
+        if self._connection is None:
+            raise StorageError(f"{self.location()}: the store is closed; make a new engine")
+        return self._connection
+
+    def location(self, workflow_name: str | None = None) -> str:
+        """Tell where the data lies."""
+        del workflow_name
+        return str(self._path) if self._path is not None else ":memory:"
+
+    def close(self) -> None:
+        """Let go of the database; a borrowed connection stays open."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+            if connection is not None and not self._borrowed:
+                connection.close()
+
+    def workflow(self, workflow_name: str) -> SQLiteStore:
+        """Return this store: one database holds every workflow."""
+        del workflow_name
+        return self
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    async def workflow_defined(self, workflow_name: str, definition: Mapping[str, object], at: datetime) -> None:
+        """Nothing to do: one database holds every workflow."""
+
+    async def execution_started(
+        self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
+    ) -> ExecutionRecord | None:
+        """Record a new execution; return ``None``, or the record of that id which was there already."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._ensure_owner(connection, owner, lease_expires_at)
+            cursor = connection.execute(
+                "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
+                " deadline_at, owner_id, created_at, updated_at) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (id) DO NOTHING",
+                (
+                    execution.execution_id,
+                    execution.workflow_name,
+                    now,
+                    execution.input_data,
+                    execution.retry_config,
+                    execution.panic_config,
+                    execution.deadline_at,
+                    owner.owner_id,
+                    now,
+                    now,
+                ),
+            )
+            if cursor.rowcount == 1:
+                self._log(connection, execution.execution_id, 1, "ExecutionStarted", now)
+                return None
+            return self._select_execution(connection, execution.execution_id)
+
+    async def execution_recovered(
+        self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
+    ) -> Lease:
+        """Take an execution over; return the new lease."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._ensure_owner(connection, owner, lease_expires_at)
+            self._update_execution(
+                connection,
+                lease,
+                now,
+                "status = ?, owner_id = ?, fencing_token = fencing_token + 1",
+                (status, owner.owner_id),
+            )
+            # The first statement took the row, so no other process can have written the history since.
+            seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
+            self._log(connection, lease.execution_id, seq, "ExecutionRecovered", now)
+        return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
+
+    async def execution_completed(self, lease: Lease, output_data: str | None, seq: int, at: datetime) -> None:
+        """Record that the handler returned."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._update_execution(
+                connection,
+                lease,
+                now,
+                "status = 'completed', completed_at = ?, output_data = ?, error_message = NULL, error_data = NULL,"
+                " owner_id = NULL",
+                (now, output_data),
+            )
+            self._log(connection, lease.execution_id, seq, "ExecutionCompleted", now)
+
+    async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
+        """Record that the execution failed for good."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._update_execution(
+                connection,
+                lease,
+                now,
+                "status = 'failed', completed_at = ?, error_data = ?, error_message = ?, owner_id = NULL,"
+                " restart_at = NULL",
+                (now, error_data, message),
+            )
+            connection.execute(
+                "UPDATE steps SET status = 'failed', error_message = coalesce(error_message, 'the execution failed'),"
+                " next_attempt_at = NULL, revision = revision + 1, updated_at = ?"
+                " WHERE execution_id = ? AND status IN ('pending', 'running', 'retrying')",
+                (now, lease.execution_id),
+            )
+            error = pydantic_core.from_json(error_data)
+            data = _json(error=error["type"], message=error["message"])
+            self._log(connection, lease.execution_id, seq, "ExecutionFailed", now, data=data)
+
+    async def execution_panicked(
+        self,
+        lease: Lease,
+        error_data: str,
+        message: str,
+        restart_at: int | None,
+        event_data: str,
+        seq: int,
+        at: datetime,
+    ) -> None:
+        """Record a panic, and when the automatic restart is due."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._update_execution(
+                connection,
+                lease,
+                now,
+                "status = 'panicked', error_data = ?, error_message = ?, restart_at = ?,"
+                " owner_id = CASE WHEN ? IS NULL THEN NULL ELSE owner_id END",
+                (error_data, message, restart_at, restart_at),
+            )
+            self._log(connection, lease.execution_id, seq, "ExecutionPanicked", now, data=event_data)
+
+    async def execution_restarted(
+        self, lease: Lease, owner: Owner, lease_expires_at: int | None, restart_attempt: int, seq: int, at: datetime
+    ) -> Lease:
+        """Begin again with completed steps kept and all other steps' attempts given back."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._ensure_owner(connection, owner, lease_expires_at)
+            self._update_execution(
+                connection,
+                lease,
+                now,
+                "status = 'restarting', completed_at = NULL, restart_at = NULL, restart_attempt = ?, owner_id = ?,"
+                " fencing_token = fencing_token + 1",
+                (restart_attempt, owner.owner_id),
+            )
+            self._keep_start_events(
+                connection, lease.execution_id, "status NOT IN ('completed', 'skipped', 'sleeping')"
+            )
+            connection.execute(
+                "UPDATE steps SET status = 'pending', attempt = 0, next_attempt_at = NULL, started_seq = NULL,"
+                " error_message = NULL, revision = revision + 1, updated_at = ?"
+                " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'sleeping')",
+                (now, lease.execution_id),
+            )
+            data = _json(restart_attempt=restart_attempt)
+            seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
+            self._log(connection, lease.execution_id, seq, "ExecutionRestarted", now, data=data)
+        return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
+
+    async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
+        """Record a cancellation and end the lease."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._update_execution(
+                connection,
+                lease,
+                now,
+                "status = 'cancelled', completed_at = ?, owner_id = NULL, restart_at = NULL,"
+                " fencing_token = fencing_token + 1",
+                (now,),
+            )
+            connection.execute(
+                "UPDATE steps SET status = 'failed', error_message = 'the execution was cancelled', completed_at = ?,"
+                " next_attempt_at = NULL, revision = revision + 1, updated_at = ?"
+                " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'failed')",
+                (now, now, lease.execution_id),
+            )
+            seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
+            self._log(connection, lease.execution_id, seq, "ExecutionCancelled", now)
+
+    async def execution_released(self, lease: Lease, at: datetime, seq: int) -> None:
+        """Give an unfinished execution back; an attempt in flight is given back as well."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._update_execution(connection, lease, now, "owner_id = NULL, fencing_token = fencing_token + 1", ())
+            running = connection.execute(
+                "SELECT step_id, attempt FROM steps WHERE execution_id = ? AND status = 'running' AND kind = 'step'"
+                " AND error_message IS NULL",
+                (lease.execution_id,),
+            ).fetchall()
+            if not running:
+                return
+            in_flight = "status = 'running' AND kind = 'step' AND error_message IS NULL"
+            self._keep_start_events(connection, lease.execution_id, in_flight)
+            connection.execute(
+                "UPDATE steps SET status = 'pending', attempt = attempt - 1, started_seq = NULL,"
+                f" revision = revision + 1, updated_at = ? WHERE execution_id = ? AND {in_flight}",
+                (now, lease.execution_id),
+            )
+            for offset, (step_id, attempt) in enumerate(running):
+                self._log(connection, lease.execution_id, seq + offset, "StepInterrupted", now, step_id, attempt)
+
+    async def step_started(
+        self, lease: Lease, step: StepRecord, attempt: int, seq: int, at: datetime, status: ExecutionStatus | None
+    ) -> None:
+        """Record that an attempt begins."""
+        now = _text(at)
+        if step.stored or status is not None:
+            with _Transaction(self) as connection:
+                self._check(connection, lease)
+                self._set_status(connection, lease, status, now)
+                if step.status == "running" and step.started_seq is not None:
+                    interrupted = self._interrupted(connection, lease, step, seq, now)
+                    seq += interrupted
+                if step.stored:
+                    connection.execute(
+                        "UPDATE steps SET status = 'running', attempt = ?, started_at = ?, started_seq = ?,"
+                        " next_attempt_at = NULL, error_message = NULL, revision = revision + 1, updated_at = ?"
+                        " WHERE execution_id = ? AND step_id = ?",
+                        (attempt, now, seq, now, lease.execution_id, step.step_id),
+                    )
+                else:
+                    self._insert_started(connection, lease, step, attempt, seq, now)
+            return
+        with self._lock:
+            try:
+                self._insert_started(self.connection, lease, step, attempt, seq, now)
+            except sqlite3.Error as error:
+                raise _storage_error(error, self.location()) from error
+
+    def _insert_started(
+        self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, attempt: int, seq: int, now: str
+    ) -> None:
+        cursor = connection.execute(
+            "INSERT INTO steps (execution_id, step_id, status, started_at, attempt, started_seq, created_at, updated_at)"
+            " SELECT id, ?2, 'running', ?3, ?4, ?5, ?3, ?3 FROM executions WHERE id = ?1 AND fencing_token = ?6",
+            (lease.execution_id, step.step_id, now, attempt, seq, lease.fencing_token),
+        )
+        if cursor.rowcount != 1:
+            raise self._lease_lost(lease)
+
+    async def step_completed(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        result_data: str | None,
+        handled_by: str | None,
+        seq: int,
+        at: datetime,
+        status: ExecutionStatus | None,
+        circuit: CircuitChange | None,
+    ) -> tuple[CircuitState, CircuitState] | None:
+        """Record a step's result; return the circuit before and after, if there is one."""
+        now = _text(at)
+        values = (
+            lease.execution_id,
+            step.step_id,
+            now,
+            result_data,
+            handled_by,
+            seq,
+            lease.fencing_token,
+        )
+        statement = (
+            "UPDATE steps SET status = 'completed', completed_at = ?3, result_data = ?4, handled_by = ?5,"
+            " completed_seq = ?6, error_message = NULL, revision = revision + 1, updated_at = ?3"
+            " WHERE execution_id = ?1 AND step_id = ?2"
+            " AND EXISTS (SELECT 1 FROM executions WHERE id = ?1 AND fencing_token = ?7)"
+        )
+        if circuit is None and status is None:
+            with self._lock:
+                try:
+                    changed = self.connection.execute(statement, values).rowcount
+                except sqlite3.Error as error:
+                    raise _storage_error(error, self.location()) from error
+            if changed != 1:
+                raise self._lease_lost(lease)
+            return None
+        with _Transaction(self) as connection:
+            if connection.execute(statement, values).rowcount != 1:
+                raise self._lease_lost(lease)
+            self._set_status(connection, lease, status, now)
+            return self._change_circuit(connection, lease, step.step_id, circuit, now)
+
+    async def step_attempt_failed(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        error: ErrorRecord,
+        seq: int,
+        at: datetime,
+        status: ExecutionStatus | None,
+        circuit: CircuitChange | None,
+    ) -> tuple[CircuitState, CircuitState] | None:
+        """Record that an attempt raised an error, and count it on the circuit."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._check(connection, lease)
+            self._set_status(connection, lease, status, now)
+            self._keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
+            connection.execute(
+                "UPDATE steps SET status = 'running', attempt = ?, started_seq = NULL, error_message = ?,"
+                " revision = revision + 1, updated_at = ? WHERE execution_id = ? AND step_id = ?",
+                (error.attempt, error.error_message, now, lease.execution_id, step.step_id),
+            )
+            connection.execute(
+                "INSERT INTO step_errors (execution_id, step_id, error_type, error_message, error_stack, error_data,"
+                " attempt, timestamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    lease.execution_id,
+                    step.step_id,
+                    error.error_type,
+                    error.error_message,
+                    error.error_stack,
+                    error.error_data,
+                    error.attempt,
+                    error.timestamp,
+                ),
+            )
+            data = _json(error=error.error_type, message=error.error_message)
+            self._log(connection, lease.execution_id, seq, "StepFailed", now, step.step_id, error.attempt, data)
+            return self._change_circuit(connection, lease, step.step_id, circuit, now)
+
+    async def step_retrying(
+        self, lease: Lease, step: StepRecord, next_attempt_at: int, backoff_ms: int, seq: int, at: datetime
+    ) -> None:
+        """Record when the next attempt is due."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._check(connection, lease)
+            connection.execute(
+                "UPDATE steps SET status = 'retrying', next_attempt_at = ?, revision = revision + 1, updated_at = ?"
+                " WHERE execution_id = ? AND step_id = ?",
+                (next_attempt_at, now, lease.execution_id, step.step_id),
+            )
+            data = _json(backoff_ms=backoff_ms)
+            self._log(connection, lease.execution_id, seq, "StepRetrying", now, step.step_id, step.attempt, data)
+
+    async def step_failed(self, lease: Lease, step: StepRecord, message: str, at: datetime) -> None:
+        """Record that a step failed for good."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._check(connection, lease)
+            connection.execute(
+                "UPDATE steps SET status = 'failed', completed_at = ?, error_message = ?, next_attempt_at = NULL,"
+                " revision = revision + 1, updated_at = ? WHERE execution_id = ? AND step_id = ?",
+                (now, message, now, lease.execution_id, step.step_id),
+            )
+
+    async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
+        """Record that a step's circuit is open and its ``on_open`` handler begins."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._check(connection, lease)
+            connection.execute(
+                "INSERT INTO steps (execution_id, step_id, status, attempt, error_message, created_at, updated_at)"
+                " VALUES (?1, ?2, 'running', ?3, ?4, ?5, ?5) ON CONFLICT (execution_id, step_id) DO UPDATE SET"
+                " status = 'running', attempt = ?3, error_message = ?4, next_attempt_at = NULL,"
+                " revision = revision + 1, updated_at = ?5",
+                (lease.execution_id, step.step_id, attempt, "the circuit is open", now),
+            )
+
+    async def step_skipped(
+        self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime
+    ) -> None:
+        """Record the value that ``on_open`` supplied."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._check(connection, lease)
+            connection.execute(
+                "UPDATE steps SET status = 'skipped', completed_at = ?, result_data = ?, error_message = NULL,"
+                " completed_seq = ?, revision = revision + 1, updated_at = ? WHERE execution_id = ? AND step_id = ?",
+                (now, result_data, seq, now, lease.execution_id, step.step_id),
+            )
+
+    async def sleep_started(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        duration_ms: int,
+        wake_time: int,
+        seq: int,
+        at: datetime,
+        status: ExecutionStatus | None,
+    ) -> None:
+        """Record a durable sleep and when it ends."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._check(connection, lease)
+            self._set_status(connection, lease, status, now)
+            connection.execute(
+                "INSERT INTO steps (execution_id, step_id, kind, status, started_at, wake_time, duration_ms,"
+                " started_seq, created_at, updated_at) VALUES (?1, ?2, 'sleep', 'sleeping', ?3, ?4, ?5, ?6, ?3, ?3)",
+                (lease.execution_id, step.step_id, now, wake_time, duration_ms, seq),
+            )
+
+    async def sleep_completed(
+        self, lease: Lease, step: StepRecord, seq: int, at: datetime, status: ExecutionStatus | None
+    ) -> None:
+        """Record that a durable sleep is over."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            self._check(connection, lease)
+            self._set_status(connection, lease, status, now)
+            connection.execute(
+                "UPDATE steps SET status = 'completed', completed_at = ?, completed_seq = ?, revision = revision + 1,"
+                " updated_at = ? WHERE execution_id = ? AND step_id = ?",
+                (now, seq, now, lease.execution_id, step.step_id),
+            )
+
+    async def circuit_admitted(
+        self,
+        lease: Lease,
+        step_id: str,
+        admit: Callable[[CircuitState], tuple[bool, CircuitState]],
+        seq: int,
+        at: datetime,
+    ) -> tuple[bool, CircuitState, CircuitState]:
+        """Ask the circuit whether an attempt may run, and store what the question changed."""
+        with self._lock:
+            before = self._select_circuit(self.connection, lease.workflow_name, step_id)
+            allowed, after = admit(before)
+            if after is before:
+                return allowed, before, after
+        with _Transaction(self) as connection:
+            self._check(connection, lease)
+            before = self._select_circuit(connection, lease.workflow_name, step_id)
+            allowed, after = admit(before)
+            self._store_circuit(connection, lease, step_id, before, after, seq, _text(at))
+        return allowed, before, after
+
+    async def circuit_forced(
+        self, workflow_name: str, step_id: str, transition: Callable[[CircuitState], CircuitState]
+    ) -> CircuitState:
+        """Set a circuit by hand; return its new state."""
+        with _Transaction(self) as connection:
+            after = transition(self._select_circuit(connection, workflow_name, step_id))
+            self._upsert_circuit(connection, workflow_name, step_id, after)
+        return after
+
+    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
+        with _Transaction(self) as connection:
+            connection.execute(
+                "UPDATE owners SET lease_expires_at = ? WHERE owner_id = ?", (lease_expires_at, owner.owner_id)
+            )
+            return set(
+                connection.execute("SELECT id, fencing_token FROM executions WHERE owner_id = ?", (owner.owner_id,))
+            )
+
+    async def owner_retired(self, owner: Owner) -> None:
+        """Forget an owner that ended in an orderly way."""
+        if owner.owner_id in self._known_owners:
+            with _Transaction(self) as connection:
+                connection.execute("DELETE FROM owners WHERE owner_id = ?", (owner.owner_id,))
+            self._known_owners.discard(owner.owner_id)
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def select(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+        """Run a query and return its rows.
+
+        Raises:
+            StorageError: The database could not be read.
+        """
+        with self._lock:
+            try:
+                return self.connection.execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise _storage_error(error, self.location()) from error
+
+    async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
+        """Read an execution."""
+        rows = self.select(f"SELECT {_EXECUTION_COLUMNS} FROM executions e WHERE e.id = ?", (execution_id,))
+        return _execution_record(rows[0]) if rows else None
+
+    async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
+        """Read the steps of an execution, and the highest position in its history."""
+        del workflow_name
+        rows = self.select(
+            "SELECT step_id, kind, status, attempt, started_at, completed_at, result_data, error_message, handled_by,"
+            " next_attempt_at, wake_time, duration_ms, started_seq, completed_seq FROM steps WHERE execution_id = ?"
+            " ORDER BY created_at, coalesce(started_seq, completed_seq)",
+            (execution_id,),
+        )
+        steps = {
+            row[0]: StepRecord(*row[:4], _moment(row[4]), _moment(row[5]), *row[6:], stored=True)  # type: ignore[arg-type]
+            for row in rows
+        }
+        with self._lock:
+            return steps, self._last_seq(self.connection, execution_id)
+
+    async def load_errors(
+        self, workflow_name: str, execution_id: str, step_id: str | None = None
+    ) -> list[tuple[str, ErrorRecord]]:
+        """Read the errors of an execution, or of one of its steps, oldest first, each with its step id."""
+        del workflow_name
+        rows = self.select(
+            "SELECT step_id, error_type, error_message, error_stack, error_data, attempt, timestamp FROM step_errors"
+            " WHERE execution_id = ?1 AND (?2 IS NULL OR step_id = ?2) ORDER BY id",
+            (execution_id, step_id),
+        )
+        return [(row[0], ErrorRecord(*row[1:])) for row in rows]
+
+    async def load_events(self, workflow_name: str, execution_id: str) -> list[Event]:
+        """Read the history of an execution."""
+        rows = self.select(
+            "SELECT seq, type, step_id, attempt, at, data FROM step_events WHERE execution_id = ? ORDER BY seq",
+            (execution_id,),
+        )
+        return [
+            event_from_row(
+                kind,
+                seq=seq,
+                at=datetime.fromisoformat(at),
+                execution_id=execution_id,
+                workflow_name=workflow_name,
+                step_id=step_id,
+                attempt=attempt,
+                data=pydantic_core.from_json(data) if data else {},
+            )
+            for seq, kind, step_id, attempt, at, data in rows
+        ]
+
+    async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
+        """Read the circuits by workflow name and step id."""
+        rows = self.select(
+            "SELECT workflow_name, step_id, status, failures, last_failure_time, reset_time, probe_execution_id,"
+            " probe_expires_at FROM circuit_breaker_state WHERE ?1 IS NULL OR workflow_name = ?1 ORDER BY 1, 2",
+            (workflow_name,),
+        )
+        return {(row[0], row[1]): CircuitState(*row[2:]) for row in rows}
+
+    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
+        """Read all executions that are not at rest, each with its owner and when the owner's lease expires."""
+        rows = self.select(
+            f"SELECT {_EXECUTION_COLUMNS}, o.host, o.pid, o.process_started, o.owner_id, o.lease_expires_at"
+            " FROM executions e LEFT JOIN owners o ON o.owner_id = e.owner_id"
+            " WHERE e.status IN ('running', 'sleeping', 'restarting')"
+            " OR (e.status = 'panicked' AND e.restart_at IS NOT NULL) ORDER BY e.started_at"
+        )
+        return [
+            (_execution_record(row[:15]), Owner(*row[15:19]) if row[18] is not None else None, row[19]) for row in rows
+        ]
+
+    async def list_executions(
+        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
+    ) -> list[ExecutionRecord]:
+        """Read executions, the latest started first."""
+        rows = self.select(
+            f"SELECT {_EXECUTION_COLUMNS} FROM executions e WHERE (?1 IS NULL OR e.workflow_name = ?1)"
+            " AND (?2 IS NULL OR e.status = ?2) ORDER BY e.started_at DESC, e.id LIMIT ?3 OFFSET ?4",
+            (workflow_name, status, limit, offset),
+        )
+        return [_execution_record(row) for row in rows]
+
+    # Parts of transactions -------------------------------------------------------------------------------------------
+
+    def _ensure_owner(self, connection: sqlite3.Connection, owner: Owner, lease_expires_at: int | None) -> None:
+        if owner.owner_id in self._known_owners:
+            return
+        connection.execute(
+            "INSERT INTO owners (owner_id, host, pid, process_started, lease_expires_at) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (owner_id) DO UPDATE SET lease_expires_at = excluded.lease_expires_at",
+            (owner.owner_id, owner.host, owner.pid, owner.process_started, lease_expires_at),
+        )
+        self._known_owners.add(owner.owner_id)
+
+    def _check(self, connection: sqlite3.Connection, lease: Lease) -> None:
+        if connection.execute(_FENCE, (lease.execution_id, lease.fencing_token)).fetchone() is None:
+            raise self._lease_lost(lease)
+
+    def _lease_lost(self, lease: Lease) -> LeaseLostError:
+        return LeaseLostError(
+            f'Execution "{lease.execution_id}" of workflow "{lease.workflow_name}" was taken over or cancelled by '
+            "another process; this process no longer writes it"
+        )
+
+    def _update_execution(
+        self, connection: sqlite3.Connection, lease: Lease, now: str, assignments: str, values: tuple[object, ...]
+    ) -> None:
+        cursor = connection.execute(
+            f"UPDATE executions SET {assignments}, revision = revision + 1, updated_at = ?"
+            " WHERE id = ? AND fencing_token = ?",
+            (*values, now, lease.execution_id, lease.fencing_token),
+        )
+        if cursor.rowcount != 1:
+            if self._select_execution_row(connection, lease.execution_id) is None:
+                raise ExecutionNotFoundError(f'No execution "{lease.execution_id}" in {self.location()}')
+            raise self._lease_lost(lease)
+
+    def _set_status(
+        self, connection: sqlite3.Connection, lease: Lease, status: ExecutionStatus | None, now: str
+    ) -> None:
+        if status is not None:
+            self._update_execution(connection, lease, now, "status = ?", (status,))
+
+    def _keep_start_events(
+        self, connection: sqlite3.Connection, execution_id: str, condition: str, values: tuple[object, ...] = ()
+    ) -> None:
+        """Copy the start of attempts into the log before their rows take up the next attempt."""
+        connection.execute(
+            "INSERT INTO event_log (execution_id, seq, type, step_id, attempt, at)"
+            " SELECT execution_id, started_seq, 'StepStarted', step_id, attempt, started_at FROM steps"
+            f" WHERE execution_id = ? AND started_seq IS NOT NULL AND kind = 'step' AND {condition}",
+            (execution_id, *values),
+        )
+
+    def _interrupted(self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, seq: int, now: str) -> int:
+        """Record that the attempt in a step's row was cut off by the end of its process; return how many events."""
+        self._keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
+        self._log(connection, lease.execution_id, seq, "StepInterrupted", now, step.step_id, step.attempt)
+        return 1
+
+    def _log(
+        self,
+        connection: sqlite3.Connection,
+        execution_id: str,
+        seq: int,
+        kind: str,
+        now: str,
+        step_id: str | None = None,
+        attempt: int | None = None,
+        data: str | None = None,
+    ) -> None:
+        connection.execute(
+            "INSERT INTO event_log (execution_id, seq, type, step_id, attempt, at, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (execution_id, seq, kind, step_id, attempt, now, data),
+        )
+
+    def _last_seq(self, connection: sqlite3.Connection, execution_id: str) -> int:
+        row = connection.execute(
+            "SELECT max(coalesce((SELECT max(seq) FROM event_log WHERE execution_id = ?1), 0),"
+            " coalesce((SELECT max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))) FROM steps"
+            " WHERE execution_id = ?1), 0))",
+            (execution_id,),
+        ).fetchone()
+        return int(row[0])
+
+    def _select_execution_row(self, connection: sqlite3.Connection, execution_id: str) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = connection.execute(
+            f"SELECT {_EXECUTION_COLUMNS} FROM executions e WHERE e.id = ?", (execution_id,)
+        ).fetchone()
+        return row
+
+    def _select_execution(self, connection: sqlite3.Connection, execution_id: str) -> ExecutionRecord | None:
+        row = self._select_execution_row(connection, execution_id)
+        return None if row is None else _execution_record(row)
+
+    def _select_circuit(self, connection: sqlite3.Connection, workflow_name: str, step_id: str) -> CircuitState:
+        row = connection.execute(
+            "SELECT status, failures, last_failure_time, reset_time, probe_execution_id, probe_expires_at"
+            " FROM circuit_breaker_state WHERE workflow_name = ? AND step_id = ?",
+            (workflow_name, step_id),
+        ).fetchone()
+        return CircuitState() if row is None else CircuitState(*row)
+
+    def _change_circuit(
+        self, connection: sqlite3.Connection, lease: Lease, step_id: str, change: CircuitChange | None, now: str
+    ) -> tuple[CircuitState, CircuitState] | None:
+        if change is None:
+            return None
+        before = self._select_circuit(connection, lease.workflow_name, step_id)
+        after = change.transition(before)
+        self._store_circuit(connection, lease, step_id, before, after, change.seq, now)
+        return before, after
+
+    def _store_circuit(
+        self,
+        connection: sqlite3.Connection,
+        lease: Lease,
+        step_id: str,
+        before: CircuitState,
+        after: CircuitState,
+        seq: int,
+        now: str,
+    ) -> None:
+        if after == before:
+            return
+        self._upsert_circuit(connection, lease.workflow_name, step_id, after)
+        if after.status != before.status:
+            data = _json(failures=after.failures) if after.status == "open" else None
+            kind = _CIRCUIT_EVENTS[after.status]
+            self._log(connection, lease.execution_id, seq, kind, now, step_id, None, data)
+
+    def _upsert_circuit(
+        self, connection: sqlite3.Connection, workflow_name: str, step_id: str, state: CircuitState
+    ) -> None:
+        connection.execute(
+            "INSERT INTO circuit_breaker_state (workflow_name, step_id, status, failures, last_failure_time, reset_time,"
+            " probe_execution_id, probe_expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            " ON CONFLICT (workflow_name, step_id) DO UPDATE SET status = ?3, failures = ?4, last_failure_time = ?5,"
+            " reset_time = ?6, probe_execution_id = ?7, probe_expires_at = ?8",
+            (
+                workflow_name,
+                step_id,
+                state.status,
+                state.failures,
+                state.last_failure_time,
+                state.reset_time,
+                state.probe_execution_id,
+                state.probe_expires_at,
+            ),
+        )
+
+
+def _execution_record(row: tuple[Any, ...]) -> ExecutionRecord:
+    return ExecutionRecord(row[0], row[1], row[2], datetime.fromisoformat(row[3]), _moment(row[4]), *row[5:])

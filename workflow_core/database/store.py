@@ -1,0 +1,323 @@
+"""What the engine asks of a database: one method for each durable point, and a few reads.
+
+A durable point is one transaction that either happened or did not. Its method is named after what happened, and that
+name is also the name of the place where a process can die.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.events import Event
+    from workflow_core.models import ExecutionStatus, StepStatus
+    from workflow_core.ownership import Owner
+
+__all__ = [
+    "DURABLE_POINTS",
+    "Lease",
+    "NewExecution",
+    "ExecutionRecord",
+    "StepRecord",
+    "ErrorRecord",
+    "CircuitChange",
+    "WorkflowStore",
+    "Store",
+]
+
+DURABLE_POINTS: tuple[str, ...] = (
+    "execution_started",
+    "execution_recovered",
+    "execution_completed",
+    "execution_failed",
+    "execution_panicked",
+    "execution_restarted",
+    "execution_cancelled",
+    "execution_released",
+    "step_started",
+    "step_completed",
+    "step_attempt_failed",
+    "step_retrying",
+    "step_failed",
+    "step_refused",
+    "step_skipped",
+    "sleep_started",
+    "sleep_completed",
+    "circuit_admitted",
+    "circuit_forced",
+)
+"""The names of all durable points, which are methods of `WorkflowStore`; the first one is a method of `Store`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write one execution: good for as long as the stored fencing token is the same.
+
+    Fencing tokens after M. Kleppmann, "Designing Data-Intensive Applications" (2017), chapter 8.
+    """
+
+    workflow_name: str
+    execution_id: str
+    fencing_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewExecution:
+    """What is stored when an execution starts; ``deadline_at`` is milliseconds since 1970."""
+
+    workflow_name: str
+    execution_id: str
+    input_data: str | None
+    retry_config: str
+    panic_config: str
+    deadline_at: int | None
+
+
+@dataclass(slots=True)
+class ExecutionRecord:
+    """One row of ``executions``."""
+
+    execution_id: str
+    workflow_name: str
+    status: ExecutionStatus
+    started_at: datetime
+    completed_at: datetime | None
+    restart_attempt: int
+    error_data: str | None
+    input_data: str | None
+    output_data: str | None
+    retry_config: str
+    panic_config: str
+    deadline_at: int | None
+    restart_at: int | None
+    owner_id: str | None
+    fencing_token: int
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One row of ``steps``; ``kind`` is ``step`` or ``sleep``."""
+
+    step_id: str
+    kind: str = "step"
+    status: StepStatus = "pending"
+    attempt: int = 0
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    result_data: str | None = None
+    error_message: str | None = None
+    handled_by: str | None = None
+    next_attempt_at: int | None = None
+    wake_time: int | None = None
+    duration_ms: int | None = None
+    started_seq: int | None = None
+    completed_seq: int | None = None
+    stored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    """One row of ``step_errors``.
+
+    Attributes:
+        error_data: JSON from which the error can be built again.
+        error_stack: The traceback as text.
+    """
+
+    error_type: str
+    error_message: str
+    error_stack: str | None
+    error_data: str | None
+    attempt: int
+    timestamp: int
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitChange:
+    """How a durable point changes the circuit of its step.
+
+    Attributes:
+        transition: Pure function from the stored state to the new one; runs inside the transaction.
+        seq: Position in the history for the event, if the transition changes the status.
+    """
+
+    transition: Callable[[CircuitState], CircuitState]
+    seq: int
+
+
+class WorkflowStore(Protocol):
+    """A database of executions.
+
+    Every writing method is one transaction, returns after its commit, and raises `LeaseLostError` if the lease is not
+    good any more, and `StorageError` if the database cannot be written; in both cases nothing was written.
+    ``status`` is the execution's new status where the point changes it, else ``None``. ``at`` is the engine's time.
+    """
+
+    async def execution_recovered(
+        self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
+    ) -> Lease:
+        """Take an execution over; return the new lease. ``lease`` is what the taker saw."""
+
+    async def execution_completed(self, lease: Lease, output_data: str | None, seq: int, at: datetime) -> None:
+        """Record that the handler returned."""
+
+    async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
+        """Record that the execution failed for good."""
+
+    async def execution_panicked(
+        self,
+        lease: Lease,
+        error_data: str,
+        message: str,
+        restart_at: int | None,
+        event_data: str,
+        seq: int,
+        at: datetime,
+    ) -> None:
+        """Record a panic, and when the automatic restart is due."""
+
+    async def execution_restarted(
+        self, lease: Lease, owner: Owner, lease_expires_at: int | None, restart_attempt: int, seq: int, at: datetime
+    ) -> Lease:
+        """Begin again with completed steps kept and all other steps' attempts given back; return the new lease."""
+
+    async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
+        """Record a cancellation and end the lease."""
+
+    async def execution_released(self, lease: Lease, at: datetime, seq: int) -> None:
+        """Give an unfinished execution back; an attempt in flight is given back as well."""
+
+    async def step_started(
+        self, lease: Lease, step: StepRecord, attempt: int, seq: int, at: datetime, status: ExecutionStatus | None
+    ) -> None:
+        """Record that an attempt begins."""
+
+    async def step_completed(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        result_data: str | None,
+        handled_by: str | None,
+        seq: int,
+        at: datetime,
+        status: ExecutionStatus | None,
+        circuit: CircuitChange | None,
+    ) -> tuple[CircuitState, CircuitState] | None:
+        """Record a step's result; return the circuit before and after, if there is one."""
+
+    async def step_attempt_failed(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        error: ErrorRecord,
+        seq: int,
+        at: datetime,
+        status: ExecutionStatus | None,
+        circuit: CircuitChange | None,
+    ) -> tuple[CircuitState, CircuitState] | None:
+        """Record that an attempt raised an error, and count it on the circuit."""
+
+    async def step_retrying(
+        self, lease: Lease, step: StepRecord, next_attempt_at: int, backoff_ms: int, seq: int, at: datetime
+    ) -> None:
+        """Record when the next attempt is due."""
+
+    async def step_failed(self, lease: Lease, step: StepRecord, message: str, at: datetime) -> None:
+        """Record that a step failed for good."""
+
+    async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
+        """Record that a step's circuit is open and its ``on_open`` handler begins."""
+
+    async def step_skipped(
+        self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime
+    ) -> None:
+        """Record the value that ``on_open`` supplied."""
+
+    async def sleep_started(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        duration_ms: int,
+        wake_time: int,
+        seq: int,
+        at: datetime,
+        status: ExecutionStatus | None,
+    ) -> None:
+        """Record a durable sleep and when it ends."""
+
+    async def sleep_completed(
+        self, lease: Lease, step: StepRecord, seq: int, at: datetime, status: ExecutionStatus | None
+    ) -> None:
+        """Record that a durable sleep is over."""
+
+    async def circuit_admitted(
+        self,
+        lease: Lease,
+        step_id: str,
+        admit: Callable[[CircuitState], tuple[bool, CircuitState]],
+        seq: int,
+        at: datetime,
+    ) -> tuple[bool, CircuitState, CircuitState]:
+        """Ask the circuit whether an attempt may run, and store what the question changed."""
+
+    async def circuit_forced(
+        self, workflow_name: str, step_id: str, transition: Callable[[CircuitState], CircuitState]
+    ) -> CircuitState:
+        """Set a circuit by hand; return its new state."""
+
+    async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
+        """Read the steps of an execution, and the highest position in its history."""
+
+    async def load_errors(
+        self, workflow_name: str, execution_id: str, step_id: str | None = None
+    ) -> Sequence[tuple[str, ErrorRecord]]:
+        """Read the errors of an execution, or of one of its steps, oldest first, each with its step id."""
+
+    async def load_events(self, workflow_name: str, execution_id: str) -> list[Event]:
+        """Read the history of an execution."""
+
+
+class Store(Protocol):
+    """All the databases of an engine: the executions of every workflow."""
+
+    async def workflow_defined(self, workflow_name: str, definition: Mapping[str, object], at: datetime) -> None:
+        """Make room for a workflow; does nothing if there is."""
+
+    def workflow(self, workflow_name: str) -> WorkflowStore:
+        """Return the store of one workflow's executions."""
+
+    async def execution_started(
+        self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
+    ) -> ExecutionRecord | None:
+        """Record a new execution; return ``None``, or the record of that id which was there already."""
+
+    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
+
+    async def owner_retired(self, owner: Owner) -> None:
+        """Forget an owner that ended in an orderly way."""
+
+    async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
+        """Read an execution."""
+
+    async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
+        """Read the circuits by workflow name and step id."""
+
+    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
+        """Read all executions that are not at rest, each with its owner and when the owner's lease expires."""
+
+    async def list_executions(
+        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
+    ) -> list[ExecutionRecord]:
+        """Read executions, the latest started first."""
+
+    def location(self, workflow_name: str | None = None) -> str:
+        """Tell where the data lies, for people to read."""
+
+    def close(self) -> None:
+        """Let go of the database; later calls raise `StorageError`."""

@@ -1,0 +1,194 @@
+"""What `define` takes: a name, a handler, and what the handler's annotations say."""
+
+from __future__ import annotations
+
+import typing
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import pydantic
+
+from workflow_core.database.layout import WORKFLOW_NAME
+from workflow_core.errors import ValidationError, WorkflowRedefinedWarning
+from workflow_core.models import PanicConfig, RetryConfig
+from workflow_core.serialization import ReturnType
+
+if TYPE_CHECKING:
+    from workflow_core.context import WorkflowContext
+
+__all__ = ["WorkflowHandler", "Definition", "Definitions", "SHARED_DEFINITIONS", "make_definition"]
+
+WorkflowHandler: TypeAlias = Callable[["WorkflowContext[Any]"], object]
+"""Takes the context; returns the workflow's output, or an awaitable of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A workflow.
+
+    Attributes:
+        returns: The declared type of its output.
+        input_type: The declared type of its input, from ``WorkflowContext[Order]``; ``None`` if none is declared.
+    """
+
+    name: str
+    handler: WorkflowHandler
+    description: str = ""
+    version: str = "1.0.0"
+    retry_config: RetryConfig = field(default_factory=RetryConfig)
+    panic_config: PanicConfig = field(default_factory=PanicConfig)
+    returns: ReturnType | None = None
+    input_type: ReturnType | None = None
+
+
+class Definitions:
+    """Workflows by name."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Definition] = {}
+
+    def add(self, definition: Definition, stacklevel: int) -> None:
+        """Add a workflow; replace one of the same name, with a warning if its handler is another."""
+        known = self._by_name.get(definition.name)
+        if known is not None and known.handler is not definition.handler:
+            warnings.warn(
+                f'Workflow "{definition.name}" is defined again with another handler; the new one replaces it',
+                WorkflowRedefinedWarning,
+                stacklevel=stacklevel,
+            )
+        self._by_name[definition.name] = definition
+
+    def get(self, name: str) -> Definition | None:
+        """Return a workflow, or ``None``."""
+        return self._by_name.get(name)
+
+    def names(self) -> list[str]:
+        """Return the names, sorted."""
+        return sorted(self._by_name)
+
+
+MISSING: Final = object()
+"""Tells a handler that was not given from one that was given as ``None``."""
+
+SHARED_DEFINITIONS = Definitions()
+"""Workflows whose handlers are defined at the top level of a module: every engine of the process knows them."""
+
+
+def is_module_level(handler: Callable[..., object]) -> bool:
+    """Tell whether a handler is a property of its module, rather than of the function that made it."""
+    return "<locals>" not in getattr(handler, "__qualname__", "<locals>")
+
+
+def make_definition(
+    name: object,
+    handler: object,
+    description: str | None,
+    version: str,
+    retry_config: RetryConfig | dict[str, Any] | None,
+    panic_config: PanicConfig | dict[str, Any] | None,
+) -> Definition:
+    """Validate what `define` was given.
+
+    Raises:
+        ValidationError: The name cannot become a directory, the handler is not callable, or a configuration is wrong.
+    """
+    if not isinstance(name, str) or not WORKFLOW_NAME.fullmatch(name):
+        raise ValidationError(
+            f"Invalid workflow name {name!r:.100}: use 1 to 128 of the characters A-Z a-z 0-9 . _ -, beginning with a "
+            "letter or a digit"
+        )
+    if not callable(handler):
+        raise ValidationError(f'Workflow "{name}": the handler must be a function of the context, not {handler!r}')
+    described = description if description is not None else (getattr(handler, "__doc__", None) or "").strip()
+    return Definition(
+        name=name,
+        handler=handler,
+        description=described.partition("\n")[0],
+        version=version,
+        retry_config=configured(RetryConfig, retry_config),
+        panic_config=configured(PanicConfig, panic_config),
+        returns=ReturnType(handler),
+        input_type=_declared_input(handler),
+    )
+
+
+_ConfigT = typing.TypeVar("_ConfigT", RetryConfig, PanicConfig)
+
+
+def configured(cls: type[_ConfigT], given: _ConfigT | dict[str, Any] | None) -> _ConfigT:
+    """Return a configuration given as a model, as a dictionary, or not at all.
+
+    Raises:
+        ValidationError: It is something else, or a value is out of range.
+    """
+    if given is None:
+        return cls()
+    if isinstance(given, cls):
+        return given
+    if isinstance(given, dict):
+        return cls(**given)
+    raise ValidationError(f"Expected a {cls.__name__} or a dictionary of its fields, not {type(given).__name__}")
+
+
+def _declared_input(handler: Callable[..., object]) -> ReturnType | None:
+    from workflow_core.context import WorkflowContext  # noqa: PLC0415 - the context needs steps, which need this
+
+    try:
+        hints = typing.get_type_hints(handler, include_extras=True)
+    except Exception:  # noqa: BLE001 - evaluating another's annotation can raise anything; then none is known
+        return None
+    for parameter, annotation in hints.items():
+        if parameter != "return" and typing.get_origin(annotation) is WorkflowContext:
+            (declared,) = typing.get_args(annotation)
+            return None if declared in {Any, object} else ReturnType(None, declared)
+    return None
+
+
+def validated(adapter: pydantic.TypeAdapter[Any], value: object, what: str) -> object:
+    """Return a value as its declared type.
+
+    Raises:
+        ValidationError: The value does not fit.
+    """
+    try:
+        return adapter.validate_python(value)
+    except pydantic.ValidationError as error:
+        raise ValidationError.from_pydantic(what, error) from error
+
+
+def define_workflow(
+    choose: Callable[[Callable[..., object]], Definitions],
+    name: str,
+    handler: Any,  # noqa: ANN401 - validated here
+    description: str | None,
+    version: str,
+    retry_config: RetryConfig | dict[str, Any] | None,
+    panic_config: PanicConfig | dict[str, Any] | None,
+) -> Any:  # noqa: ANN401 - the handler, or a decorator of it
+    """Define a workflow, at once or as a decorator.
+
+    Args:
+        choose: Tells, for a handler, where its definition goes.
+        name: The workflow's name.
+        handler: Its handler, or `MISSING`.
+        description: One line about it.
+        version: Its own version.
+        retry_config: For executions that are started without one.
+        panic_config: For executions that are started without one.
+    """
+
+    def add(function: Any) -> Any:  # noqa: ANN401
+        definition = make_definition(name, function, description, version, retry_config, panic_config)
+        choose(function).add(definition, stacklevel=5)
+        return function
+
+    if handler is not MISSING:
+        return add(handler)
+    make_definition(name, _nothing, description, version, retry_config, panic_config)
+    return add
+
+
+def _nothing(context: object) -> None:
+    """Stand for the handler while the other arguments of a decorator are validated."""

@@ -1,0 +1,907 @@
+"""The engine: it starts, joins, resumes, restarts, cancels and recovers executions."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import importlib.metadata
+import inspect
+import logging
+import re
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
+
+import pluggy
+
+from workflow_core import circuit_breaker
+from workflow_core.clock import Clock, SystemClock, from_epoch_ms, to_epoch_ms
+from workflow_core.current import activated
+from workflow_core.database.directory import DirectoryStore
+from workflow_core.database.store import ExecutionRecord, Lease, NewExecution, Store
+from workflow_core.definition import (
+    MISSING,
+    SHARED_DEFINITIONS,
+    Definition,
+    Definitions,
+    WorkflowHandler,
+    configured,
+    define_workflow,
+    validated,
+)
+from workflow_core.errors import (
+    ExecutionConflictError,
+    ExecutionNotFoundError,
+    InvalidStateError,
+    LeaseLostError,
+    PanicError,
+    StorageError,
+    ValidationError,
+    WorkflowNotFoundError,
+)
+from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
+from workflow_core.execution import Execution, result_of
+from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, WorkflowHooks
+from workflow_core.interception import intercepted
+from workflow_core.models import (
+    TERMINAL_STATUSES,
+    CircuitBreakerConfig,
+    CircuitStatus,
+    ErrorInfo,
+    ExecutionResult,
+    ExecutionStatus,
+    PanicConfig,
+    RetryConfig,
+)
+from workflow_core.ownership import ProcessProbe, SystemProcessProbe
+from workflow_core.panic import find_panic_indicator
+from workflow_core.serialization import Codec, same_json
+from workflow_core.settings import Settings, default_directory
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.ownership import Owner
+
+__all__ = ["WorkflowEngine"]
+
+logger = logging.getLogger("workflow_core")
+
+HandlerT = TypeVar("HandlerT", bound=WorkflowHandler)
+
+_BUSINESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
+
+
+@dataclass(eq=False)
+class _Active:
+    """An execution that runs in this engine.
+
+    Attributes:
+        first: The result of the first run of the handler, or the error that ended it.
+        final: The result once the execution is at rest.
+    """
+
+    execution: Execution
+    loop: asyncio.AbstractEventLoop
+    first: asyncio.Future[ExecutionResult]
+    final: asyncio.Future[ExecutionResult]
+    task: asyncio.Task[None] | None = None
+    cancelled: bool = False
+    lost: bool = False
+    restart_now: asyncio.Event | None = None
+
+    def finish_first(self, result: ExecutionResult | BaseException) -> None:
+        """Settle what `start` waits for, unless it is settled."""
+        _settle(self.first, result)
+
+    def finish(self, result: ExecutionResult | BaseException) -> None:
+        """Settle everything that is waited for."""
+        _settle(self.first, result)
+        _settle(self.final, result)
+
+
+def _settle(future: asyncio.Future[ExecutionResult], result: ExecutionResult | BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+        future.exception()  # marks it as seen: nobody need be waiting
+    else:
+        future.set_result(result)
+
+
+class WorkflowEngine:
+    """Runs workflows, and keeps their state in a store.
+
+    Making an engine touches neither disk nor network; its first execution does. As an asynchronous context manager it
+    recovers interrupted executions on entry and lets go of its store on exit.
+
+    Args:
+        store: Where the state lives; without it, the runtime directory that the settings name.
+        clock: Where the time comes from.
+        plugins: Objects with implementations of the hooks in `workflow_core.hookspecs`.
+        settings: Everything else.
+        process_probe: Tells which processes live; tests replace it.
+    """
+
+    def __init__(
+        self,
+        store: Store | None = None,
+        clock: Clock | None = None,
+        plugins: Sequence[object] = (),
+        settings: Settings | None = None,
+        process_probe: ProcessProbe | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.clock: Clock = clock or SystemClock()
+        self.definitions = Definitions()
+        self._bare_store: Store = store or DirectoryStore(
+            self.settings.directory or default_directory(),
+            synchronous=self.settings.synchronous,
+            busy_timeout_ms=self.settings.busy_timeout_ms,
+        )
+        self._probe: ProcessProbe = process_probe or SystemProcessProbe()
+        self.owner: Owner = self._probe.make_owner()
+        self._active: dict[str, _Active] = {}
+        self._known_workflows: set[str] = set()
+        self._renewal: asyncio.Task[None] | None = None
+        self._closed = False
+        self._plugins = pluggy.PluginManager("workflow_core")
+        self._plugins.add_hookspecs(WorkflowHooks)
+        for plugin in (*_installed_plugins(), *plugins):
+            self._plugins.register(plugin)
+        self._hooks_changed()
+
+    def __repr__(self) -> str:
+        return f"<WorkflowEngine on {self._bare_store.location()}>"
+
+    # Plugins ---------------------------------------------------------------------------------------------------------
+
+    def register(self, plugin: object) -> None:
+        """Add a plugin; executions that run already do not notice it.
+
+        Raises:
+            pluggy.PluginValidationError: A marked function is no hook, or takes an argument that the hook has not.
+        """
+        self._plugins.register(plugin)
+        self._hooks_changed()
+
+    def unregister(self, plugin: object) -> None:
+        """Take a plugin away."""
+        self._plugins.unregister(plugin)
+        self._hooks_changed()
+
+    def _hooks_changed(self) -> None:
+        self._plugins.check_pending()
+        hook = self._plugins.hook
+
+        def used(name: str) -> bool:
+            return bool(getattr(hook, name).get_hookimpls())
+
+        self.observed = used("on_event")
+        self._wraps = used("wrap_attempt")
+        self._judges = used("is_fatal")
+        self._forces = used("force_circuit")
+        self._indicators = [text for texts in hook.panic_indicators() for text in texts]
+        serializers = [serializer for offered in hook.serializers() for serializer in offered]
+        self.codec = Codec(serializers, self.settings.max_result_bytes)
+        intercepts = used("before_durable_point") or used("after_durable_point")
+        self.store: Store = intercepted(self._bare_store, hook) if intercepts else self._bare_store
+
+    def emit(self, event: Event) -> None:
+        """Tell the observers of an event."""
+        try:
+            self._plugins.hook.on_event(event=event)
+        except Exception:
+            logger.exception("A plugin failed while it was told of %r", event)
+
+    def attempt_wrappers(self, attempt: Attempt) -> list[Callable[[AttemptHandler], AttemptHandler]]:
+        """Return the plugins' wrappers around an attempt, the innermost first."""
+        return self._plugins.hook.wrap_attempt(attempt=attempt)[::-1] if self._wraps else []
+
+    def forced_circuit(self, attempt: Attempt) -> CircuitStatus | None:
+        """Return the status that a plugin forces a circuit to."""
+        return cast("CircuitStatus | None", self._plugins.hook.force_circuit(attempt=attempt)) if self._forces else None
+
+    def is_fatal(self, error: BaseException) -> bool:
+        """Tell whether an error ends its execution at once."""
+        return self._judges and self._plugins.hook.is_fatal(error=error) is True
+
+    def panic_indicator(self, error: BaseException) -> str | None:
+        """Return what makes an error a panic, or ``None``."""
+        if isinstance(error, PanicError):
+            return error.indicator or "panic"
+        return find_panic_indicator(error, self._indicators)
+
+    # Definitions -----------------------------------------------------------------------------------------------------
+
+    @overload
+    def define(
+        self,
+        name: str,
+        handler: HandlerT,
+        *,
+        description: str | None = None,
+        version: str = "1.0.0",
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+    ) -> HandlerT: ...
+
+    @overload
+    def define(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        version: str = "1.0.0",
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+    ) -> Callable[[HandlerT], HandlerT]: ...
+
+    def define(
+        self,
+        name: str,
+        handler: Any = MISSING,
+        *,
+        description: str | None = None,
+        version: str = "1.0.0",
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+    ) -> Any:
+        """Define a workflow in this engine; usable as a function and as a decorator.
+
+        Args:
+            name: 1 to 128 of the characters ``A-Za-z0-9._-``, beginning with a letter or digit: it becomes a directory.
+            handler: Function of the context, ``async def`` or ``def``.
+            description: One line about the workflow; by default the first line of the handler's docstring.
+            version: The workflow's own version.
+            retry_config: For executions that are started without one.
+            panic_config: For executions that are started without one.
+
+        Raises:
+            ValidationError: An argument is not acceptable.
+        """
+        return define_workflow(
+            lambda _: self.definitions, name, handler, description, version, retry_config, panic_config
+        )
+
+    def definition(self, name: str) -> Definition:
+        """Return a workflow's definition.
+
+        Raises:
+            ValidationError: The name is not a string, or empty.
+            WorkflowNotFoundError: No such workflow is defined.
+        """
+        if not isinstance(name, str) or not name:
+            raise ValidationError(f"A workflow name must be a non-empty string, not {name!r}")
+        definition = self.definitions.get(name) or SHARED_DEFINITIONS.get(name)
+        if definition is None:
+            known = ", ".join(self.workflow_names()) or "none"
+            raise WorkflowNotFoundError(
+                f'No workflow "{name}" is defined in this process (defined: {known}); import the module that defines it'
+            )
+        return definition
+
+    def workflow_names(self) -> list[str]:
+        """Return the names of the workflows that this engine can run, sorted."""
+        return sorted({*self.definitions.names(), *SHARED_DEFINITIONS.names()})
+
+    # Life ------------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> WorkflowEngine:
+        if self.settings.recover_on_start:
+            await self.recover()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop what runs in this event loop, giving it back for another engine to go on with, and close the store."""
+        self._closed = True
+        running = [active.task for active in self._active.values() if active.task is not None]
+        if self._renewal is not None:
+            running.append(self._renewal)
+        running = [task for task in running if task.get_loop() is asyncio.get_running_loop()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        with contextlib.suppress(StorageError):
+            await self.store.owner_retired(self.owner)
+        self.close()
+
+    def close(self) -> None:
+        """Close the store at once; executions that still run here find it closed."""
+        self._closed = True
+        self.store.close()
+
+    @contextlib.contextmanager
+    def activate(self) -> Iterator[WorkflowEngine]:
+        """Make this the engine that `Workflow` means, in the ``with`` block."""
+        with activated(self):
+            yield self
+
+    # Starting --------------------------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        name: str,
+        execution_id: str | None = None,
+        input: object = None,  # noqa: A002 - the field's own name for it
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+        *,
+        timeout_ms: int | None = None,
+        detach: bool = False,
+    ) -> ExecutionResult:
+        """Run a workflow to its end, through all its sleeps.
+
+        The id makes this idempotent: an execution that ended gives its stored result, and one that runs is joined.
+
+        Args:
+            name: The workflow.
+            execution_id: Names the execution, a business id for example; a UUID is made without it.
+            input: What the handler finds as ``ctx.input``.
+            retry_config: How failing steps are retried.
+            panic_config: What happens after a panic.
+            timeout_ms: Longest duration of the whole execution, in milliseconds.
+            detach: Return as soon as the execution is recorded, and let it go on in the background.
+
+        Returns:
+            The result, whose status is ``completed`` or ``cancelled``; with ``detach`` the first snapshot. Of an
+            execution that ended before, the stored result, whatever its status.
+
+        Raises:
+            ValidationError: An argument is not acceptable; nothing was written.
+            WorkflowNotFoundError: No such workflow is defined.
+            ExecutionConflictError: The id is in use for another workflow or another input.
+            WorkflowError: A step failed for good.
+            PanicError: The execution panicked; an automatic restart follows in the background, and `wait` joins it.
+            WorkflowTimeoutError: ``timeout_ms`` ran out.
+            StorageError: The database cannot be used.
+        """
+        active_or_result = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms)
+        if isinstance(active_or_result, ExecutionResult):
+            return active_or_result
+        if detach:
+            return active_or_result.execution.snapshot()
+        return await asyncio.shield(active_or_result.first)
+
+    def run(
+        self,
+        name: str,
+        execution_id: str | None = None,
+        input: object = None,  # noqa: A002 - the field's own name for it
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+        *,
+        timeout_ms: int | None = None,
+    ) -> ExecutionResult:
+        """Run a workflow from synchronous code, to its final state, through sleeps and automatic restarts.
+
+        Takes the arguments of `start`.
+
+        Returns:
+            The final result, whatever its status; ``result.raise_for_status()`` turns a failure into an error.
+
+        Raises:
+            ValidationError: An argument is not acceptable, or an event loop runs in this thread already.
+            WorkflowNotFoundError: No such workflow is defined.
+            ExecutionConflictError: The id is in use for another workflow or another input.
+            StorageError: The database cannot be used.
+        """
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise InvalidStateError("run() cannot be called from asynchronous code: await start() instead")
+
+        async def to_the_end() -> ExecutionResult:
+            begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms)
+            return begun if isinstance(begun, ExecutionResult) else await asyncio.shield(begun.final)
+
+        return asyncio.run(to_the_end())
+
+    async def _begin(
+        self,
+        name: str,
+        execution_id: str | None,
+        input_value: object,
+        retry_config: RetryConfig | dict[str, Any] | None,
+        panic_config: PanicConfig | dict[str, Any] | None,
+        timeout_ms: int | None,
+    ) -> _Active | ExecutionResult:
+        definition = self.definition(name)
+        execution_id = str(uuid.uuid4()) if execution_id is None else self._validated_id(execution_id)
+        retry = definition.retry_config if retry_config is None else configured(RetryConfig, retry_config)
+        panic = definition.panic_config if panic_config is None else configured(PanicConfig, panic_config)
+        if timeout_ms is not None and (isinstance(timeout_ms, bool) or not timeout_ms > 0):
+            raise ValidationError(f"timeout_ms must be a positive number of milliseconds, not {timeout_ms!r}")
+        text, value = self._encode_input(definition, execution_id, input_value)
+        active = self._active.get(execution_id)
+        if active is not None:
+            self._check_same(active.execution.record, name, text)
+            return await self._joined(active)
+        at = self.clock.now()
+        if name not in self._known_workflows:
+            await self.store.workflow_defined(name, _definition_file(definition, at), at)
+            self._known_workflows.add(name)
+        new = NewExecution(
+            workflow_name=name,
+            execution_id=execution_id,
+            input_data=text,
+            retry_config=retry.model_dump_json(),
+            panic_config=panic.model_dump_json(),
+            deadline_at=None if timeout_ms is None else to_epoch_ms(at + timedelta(milliseconds=timeout_ms)),
+        )
+        existing = await self.store.execution_started(new, self.owner, self.lease_expiry(), at)
+        if existing is not None:
+            self._check_same(existing, name, text)
+            return await self._found(existing)
+        record = ExecutionRecord(
+            execution_id=execution_id,
+            workflow_name=name,
+            status="running",
+            started_at=at,
+            completed_at=None,
+            restart_attempt=1,
+            error_data=None,
+            input_data=text,
+            output_data=None,
+            retry_config=new.retry_config,
+            panic_config=new.panic_config,
+            deadline_at=new.deadline_at,
+            restart_at=None,
+            owner_id=self.owner.owner_id,
+            fencing_token=1,
+        )
+        execution = Execution(self, definition, record, Lease(name, execution_id, 1), retry, panic, value, {}, 1)
+        if self.observed:
+            execution.emit(ExecutionStarted(), 1, at)
+        return self._launch(execution)
+
+    def _validated_id(self, execution_id: object) -> str:
+        if self.settings.execution_id_format == "uuid":
+            try:
+                if isinstance(execution_id, str) and str(uuid.UUID(execution_id)) == execution_id.lower():
+                    return execution_id
+            except ValueError:
+                pass
+            raise ValidationError(f"Invalid execution id {execution_id!r:.300}: a UUID is required")
+        if isinstance(execution_id, str) and _BUSINESS_ID.fullmatch(execution_id):
+            return execution_id
+        raise ValidationError(
+            f"Invalid execution id {execution_id!r:.300}: use 1 to 255 of the characters A-Z a-z 0-9 . _ : -"
+        )
+
+    def _encode_input(self, definition: Definition, execution_id: str, value: object) -> tuple[str | None, object]:
+        what = f'the input of workflow "{definition.name}", execution "{execution_id}"'
+        declared = definition.input_type
+        adapter = declared.adapter() if declared is not None else None
+        if adapter is None:
+            return self.codec.encode(value, what)
+        value = validated(adapter, value, what)
+        return self.codec.encode(value, what, declared)
+
+    @staticmethod
+    def _check_same(record: ExecutionRecord, name: str, input_data: str | None) -> None:
+        if record.workflow_name != name:
+            raise ExecutionConflictError(
+                f'Execution id "{record.execution_id}" is in use for workflow "{record.workflow_name}", so it cannot '
+                f'start "{name}"; choose another id'
+            )
+        if not same_json(record.input_data, input_data):
+            raise ExecutionConflictError(
+                f'Execution "{record.execution_id}" of workflow "{name}" was started with another input; choose '
+                "another id, or start it with the input it had"
+            )
+
+    async def _found(self, record: ExecutionRecord) -> _Active | ExecutionResult:
+        """Answer a start whose id the store knew already."""
+        active = self._active.get(record.execution_id)
+        if active is not None:
+            return await self._joined(active)
+        if _at_rest(record):
+            return await self.get_status(record.execution_id)
+        if await self._is_alive_elsewhere(record):
+            return await self._poll(record.execution_id)
+        return await self._take_over(record)
+
+    async def _joined(self, active: _Active) -> _Active | ExecutionResult:
+        """Join an execution of this engine, from whatever event loop it runs in."""
+        if active.loop is asyncio.get_running_loop():
+            return active
+        return await self._poll(active.execution.execution_id)
+
+    # Joining, resuming, restarting, cancelling -----------------------------------------------------------------------
+
+    async def get_status(self, execution_id: str) -> ExecutionResult:
+        """Return what is known of an execution now.
+
+        Raises:
+            ValidationError: The id is not acceptable.
+            ExecutionNotFoundError: There is no such execution.
+        """
+        record = await self._load(execution_id)
+        active = self._active.get(record.execution_id)
+        if active is not None and active.loop is _running_loop():
+            return active.execution.snapshot()
+        workflow = self.store.workflow(record.workflow_name)
+        steps, _ = await workflow.load_steps(record.workflow_name, record.execution_id)
+        errors = {
+            step_id: ErrorInfo(
+                type=error.error_type, message=error.error_message, step_id=step_id, attempt=error.attempt
+            )
+            for step_id, error in await workflow.load_errors(record.workflow_name, record.execution_id)
+        }
+        definition = self.definitions.get(record.workflow_name) or SHARED_DEFINITIONS.get(record.workflow_name)
+        return result_of(record, steps, errors, self.codec, definition)
+
+    async def history(self, execution_id: str) -> list[Event]:
+        """Return the events of an execution, oldest first.
+
+        Raises:
+            ExecutionNotFoundError: There is no such execution.
+        """
+        record = await self._load(execution_id)
+        return await self.store.workflow(record.workflow_name).load_events(record.workflow_name, record.execution_id)
+
+    async def wait(self, execution_id: str) -> ExecutionResult:
+        """Wait until an execution is at rest, through automatic restarts, and return its result.
+
+        Raises:
+            ExecutionNotFoundError: There is no such execution.
+            InvalidStateError: Nobody runs it: it was interrupted and waits for `resume` or `recover`.
+        """
+        active = self._active.get(execution_id)
+        if active is not None and active.loop is asyncio.get_running_loop():
+            return await asyncio.shield(active.final)
+        return await self._poll(self._validated_id(execution_id))
+
+    async def resume(self, execution_id: str) -> ExecutionResult:
+        """Go on with a sleeping or interrupted execution, and return its result as `start` does.
+
+        A sleep that is not over is slept to its end. An execution that runs in this engine is joined.
+
+        Raises:
+            ExecutionNotFoundError: There is no such execution.
+            InvalidStateError: It is at rest, or another process runs it.
+        """
+        active = self._active.get(execution_id)
+        if active is not None and active.execution.status != "panicked":
+            joined = await self._joined(active)
+            return joined if isinstance(joined, ExecutionResult) else await asyncio.shield(joined.first)
+        record = await self._load(execution_id)
+        if record.status not in {"sleeping", "running", "restarting"}:
+            raise InvalidStateError(
+                f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status}; only a sleeping '
+                "or interrupted execution can be resumed"
+                + (", and this one can be restarted" if record.status in {"panicked", "failed"} else "")
+            )
+        if await self._is_alive_elsewhere(record):
+            raise InvalidStateError(
+                f'Execution "{execution_id}" of workflow "{record.workflow_name}" runs in another process; wait for it '
+                "with wait()"
+            )
+        begun = await self._take_over(record)
+        return begun if isinstance(begun, ExecutionResult) else await asyncio.shield(begun.first)
+
+    async def restart(self, execution_id: str) -> ExecutionResult:
+        """Run a panicked or failed execution again, with its completed steps kept; return its result as `start` does.
+
+        Raises:
+            ExecutionNotFoundError: There is no such execution.
+            InvalidStateError: It is neither panicked nor failed.
+        """
+        active = self._active.get(execution_id)
+        if active is not None and active.execution.status == "panicked" and active.restart_now is not None:
+            active.first = active.loop.create_future()
+            active.restart_now.set()
+            return await asyncio.shield(active.first)
+        record = await self._load(execution_id)
+        if record.status not in {"panicked", "failed"} or active is not None:
+            raise InvalidStateError(
+                f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status}; only a panicked '
+                "or failed execution can be restarted"
+            )
+        execution = await self._revive(record)
+        execution = await execution.restart()
+        return await asyncio.shield(self._launch(execution).first)
+
+    async def cancel(self, execution_id: str) -> ExecutionResult:
+        """Cancel an execution, wherever it runs; its running steps are cancelled.
+
+        In another process the cancellation is noticed at the next durable point or lease renewal.
+
+        Raises:
+            ExecutionNotFoundError: There is no such execution.
+            InvalidStateError: It is at rest already.
+        """
+        record = await self._load(execution_id)
+        if record.status in TERMINAL_STATUSES:
+            raise InvalidStateError(
+                f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status} already'
+            )
+        active = self._active.get(execution_id)
+        lease = Lease(record.workflow_name, record.execution_id, record.fencing_token)
+        at = self.clock.now()
+        await self.store.workflow(record.workflow_name).execution_cancelled(lease, 0, at)
+        if active is not None:
+            active.cancelled = True
+            if active.execution.observed:
+                active.execution.emit(ExecutionCancelled(), active.execution.next_seq(), at)
+            if active.task is not None and active.loop is asyncio.get_running_loop():
+                if active.task is not asyncio.current_task():
+                    active.task.cancel()
+                    await asyncio.wait([active.task])
+            elif active.task is not None:
+                active.loop.call_soon_threadsafe(active.task.cancel)
+        return await self.get_status(execution_id)
+
+    async def recover(self) -> list[str]:
+        """Take over every execution whose process is gone, and go on with it in the background.
+
+        Sleeping executions sleep the rest of their time, panicked ones are restarted when their restart is due.
+        Several processes may do this at once: each execution is taken by one of them.
+
+        Returns:
+            The ids of the executions that this engine took over.
+        """
+        taken = []
+        for record, owner, expires_at in await self.store.unfinished_executions():
+            if record.execution_id in self._active or self._lives(owner, expires_at):
+                continue
+            if (
+                self.definitions.get(record.workflow_name) is None
+                and SHARED_DEFINITIONS.get(record.workflow_name) is None
+            ):
+                logger.warning(
+                    'Execution "%s" waits to be recovered, but its workflow "%s" is not defined in this process',
+                    record.execution_id,
+                    record.workflow_name,
+                )
+                continue
+            with contextlib.suppress(LeaseLostError):
+                await self._take_over(record)
+                taken.append(record.execution_id)
+        return taken
+
+    async def set_circuit(
+        self, workflow_name: str, step_id: str, status: CircuitStatus, config: CircuitBreakerConfig
+    ) -> CircuitState:
+        """Set the circuit of a step by hand.
+
+        Args:
+            workflow_name: The workflow.
+            step_id: The step.
+            status: ``closed``, ``open`` or ``half_open``.
+            config: The breaker's configuration, for the reset time.
+        """
+        now_ms = to_epoch_ms(self.clock.now())
+        return await self.store.workflow(workflow_name).circuit_forced(
+            workflow_name, step_id, lambda state: circuit_breaker.forced(state, config, status, now_ms)
+        )
+
+    async def _load(self, execution_id: str) -> ExecutionRecord:
+        record = await self.store.load_execution(self._validated_id(execution_id))
+        if record is None:
+            raise ExecutionNotFoundError(f'No execution "{execution_id}" in {self._bare_store.location()}')
+        return record
+
+    async def _poll(self, execution_id: str) -> ExecutionResult:
+        """Wait for an execution that another process, or another event loop, runs."""
+        while True:
+            record = await self._load(execution_id)
+            if _at_rest(record):
+                return await self.get_status(execution_id)
+            if execution_id not in self._active and not await self._is_alive_elsewhere(record):
+                raise InvalidStateError(
+                    f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status}, but no '
+                    "process runs it: it was interrupted; call resume() or recover()"
+                )
+            await self.clock.sleep(self.settings.poll_interval_ms)
+
+    # Ownership -------------------------------------------------------------------------------------------------------
+
+    def lease_expiry(self) -> int | None:
+        """Return until when a lease taken now is good, in milliseconds since 1970; ``None`` for always."""
+        lease_ms = self.settings.lease_ms
+        return None if lease_ms is None else to_epoch_ms(self.clock.now()) + lease_ms
+
+    def _lives(self, owner: Owner | None, expires_at: int | None) -> bool:
+        if owner is None or owner.owner_id == self.owner.owner_id:
+            return False
+        if self._probe.has_ended(owner) is True:
+            return False
+        return expires_at is None or to_epoch_ms(self.clock.now()) < expires_at
+
+    async def _is_alive_elsewhere(self, record: ExecutionRecord) -> bool:
+        for found, owner, expires_at in await self.store.unfinished_executions():
+            if found.execution_id == record.execution_id:
+                return self._lives(owner, expires_at)
+        return False
+
+    async def _revive(self, record: ExecutionRecord) -> Execution:
+        definition = self.definition(record.workflow_name)
+        steps, seq = await self.store.workflow(record.workflow_name).load_steps(
+            record.workflow_name, record.execution_id
+        )
+        return Execution(
+            self,
+            definition,
+            record,
+            Lease(record.workflow_name, record.execution_id, record.fencing_token),
+            RetryConfig.model_validate_json(record.retry_config),
+            PanicConfig.model_validate_json(record.panic_config),
+            self.codec.decode(record.input_data, definition.input_type),
+            steps,
+            seq,
+        )
+
+    async def _take_over(self, record: ExecutionRecord) -> _Active:
+        execution = await self._revive(record)
+        seq, at = execution.next_seq(), self.clock.now()
+        status: ExecutionStatus = record.status if record.status in {"sleeping", "panicked"} else "running"
+        execution.lease = await execution.store.execution_recovered(
+            execution.lease, self.owner, self.lease_expiry(), status, seq, at
+        )
+        execution.status = status
+        if execution.observed:
+            execution.emit(ExecutionRecovered(), seq, at)
+        return self._launch(execution)
+
+    async def _renew_leases(self, lease_ms: int) -> None:
+        """Keep this engine's executions its own, and stop those that another process has taken."""
+        while self._active and not self._closed:
+            await self.clock.sleep(lease_ms / 3)
+            try:
+                owned = await self.store.lease_renewed(self.owner, self.lease_expiry())
+            except StorageError:
+                logger.exception("Cannot renew the leases of this process")
+                continue
+            for active in list(self._active.values()):
+                lease = active.execution.lease
+                ours = (lease.execution_id, lease.fencing_token) in owned
+                if not ours and active.execution.status not in TERMINAL_STATUSES and active.task is not None:
+                    active.lost = True
+                    active.task.cancel()
+
+    # Running ---------------------------------------------------------------------------------------------------------
+
+    async def invoke(self, function: Callable[..., object], *args: object) -> object:
+        """Call a user's function: in this task if it is asynchronous, else where the settings say."""
+        if inspect.iscoroutinefunction(function):
+            return await function(*args)
+        if self.settings.sync_handlers == "thread":
+            result = await asyncio.to_thread(function, *args)
+        else:
+            result = function(*args)
+        return await result if inspect.isawaitable(result) else result
+
+    def _launch(self, execution: Execution) -> _Active:
+        loop = asyncio.get_running_loop()
+        active = _Active(execution, loop, loop.create_future(), loop.create_future())
+        self._active[execution.execution_id] = active
+        active.task = loop.create_task(self._drive(active), name=f"workflow {execution.execution_id}")
+        lease_ms = self.settings.lease_ms
+        if lease_ms is not None and (
+            self._renewal is None or self._renewal.done() or self._renewal.get_loop() is not loop
+        ):
+            self._renewal = loop.create_task(self._renew_leases(lease_ms), name="workflow lease renewal")
+        return active
+
+    async def _drive(self, active: _Active) -> None:
+        """Run an execution until it is at rest, restarting it after panics."""
+        try:
+            await self._run_to_rest(active)
+            active.finish(active.execution.snapshot())
+        except asyncio.CancelledError:
+            if not active.cancelled and not active.lost:
+                await self._release(active.execution)
+                active.finish(_interrupted(active.execution))
+                raise
+            active.finish(await self._result_after_loss(active))
+        except LeaseLostError:
+            active.finish(await self._result_after_loss(active))
+        except BaseException as error:
+            active.finish(error)
+            if not isinstance(error, Exception):
+                await self._release(active.execution)
+                raise
+            logger.exception("%s stopped and can be resumed", active.execution)
+        finally:
+            if self._active.get(active.execution.execution_id) is active:
+                del self._active[active.execution.execution_id]
+            if not self._active and self._renewal is not None and self._renewal.get_loop() is active.loop:
+                self._renewal.cancel()
+                self._renewal = None
+
+    async def _run_to_rest(self, active: _Active) -> None:
+        while True:
+            execution = active.execution
+            if execution.status != "panicked":
+                error = await execution.run()
+                if error is None:
+                    return
+                if execution.status == "failed" and (self.is_fatal(error) or not active.first.done()):
+                    active.finish_first(error)
+                if self.is_fatal(error):
+                    active.finish(error)
+                    return
+                active.finish_first(error)
+            if execution.status != "panicked" or execution.record.restart_at is None:
+                return
+            await self._wait_for_restart(active, execution.record.restart_at)
+            active.execution = await execution.restart()
+
+    async def _wait_for_restart(self, active: _Active, restart_at: int) -> None:
+        active.restart_now = asyncio.Event()
+        event = active.restart_now
+        handle = self.clock.call_at(from_epoch_ms(restart_at), event.set)
+        try:
+            await event.wait()
+        finally:
+            handle.cancel()
+            active.restart_now = None
+
+    async def _release(self, execution: Execution) -> None:
+        """Give an execution back that this process will not go on with."""
+        with contextlib.suppress(StorageError, LeaseLostError):
+            await execution.store.execution_released(execution.lease, self.clock.now(), execution.next_seq())
+
+    async def _result_after_loss(self, active: _Active) -> ExecutionResult | BaseException:
+        execution_id = active.execution.execution_id
+        self._active.pop(execution_id, None)
+        try:
+            result = await self.get_status(execution_id)
+        except (StorageError, ExecutionNotFoundError) as error:
+            return error
+        if result.status in TERMINAL_STATUSES:
+            return result
+        return LeaseLostError(f"{active.execution}: another process has taken it over")
+
+    def running(self) -> list[Execution]:
+        """Return the executions that run in this engine."""
+        return [active.execution for active in self._active.values()]
+
+
+def _interrupted(execution: Execution) -> InvalidStateError:
+    return InvalidStateError(f"{execution}: the engine stopped before it ended; resume() or recover() goes on with it")
+
+
+def _at_rest(record: ExecutionRecord) -> bool:
+    return record.status in TERMINAL_STATUSES or (record.status == "panicked" and record.restart_at is None)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _definition_file(definition: Definition, at: Any) -> dict[str, object]:
+    return {
+        "name": definition.name,
+        "version": definition.version,
+        "description": definition.description,
+        "created_at": at.isoformat(),
+        "last_modified": at.isoformat(),
+        "database_path": f"./{definition.name}.db",
+        "log_directory": "./logs/",
+        "retry_config": definition.retry_config.model_dump(),
+        "panic_config": definition.panic_config.model_dump(),
+    }
+
+
+@functools.cache
+def _installed_plugins() -> tuple[object, ...]:
+    """Load, once in a process, the plugins of installed distributions."""
+    return tuple(entry.load() for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))

@@ -1,0 +1,176 @@
+"""Every error that the engine raises, under one base class."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pydantic
+    from pydantic_core import ErrorDetails
+
+__all__ = [
+    "WorkflowCoreError",
+    "ValidationError",
+    "UnstorableResultError",
+    "WorkflowNotFoundError",
+    "ExecutionNotFoundError",
+    "ExecutionConflictError",
+    "InvalidStateError",
+    "StepConflictError",
+    "StepFailure",
+    "WorkflowError",
+    "PanicError",
+    "StepTimeoutError",
+    "WorkflowTimeoutError",
+    "CircuitOpenError",
+    "StepInterruptedError",
+    "NonRetryableError",
+    "RecordedError",
+    "LeaseLostError",
+    "StorageError",
+    "SchemaVersionError",
+    "WorkflowRedefinedWarning",
+]
+
+
+class WorkflowCoreError(Exception):
+    """Base class of every error that the engine raises by itself."""
+
+
+class ValidationError(WorkflowCoreError, ValueError):
+    """An argument, configuration, input or result is not acceptable; nothing was written for a refused argument.
+
+    Attributes:
+        errors: The mistakes in pydantic's form, one dictionary each, with ``loc``, ``msg`` and ``type``.
+    """
+
+    def __init__(self, message: str, errors: Sequence[ErrorDetails] = ()) -> None:
+        super().__init__(message)
+        self.errors: list[ErrorDetails] = list(errors)
+
+    @classmethod
+    def from_pydantic(cls, what: str, error: pydantic.ValidationError) -> ValidationError:
+        """Turn pydantic's error into ours, with the path of each mistake in the message.
+
+        Args:
+            what: What was being validated, for example ``"retry configuration"``.
+            error: The error that pydantic raised.
+        """
+        details = error.errors(include_url=False)
+        lines = [f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}" for item in details]
+        return cls(f"Invalid {what}: " + "; ".join(lines), details)
+
+
+class UnstorableResultError(ValidationError):
+    """A step's handler returned a value that would not come back equal, so the step failed; it is not retried."""
+
+
+class WorkflowNotFoundError(WorkflowCoreError, LookupError):
+    """No workflow of this name is defined in this process."""
+
+
+class ExecutionNotFoundError(WorkflowCoreError, LookupError):
+    """The store holds no execution of this id."""
+
+
+class ExecutionConflictError(WorkflowCoreError):
+    """An execution id is in use for another workflow or for another input."""
+
+
+class InvalidStateError(WorkflowCoreError):
+    """The execution's status does not allow what was asked for."""
+
+
+class StepConflictError(WorkflowCoreError):
+    """One step id was started twice at the same time in one execution."""
+
+
+class StepFailure(WorkflowCoreError):
+    """What a step that ended an execution has in common, be it by failing or by a panic.
+
+    Attributes:
+        step_id: The step that failed; ``None`` when the workflow's own code raised.
+        attempt: The attempt that failed, counted from 1.
+        original_error: The error that the step raised.
+    """
+
+    def __init__(
+        self, message: str, step_id: str | None = None, attempt: int = 1, original_error: BaseException | None = None
+    ) -> None:
+        super().__init__(message)
+        self.step_id = step_id
+        self.attempt = attempt
+        self.original_error = original_error
+
+
+class WorkflowError(StepFailure):
+    """A step used up its attempts, so the execution failed."""
+
+
+class PanicError(StepFailure):
+    """A system-level error, or an unexpected one outside every step: the execution needs a restart.
+
+    Attributes:
+        indicator: What was recognised as a panic, such as ``"out of memory"`` or an error's class name.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        step_id: str | None = None,
+        attempt: int = 1,
+        original_error: BaseException | None = None,
+        indicator: str | None = None,
+    ) -> None:
+        super().__init__(message, step_id, attempt, original_error)
+        self.indicator = indicator
+
+
+class StepTimeoutError(WorkflowCoreError, TimeoutError):
+    """One attempt of a step took longer than its ``timeout_ms``."""
+
+
+class WorkflowTimeoutError(WorkflowCoreError, TimeoutError):
+    """An execution took longer than the ``timeout_ms`` it was started with."""
+
+
+class CircuitOpenError(WorkflowCoreError):
+    """The step's circuit breaker is open and the step has no ``on_open`` handler."""
+
+
+class StepInterruptedError(WorkflowCoreError):
+    """The process ended during an attempt, and no attempt is left."""
+
+
+class NonRetryableError(WorkflowCoreError):
+    """Raise this, or a subclass, in a step to fail it at once: no further attempt is made."""
+
+
+class RecordedError(WorkflowCoreError):
+    """Stands for an error of an earlier process whose own class cannot be built again.
+
+    Attributes:
+        error_type: The class name of the error as it was recorded.
+    """
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(message)
+        self.error_type = error_type
+
+
+class LeaseLostError(WorkflowCoreError):
+    """Another process has taken this execution over, or cancelled it: this one may no longer write."""
+
+
+class StorageError(WorkflowCoreError):
+    """The database could not be read or written; the message names the file and the reason."""
+
+
+class SchemaVersionError(StorageError):
+    """The database was written by a newer version of this library."""
+
+
+class WorkflowRedefinedWarning(UserWarning):
+    """A workflow name was defined again with another handler; the newer one is in force."""

@@ -1,0 +1,444 @@
+"""One execution in memory, from the moment this process owns it until it is at rest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+
+from workflow_core.clock import from_epoch_ms, to_epoch_ms
+from workflow_core.context import WorkflowContext
+from workflow_core.errors import (
+    LeaseLostError,
+    PanicError,
+    StepConflictError,
+    StepFailure,
+    StorageError,
+    WorkflowCoreError,
+    WorkflowTimeoutError,
+)
+from workflow_core.events import (
+    ExecutionCompleted,
+    ExecutionFailed,
+    ExecutionPanicked,
+    ExecutionRestarted,
+)
+from workflow_core.failures import error_name
+from workflow_core.models import ErrorInfo, ExecutionResult, StepResult
+from workflow_core.timeouts import Timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from workflow_core.database.store import ExecutionRecord, Lease, StepRecord, WorkflowStore
+    from workflow_core.definition import Definition
+    from workflow_core.engine import WorkflowEngine
+    from workflow_core.events import Event
+    from workflow_core.models import ExecutionStatus, PanicConfig, RetryConfig
+    from workflow_core.serialization import Codec
+
+__all__ = ["Execution", "result_of"]
+
+_frame: contextvars.ContextVar[tuple[Execution, int] | None] = contextvars.ContextVar(
+    "workflow_core_frame", default=None
+)
+"""The execution and the attempt that run in this task."""
+
+
+class Execution:
+    """What one run of a workflow needs at hand.
+
+    A restart makes a new object on the same rows, so that whatever is left of the run before cannot write any more.
+
+    Args:
+        engine: The engine that runs it.
+        definition: The workflow.
+        record: Its row.
+        lease: The right to write it.
+        retry_config: Its retry configuration.
+        panic_config: Its panic configuration.
+        input_value: Its input.
+        steps: Its steps so far.
+        seq: The highest position in its history.
+    """
+
+    def __init__(
+        self,
+        engine: WorkflowEngine,
+        definition: Definition,
+        record: ExecutionRecord,
+        lease: Lease,
+        retry_config: RetryConfig,
+        panic_config: PanicConfig,
+        input_value: object,
+        steps: dict[str, StepRecord],
+        seq: int,
+    ) -> None:
+        self.engine = engine
+        self.definition = definition
+        self.record = record
+        self.lease = lease
+        self.retry_config = retry_config
+        self.panic_config = panic_config
+        self.input = input_value
+        self.steps = steps
+        self.last_errors: dict[str, ErrorInfo] = {}
+        self.status: ExecutionStatus = record.status
+        self.codec: Codec = engine.codec
+        self.store: WorkflowStore = engine.store.workflow(definition.name)
+        self.context: WorkflowContext[Any] = WorkflowContext(self)
+        self.observed = engine.observed
+        self.doom: BaseException | None = None
+        self.bodies = 0
+        self.sleepers = 0
+        self._active: dict[str, asyncio.Task[Any] | None] = {}
+        self._waiting: dict[int, str] = {}
+        self._seq = seq
+        self._next_status: ExecutionStatus | None = None
+
+    def __str__(self) -> str:
+        return f'workflow "{self.definition.name}", execution "{self.execution_id}"'
+
+    @property
+    def execution_id(self) -> str:
+        """The execution's id."""
+        return self.lease.execution_id
+
+    @property
+    def restart_attempt(self) -> int:
+        """1, and one more for each restart."""
+        return self.record.restart_attempt
+
+    def now(self) -> datetime:
+        """Return the engine's time."""
+        return self.engine.clock.now()
+
+    # History ---------------------------------------------------------------------------------------------------------
+
+    def next_seq(self) -> int:
+        """Take the next position in the history."""
+        self._seq += 1
+        return self._seq
+
+    def release_seq(self, seq: int) -> None:
+        """Give a position back that was not needed after all."""
+        if self._seq == seq:
+            self._seq -= 1
+
+    def emit(self, event: Event, seq: int, at: datetime) -> None:
+        """Tell the observers of an event that was committed."""
+        self.engine.emit(
+            replace(event, seq=seq, at=at, execution_id=self.execution_id, workflow_name=self.definition.name)
+        )
+
+    # What runs at the moment -----------------------------------------------------------------------------------------
+
+    def current_attempt(self) -> int:
+        """Return the attempt of the step that runs in this task; 1 outside every step."""
+        frame = _frame.get()
+        return frame[1] if frame is not None and frame[0] is self else 1
+
+    @contextmanager
+    def frame(self, attempt: int) -> Iterator[None]:
+        """Make ``attempt`` the current one in this task."""
+        token = _frame.set((self, attempt))
+        try:
+            yield
+        finally:
+            _frame.reset(token)
+
+    @contextmanager
+    def activity(self, step_id: str) -> Iterator[None]:
+        """Mark a step or sleep as running.
+
+        Raises:
+            StepConflictError: It runs already.
+        """
+        if step_id in self._active:
+            raise StepConflictError(
+                f'{self}: step "{step_id}" is already running in another task; steps that run at the same time need '
+                "different ids"
+            )
+        self._active[step_id] = asyncio.current_task()
+        try:
+            yield
+        finally:
+            del self._active[step_id]
+
+    def check_alive(self) -> None:
+        """Raise what has doomed this run: a panic cannot be ignored by the workflow's code."""
+        if self.doom is not None:
+            raise self.doom
+
+    def doomed(self, error: BaseException) -> None:
+        """Let every further step and sleep of this run raise ``error``."""
+        if self.doom is None:
+            self.doom = error
+
+    def status_change(self) -> ExecutionStatus | None:
+        """Return the status to write with the next durable point, or ``None`` if it stays."""
+        status: ExecutionStatus = "sleeping" if self.sleepers and not self.bodies else "running"
+        self._next_status = None if status == self.status else status
+        return self._next_status
+
+    def status_changed(self) -> None:
+        """Note that the status was written."""
+        if self._next_status is not None:
+            self.status = self._next_status
+            self._next_status = None
+
+    async def wait_until(self, moment_ms: int, reason: str) -> None:
+        """Wait for a wall time, in milliseconds since 1970; return at once if it has passed.
+
+        Args:
+            moment_ms: The time.
+            reason: What is waited for, for diagnoses.
+        """
+        clock = self.engine.clock
+        when = from_epoch_ms(moment_ms)
+        if clock.now() >= when:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        handle = clock.call_at(when, lambda: None if done.done() else done.set_result(None))
+        self._waiting[id(done)] = f"{reason} until {when.isoformat()}"
+        try:
+            await done
+        finally:
+            handle.cancel()
+            del self._waiting[id(done)]
+
+    def waiting_for(self) -> list[str]:
+        """Describe what this execution waits for, one line each."""
+        lines = list(self._waiting.values())
+        for step_id, task in self._active.items():
+            step = self.steps.get(step_id)
+            if step is None or step.status != "running":
+                continue
+            where = _where(task)
+            lines.append(f'step "{step_id}", attempt {step.attempt}{where}')
+        return lines
+
+    # One run of the handler ------------------------------------------------------------------------------------------
+
+    async def run(self) -> BaseException | None:
+        """Run the handler once, and record how it ended.
+
+        Returns:
+            ``None`` when the execution completed, else the error that ended this run; `status` tells what became of it.
+
+        Raises:
+            LeaseLostError: Another process owns the execution now.
+            StorageError: The database could not be written; the execution can be resumed.
+        """
+        try:
+            try:
+                output = await self._call_handler()
+            finally:
+                await self._stop_leftovers()
+            if self.doom is None:
+                text, _ = self.codec.encode(output, f"what {self} returned", self.definition.returns)
+                seq, at = self.next_seq(), self.now()
+                await self.store.execution_completed(self.lease, text, seq, at)
+                self.record.output_data, self.record.completed_at = text, at
+                self.status = "completed"
+                if self.observed:
+                    self.emit(ExecutionCompleted(), seq, at)
+                return None
+            error: BaseException = self.doom
+        except (LeaseLostError, StorageError):
+            raise
+        except Exception as raised:  # noqa: BLE001 - a handler may raise anything, which is then recorded
+            error = self.doom or raised
+        return await self._ended_by(error)
+
+    async def _call_handler(self) -> object:
+        deadline = self.record.deadline_at
+        if deadline is None:
+            return await self.engine.invoke(self.definition.handler, self.context)
+        timeout = Timeout(self.engine.clock, deadline - to_epoch_ms(self.now()))
+        try:
+            async with timeout:
+                return await self.engine.invoke(self.definition.handler, self.context)
+        except TimeoutError as error:
+            if not timeout.expired:
+                raise
+            raise WorkflowTimeoutError(f"{self}: it took longer than the timeout_ms it was started with") from error
+
+    async def _stop_leftovers(self) -> None:
+        """Cancel steps that run on although the handler is done with them."""
+        current = asyncio.current_task()
+        tasks = {task for task in self._active.values() if task is not None and task is not current}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ended_by(self, error: BaseException) -> BaseException:
+        if self.engine.is_fatal(error):
+            await self.fail(error)
+            return error
+        indicator = self.engine.panic_indicator(error)
+        if indicator is None and isinstance(error, WorkflowCoreError):
+            await self.fail(error)
+            return error
+        if isinstance(error, PanicError):
+            panic = error
+        else:
+            panic = PanicError(
+                f"{self}: it panicked ({indicator or 'unexpected error'}): {error_name(error)}: {error}",
+                None,
+                self.current_attempt(),
+                error,
+                indicator or "unexpected error",
+            )
+            panic.__cause__ = error
+        await self._panic(panic)
+        return panic
+
+    async def fail(self, error: BaseException) -> None:
+        """Record that the execution failed for good."""
+        info = self._describe(error)
+        seq, at = self.next_seq(), self.now()
+        await self.store.execution_failed(self.lease, info.model_dump_json(), str(info), seq, at)
+        self.status, self.record.completed_at, self.record.error_data = "failed", at, info.model_dump_json()
+        self.record.restart_at = None
+        for step in self.steps.values():
+            if step.status in {"pending", "running", "retrying"}:
+                step.status, step.error_message = "failed", step.error_message or "the execution failed"
+        if self.observed:
+            self.emit(ExecutionFailed(info.type, info.message), seq, at)
+
+    async def _panic(self, panic: PanicError) -> None:
+        info = self._describe(panic)
+        config = self.panic_config
+        seq, at = self.next_seq(), self.now()
+        restarts_left = self.restart_attempt <= config.max_restart_attempts
+        if config.enable_auto_restart and not restarts_left:
+            self.release_seq(seq)
+            await self.fail(panic)
+            return
+        delay = config.restart_delay_ms if config.enable_auto_restart else None
+        restart_at = None if delay is None else to_epoch_ms(at) + delay
+        event = ExecutionPanicked(info.indicator, info.type, info.message, info.step_id, delay)
+        data = pydantic_core.to_json(event.named_fields()).decode()
+        await self.store.execution_panicked(self.lease, info.model_dump_json(), str(info), restart_at, data, seq, at)
+        self.status, self.record.restart_at, self.record.error_data = "panicked", restart_at, info.model_dump_json()
+        if self.observed:
+            self.emit(event, seq, at)
+
+    def _describe(self, error: BaseException) -> ErrorInfo:
+        failure = error if isinstance(error, StepFailure) else None
+        original = failure.original_error if failure is not None else None
+        shown = original if isinstance(failure, PanicError) and original is not None else error
+        return ErrorInfo(
+            type=error_name(original or error),
+            message=str(shown if original is None else original),
+            step_id=failure.step_id if failure is not None else None,
+            attempt=failure.attempt if failure is not None else None,
+            indicator=error.indicator if isinstance(error, PanicError) else None,
+        )
+
+    async def restart(self) -> Execution:
+        """Begin again: completed steps are kept; all others get their attempts back.
+
+        Returns:
+            The execution to run from now on, on a new lease.
+        """
+        seq, at = self.next_seq(), self.now()
+        attempt = self.restart_attempt + 1
+        lease = await self.store.execution_restarted(
+            self.lease, self.engine.owner, self.engine.lease_expiry(), attempt, seq, at
+        )
+        steps, seq_now = await self.store.load_steps(self.definition.name, self.execution_id)
+        record = replace(
+            self.record,
+            status="restarting",
+            restart_attempt=attempt,
+            restart_at=None,
+            error_data=None,
+            completed_at=None,
+            owner_id=self.engine.owner.owner_id,
+            fencing_token=lease.fencing_token,
+        )
+        again = Execution(
+            self.engine,
+            self.definition,
+            record,
+            lease,
+            self.retry_config,
+            self.panic_config,
+            self.codec.decode(record.input_data, self.definition.input_type),
+            steps,
+            seq_now,
+        )
+        if again.observed:
+            again.emit(ExecutionRestarted(attempt), seq_now, at)
+        return again
+
+    def snapshot(self) -> ExecutionResult:
+        """Return what is known of the execution now."""
+        self.record.status = self.status
+        return result_of(self.record, self.steps, self.last_errors, self.codec, self.definition)
+
+
+def _where(task: asyncio.Task[Any] | None) -> str:
+    frames = task.get_stack() if task is not None and not task.done() else []
+    if not frames:
+        return ""
+    frame = frames[-1]
+    return f", at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+
+
+def result_of(
+    record: ExecutionRecord,
+    steps: dict[str, StepRecord],
+    errors: dict[str, ErrorInfo],
+    codec: Codec,
+    definition: Definition | None,
+) -> ExecutionResult:
+    """Build the public result from the rows.
+
+    Args:
+        record: The execution's row.
+        steps: Its steps' rows.
+        errors: The last error of each step that met one.
+        codec: Reads the stored values.
+        definition: The workflow, whose declared types its input and output are read as; ``None`` if it is unknown here.
+    """
+    return ExecutionResult(
+        execution_id=record.execution_id,
+        workflow_name=record.workflow_name,
+        status=record.status,
+        input=_read(codec, record.input_data, definition.input_type if definition else None),
+        output=_read(codec, record.output_data, definition.returns if definition else None),
+        error=ErrorInfo.model_validate_json(record.error_data) if record.error_data else None,
+        started_at=record.started_at,
+        completed_at=record.completed_at,
+        restart_attempt=record.restart_attempt,
+        steps={
+            step.step_id: StepResult(
+                step_id=step.step_id,
+                status=step.status,
+                result=codec.decode_for_display(step.result_data),
+                error=(errors.get(step.step_id) or ErrorInfo(type="Error", message=step.error_message))
+                if step.error_message is not None
+                else None,
+                attempt=step.attempt,
+                started_at=step.started_at,
+                completed_at=step.completed_at,
+            )
+            for step in steps.values()
+        },
+    )
+
+
+def _read(codec: Codec, text: str | None, declared: Any) -> Any:  # noqa: ANN401 - what was stored
+    try:
+        return codec.decode(text, declared)
+    except WorkflowCoreError:
+        return codec.decode_for_display(text)

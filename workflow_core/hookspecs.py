@@ -1,0 +1,104 @@
+"""The hooks: where a plugin watches an engine, and the few places where it may change what happens.
+
+A plugin is any object with functions marked by `hookimpl`. It is given to an engine (``WorkflowEngine(plugins=[...])``,
+``engine.register(plugin)``), or found in an installed distribution by the entry-point group ``workflow_core``. An
+engine looks up once which hooks anyone implements, so hooks that nobody implements cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import pluggy
+
+if TYPE_CHECKING:
+    from workflow_core.events import Event
+    from workflow_core.models import CircuitStatus
+    from workflow_core.serialization import Serializer
+
+__all__ = ["ENTRY_POINT_GROUP", "hookimpl", "Attempt", "AttemptHandler", "DurablePoint", "WorkflowHooks"]
+
+ENTRY_POINT_GROUP = "workflow_core"
+
+hookspec = pluggy.HookspecMarker("workflow_core")
+hookimpl = pluggy.HookimplMarker("workflow_core")
+"""Marks a function of a plugin as the implementation of the hook of the same name."""
+
+AttemptHandler: TypeAlias = Callable[[], Awaitable[object]]
+"""What an attempt runs: an asynchronous function without arguments that returns the step's value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt of a step, about to run.
+
+    Attributes:
+        attempt: Counted from 1.
+        restart_attempt: 1, and one more for each restart of the execution.
+    """
+
+    workflow_name: str
+    execution_id: str
+    step_id: str
+    attempt: int
+    restart_attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class DurablePoint:
+    """One transaction of an execution.
+
+    Attributes:
+        name: What happens, one of `workflow_core.database.store.DURABLE_POINTS`.
+        step_id: The step it belongs to, if any.
+    """
+
+    name: str
+    workflow_name: str
+    execution_id: str
+    step_id: str | None
+
+
+class WorkflowHooks:
+    """The hook specifications."""
+
+    @hookspec
+    def on_event(self, event: Event) -> None:
+        """Watch every event of every execution, after it was committed.
+
+        An error raised here is logged and does not disturb the execution.
+        """
+
+    @hookspec
+    def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler] | None:
+        """Return a wrapper around what an attempt runs, or ``None`` to leave it.
+
+        The wrapper may run something before or after, run something else, raise, or wait. Of several plugins, the one
+        registered last wraps outermost.
+        """
+
+    @hookspec
+    def before_durable_point(self, point: DurablePoint) -> None:
+        """Called before a transaction; an error raised here prevents it."""
+
+    @hookspec
+    def after_durable_point(self, point: DurablePoint) -> None:
+        """Called after a transaction was committed; an error raised here reaches the engine after the fact."""
+
+    @hookspec
+    def panic_indicators(self) -> Iterable[str]:  # type: ignore[empty-body]
+        """Return further texts that make an error a panic, wherever they stand in its message."""
+
+    @hookspec
+    def serializers(self) -> Iterable[Serializer[Any]]:  # type: ignore[empty-body]
+        """Return how further types are stored."""
+
+    @hookspec(firstresult=True)
+    def is_fatal(self, error: BaseException) -> bool | None:
+        """Return ``True`` for an error that ends the execution at once: no handler, no retry, no restart."""
+
+    @hookspec(firstresult=True)
+    def force_circuit(self, attempt: Attempt) -> CircuitStatus | None:
+        """Return the status to set a step's circuit to before it is asked whether the attempt may run."""

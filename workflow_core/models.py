@@ -1,0 +1,168 @@
+"""The public data: configurations, results and statuses, validated by pydantic."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from workflow_core.errors import ValidationError, WorkflowError
+
+__all__ = [
+    "ExecutionStatus",
+    "StepStatus",
+    "CircuitStatus",
+    "TERMINAL_STATUSES",
+    "Model",
+    "RetryConfig",
+    "PanicConfig",
+    "CircuitBreakerConfig",
+    "ErrorInfo",
+    "StepResult",
+    "ExecutionResult",
+]
+
+ExecutionStatus: TypeAlias = Literal[
+    "running", "completed", "failed", "sleeping", "panicked", "restarting", "cancelled"
+]
+StepStatus: TypeAlias = Literal["pending", "running", "completed", "failed", "sleeping", "retrying", "skipped"]
+CircuitStatus: TypeAlias = Literal["closed", "open", "half_open"]
+
+TERMINAL_STATUSES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+
+
+class Model(BaseModel):
+    """A frozen model whose mistakes are reported as `workflow_core.ValidationError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __init__(self, /, **data: Any) -> None:  # noqa: ANN401 - pydantic's own signature
+        try:
+            super().__init__(**data)
+        except pydantic.ValidationError as error:
+            raise ValidationError.from_pydantic(type(self).__name__, error) from error
+
+
+class RetryConfig(Model):
+    """How often, and after which waits, a failing step is tried again.
+
+    Attributes:
+        max_attempts: Attempts in all, the first one included (1 to 10).
+        backoff_ms: Wait before the second attempt, in milliseconds.
+        exponential_backoff: Double the wait after each further attempt; otherwise it stays the same.
+        max_backoff_ms: No wait is longer than this, in milliseconds; ``None`` sets no limit.
+        non_retryable: Error classes, or class names, that fail a step at once.
+    """
+
+    max_attempts: int = Field(default=3, ge=1, le=10)
+    backoff_ms: int = Field(default=1_000, ge=0)
+    exponential_backoff: bool = True
+    max_backoff_ms: int | None = Field(default=None, ge=0)
+    non_retryable: tuple[str, ...] = ()
+
+    @pydantic.field_validator("non_retryable", mode="before")
+    @classmethod
+    def _class_names(cls, value: object) -> object:
+        if isinstance(value, (str, type)):
+            value = (value,)
+        if isinstance(value, (tuple, list, set, frozenset)):
+            return tuple(item.__name__ if isinstance(item, type) else item for item in value)
+        return value
+
+
+class PanicConfig(Model):
+    """What happens after a panic.
+
+    Attributes:
+        max_restart_attempts: Automatic restarts before the execution fails (1 to 5).
+        restart_delay_ms: Wait before a restart, in milliseconds (at least 1000).
+        enable_auto_restart: ``False`` leaves the execution panicked until ``restart`` is called.
+    """
+
+    max_restart_attempts: int = Field(default=3, ge=1, le=5)
+    restart_delay_ms: int = Field(default=5_000, ge=1_000)
+    enable_auto_restart: bool = True
+
+
+class CircuitBreakerConfig(Model):
+    """When a step's circuit opens, and when it lets a probe through.
+
+    Attributes:
+        failure_threshold: Consecutive failures, over all executions, that open the circuit.
+        reset_timeout_ms: Time until an open circuit lets one probe through, in milliseconds (at least 1000).
+    """
+
+    failure_threshold: int = Field(ge=1)
+    reset_timeout_ms: int = Field(default=60_000, ge=1_000)
+
+
+class ErrorInfo(Model):
+    """An error as it is stored: readable without the class that raised it.
+
+    Attributes:
+        type: Class name, such as ``"NetworkError"``.
+        message: The error's own text.
+        step_id: The step it came from, if any.
+        attempt: The attempt it came from, if any.
+        indicator: For a panic, what was recognised as one.
+    """
+
+    type: str
+    message: str
+    step_id: str | None = None
+    attempt: int | None = None
+    indicator: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+class StepResult(Model):
+    """What is known of one step.
+
+    Attributes:
+        result: The stored value; typed values (models, dataclasses) appear in their JSON form.
+        error: The last error that the step met, if any.
+        attempt: The latest attempt, counted from 1; 0 before the first.
+    """
+
+    step_id: str
+    status: StepStatus
+    result: Any = None
+    error: ErrorInfo | None = None
+    attempt: int = 1
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+
+
+class ExecutionResult(Model):
+    """What is known of one execution; datetimes are aware and in UTC."""
+
+    execution_id: str
+    workflow_name: str
+    status: ExecutionStatus
+    input: Any = None
+    output: Any = None
+    error: ErrorInfo | None = None
+    started_at: datetime
+    completed_at: datetime | None = None
+    restart_attempt: int = 1
+    steps: dict[str, StepResult] = Field(default_factory=dict)
+
+    def raise_for_status(self) -> ExecutionResult:
+        """Return this result if the execution did not fail.
+
+        Raises:
+            WorkflowError: The status is ``failed``, ``panicked`` or ``cancelled``.
+        """
+        if self.status not in {"failed", "panicked", "cancelled"}:
+            return self
+        error = self.error
+        raise WorkflowError(
+            f'Execution "{self.execution_id}" of workflow "{self.workflow_name}" is {self.status}'
+            + (f": {error}" if error else ""),
+            error.step_id if error else None,
+            (error.attempt if error else None) or 1,
+        )

@@ -1,0 +1,34 @@
+"""The wait between two attempts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workflow_core.errors import NonRetryableError
+
+if TYPE_CHECKING:
+    from workflow_core.models import RetryConfig
+
+__all__ = ["backoff_ms", "is_retryable"]
+
+
+def backoff_ms(config: RetryConfig, attempt: int) -> int:
+    """Return the wait after a failed attempt, in milliseconds.
+
+    Binary exponential back-off without jitter (Metcalfe and Boggs, "Ethernet", CACM 19(7), 1976):
+    ``backoff_ms * 2 ** (attempt - 1)``, or ``backoff_ms`` each time, and at most ``max_backoff_ms``.
+
+    Args:
+        config: The retry configuration.
+        attempt: The attempt that failed, counted from 1.
+    """
+    wait = config.backoff_ms * 2 ** (attempt - 1) if config.exponential_backoff else config.backoff_ms
+    return wait if config.max_backoff_ms is None else min(wait, config.max_backoff_ms)
+
+
+def is_retryable(config: RetryConfig, error: BaseException) -> bool:
+    """Tell whether an error allows another attempt: it, or a base class of it, is not listed as non-retryable."""
+    if isinstance(error, NonRetryableError):
+        return False
+    names = config.non_retryable
+    return not names or not any(cls.__name__ in names for cls in type(error).__mro__)

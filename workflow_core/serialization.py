@@ -1,0 +1,470 @@
+"""Values to stored JSON and back, exactly or not at all.
+
+Plain JSON stays plain JSON. A value that JSON has no type for becomes an object ``{"$type": name, "value": ...}``;
+models, dataclasses and named tuples are stored by the type they are declared with. A value that would not come back
+equal is refused on the way in, so that a replay can never see something else than the first run did.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+import functools
+import math
+import sys
+import types
+import typing
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any, Generic, TypeAlias, TypeVar
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import pydantic
+import pydantic_core
+
+from workflow_core.errors import ValidationError
+
+__all__ = ["MAX_DEPTH", "ReturnType", "Serializer", "Codec", "find_class", "return_type_of", "same_json"]
+
+_T = TypeVar("_T")
+
+MAX_DEPTH = 100
+"""Containers nested deeper than this are refused: readers of JSON give up not far beyond."""
+
+_TAG = "$type"
+_DECLARED = "declared"
+
+_Json: TypeAlias = None | bool | int | float | str | list["_Json"] | dict[str, "_Json"]
+
+_PLAIN_SCALARS: frozenset[type] = frozenset({str, int, bool, type(None)})
+_FIXED_ZONES = (timezone,)
+
+
+class ReturnType:
+    """The declared type of a handler's result, looked up only when a value needs it."""
+
+    __slots__ = ("_declared", "_handler")
+
+    def __init__(self, handler: Callable[..., object] | None, declared: object = None) -> None:
+        self._handler = handler
+        self._declared = declared
+
+    def adapter(self) -> pydantic.TypeAdapter[Any] | None:
+        """Return pydantic's adapter for the declared type, or ``None`` if nothing usable is declared."""
+        if self._declared is None and self._handler is not None:
+            self._declared = return_type_of(self._handler)
+            self._handler = None
+        return None if self._declared is None else _adapter_for(self._declared)
+
+
+def return_type_of(handler: Callable[..., object]) -> object | None:
+    """Return what a handler's annotation says it returns, awaitables unwrapped; ``None`` if it says nothing usable."""
+    function: Any = handler
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not isinstance(function, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
+        function = type(function).__call__
+    if not getattr(function, "__annotations__", None):
+        return None
+    try:
+        annotation = typing.get_type_hints(function, include_extras=True).get("return")
+    except Exception:  # noqa: BLE001 - evaluating another's annotation can raise anything; then none is known
+        return None
+    if typing.get_origin(annotation) in {Awaitable, Coroutine}:
+        annotation = typing.get_args(annotation)[-1]
+    return None if annotation in {None, type(None), Any, object} else annotation
+
+
+@functools.lru_cache(maxsize=512)
+def _cached_adapter(declared: object) -> pydantic.TypeAdapter[Any] | None:
+    try:
+        return pydantic.TypeAdapter(declared)
+    except pydantic.errors.PydanticUserError:
+        return None
+
+
+def _adapter_for(declared: object) -> pydantic.TypeAdapter[Any] | None:
+    try:
+        return _cached_adapter(declared)
+    except TypeError:  # an unhashable annotation
+        return pydantic.TypeAdapter(declared)
+
+
+class _NotPlainError(Exception):
+    """A value that only a declared type can store."""
+
+    def __init__(self, value: object, path: str) -> None:
+        super().__init__(path)
+        self.value = value
+        self.path = path
+
+
+class _RefusedError(Exception):
+    """A value that cannot be stored at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serializer(Generic[_T]):
+    """How one more type is stored; a plugin offers it through the hook ``serializers``.
+
+    Attributes:
+        name: The tag that marks stored values; it must never change.
+        type: The class, matched exactly.
+        to_json: Turns a value into JSON's types.
+        from_json: Turns those back into an equal value.
+    """
+
+    name: str
+    type: type[_T]
+    to_json: Callable[[_T], object]
+    from_json: Callable[[Any], _T]
+
+
+class _Encoder:
+    """Turns one value into JSON's types, and remembers whether a tag was needed."""
+
+    __slots__ = ("_serializers", "tagged")
+
+    def __init__(self, serializers: Mapping[type, Serializer[Any]]) -> None:
+        self._serializers = serializers
+        self.tagged = False
+
+    def encode(self, value: object, path: str = "", depth: int = 0) -> _Json:
+        cls = type(value)
+        if cls in _PLAIN_SCALARS:
+            return value  # type: ignore[return-value]
+        if cls is dict:
+            return self._encode_dict(value, path, depth)  # type: ignore[arg-type]
+        if cls is list:
+            self._check_depth(value, path, depth)
+            return [self.encode(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]  # type: ignore[arg-type]
+        if cls is float:
+            if not math.isfinite(value):  # type: ignore[arg-type]
+                raise _RefusedError(f"{path or 'the value'} is {value}, which JSON cannot hold")
+            return value  # type: ignore[return-value]
+        return self._encode_tagged(value, path, depth)
+
+    def _encode_dict(self, value: dict[object, object], path: str, depth: int) -> _Json:
+        self._check_depth(value, path, depth)
+        encoded: dict[str, _Json] = {}
+        for key, item in value.items():
+            if type(key) is not str:
+                raise _RefusedError(
+                    f"{path or 'the value'} has the key {key!r}; JSON's keys are strings, so it would come back changed"
+                )
+            encoded[key] = self.encode(item, f"{path}.{key}" if path else key, depth + 1)
+        if _TAG in encoded:
+            self.tagged = True
+            return {_TAG: "dict", "value": encoded}
+        return encoded
+
+    def _encode_tagged(self, value: object, path: str, depth: int) -> _Json:
+        self.tagged = True
+        serializer = self._serializers.get(type(value))
+        if serializer is not None:
+            return {_TAG: serializer.name, "value": self.encode(serializer.to_json(value), path, depth + 1)}
+        if isinstance(value, enum.Enum):
+            return _encode_enum(value, path)
+        if isinstance(value, datetime):
+            return _encode_datetime(value, path)
+        if isinstance(value, date):
+            return {_TAG: "date", "value": value.isoformat()}
+        cls = type(value)
+        if cls is time:
+            return _encode_time(value, path)  # type: ignore[arg-type]
+        if isinstance(value, timedelta):
+            return {_TAG: "timedelta", "value": [value.days, value.seconds, value.microseconds]}
+        if cls is UUID or cls is Decimal:
+            return {_TAG: cls.__name__.lower(), "value": str(value)}
+        if cls is bytes:
+            return {_TAG: "bytes", "value": base64.b64encode(value).decode("ascii")}  # type: ignore[arg-type]
+        if cls is tuple or cls is set or cls is frozenset:
+            self._check_depth(value, path, depth)
+            items = [self.encode(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]  # type: ignore[arg-type]
+            if cls is not tuple:
+                items.sort(key=lambda item: pydantic_core.to_json(item))
+            return {_TAG: cls.__name__, "value": items}
+        raise _NotPlainError(value, path)
+
+    @staticmethod
+    def _check_depth(value: object, path: str, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            reason = "refers to itself" if _is_circular(value) else f"is nested deeper than {MAX_DEPTH} levels"
+            raise _RefusedError(f"{(path[:60] + '…') if path else 'the value'} {reason}")
+
+
+def _is_circular(value: object) -> bool:
+    """Tell whether following first children from a deep place comes back to it."""
+    stack: list[tuple[object, frozenset[int]]] = [(value, frozenset())]
+    for _ in range(10_000):
+        if not stack:
+            return False
+        current, ancestors = stack.pop()
+        if id(current) in ancestors:
+            return True
+        if isinstance(current, dict):
+            children: list[object] = list(current.values())
+        elif isinstance(current, (list, tuple, set, frozenset)):
+            children = list(current)
+        else:
+            continue
+        below = ancestors | {id(current)}
+        stack.extend((child, below) for child in children)
+    return False
+
+
+def _class_path(cls: type, path: str) -> str:
+    if find_class(f"{cls.__module__}:{cls.__qualname__}") is not cls:
+        raise _RefusedError(
+            f"{path or 'the value'} is a {cls.__qualname__}, which cannot be found again as an attribute of the module "
+            f'"{cls.__module__}"; define it at the top level of a module'
+        )
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def find_class(class_path: str) -> object | None:
+    """Look a class up among the modules that are loaded already: stored text never causes an import."""
+    module_name, _, qualname = class_path.partition(":")
+    found: object = sys.modules.get(module_name)
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _encode_enum(value: enum.Enum, path: str) -> _Json:
+    cls = type(value)
+    encoded: dict[str, _Json] = {_TAG: "enum", "class": _class_path(cls, path)}
+    if value.name is not None and cls.__members__.get(value.name) is value:
+        return {**encoded, "name": value.name}
+    return {**encoded, "value": _Encoder({}).encode(value.value, path)}
+
+
+def _encode_zone(value: datetime | time, path: str) -> dict[str, _Json]:
+    extra: dict[str, _Json] = {"fold": 1} if value.fold else {}
+    zone = value.tzinfo
+    if zone is None or isinstance(zone, _FIXED_ZONES):
+        return extra
+    if isinstance(zone, ZoneInfo) and zone.key:
+        return {**extra, "zone": zone.key}
+    raise _RefusedError(
+        f"{path or 'the value'} has a time zone of class {type(zone).__qualname__}; use datetime.timezone or zoneinfo"
+    )
+
+
+def _encode_datetime(value: datetime, path: str) -> _Json:
+    encoded: dict[str, _Json] = {_TAG: "datetime", "value": value.isoformat(), **_encode_zone(value, path)}
+    if _decode_datetime(encoded) != value:
+        raise _RefusedError(f"{path or 'the value'} is a {type(value).__qualname__} finer than microseconds")
+    return encoded
+
+
+def _encode_time(value: time, path: str) -> _Json:
+    return {_TAG: "time", "value": value.replace(tzinfo=None).isoformat(), **_encode_time_zone(value, path)}
+
+
+def _encode_time_zone(value: time, path: str) -> dict[str, _Json]:
+    extra = _encode_zone(value, path)
+    offset = value.utcoffset()
+    if offset is not None and "zone" not in extra:
+        extra["offset"] = [offset.days, offset.seconds, offset.microseconds]
+    return extra
+
+
+def _decode_datetime(encoded: dict[str, Any]) -> datetime:
+    moment = datetime.fromisoformat(encoded["value"])
+    if "zone" in encoded:
+        moment = moment.replace(tzinfo=ZoneInfo(encoded["zone"]))
+    elif moment.tzinfo is not None and moment.utcoffset() == timedelta(0):
+        moment = moment.replace(tzinfo=UTC)
+    return moment.replace(fold=encoded.get("fold", 0))
+
+
+def _decode_time(encoded: dict[str, Any]) -> time:
+    moment = time.fromisoformat(encoded["value"]).replace(fold=encoded.get("fold", 0))
+    if "zone" in encoded:
+        return moment.replace(tzinfo=ZoneInfo(encoded["zone"]))
+    if "offset" in encoded:
+        days, seconds, microseconds = encoded["offset"]
+        offset = timedelta(days, seconds, microseconds)
+        return moment.replace(tzinfo=timezone(offset) if offset else UTC)
+    return moment
+
+
+def _decode_enum(encoded: dict[str, Any]) -> object:
+    cls = find_class(encoded["class"])
+    if not (isinstance(cls, type) and issubclass(cls, enum.Enum)):
+        raise ValidationError(
+            f"A stored value is a member of the enumeration {encoded['class']}, which is not loaded; "
+            "import the module that defines it before reading"
+        )
+    return cls[encoded["name"]] if "name" in encoded else cls(_PLAIN_CODEC.from_json(encoded["value"]))
+
+
+_SCALAR_DECODERS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "datetime": _decode_datetime,
+    "date": lambda encoded: date.fromisoformat(encoded["value"]),
+    "time": _decode_time,
+    "timedelta": lambda encoded: timedelta(*encoded["value"]),
+    "uuid": lambda encoded: UUID(encoded["value"]),
+    "decimal": lambda encoded: Decimal(encoded["value"]),
+    "bytes": lambda encoded: base64.b64decode(encoded["value"]),
+    "enum": _decode_enum,
+    _DECLARED: lambda encoded: encoded["value"],
+}
+
+_CONTAINERS: dict[str, Callable[[Iterable[object]], object]] = {"tuple": tuple, "set": set, "frozenset": frozenset}
+
+
+class Codec:
+    """Turns values into stored text and back.
+
+    Args:
+        serializers: How further types are stored.
+        max_bytes: Longest acceptable text, in bytes; ``None`` sets no limit.
+
+    Raises:
+        ValidationError: Two serializers share a name, or one takes a name of the built-in tags.
+    """
+
+    def __init__(self, serializers: Iterable[Serializer[Any]] = (), max_bytes: int | None = None) -> None:
+        self._max_bytes = max_bytes
+        self._by_type: dict[type, Serializer[Any]] = {}
+        self._by_name: dict[str, Serializer[Any]] = {}
+        for serializer in serializers:
+            if serializer.name in {*_SCALAR_DECODERS, *_CONTAINERS, "dict", *self._by_name}:
+                raise ValidationError(f'The serializer name "{serializer.name}" is taken; choose another one')
+            self._by_type[serializer.type] = serializer
+            self._by_name[serializer.name] = serializer
+
+    def encode(self, value: object, what: str, returns: ReturnType | None = None) -> tuple[str | None, Any]:
+        """Turn a value into the JSON text that is stored.
+
+        Args:
+            value: The value.
+            what: What the value is, for the error message: ``'the result of step "charge"'``.
+            returns: The declared type, for values that JSON and the tags cannot express.
+
+        Returns:
+            The text (``None`` for ``None``) and the value that reading it back gives.
+
+        Raises:
+            ValidationError: The value would not come back equal, or is too large.
+        """
+        if value is None:
+            return None, None
+        encoder = _Encoder(self._by_type)
+        try:
+            plain = encoder.encode(value)
+            raw = pydantic_core.to_json(plain)
+        except _NotPlainError as reason:
+            raw, value = _encode_declared(value, what, returns, reason)
+        except _RefusedError as reason:
+            raise _refusal(what, str(reason)) from None
+        except (pydantic_core.PydanticSerializationError, UnicodeEncodeError) as error:
+            raise _refusal(what, str(error)) from None
+        else:
+            if encoder.tagged:
+                value = self.from_json(pydantic_core.from_json(raw))
+        if self._max_bytes is not None and len(raw) > self._max_bytes:
+            raise _refusal(
+                what,
+                f"it is {len(raw):,} bytes of JSON and the limit is {self._max_bytes:,}; store the data elsewhere and "
+                "return a reference to it, or raise Settings.max_result_bytes",
+            )
+        return raw.decode(), value
+
+    def decode(self, text: str | None, returns: ReturnType | None = None) -> Any:  # noqa: ANN401 - what was stored
+        """Read a stored value.
+
+        Args:
+            text: The stored text.
+            returns: The declared type of the value; without it, declared types appear in their JSON form.
+
+        Raises:
+            ValidationError: The stored value does not fit the declared type (any more), or its type is not loaded.
+        """
+        if text is None:
+            return None
+        data = pydantic_core.from_json(text)
+        if type(data) is dict and data.get(_TAG) == _DECLARED and returns is not None:
+            adapter = returns.adapter()
+            if adapter is not None:
+                try:
+                    return adapter.validate_json(pydantic_core.to_json(data["value"]))
+                except pydantic.ValidationError as error:
+                    raise ValidationError.from_pydantic("stored value for its declared type", error) from error
+        return self.from_json(data)
+
+    def decode_for_display(self, text: str | None) -> Any:  # noqa: ANN401 - what was stored
+        """Read a stored value for people: what cannot be built here is shown as the JSON it is stored as."""
+        try:
+            return self.decode(text)
+        except (ValidationError, ValueError, KeyError, TypeError):
+            return pydantic_core.from_json(text or "null")
+
+    def from_json(self, value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+        """Turn parsed JSON with tags into the value it stands for."""
+        if type(value) is dict:
+            tag = value.get(_TAG)
+            if tag is None:
+                return {key: self.from_json(item) for key, item in value.items()}
+            return self._from_tagged(tag, value)
+        if type(value) is list:
+            return [self.from_json(item) for item in value]
+        return value
+
+    def _from_tagged(self, tag: str, encoded: dict[str, Any]) -> object:
+        if tag == "dict":
+            return {key: self.from_json(item) for key, item in encoded["value"].items()}
+        if tag in _CONTAINERS:
+            return _CONTAINERS[tag](self.from_json(item) for item in encoded["value"])
+        if tag in self._by_name:
+            return self._by_name[tag].from_json(self.from_json(encoded["value"]))
+        if tag not in _SCALAR_DECODERS:
+            raise ValidationError(
+                f'A stored value has the type "{tag}", which no serializer of this engine knows; register the plugin '
+                "that stored it"
+            )
+        return _SCALAR_DECODERS[tag](encoded)
+
+
+_PLAIN_CODEC = Codec()
+
+
+def _refusal(what: str, reason: str) -> ValidationError:
+    return ValidationError(
+        f"Cannot store {what}: {reason}",
+        [{"type": "serialization", "loc": ("value",), "msg": reason, "input": None}],
+    )
+
+
+def _encode_declared(
+    value: object, what: str, returns: ReturnType | None, reason: _NotPlainError
+) -> tuple[bytes, object]:
+    adapter = returns.adapter() if returns is not None else None
+    if adapter is None:
+        cls = type(reason.value).__qualname__
+        raise _refusal(
+            what,
+            f"{reason.path or 'the value'} is a {cls}; JSON cannot express it, so declare the type "
+            "(annotate the handler's return type, or pass returns=...) or return plain data",
+        ) from None
+    try:
+        raw = adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
+        back = adapter.validate_json(raw)
+        equal = back == value
+        if not equal and type(value).__eq__ is object.__eq__:
+            equal = adapter.dump_json(back, by_alias=True, round_trip=True, warnings=False) == raw
+    except (pydantic.ValidationError, pydantic_core.PydanticSerializationError, ValueError) as error:
+        raise _refusal(what, f"it does not fit its declared type: {error}") from None
+    if type(back) is not type(value) or not equal:
+        raise _refusal(what, f"it would come back as {back!r:.200} instead of {value!r:.200}") from None
+    return b'{"%s":"%s","value":%s}' % (_TAG.encode(), _DECLARED.encode(), raw), back
+
+
+def same_json(left: str | None, right: str | None) -> bool:
+    """Tell whether two stored texts hold the same value; the order of keys does not matter."""
+    return left == right or pydantic_core.from_json(left or "null") == pydantic_core.from_json(right or "null")

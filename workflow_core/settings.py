@@ -1,0 +1,49 @@
+"""The settings of an engine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from workflow_core.models import Model
+
+__all__ = ["Settings", "default_directory"]
+
+
+def default_directory() -> Path:
+    """Return the runtime directory: ``$WORKFLOW_DIR``, or ``~/.workflow``."""
+    named = os.environ.get("WORKFLOW_DIR")
+    return Path(named).expanduser() if named else Path.home() / ".workflow"
+
+
+class Settings(Model):
+    """What can be set for an engine.
+
+    Attributes:
+        directory: Runtime directory; ``None`` means ``$WORKFLOW_DIR`` or ``~/.workflow``.
+        execution_id_format: ``"business"`` accepts 1 to 255 characters of ``A-Za-z0-9._:-``; ``"uuid"`` accepts UUIDs.
+        max_sleep_ms: Longest durable sleep, in milliseconds.
+        max_result_bytes: Largest stored result, input or output, in bytes of JSON.
+        synchronous: SQLite's setting: ``"NORMAL"`` loses nothing when a process dies; ``"FULL"`` loses nothing in a
+            power cut either, at the price of a disk flush for each durable point.
+        busy_timeout_ms: How long a write waits for another process's lock, in milliseconds.
+        lease_ms: How long an execution stays with a process that gives no sign of life, in milliseconds; ``None``
+            leaves it until that process has ended.
+        poll_interval_ms: How often the state of another process's execution is read while waiting, in milliseconds.
+        sync_handlers: Where plain functions run: in a ``"thread"``, or ``"inline"`` in the event loop.
+        recover_on_start: Take over interrupted executions when an engine is entered with ``async with``.
+    """
+
+    directory: Path | None = None
+    execution_id_format: Literal["business", "uuid"] = "business"
+    max_sleep_ms: int = Field(default=300_000, ge=0)
+    max_result_bytes: int = Field(default=16_777_216, ge=1_024)
+    synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
+    busy_timeout_ms: int = Field(default=5_000, ge=0)
+    lease_ms: int | None = Field(default=30_000, ge=1_000)
+    poll_interval_ms: int = Field(default=200, ge=10)
+    sync_handlers: Literal["thread", "inline"] = "thread"
+    recover_on_start: bool = True

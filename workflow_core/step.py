@@ -1,0 +1,630 @@
+"""Running one step, or one sleep, of an execution: attempts, handlers, retries and what is recorded of them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from workflow_core import circuit_breaker
+from workflow_core.clock import to_epoch_ms
+from workflow_core.database.store import CircuitChange, StepRecord
+from workflow_core.errors import (
+    CircuitOpenError,
+    LeaseLostError,
+    PanicError,
+    StepConflictError,
+    StepInterruptedError,
+    StepTimeoutError,
+    StorageError,
+    UnstorableResultError,
+    ValidationError,
+    WorkflowError,
+)
+from workflow_core.events import (
+    CircuitClosed,
+    CircuitHalfOpened,
+    CircuitOpened,
+    SleepCompleted,
+    SleepStarted,
+    StepCompleted,
+    StepFailed,
+    StepInterrupted,
+    StepRetrying,
+    StepSkipped,
+    StepStarted,
+)
+from workflow_core.failures import error_name, rebuild_error, record_error, type_names
+from workflow_core.hookspecs import Attempt, AttemptHandler
+from workflow_core.models import CircuitBreakerConfig, ErrorInfo, RetryConfig
+from workflow_core.retry import backoff_ms, is_retryable
+from workflow_core.serialization import ReturnType
+from workflow_core.timeouts import Timeout
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.context import WorkflowContext
+    from workflow_core.events import Event
+    from workflow_core.execution import Execution
+
+__all__ = ["StepBuilder", "ErrorHandler", "OpenHandler", "run_sleep", "validate_step_id"]
+
+ResultT = TypeVar("ResultT")
+
+ErrorHandler: TypeAlias = Callable[[Any, "WorkflowContext[Any]"], object]
+"""Takes the error and the context; returns the step's value, or an awaitable of it, or raises."""
+
+OpenHandler: TypeAlias = Callable[["WorkflowContext[Any]"], object]
+"""Takes the context; returns the value of a step whose circuit is open, or an awaitable of it."""
+
+_LONGEST_STEP_ID = 255
+
+
+def validate_step_id(step_id: object) -> None:
+    """Refuse what cannot name a step.
+
+    Raises:
+        ValidationError: It is not a string of 1 to 255 printable characters.
+    """
+    if not isinstance(step_id, str) or not step_id or not step_id.strip():
+        raise ValidationError(f"A step id must be a non-empty string, not {step_id!r}")
+    if len(step_id) > _LONGEST_STEP_ID or not step_id.isprintable():
+        raise ValidationError(
+            f"A step id must be at most {_LONGEST_STEP_ID} printable characters; this one is {step_id[:60]!r}"
+        )
+
+
+def _positive(what: str, step_id: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
+        raise ValidationError(f'Step "{step_id}": {what} must be a positive number of milliseconds, not {value!r}')
+
+
+class StepBuilder(Generic[ResultT]):
+    """A step with its handlers; await it, or await ``execute()``, to run it."""
+
+    __slots__ = (
+        "_catch",
+        "_circuit",
+        "_execution",
+        "_handler",
+        "_on_error",
+        "_on_open",
+        "_retry",
+        "_returns",
+        "_timeout_ms",
+        "step_id",
+    )
+
+    def __init__(
+        self,
+        execution: Execution,
+        step_id: str,
+        handler: Callable[[], object],
+        *,
+        returns: object = None,
+        timeout_ms: float | None = None,
+    ) -> None:
+        validate_step_id(step_id)
+        if not callable(handler):
+            raise ValidationError(
+                f'Step "{step_id}": the handler must be a function without arguments, not {handler!r}'
+            )
+        _positive("timeout_ms", step_id, timeout_ms)
+        self.step_id = step_id
+        self._execution = execution
+        self._handler = handler
+        self._returns = ReturnType(handler, returns)
+        self._timeout_ms = timeout_ms
+        self._retry: RetryConfig | None = None
+        self._circuit: CircuitBreakerConfig | None = None
+        self._on_open: OpenHandler | None = None
+        self._on_error: dict[type[BaseException] | str, ErrorHandler] = {}
+        self._catch: ErrorHandler | None = None
+
+    def __repr__(self) -> str:
+        return f'<step "{self.step_id}" of {self._execution}; await it to run it>'
+
+    def on_error(self, handlers: Mapping[Any, ErrorHandler]) -> StepBuilder[ResultT]:
+        """Handle errors by their class.
+
+        Args:
+            handlers: Handlers by error class, by class name, or ``"default"``. The entry for the most specific class of
+                the error is called with the error and the context. What it returns completes the step; what it raises
+                passes on.
+
+        Raises:
+            ValidationError: A key is neither an error class nor a string, or a value is not callable.
+        """
+        for key, handler in dict(handlers).items():
+            if not (isinstance(key, str) or (isinstance(key, type) and issubclass(key, BaseException))):
+                raise ValidationError(
+                    f'Step "{self.step_id}": on_error takes error classes, class names and "default" as keys, not {key!r}'
+                )
+            if not callable(handler):
+                raise ValidationError(f'Step "{self.step_id}": the on_error handler for {key!r} is not callable')
+            self._on_error[key] = handler
+        return self
+
+    def catch(self, handler: ErrorHandler) -> StepBuilder[ResultT]:
+        """Handle every error that ``on_error`` did not.
+
+        Args:
+            handler: Called with the error and the context, like those of ``on_error``.
+        """
+        if not callable(handler):
+            raise ValidationError(f'Step "{self.step_id}": the catch handler is not callable')
+        self._catch = handler
+        return self
+
+    def with_circuit_breaker(
+        self, failure_threshold: int, reset_timeout_ms: int = 60_000, on_open: OpenHandler | None = None
+    ) -> StepBuilder[ResultT]:
+        """Stop calling a service that fails; the count is shared by all executions of the workflow.
+
+        Args:
+            failure_threshold: Consecutive failures that open the circuit.
+            reset_timeout_ms: Time until an open circuit lets one probe through, in milliseconds.
+            on_open: Called with the context while the circuit is open; the step is then skipped with what it returns.
+                Without it the step meets a `CircuitOpenError`.
+
+        Raises:
+            ValidationError: A number is out of range, or ``on_open`` is not callable.
+        """
+        if on_open is not None and not callable(on_open):
+            raise ValidationError(f'Step "{self.step_id}": on_open is not callable')
+        self._circuit = CircuitBreakerConfig(failure_threshold=failure_threshold, reset_timeout_ms=reset_timeout_ms)
+        self._on_open = on_open
+        return self
+
+    def with_retry(self, config: RetryConfig | None = None, /, **changes: Any) -> StepBuilder[ResultT]:  # noqa: ANN401
+        """Retry this step differently from the rest of the execution.
+
+        Args:
+            config: The whole configuration; without it the execution's is taken.
+            **changes: Fields of `RetryConfig` to change, such as ``max_attempts=5``.
+
+        Raises:
+            ValidationError: A value is out of range.
+        """
+        base = config or self._execution.retry_config
+        self._retry = RetryConfig(**{**base.model_dump(), **changes}) if changes else base
+        return self
+
+    async def execute(self) -> ResultT:
+        """Run the step, or return its stored result if it is completed.
+
+        Raises:
+            WorkflowError: The attempts are used up.
+            PanicError: The step panicked.
+            StepConflictError: The same step runs already, in another task.
+        """
+        execution = self._execution
+        execution.check_alive()
+        record = execution.steps.get(self.step_id)
+        if record is not None:
+            if record.kind != "step":
+                raise StepConflictError(
+                    f'{execution}: "{self.step_id}" is the id of a sleep already; give the step another id'
+                )
+            if record.status in {"completed", "skipped"}:
+                value: ResultT = execution.codec.decode(record.result_data, self._returns)
+                return value
+        with execution.activity(self.step_id):
+            run = _StepRun(execution, self, record)
+            try:
+                return await run.run()  # type: ignore[no-any-return]
+            finally:
+                run.leave_body()
+
+    def __await__(self) -> Generator[Any, None, ResultT]:
+        """Run the step: the same as ``execute()``."""
+        return self.execute().__await__()
+
+
+class _StepRun:
+    """The attempts of one step."""
+
+    __slots__ = ("_in_body", "builder", "execution", "record", "retry")
+
+    def __init__(self, execution: Execution, builder: StepBuilder[Any], record: StepRecord | None) -> None:
+        self.execution = execution
+        self.builder = builder
+        self.retry = builder._retry or execution.retry_config
+        self._in_body = False
+        if record is None:
+            record = execution.steps[builder.step_id] = StepRecord(builder.step_id)
+        self.record = record
+
+    async def run(self) -> Any:  # noqa: ANN401 - the step's result
+        """Go on from whatever is recorded until there is a result or an error."""
+        record = self.record
+        if record.status == "failed":
+            raise self._as_final_error(await self._recorded_error())
+        if record.status == "running" and record.stored:
+            done, value = await self._continue_interrupted()
+            if done:
+                return value
+        while True:
+            if record.status == "retrying" and record.next_attempt_at is not None:
+                await self.execution.wait_until(record.next_attempt_at, f'back-off of step "{record.step_id}"')
+            done, value = await self._attempt()
+            if done:
+                return value
+
+    # Going on after a crash ------------------------------------------------------------------------------------------
+
+    async def _continue_interrupted(self) -> tuple[bool, Any]:
+        record = self.record
+        if record.error_message is not None:
+            if record.error_message == _CIRCUIT_OPEN and self.builder._on_open is not None:
+                return await self._skip()
+            return await self._handle(await self._recorded_error())
+        if record.attempt >= self.retry.max_attempts:
+            error = StepInterruptedError(
+                f'{self.execution}: the process ended during attempt {record.attempt} of step "{record.step_id}", and '
+                f"{self.retry.max_attempts} attempts are all there are"
+            )
+            return await self._failed(error, counts=False)
+        return False, None
+
+    async def _recorded_error(self) -> Exception:
+        builder, execution = self.builder, self.execution
+        rows = await execution.store.load_errors(execution.definition.name, execution.execution_id, self.record.step_id)
+        if not rows:
+            return WorkflowError(self.record.error_message or "unknown error", self.record.step_id, self.record.attempt)
+        known = [key for key in builder._on_error if isinstance(key, type)]
+        return rebuild_error(rows[-1][1], known, execution.codec)
+
+    # One attempt -----------------------------------------------------------------------------------------------------
+
+    async def _attempt(self) -> tuple[bool, Any]:
+        execution, builder, record = self.execution, self.builder, self.record
+        attempt = record.attempt + 1
+        info = Attempt(
+            execution.definition.name, execution.execution_id, record.step_id, attempt, execution.restart_attempt
+        )
+        refused = builder._circuit is not None and not await self._admitted(builder._circuit, info)
+        if refused and builder._on_open is not None:
+            await execution.store.step_refused(execution.lease, record, attempt, execution.now())
+            record.attempt, record.status, record.stored = attempt, "running", True
+            record.error_message = _CIRCUIT_OPEN
+            return await self._skip()
+        await self._start(attempt)
+        if refused:
+            return await self._failed(
+                CircuitOpenError(
+                    f'{execution}: the circuit of step "{record.step_id}" is open; give the step an on_open handler, or '
+                    "wait for its reset time-out"
+                ),
+                counts=False,
+            )
+        try:
+            value = await self._call_handler(info)
+            text, value = self._encode(value)
+        except (LeaseLostError, StorageError):
+            raise
+        except Exception as error:  # noqa: BLE001 - a step may fail with anything, which is then recorded
+            return await self._failed(error, counts=True)
+        await self._complete(text, None)
+        return True, value
+
+    async def _start(self, attempt: int) -> None:
+        execution, record = self.execution, self.record
+        cut_off = record.stored and record.status == "running" and record.started_seq is not None
+        seq = execution.next_seq()
+        at = execution.now()
+        execution.bodies += 1
+        self._in_body = True
+        await execution.store.step_started(execution.lease, record, attempt, seq, at, execution.status_change())
+        if cut_off:
+            if execution.observed:
+                execution.emit(StepInterrupted(record.step_id, record.attempt), seq, at)
+            seq = execution.next_seq()
+        execution.status_changed()
+        record.stored, record.status, record.attempt = True, "running", attempt
+        record.started_at, record.started_seq = at, seq
+        record.error_message = record.next_attempt_at = None
+        if execution.observed:
+            execution.emit(StepStarted(record.step_id, attempt), seq, at)
+
+    def leave_body(self) -> None:
+        """Note that the step's own function does not run any more."""
+        if self._in_body:
+            self._in_body = False
+            self.execution.bodies -= 1
+
+    async def _call_handler(self, info: Attempt) -> object:
+        execution, builder = self.execution, self.builder
+
+        async def call() -> object:
+            return await execution.engine.invoke(builder._handler)
+
+        handler: AttemptHandler = call
+        for wrap in execution.engine.attempt_wrappers(info):
+            handler = wrap(handler)
+        with execution.frame(info.attempt):
+            if builder._timeout_ms is None:
+                return await handler()
+            timeout = Timeout(execution.engine.clock, builder._timeout_ms)
+            try:
+                async with timeout:
+                    return await handler()
+            except TimeoutError as error:
+                if not timeout.expired:
+                    raise
+                raise StepTimeoutError(
+                    f'{execution}: attempt {info.attempt} of step "{info.step_id}" took longer than its timeout_ms of '
+                    f"{builder._timeout_ms} ms"
+                ) from error
+
+    def _encode(self, value: object) -> tuple[str | None, Any]:
+        what = f'the result of step "{self.record.step_id}" ({self.execution})'
+        try:
+            return self.execution.codec.encode(value, what, self.builder._returns)
+        except ValidationError as error:
+            raise UnstorableResultError(str(error), error.errors) from None
+
+    # What becomes of an attempt --------------------------------------------------------------------------------------
+
+    async def _complete(self, text: str | None, handled_by: str | None) -> None:
+        execution, record = self.execution, self.record
+        self.leave_body()
+        seq, at = execution.next_seq(), execution.now()
+        change = None
+        if self.builder._circuit is not None and handled_by is None:
+            execution_id = execution.execution_id
+            change = CircuitChange(
+                lambda state: circuit_breaker.after_success(state, execution_id), execution.next_seq()
+            )
+        circuit = await execution.store.step_completed(
+            execution.lease, record, text, handled_by, seq, at, execution.status_change(), change
+        )
+        execution.status_changed()
+        record.status, record.result_data, record.handled_by = "completed", text, handled_by
+        record.completed_at, record.completed_seq, record.error_message = at, seq, None
+        execution.last_errors.pop(record.step_id, None)
+        if execution.observed:
+            execution.emit(StepCompleted(record.step_id, record.attempt, handled_by), seq, at)
+        self._circuit_asked(circuit, change, at)
+
+    async def _failed(self, error: Exception, *, counts: bool) -> tuple[bool, Any]:
+        """Record a failed attempt, then see what the handlers make of it."""
+        execution, record, config = self.execution, self.record, self.builder._circuit
+        if isinstance(error, PanicError) and error is execution.doom:
+            raise error
+        self.leave_body()
+        seq, at = execution.next_seq(), execution.now()
+        change = None
+        if config is not None and counts:
+            execution_id, now_ms = execution.execution_id, to_epoch_ms(at)
+            change = CircuitChange(
+                lambda state: circuit_breaker.after_failure(state, config, execution_id, now_ms), execution.next_seq()
+            )
+        entry = record_error(error, record.attempt, to_epoch_ms(at), execution.codec)
+        circuit = await execution.store.step_attempt_failed(
+            execution.lease, record, entry, seq, at, execution.status_change(), change
+        )
+        execution.status_changed()
+        record.error_message, record.started_seq = entry.error_message, None
+        execution.last_errors[record.step_id] = ErrorInfo(
+            type=entry.error_type, message=entry.error_message, step_id=record.step_id, attempt=record.attempt
+        )
+        if execution.observed:
+            execution.emit(StepFailed(record.step_id, record.attempt, entry.error_type, entry.error_message), seq, at)
+        self._circuit_asked(circuit, change, at)
+        return await self._handle(error)
+
+    async def _handle(self, error: Exception) -> tuple[bool, Any]:
+        """Let ``on_error`` and ``catch`` answer, else retry or fail."""
+        execution, builder, record = self.execution, self.builder, self.record
+        await self._raise_if_final(error)
+        for name, handler in self._handlers_for(error):
+            try:
+                with execution.frame(record.attempt):
+                    value = await execution.engine.invoke(handler, error, execution.context)
+                text, value = self._encode(value)
+            except (LeaseLostError, StorageError):
+                raise
+            except Exception as raised:  # noqa: BLE001 - what a handler raises passes on to the next one
+                error = raised
+                await self._raise_if_final(error)
+                if name != "catch" and builder._catch is not None:
+                    continue
+                break
+            await self._complete(text, name)
+            return True, value
+        if record.attempt < self.retry.max_attempts and is_retryable(self.retry, error):
+            await self._retry_later()
+            return False, None
+        await self._fail(error)
+        raise self._as_final_error(error) from error
+
+    def _handlers_for(self, error: Exception) -> list[tuple[str, ErrorHandler]]:
+        builder, found = self.builder, []
+        chosen = _select(builder._on_error, error)
+        if chosen is not None:
+            found.append((f"on_error:{chosen[0]}", chosen[1]))
+        if builder._catch is not None:
+            found.append(("catch", builder._catch))
+        return found
+
+    async def _raise_if_final(self, error: Exception) -> None:
+        """End the step at once for errors that no handler may see."""
+        execution = self.execution
+        if execution.engine.is_fatal(error):
+            execution.doomed(error)
+        elif execution.engine.panic_indicator(error) is None and not isinstance(error, UnstorableResultError):
+            return
+        await self._fail(error)
+        raise self._as_final_error(error)
+
+    def _as_final_error(self, error: Exception) -> Exception:
+        """Return what the workflow's code sees of a step that failed for good."""
+        execution, record = self.execution, self.record
+        if execution.doom is error or isinstance(error, UnstorableResultError):
+            return error
+        indicator = execution.engine.panic_indicator(error)
+        if indicator is not None:
+            if isinstance(error, PanicError):
+                panic = error
+            else:
+                panic = PanicError(
+                    f'{execution}: step "{record.step_id}" panicked on attempt {record.attempt} ({indicator}): '
+                    f"{error_name(error)}: {error}",
+                    record.step_id,
+                    record.attempt,
+                    error,
+                    indicator,
+                )
+                panic.__cause__ = error
+            execution.doomed(panic)
+            return panic
+        failure = WorkflowError(
+            f'{execution}: step "{record.step_id}" failed after {record.attempt} '
+            f"attempt{'s' if record.attempt != 1 else ''}: {error_name(error)}: {error}",
+            record.step_id,
+            record.attempt,
+            error,
+        )
+        failure.__cause__ = error
+        return failure
+
+    async def _fail(self, error: Exception) -> None:
+        execution, record = self.execution, self.record
+        at = execution.now()
+        await execution.store.step_failed(execution.lease, record, str(error) or error_name(error), at)
+        record.status, record.completed_at = "failed", at
+        record.error_message = str(error)
+
+    async def _retry_later(self) -> None:
+        execution, record = self.execution, self.record
+        wait = backoff_ms(self.retry, record.attempt)
+        seq, at = execution.next_seq(), execution.now()
+        due = to_epoch_ms(at) + wait
+        await execution.store.step_retrying(execution.lease, record, due, wait, seq, at)
+        record.status, record.next_attempt_at = "retrying", due
+        if execution.observed:
+            execution.emit(StepRetrying(record.step_id, record.attempt, wait), seq, at)
+
+    # The circuit -----------------------------------------------------------------------------------------------------
+
+    async def _admitted(self, config: CircuitBreakerConfig, info: Attempt) -> bool:
+        execution = self.execution
+        at = execution.now()
+        now_ms = to_epoch_ms(at)
+        forced = execution.engine.forced_circuit(info)
+
+        def ask(state: CircuitState) -> tuple[bool, CircuitState]:
+            if forced is not None:
+                state = circuit_breaker.forced(state, config, forced, now_ms)
+            answer = circuit_breaker.admit(state, config, info.execution_id, now_ms)
+            return answer.allowed, answer.state
+
+        change = CircuitChange(lambda state: state, execution.next_seq())
+        allowed, before, after = await execution.store.circuit_admitted(
+            execution.lease, info.step_id, ask, change.seq, at
+        )
+        self._circuit_asked((before, after), change, at)
+        return allowed
+
+    async def _skip(self) -> tuple[bool, Any]:
+        """Answer an open circuit by ``on_open``."""
+        execution, record, on_open = self.execution, self.record, self.builder._on_open
+        assert on_open is not None  # noqa: S101 - the callers ask
+        try:
+            with execution.frame(record.attempt):
+                value = await execution.engine.invoke(on_open, execution.context)
+            text, value = self._encode(value)
+        except (LeaseLostError, StorageError):
+            raise
+        except Exception as error:  # noqa: BLE001 - an on_open that raises is a failed attempt
+            return await self._failed(error, counts=False)
+        seq, at = execution.next_seq(), execution.now()
+        await execution.store.step_skipped(execution.lease, record, text, seq, at)
+        record.status, record.result_data, record.completed_at = "skipped", text, at
+        record.completed_seq, record.error_message = seq, None
+        if execution.observed:
+            execution.emit(StepSkipped(record.step_id, record.attempt), seq, at)
+        return True, value
+
+    def _circuit_asked(
+        self, circuit: tuple[CircuitState, CircuitState] | None, change: CircuitChange | None, at: datetime
+    ) -> None:
+        """Tell observers of a change of the circuit; give its place in the history back if there was none."""
+        if circuit is None or change is None:
+            return
+        before, after = circuit
+        if before.status == after.status:
+            self.execution.release_seq(change.seq)
+        elif self.execution.observed:
+            self.execution.emit(_circuit_event(self.record.step_id, after), change.seq, at)
+
+
+def _circuit_event(step_id: str, state: CircuitState) -> Event:
+    if state.status == "open":
+        return CircuitOpened(step_id, state.failures)
+    return CircuitHalfOpened(step_id) if state.status == "half_open" else CircuitClosed(step_id)
+
+
+_CIRCUIT_OPEN = "the circuit is open"
+
+
+def _select(
+    handlers: Mapping[type[BaseException] | str, ErrorHandler], error: BaseException
+) -> tuple[str, ErrorHandler] | None:
+    """Choose the handler for the most specific class of the error, by class or by class name, else the default."""
+    names = type_names(error)
+    for cls, name in zip([*type(error).__mro__, *[None] * len(names)], names, strict=False):
+        if cls is not None and cls in handlers:
+            return name, handlers[cls]
+        if name in handlers:
+            return name, handlers[name]
+    return ("default", handlers["default"]) if "default" in handlers else None
+
+
+async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> None:
+    """Sleep durably: record the wake time once, wait for it, record that it has come.
+
+    Args:
+        execution: The execution that sleeps.
+        step_id: Names the sleep.
+        duration_ms: Milliseconds.
+    """
+    execution.check_alive()
+    record = execution.steps.get(step_id)
+    if record is not None:
+        if record.kind != "sleep":
+            raise StepConflictError(f'{execution}: "{step_id}" is the id of a step already; give the sleep another id')
+        if record.status == "completed":
+            return
+    with execution.activity(step_id):
+        execution.sleepers += 1
+        try:
+            if record is None:
+                record = await _begin_sleep(execution, step_id, duration_ms)
+            if record.wake_time is not None:
+                await execution.wait_until(record.wake_time, f'sleep "{step_id}"')
+        finally:
+            execution.sleepers -= 1
+        seq, at = execution.next_seq(), execution.now()
+        await execution.store.sleep_completed(execution.lease, record, seq, at, execution.status_change())
+        execution.status_changed()
+        record.status, record.completed_at, record.completed_seq = "completed", at, seq
+        if execution.observed:
+            execution.emit(SleepCompleted(step_id), seq, at)
+
+
+async def _begin_sleep(execution: Execution, step_id: str, duration_ms: int) -> StepRecord:
+    record = StepRecord(step_id, kind="sleep", status="sleeping", duration_ms=duration_ms)
+    seq, at = execution.next_seq(), execution.now()
+    wake_time = to_epoch_ms(at) + duration_ms
+    await execution.store.sleep_started(
+        execution.lease, record, duration_ms, wake_time, seq, at, execution.status_change()
+    )
+    execution.status_changed()
+    record.wake_time, record.started_at, record.started_seq, record.stored = wake_time, at, seq, True
+    execution.steps[step_id] = record
+    if execution.observed:
+        execution.emit(SleepStarted(step_id, duration_ms), seq, at)
+    return record
