@@ -321,6 +321,20 @@ class WorkflowEngine:
         self._closed = True
         self.store.close()
 
+    def abandon(self) -> list[asyncio.Task[None]]:
+        """Stop as a process does that dies: the store is closed first, so nothing is written on the way out.
+
+        Returns:
+            The cancelled tasks, for whoever wants to see them end.
+        """
+        self.close()
+        tasks = [active.task for active in self._active.values() if active.task is not None]
+        if self._renewal is not None:
+            tasks.append(self._renewal)
+        for task in tasks:
+            task.cancel()
+        return tasks
+
     @contextlib.contextmanager
     def activate(self) -> Iterator[WorkflowEngine]:
         """Make this the engine that `Workflow` means, in the ``with`` block."""
@@ -373,6 +387,24 @@ class WorkflowEngine:
             return active_or_result.execution.snapshot()
         return await asyncio.shield(active_or_result.first)
 
+    async def start_and_wait(
+        self,
+        name: str,
+        execution_id: str | None = None,
+        input: object = None,  # noqa: A002 - the field's own name for it
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+        *,
+        timeout_ms: int | None = None,
+    ) -> ExecutionResult:
+        """Run a workflow to its final state, through sleeps and automatic restarts.
+
+        Takes the arguments of `start`, and differs from it in what it does about failures: a panic is waited through,
+        and the final result is returned whatever its status.
+        """
+        begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms)
+        return begun if isinstance(begun, ExecutionResult) else await asyncio.shield(begun.final)
+
     def run(
         self,
         name: str,
@@ -403,11 +435,9 @@ class WorkflowEngine:
         else:
             raise InvalidStateError("run() cannot be called from asynchronous code: await start() instead")
 
-        async def to_the_end() -> ExecutionResult:
-            begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms)
-            return begun if isinstance(begun, ExecutionResult) else await asyncio.shield(begun.final)
-
-        return asyncio.run(to_the_end())
+        return asyncio.run(
+            self.start_and_wait(name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms)
+        )
 
     async def _begin(
         self,
@@ -812,8 +842,8 @@ class WorkflowEngine:
             active.finish(await self._result_after_loss(active))
         except BaseException as error:
             active.finish(error)
-            if not isinstance(error, Exception):
-                await self._release(active.execution)
+            await self._release(active.execution)
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
             logger.exception("%s stopped and can be resumed", active.execution)
         finally:

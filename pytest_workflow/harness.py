@@ -1,0 +1,331 @@
+"""The ``workflow`` fixture's object: an isolated engine on virtual time, driven from synchronous tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_workflow.clock import Sleep, VirtualClock
+from pytest_workflow.database import WorkflowDatabase
+from pytest_workflow.faults import WorkflowFaults
+from pytest_workflow.history import History
+from workflow_core.current import replaced_default
+from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
+from workflow_core.database.sqlite import SQLiteStore, open_database
+from workflow_core.engine import WorkflowEngine
+from workflow_core.events import Event, ExecutionPanicked, SleepStarted, StepRetrying
+from workflow_core.hookspecs import hookimpl
+from workflow_core.models import ExecutionResult
+from workflow_core.ownership import Owner
+from workflow_core.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Sequence
+    from pathlib import Path
+
+    from workflow_core.models import PanicConfig, RetryConfig
+
+__all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness"]
+
+_T = TypeVar("_T")
+
+HARNESS_SETTINGS = Settings(sync_handlers="inline", lease_ms=None, recover_on_start=False)
+"""What differs in a test: plain functions run inline, and ownership ends with the simulated process, not with time."""
+
+_template: sqlite3.Connection | None = None
+
+
+def _memory_database() -> sqlite3.Connection:
+    """Return a new database in memory: a copy of an empty one, which is cheaper than making the tables again."""
+    global _template  # noqa: PLW0603 - one template for the process
+    if _template is None:
+        _template = open_database(None, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, "NORMAL", 0)
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=256)
+    _template.backup(connection)
+    connection.execute("PRAGMA foreign_keys = ON")
+    return connection
+
+
+class _Processes:
+    """Simulated processes: each engine is one, and lives until it is dropped."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._alive: set[str] = set()
+
+    def make_owner(self) -> Owner:
+        """Start a process."""
+        self._count += 1
+        owner = Owner(host="pytest", pid=self._count, process_started="")
+        self._alive.add(owner.owner_id)
+        return owner
+
+    def has_ended(self, owner: Owner) -> bool | None:
+        """Tell whether a process was dropped."""
+        return owner.owner_id not in self._alive
+
+    def end(self, owner: Owner) -> None:
+        """Let a process die."""
+        self._alive.discard(owner.owner_id)
+
+
+class _Recorder:
+    """Notes every wait, and lets a failed assertion in a workflow fail the test at once."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+
+    @hookimpl
+    def on_event(self, event: Event) -> None:
+        """Note the waits."""
+        if isinstance(event, SleepStarted):
+            self._clock.sleeps.append(Sleep(event.step_id, event.duration_ms, "sleep"))
+        elif isinstance(event, StepRetrying):
+            self._clock.sleeps.append(Sleep(event.step_id, event.backoff_ms, "backoff"))
+        elif isinstance(event, ExecutionPanicked) and event.restart_delay_ms is not None:
+            self._clock.sleeps.append(Sleep("", event.restart_delay_ms, "restart"))
+
+    @hookimpl
+    def is_fatal(self, error: BaseException) -> bool | None:
+        """A failed assertion is the test's result, not an error of the workflow."""
+        return True if isinstance(error, AssertionError) else None
+
+
+class Environment:
+    """Everything that one test has: clock, database, faults, harness.
+
+    Args:
+        clock: The clock.
+        file: The database file; ``None`` for a database in memory.
+        settings: The engine's settings.
+        plugins: Further plugins for the engine.
+    """
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        file: Path | None = None,
+        settings: Settings = HARNESS_SETTINGS,
+        plugins: Sequence[object] = (),
+    ) -> None:
+        self.clock = clock
+        self.file = file
+        self.settings = settings
+        self.plugins = plugins
+        self.processes = _Processes()
+        self.faults = WorkflowFaults(clock)
+        self._stack = contextlib.ExitStack()
+        self._memory = _memory_database() if file is None else None
+        self._recorder = _Recorder(clock)
+        self.engine = self.open_engine()
+        reader = self._memory or sqlite3.connect(str(file), isolation_level=None, check_same_thread=False)
+        self.database = WorkflowDatabase(reader, ":memory:" if file is None else str(file))
+        self.harness = WorkflowHarness(self)
+        clock.explain_with(self.describe)
+
+    def open_engine(self) -> WorkflowEngine:
+        """Start a process: an engine on the test's database, made the current one."""
+        store = SQLiteStore(
+            self.file,
+            connection=self._memory,
+            synchronous=self.settings.synchronous,
+            busy_timeout_ms=self.settings.busy_timeout_ms,
+        )
+        self.engine = WorkflowEngine(
+            store, self.clock, [self._recorder, self.faults, *self.plugins], self.settings, self.processes
+        )
+        self.faults.serve(self.engine)
+        self._stack.enter_context(replaced_default(self.engine))
+        return self.engine
+
+    def describe(self) -> Iterable[str]:
+        """Tell what each execution waits for."""
+        for execution in self.engine.running():
+            waits = execution.waiting_for() or ["its handler, outside every step"]
+            yield f"{execution} is {execution.status} and waits for:"
+            yield from (f"  {line}" for line in waits)
+
+    def histories(self) -> list[History]:
+        """Return the history of each execution, the first started first."""
+        return [self.harness.history(row["id"]) for row in self.database.executions()]
+
+    def close(self) -> None:
+        """End the test's processes, and let go of everything."""
+        self.engine.close()
+        self._stack.close()
+        self.clock.detach()
+        self.database.connection.close()
+
+
+class WorkflowHarness:
+    """Runs workflows on virtual time.
+
+    The methods are synchronous, for plain ``def test_...`` functions. In asynchronous tests await `start`, or the
+    methods of `engine` and of ``Workflow``; `history` and `status` work in both.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def __repr__(self) -> str:
+        return f"<WorkflowHarness {self._environment.database.path} at {self._environment.clock.now().isoformat()}>"
+
+    @property
+    def engine(self) -> WorkflowEngine:
+        """The engine, which is also the current one, so that code that calls ``Workflow.start`` runs on it."""
+        return self._environment.engine
+
+    @property
+    def define(self) -> Any:  # noqa: ANN401 - as WorkflowEngine.define
+        """Define a workflow in this engine alone; usable as a function and as a decorator."""
+        return self.engine.define
+
+    def run(
+        self,
+        name: str,
+        execution_id: str | None = None,
+        input: object = None,  # noqa: A002 - the field's own name for it
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+        *,
+        timeout_ms: int | None = None,
+        detach: bool = False,
+    ) -> ExecutionResult:
+        """Run a workflow to its final state, through sleeps and automatic restarts.
+
+        Args:
+            name: The workflow.
+            execution_id: Names the execution; a UUID is made without it.
+            input: What the handler finds as ``ctx.input``.
+            retry_config: How failing steps are retried.
+            panic_config: What happens after a panic.
+            timeout_ms: Longest duration of the execution, in virtual milliseconds.
+            detach: Return the first snapshot; the execution goes on when time is advanced or something is waited for.
+
+        Returns:
+            The final result, whatever its status.
+
+        Raises:
+            AssertionError: An assertion in the workflow failed, or nothing could go on.
+            ValidationError: An argument is not acceptable.
+            WorkflowNotFoundError: No such workflow is defined.
+            ExecutionConflictError: The id is in use for another workflow or another input.
+        """
+        if detach:
+            begin = self.engine.start(
+                name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=True
+            )
+            return self._complete(begin)
+        return self._complete(
+            self.engine.start_and_wait(name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms)
+        )
+
+    async def start(
+        self,
+        name: str,
+        execution_id: str | None = None,
+        input: object = None,  # noqa: A002 - the field's own name for it
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+        *,
+        timeout_ms: int | None = None,
+        detach: bool = False,
+    ) -> ExecutionResult:
+        """Start a workflow in an asynchronous test: ``WorkflowEngine.start`` on virtual time."""
+        self._environment.clock.attach(asyncio.get_running_loop())
+        return await self.engine.start(
+            name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=detach
+        )
+
+    def wait(self, execution_id: str) -> ExecutionResult:
+        """Wait until an execution is at rest, and return its result."""
+        return self._complete(self.engine.wait(execution_id))
+
+    def resume(self, execution_id: str) -> ExecutionResult:
+        """Go on with a sleeping or interrupted execution to its final state."""
+        return self._to_rest(self.engine.resume(execution_id), execution_id)
+
+    def restart(self, execution_id: str) -> ExecutionResult:
+        """Run a panicked or failed execution again, to its final state."""
+        return self._to_rest(self.engine.restart(execution_id), execution_id)
+
+    def cancel(self, execution_id: str) -> ExecutionResult:
+        """Cancel an execution."""
+        return self._complete(self.engine.cancel(execution_id))
+
+    def status(self, execution_id: str) -> ExecutionResult:
+        """Return what is known of an execution now."""
+        return _immediately(self.engine.get_status(execution_id))
+
+    def history(self, execution: ExecutionResult | str) -> History:
+        """Return the history of an execution.
+
+        Args:
+            execution: Its result, or its id.
+        """
+        execution_id = execution.execution_id if isinstance(execution, ExecutionResult) else execution
+        events = _immediately(self.engine.history(execution_id))
+        name = events[0].workflow_name if events else "?"
+        return History(events, f'history of "{execution_id}" ({name})')
+
+    def reopen(self) -> WorkflowEngine:
+        """Let the process die, and open the surviving database in a new one, which recovers what was interrupted.
+
+        What the old engine was doing cannot write any more. Workflows defined in the old engine are known to the new
+        one. In a synchronous test the recovered executions go on with the next call that runs the clock.
+
+        Returns:
+            The new engine.
+        """
+        environment = self._environment
+        old = environment.engine
+        tasks = old.abandon()
+        environment.processes.end(old.owner)
+        running = _running_loop()
+        if running is None and tasks:
+            self._complete(_ended(tasks))
+        new = environment.open_engine()
+        new.definitions = old.definitions
+        if running is None:
+            self._complete(new.recover())
+        else:
+            environment.clock.attach(running)
+            _immediately(new.recover())
+        return new
+
+    def _to_rest(self, coroutine: Coroutine[Any, Any, ExecutionResult], execution_id: str) -> ExecutionResult:
+        async def to_the_end() -> ExecutionResult:
+            from workflow_core.errors import StepFailure, WorkflowTimeoutError  # noqa: PLC0415 - used here alone
+
+            with contextlib.suppress(StepFailure, WorkflowTimeoutError):
+                await coroutine
+            return await self.engine.wait(execution_id)
+
+        return self._complete(to_the_end())
+
+    def _complete(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        return self._environment.clock.run(coroutine)
+
+
+async def _ended(tasks: list[asyncio.Task[None]]) -> None:
+    await asyncio.wait(tasks)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _immediately(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine that only reads SQLite, and so never waits, without an event loop of its own."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+    coroutine.close()
+    raise RuntimeError("this needs an event loop; in an asynchronous test await the engine's method instead")
