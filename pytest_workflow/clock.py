@@ -166,6 +166,7 @@ class VirtualClock:
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine to its end on this clock's own event loop, from synchronous code."""
+        __tracebackhide__ = True
         if _is_running():
             coroutine.close()
             raise RuntimeError(

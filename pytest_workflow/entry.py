@@ -179,7 +179,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     environment = item.stash.get(_environment_key, None)
     if report.when == "call" and report.failed and environment is not None:
-        report.sections.extend((f"workflow {history.title}", str(history)) for history in environment.histories())
+        from pytest_workflow.history import table  # noqa: PLC0415 - loaded with the first workflow test
+
+        report.sections.extend((f"workflow {history.title}", table(history)) for history in environment.histories())
     return report
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_workflow.clock import Sleep, VirtualClock
@@ -213,6 +214,7 @@ class WorkflowHarness:
             WorkflowNotFoundError: No such workflow is defined.
             ExecutionConflictError: The id is in use for another workflow or another input.
         """
+        __tracebackhide__ = True
         if detach:
             begin = self.engine.start(
                 name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=True
@@ -241,18 +243,22 @@ class WorkflowHarness:
 
     def wait(self, execution_id: str) -> ExecutionResult:
         """Wait until an execution is at rest, and return its result."""
+        __tracebackhide__ = True
         return self._complete(self.engine.wait(execution_id))
 
     def resume(self, execution_id: str) -> ExecutionResult:
         """Go on with a sleeping or interrupted execution to its final state."""
+        __tracebackhide__ = True
         return self._to_rest(self.engine.resume(execution_id), execution_id)
 
     def restart(self, execution_id: str) -> ExecutionResult:
         """Run a panicked or failed execution again, to its final state."""
+        __tracebackhide__ = True
         return self._to_rest(self.engine.restart(execution_id), execution_id)
 
     def cancel(self, execution_id: str) -> ExecutionResult:
         """Cancel an execution."""
+        __tracebackhide__ = True
         return self._complete(self.engine.cancel(execution_id))
 
     def status(self, execution_id: str) -> ExecutionResult:
@@ -296,6 +302,8 @@ class WorkflowHarness:
         return new
 
     def _to_rest(self, coroutine: Coroutine[Any, Any, ExecutionResult], execution_id: str) -> ExecutionResult:
+        __tracebackhide__ = True
+
         async def to_the_end() -> ExecutionResult:
             from workflow_core.errors import StepFailure, WorkflowTimeoutError  # noqa: PLC0415 - used here alone
 
@@ -306,7 +314,28 @@ class WorkflowHarness:
         return self._complete(to_the_end())
 
     def _complete(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
-        return self._environment.clock.run(coroutine)
+        __tracebackhide__ = True
+        try:
+            return self._environment.clock.run(coroutine)
+        except AssertionError as error:
+            # The engine's frames between the test and its assertion tell the test's author nothing.
+            raise error.with_traceback(_users_traceback(error.__traceback__)) from error.__cause__
+
+
+def _users_traceback(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a traceback without the frames of asyncio, the engine and the harness."""
+    users: TracebackType | None = None
+    frames = []
+    while traceback is not None:
+        frames.append(traceback)
+        traceback = traceback.tb_next
+    for entry in reversed(frames):
+        if entry.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS:
+            users = TracebackType(users, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
+    return users
+
+
+_NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

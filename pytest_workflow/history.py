@@ -132,9 +132,7 @@ class History(Sequence[Event]):
         __tracebackhide__ = True
         found = [event.backoff_ms for event in self._each(StepRetrying) if _matches(event.step_id, step_id)]
         if found != list(milliseconds):
-            self._fail(
-                f'step "{step_id}" backed off for {found} ms, not {list(milliseconds)} ms', _of_step(step_id)
-            )
+            self._fail(f'step "{step_id}" backed off for {found} ms, not {list(milliseconds)} ms', _of_step(step_id))
 
     def assert_slept(self, step_id: str, milliseconds: int) -> None:
         """Assert that a durable sleep of this length began."""
@@ -244,7 +242,9 @@ def compare(history: History, expected: Sequence[object]) -> list[str]:
 def _details(event: Event) -> str:
     fields = event.named_fields()
     shown = {name: value for name, value in fields.items() if name not in {"step_id", "attempt"}}
-    return ", ".join(f"{name}={value!r}" if isinstance(value, str) else f"{name}={value}" for name, value in shown.items())
+    return ", ".join(
+        f"{name}={value!r}" if isinstance(value, str) else f"{name}={value}" for name, value in shown.items()
+    )
 
 
 def table(events: Sequence[Event], marked: Iterable[int] = ()) -> str:

@@ -40,5 +40,7 @@ def _moment(value: object, where: str) -> datetime:
         except ValueError as error:
             raise pytest.UsageError(f"{where}: the start of virtual time {value!r} is no ISO date and time") from error
     if not isinstance(value, datetime) or value.tzinfo is None:
-        raise pytest.UsageError(f"{where}: the start of virtual time must be a datetime with a time zone, not {value!r}")
+        raise pytest.UsageError(
+            f"{where}: the start of virtual time must be a datetime with a time zone, not {value!r}"
+        )
     return value.astimezone(DEFAULT_START.tzinfo)

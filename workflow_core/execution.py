@@ -387,11 +387,18 @@ class Execution:
 
 
 def _where(task: asyncio.Task[Any] | None) -> str:
-    frames = task.get_stack() if task is not None and not task.done() else []
-    if not frames:
-        return ""
-    frame = frames[-1]
-    return f", at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+    """Tell where a suspended task waits: the innermost frame that is neither asyncio's nor the engine's."""
+    awaited: Any = task.get_coro() if task is not None and not task.done() else None
+    place = ""
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        if frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS:
+            place = f", at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+    return place
+
+
+_NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
 
 
 def result_of(
