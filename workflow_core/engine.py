@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 import pluggy
@@ -654,15 +654,8 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest already.
         """
-        record = await self._load(execution_id)
-        if record.status in TERMINAL_STATUSES:
-            raise InvalidStateError(
-                f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status} already'
-            )
-        active = self._active.get(execution_id)
-        lease = Lease(record.workflow_name, record.execution_id, record.fencing_token)
-        at = self.clock.now()
-        await self.store.workflow(record.workflow_name).execution_cancelled(lease, 0, at)
+        record, at = await self._cancel_stored(execution_id)
+        active = self._active.get(record.execution_id)
         if active is not None:
             active.cancelled = True
             if active.execution.observed:
@@ -674,6 +667,21 @@ class WorkflowEngine:
             elif active.task is not None:
                 active.loop.call_soon_threadsafe(active.task.cancel)
         return await self.get_status(execution_id)
+
+    async def _cancel_stored(self, execution_id: str) -> tuple[ExecutionRecord, datetime]:
+        while True:
+            record = await self._load(execution_id)
+            if record.status in TERMINAL_STATUSES:
+                raise InvalidStateError(
+                    f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status} already'
+                )
+            lease = Lease(record.workflow_name, record.execution_id, record.fencing_token)
+            at = self.clock.now()
+            try:
+                await self.store.workflow(record.workflow_name).execution_cancelled(lease, 0, at)
+            except LeaseLostError:
+                continue  # it changed hands since it was read; whoever has it now loses it to the next try
+            return record, at
 
     async def recover(self) -> list[str]:
         """Take over every execution whose process is gone, and go on with it in the background.
@@ -753,10 +761,10 @@ class WorkflowEngine:
         return expires_at is None or to_epoch_ms(self.clock.now()) < expires_at
 
     async def _is_alive_elsewhere(self, record: ExecutionRecord) -> bool:
-        for found, owner, expires_at in await self.store.unfinished_executions():
-            if found.execution_id == record.execution_id:
-                return self._lives(owner, expires_at)
-        return False
+        if record.owner_id is None:
+            return False
+        found = await self.store.workflow(record.workflow_name).load_owner(record.owner_id)
+        return found is not None and self._lives(*found)
 
     async def _revive(self, record: ExecutionRecord) -> Execution:
         definition = self.definition(record.workflow_name)

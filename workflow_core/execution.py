@@ -279,6 +279,7 @@ class Execution:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ended_by(self, error: BaseException) -> BaseException:
+        error = _leading(error)
         if self.engine.is_fatal(error):
             await self.fail(error)
             return error
@@ -384,6 +385,16 @@ class Execution:
         """Return what is known of the execution now."""
         self.record.status = self.status
         return result_of(self.record, self.steps, self.last_errors, self.codec, self.definition)
+
+
+def _leading(error: BaseException) -> BaseException:
+    """Return the first of a group's errors if all of them are the engine's own, as a task group raises them."""
+    while isinstance(error, BaseExceptionGroup):
+        others = error.split(WorkflowCoreError)[1]
+        if others is not None:
+            break
+        error = error.exceptions[0]
+    return error
 
 
 def _where(task: asyncio.Task[Any] | None) -> str:

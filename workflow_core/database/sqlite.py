@@ -755,6 +755,13 @@ class SQLiteStore:
             (_execution_record(row[:15]), Owner(*row[15:19]) if row[18] is not None else None, row[19]) for row in rows
         ]
 
+    async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
+        """Read an owner, and when its lease expires."""
+        rows = self.select(
+            "SELECT host, pid, process_started, owner_id, lease_expires_at FROM owners WHERE owner_id = ?", (owner_id,)
+        )
+        return (Owner(*rows[0][:4]), rows[0][4]) if rows else None
+
     async def list_executions(
         self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
     ) -> list[ExecutionRecord]:
@@ -769,7 +776,7 @@ class SQLiteStore:
     # Parts of transactions -------------------------------------------------------------------------------------------
 
     def _ensure_owner(self, connection: sqlite3.Connection, owner: Owner, lease_expires_at: int | None) -> None:
-        if owner.owner_id in self._known_owners:
+        if owner.owner_id in self._known_owners and lease_expires_at is None:
             return
         connection.execute(
             "INSERT INTO owners (owner_id, host, pid, process_started, lease_expires_at) VALUES (?, ?, ?, ?, ?)"

@@ -281,6 +281,9 @@ class WorkflowStore(Protocol):
     async def load_events(self, workflow_name: str, execution_id: str) -> list[Event]:
         """Read the history of an execution."""
 
+    async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
+        """Read an owner, and when its lease expires."""
+
 
 class Store(Protocol):
     """All the databases of an engine: the executions of every workflow."""
