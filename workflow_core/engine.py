@@ -183,7 +183,7 @@ class WorkflowEngine:
             return bool(getattr(hook, name).get_hookimpls())
 
         self.observed = used("on_event")
-        self._wraps = used("wrap_attempt")
+        self.wraps_attempts = used("wrap_attempt")
         self._judges = used("is_fatal")
         self._forces = used("force_circuit")
         self._indicators = [text for texts in hook.panic_indicators() for text in texts]
@@ -201,7 +201,7 @@ class WorkflowEngine:
 
     def attempt_wrappers(self, attempt: Attempt) -> list[Callable[[AttemptHandler], AttemptHandler]]:
         """Return the plugins' wrappers around an attempt, the innermost first."""
-        return self._plugins.hook.wrap_attempt(attempt=attempt)[::-1] if self._wraps else []
+        return self._plugins.hook.wrap_attempt(attempt=attempt)[::-1] if self.wraps_attempts else []
 
     def forced_circuit(self, attempt: Attempt) -> CircuitStatus | None:
         """Return the status that a plugin forces a circuit to."""
@@ -815,7 +815,8 @@ class WorkflowEngine:
 
     async def invoke(self, function: Callable[..., object], *args: object) -> object:
         """Call a user's function: in this task if it is asynchronous, else where the settings say."""
-        if inspect.iscoroutinefunction(function):
+        code = getattr(function, "__code__", None)
+        if (code is not None and code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(function):
             return await function(*args)
         if self.settings.sync_handlers == "thread":
             result = await asyncio.to_thread(function, *args)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,6 @@ from workflow_core.models import ErrorInfo, ExecutionResult, StepResult
 from workflow_core.timeouts import Timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
 
     from workflow_core.database.store import ExecutionRecord, Lease, StepRecord, WorkflowStore
@@ -48,6 +46,21 @@ _frame: contextvars.ContextVar[tuple[Execution, int] | None] = contextvars.Conte
     "workflow_core_frame", default=None
 )
 """The execution and the attempt that run in this task."""
+
+
+class _Frame:
+    """Sets the current attempt of a task and resets it."""
+
+    __slots__ = ("_frame", "_token")
+
+    def __init__(self, execution: Execution, attempt: int) -> None:
+        self._frame = (execution, attempt)
+
+    def __enter__(self) -> None:
+        self._token = _frame.set(self._frame)
+
+    def __exit__(self, *exc_info: object) -> None:
+        _frame.reset(self._token)
 
 
 class Execution:
@@ -143,17 +156,11 @@ class Execution:
         frame = _frame.get()
         return frame[1] if frame is not None and frame[0] is self else 1
 
-    @contextmanager
-    def frame(self, attempt: int) -> Iterator[None]:
-        """Make ``attempt`` the current one in this task."""
-        token = _frame.set((self, attempt))
-        try:
-            yield
-        finally:
-            _frame.reset(token)
+    def frame(self, attempt: int) -> _Frame:
+        """Make ``attempt`` the current one in this task, in a ``with`` block."""
+        return _Frame(self, attempt)
 
-    @contextmanager
-    def activity(self, step_id: str) -> Iterator[None]:
+    def begin_activity(self, step_id: str) -> None:
         """Mark a step or sleep as running.
 
         Raises:
@@ -165,10 +172,10 @@ class Execution:
                 "different ids"
             )
         self._active[step_id] = asyncio.current_task()
-        try:
-            yield
-        finally:
-            del self._active[step_id]
+
+    def end_activity(self, step_id: str) -> None:
+        """Mark a step or sleep as not running any more."""
+        del self._active[step_id]
 
     def check_alive(self) -> None:
         """Raise what has doomed this run: a panic cannot be ignored by the workflow's code."""

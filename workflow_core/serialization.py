@@ -339,12 +339,15 @@ class Codec:
             self._by_type[serializer.type] = serializer
             self._by_name[serializer.name] = serializer
 
-    def encode(self, value: object, what: str, returns: ReturnType | None = None) -> tuple[str | None, Any]:
+    def encode(
+        self, value: object, what: str | Callable[[], str], returns: ReturnType | None = None
+    ) -> tuple[str | None, Any]:
         """Turn a value into the JSON text that is stored.
 
         Args:
             value: The value.
-            what: What the value is, for the error message: ``'the result of step "charge"'``.
+            what: What the value is, for the error message (``'the result of step "charge"'``), or a function that
+                tells it.
             returns: The declared type, for values that JSON and the tags cannot express.
 
         Returns:
@@ -434,15 +437,15 @@ class Codec:
 _PLAIN_CODEC = Codec()
 
 
-def _refusal(what: str, reason: str) -> ValidationError:
+def _refusal(what: str | Callable[[], str], reason: str) -> ValidationError:
     return ValidationError(
-        f"Cannot store {what}: {reason}",
+        f"Cannot store {what if isinstance(what, str) else what()}: {reason}",
         [{"type": "serialization", "loc": ("value",), "msg": reason, "input": None}],
     )
 
 
 def _encode_declared(
-    value: object, what: str, returns: ReturnType | None, reason: _NotPlainError
+    value: object, what: str | Callable[[], str], returns: ReturnType | None, reason: _NotPlainError
 ) -> tuple[bytes, object]:
     adapter = returns.adapter() if returns is not None else None
     if adapter is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -210,12 +211,13 @@ class StepBuilder(Generic[ResultT]):
             if record.status in {"completed", "skipped"}:
                 value: ResultT = execution.codec.decode(record.result_data, self._returns)
                 return value
-        with execution.activity(self.step_id):
-            run = _StepRun(execution, self, record)
-            try:
-                return await run.run()  # type: ignore[no-any-return]
-            finally:
-                run.leave_body()
+        execution.begin_activity(self.step_id)
+        run = _StepRun(execution, self, record)
+        try:
+            return await run.run()  # type: ignore[no-any-return]
+        finally:
+            run.leave_body()
+            execution.end_activity(self.step_id)
 
     def __await__(self) -> Generator[Any, None, ResultT]:
         """Run the step: the same as ``execute()``."""
@@ -281,10 +283,7 @@ class _StepRun:
     async def _attempt(self) -> tuple[bool, Any]:
         execution, builder, record = self.execution, self.builder, self.record
         attempt = record.attempt + 1
-        info = Attempt(
-            execution.definition.name, execution.execution_id, record.step_id, attempt, execution.restart_attempt
-        )
-        refused = builder._circuit is not None and not await self._admitted(builder._circuit, info)
+        refused = builder._circuit is not None and not await self._admitted(builder._circuit, attempt)
         if refused and builder._on_open is not None:
             await execution.store.step_refused(execution.lease, record, attempt, execution.now())
             record.attempt, record.status, record.stored = attempt, "running", True
@@ -300,7 +299,7 @@ class _StepRun:
                 counts=False,
             )
         try:
-            value = await self._call_handler(info)
+            value = await self._call_handler(attempt)
             text, value = self._encode(value)
         except (LeaseLostError, StorageError):
             raise
@@ -334,36 +333,41 @@ class _StepRun:
             self._in_body = False
             self.execution.bodies -= 1
 
-    async def _call_handler(self, info: Attempt) -> object:
+    async def _call_handler(self, attempt: int) -> object:
         execution, builder = self.execution, self.builder
-
-        async def call() -> object:
-            return await execution.engine.invoke(builder._handler)
-
-        handler: AttemptHandler = call
-        for wrap in execution.engine.attempt_wrappers(info):
-            handler = wrap(handler)
-        with execution.frame(info.attempt):
+        call: AttemptHandler = functools.partial(execution.engine.invoke, builder._handler)
+        if execution.engine.wraps_attempts:
+            for wrap in execution.engine.attempt_wrappers(self._describe(attempt)):
+                call = wrap(call)
+        with execution.frame(attempt):
             if builder._timeout_ms is None:
-                return await handler()
+                return await call()
             timeout = Timeout(execution.engine.clock, builder._timeout_ms)
             try:
                 async with timeout:
-                    return await handler()
+                    return await call()
             except TimeoutError as error:
                 if not timeout.expired:
                     raise
                 raise StepTimeoutError(
-                    f'{execution}: attempt {info.attempt} of step "{info.step_id}" took longer than its timeout_ms of '
+                    f'{execution}: attempt {attempt} of step "{builder.step_id}" took longer than its timeout_ms of '
                     f"{builder._timeout_ms} ms"
                 ) from error
 
+    def _describe(self, attempt: int) -> Attempt:
+        execution = self.execution
+        return Attempt(
+            execution.definition.name, execution.execution_id, self.record.step_id, attempt, execution.restart_attempt
+        )
+
     def _encode(self, value: object) -> tuple[str | None, Any]:
-        what = f'the result of step "{self.record.step_id}" ({self.execution})'
         try:
-            return self.execution.codec.encode(value, what, self.builder._returns)
+            return self.execution.codec.encode(value, self._result_name, self.builder._returns)
         except ValidationError as error:
             raise UnstorableResultError(str(error), error.errors) from None
+
+    def _result_name(self) -> str:
+        return f'the result of step "{self.record.step_id}" ({self.execution})'
 
     # What becomes of an attempt --------------------------------------------------------------------------------------
 
@@ -509,21 +513,21 @@ class _StepRun:
 
     # The circuit -----------------------------------------------------------------------------------------------------
 
-    async def _admitted(self, config: CircuitBreakerConfig, info: Attempt) -> bool:
-        execution = self.execution
+    async def _admitted(self, config: CircuitBreakerConfig, attempt: int) -> bool:
+        execution, record = self.execution, self.record
         at = execution.now()
         now_ms = to_epoch_ms(at)
-        forced = execution.engine.forced_circuit(info)
+        forced = execution.engine.forced_circuit(self._describe(attempt))
 
         def ask(state: CircuitState) -> tuple[bool, CircuitState]:
             if forced is not None:
                 state = circuit_breaker.forced(state, config, forced, now_ms)
-            answer = circuit_breaker.admit(state, config, info.execution_id, now_ms)
+            answer = circuit_breaker.admit(state, config, execution.execution_id, now_ms)
             return answer.allowed, answer.state
 
         change = CircuitChange(lambda state: state, execution.next_seq())
         allowed, before, after = await execution.store.circuit_admitted(
-            execution.lease, info.step_id, ask, change.seq, at
+            execution.lease, record.step_id, ask, change.seq, at
         )
         self._circuit_asked((before, after), change, at)
         return allowed
@@ -598,7 +602,8 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
             raise StepConflictError(f'{execution}: "{step_id}" is the id of a step already; give the sleep another id')
         if record.status == "completed":
             return
-    with execution.activity(step_id):
+    execution.begin_activity(step_id)
+    try:
         execution.sleepers += 1
         try:
             if record is None:
@@ -613,6 +618,8 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         record.status, record.completed_at, record.completed_seq = "completed", at, seq
         if execution.observed:
             execution.emit(SleepCompleted(step_id), seq, at)
+    finally:
+        execution.end_activity(step_id)
 
 
 async def _begin_sleep(execution: Execution, step_id: str, duration_ms: int) -> StepRecord:
