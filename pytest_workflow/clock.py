@@ -15,7 +15,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -107,7 +107,7 @@ class VirtualClock:
     # Moving ----------------------------------------------------------------------------------------------------------
 
     def advance(self, duration: float | timedelta) -> Awaitable[None]:
-        """Let virtual time pass: everything due in it happens, in order, and everything runnable has run afterwards.
+        """Let virtual time pass: what is due in it happens, in order, and all that is runnable has run afterwards.
 
         In a synchronous test the call returns when that is done. In an asynchronous test, await it.
 
@@ -170,7 +170,7 @@ class VirtualClock:
         if _is_running():
             coroutine.close()
             raise RuntimeError(
-                "this test is asynchronous: await workflow.start(...) or the methods of workflow.engine, instead of the "
+                "this test is asynchronous: await workflow.start(...) or the methods of workflow.engine, not the "
                 "harness's synchronous methods"
             )
         if self._own_loop is None:
@@ -209,17 +209,14 @@ class _Attachment:
     """A clock in front of one event loop."""
 
     def __init__(self, clock: VirtualClock, loop: asyncio.AbstractEventLoop, *, own: bool) -> None:
-        selector = getattr(loop, "_selector", None)
-        if selector is None or not isinstance(loop, asyncio.BaseEventLoop):
-            raise TypeError(
-                f"{type(loop).__module__}.{type(loop).__qualname__} cannot run on virtual time; use asyncio's own event "
-                "loop in tests"
-            )
+        self._loop = cast("Any", loop)  # parts of it are replaced, which its type does not provide for
+        self._selector: Any = getattr(loop, "_selector", None)
+        if self._selector is None or not isinstance(loop, asyncio.BaseEventLoop):
+            name = f"{type(loop).__module__}.{type(loop).__qualname__}"
+            raise TypeError(f"{name} cannot run on virtual time; use asyncio's own event loop in tests")
         self._clock = clock
-        self._loop: Any = loop
-        self._selector: Any = selector
         self._own = own
-        self._offset = 0.0 if own else loop.time() - clock._elapsed  # noqa: SLF001 - the clock is this module's
+        self._offset = 0.0 if own else loop.time() - clock._elapsed
         self._resolution = self._loop._clock_resolution
         self._run_in_executor = loop.run_in_executor
         self._outstanding: set[asyncio.Future[Any]] = set()
@@ -242,7 +239,7 @@ class _Attachment:
 
     def time(self) -> float:
         """Return the loop's time."""
-        return self._offset + self._clock._elapsed  # noqa: SLF001
+        return self._offset + self._clock._elapsed
 
     def loop_time(self, elapsed: float) -> float:
         """Return the loop's time at ``elapsed`` seconds of the clock."""
@@ -278,16 +275,16 @@ class _Attachment:
         if timeout is None:
             return self._nothing_left()
         clock = self._clock
-        target = clock._elapsed + timeout  # noqa: SLF001
-        if target > clock._limit + _RESOLUTION:  # noqa: SLF001
-            raise clock._stuck(  # noqa: SLF001
-                f"Time has to pass, and the clock is in manual mode: the next timer is due in {timeout * 1_000:.0f} ms; "
+        target = clock._elapsed + timeout
+        if target > clock._limit + _RESOLUTION:
+            raise clock._stuck(
+                f"Time has to pass, and the clock is in manual mode: a timer is due in {timeout * 1_000:.0f} ms; "
                 "call workflow_clock.advance(...)"
             )
         self._jumps += 1
         if self._jumps > _MOST_JUMPS:
-            raise clock._stuck(f"The clock has jumped {_MOST_JUMPS:,} times without an end")  # noqa: SLF001
-        clock._move_to(target)  # noqa: SLF001
+            raise clock._stuck(f"The clock has jumped {_MOST_JUMPS:,} times without an end")
+        clock._move_to(target)
         return []
 
     def _nothing_left(self) -> list[Any]:
@@ -300,7 +297,7 @@ class _Attachment:
             late: list[Any] = self._selector.select(_FOREIGN_GRACE_SECONDS)
             if late:
                 return late
-        raise self._clock._stuck("Nothing can go on: no code is runnable, and no timer is set")  # noqa: SLF001
+        raise self._clock._stuck("Nothing can go on: no code is runnable, and no timer is set")
 
 
 def _is_running() -> bool:

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 _STORES = ("memory", "file")
 _MARKERS = (
     'workflow_store(kind): keep the state of this test in "memory" or in a real "file" of its own',
-    "workflow_clock(*, start=None, manual=False): begin virtual time at start (a datetime or ISO text), and let only "
-    "workflow_clock.advance() move it if manual",
+    (
+        "workflow_clock(*, start=None, manual=False): begin virtual time at start (a datetime or ISO text), and let "
+        "only workflow_clock.advance() move it if manual"
+    ),
 )
 
 _environment_key = pytest.StashKey["Environment"]()
@@ -40,8 +42,8 @@ def _refuse_namesake() -> None:
     except importlib.metadata.PackageNotFoundError:
         return
     raise pytest.UsageError(
-        "pytest-workflow-core and pytest-workflow are both installed, and both install a package named pytest_workflow, "
-        "so one has overwritten files of the other. Uninstall one of them and install the other again: "
+        "pytest-workflow-core and pytest-workflow are both installed, and both install the package pytest_workflow, so"
+        " one has overwritten files of the other. Uninstall one of them and install the other again: "
         "pip uninstall pytest-workflow pytest-workflow-core; pip install 'pytest-workflow-core[pytest]'"
     )
 
@@ -66,7 +68,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     if config.getini("workflow_store") not in _STORES:
         raise pytest.UsageError(
-            f"workflow_store = {config.getini('workflow_store')!r} in the configuration: use one of {', '.join(_STORES)}"
+            f"workflow_store = {config.getini('workflow_store')!r} in the configuration: use {' or '.join(_STORES)}"
         )
 
 
@@ -100,8 +102,8 @@ def workflow_plugins() -> list[object]:
 def _workflow_environment(
     request: pytest.FixtureRequest, workflow_settings: Settings, workflow_plugins: list[object]
 ) -> Generator[Environment, None, None]:
-    from pytest_workflow.markers import make_clock  # noqa: PLC0415 - not before the first workflow test
     from pytest_workflow.harness import Environment  # noqa: PLC0415
+    from pytest_workflow.markers import make_clock  # noqa: PLC0415 - not before the first workflow test
 
     item = request.node
     clock = make_clock(item, str(request.config.getini("workflow_start")))
@@ -134,7 +136,7 @@ def workflow_clock(_workflow_environment: Environment) -> VirtualClock:
 
 @pytest.fixture
 def workflow_faults(_workflow_environment: Environment) -> WorkflowFaults:
-    """Faults and doubles for steps: .fail(), .panic(), .delay(), .returns(), .open_circuit(); unused ones fail the test."""
+    """Faults and doubles for steps: .fail(), .panic(), .delay(), .returns(); unused ones fail the test."""
     return _workflow_environment.faults
 
 
@@ -167,7 +169,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         names = "\n".join(f"  workflow_faults.{rule.description}" for rule in unused)
         pytest.fail(
             f"these faults never struck, so the test shows less than it says:\n{names}\n"
-            "Mend the step id or the attempts, or pass strict=False to the rule (or set workflow_faults.strict = False).",
+            "Mend the step id or the attempts, or pass strict=False to the rule or set workflow_faults.strict = False",
             pytrace=False,
         )
     return result
@@ -194,8 +196,8 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         freezer = item.config.stash.get(_freezer_key, None)
         if freezer is not None and freezer.active and not _uses_workflow(nextitem):
             freezer.stop()
-        item.stash.setdefault(_environment_key, None)  # type: ignore[arg-type]
-        del item.stash[_environment_key]
+        if _environment_key in item.stash:
+            del item.stash[_environment_key]
 
 
 def _uses_workflow(item: pytest.Item | None) -> bool:

@@ -141,7 +141,7 @@ class WorkflowFaults:
         error = message if isinstance(message, BaseException) else RuntimeError(message)
         if self._engine is not None and self._engine.panic_indicator(error) is None:
             raise ValueError(
-                f"{message!r} is no panic: use one of workflow_core.panic.PANIC_INDICATORS in the message, MemoryError, "
+                f"{message!r} is no panic: use one of workflow_core.panic.PANIC_INDICATORS, MemoryError, "
                 "RecursionError or SystemError, or fail() for an ordinary error"
             )
         rule = self.fail(step_id, error, attempts, workflow=workflow, occurrence=occurrence, strict=strict)
@@ -182,7 +182,7 @@ class WorkflowFaults:
         occurrence: int | None = None,
         strict: bool = True,
     ) -> FaultRule:
-        """Let a step return ``value`` without running; the value is stored like any other. The rest as in `fail`."""
+        """Let a step return ``value`` without running; it is stored like any other. The rest as in `fail`."""
         description = f"returns({step_id!r}, {value!r})"
         return self._answer(description, step_id, lambda: value, attempts, workflow, occurrence, strict)
 

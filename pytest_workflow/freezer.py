@@ -11,7 +11,7 @@ import threading
 import time
 from datetime import date as real_date
 from datetime import datetime as real_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import freezegun
 import freezegun.api
@@ -86,14 +86,14 @@ class Freezer:
             self._freeze.stop()
             self._freeze = self._factory = self._clock = None
 
-    def _sleep(self, seconds: float) -> None:
+    def _sleep(self, seconds: float | SupportsIndex, /) -> None:
         """Stand for ``time.sleep``: in the main thread virtual time passes, elsewhere real time."""
         if self._clock is None or threading.current_thread() is not threading.main_thread():
             _real_sleep(seconds)
-        elif seconds < 0:
+        elif float(seconds) < 0:
             raise ValueError("sleep length must be non-negative")
         else:
-            self._clock.jump(seconds)
+            self._clock.jump(float(seconds))
 
 
 def _spare_our_modules() -> None:

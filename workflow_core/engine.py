@@ -10,7 +10,6 @@ import inspect
 import logging
 import re
 import uuid
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -62,7 +61,9 @@ from workflow_core.serialization import Codec, same_json
 from workflow_core.settings import Settings, default_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
+    from typing import Self
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.ownership import Owner
@@ -292,7 +293,7 @@ class WorkflowEngine:
 
     # Life ------------------------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> WorkflowEngine:
+    async def __aenter__(self) -> Self:
         if self.settings.recover_on_start:
             await self.recover()
         return self
@@ -813,7 +814,7 @@ class WorkflowEngine:
 
     # Running ---------------------------------------------------------------------------------------------------------
 
-    async def invoke(self, function: Callable[..., object], *args: object) -> object:
+    async def invoke(self, function: Callable[..., Any], *args: object) -> object:
         """Call a user's function: in this task if it is asynchronous, else where the settings say."""
         code = getattr(function, "__code__", None)
         if (code is not None and code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(function):
@@ -926,7 +927,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _definition_file(definition: Definition, at: Any) -> dict[str, object]:
+def _definition_file(definition: Definition, at: datetime) -> dict[str, object]:
     return {
         "name": definition.name,
         "version": definition.version,

@@ -87,7 +87,7 @@ class StepConflictError(WorkflowCoreError):
     """One step id was started twice at the same time in one execution."""
 
 
-class StepFailure(WorkflowCoreError):
+class StepFailure(WorkflowCoreError):  # noqa: N818 - a base class; its subclasses end in Error
     """What a step that ended an execution has in common, be it by failing or by a panic.
 
     Attributes:

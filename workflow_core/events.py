@@ -310,4 +310,4 @@ def event_from_row(
     cls = EVENT_TYPES[type_name]
     known: dict[str, object] = {"step_id": step_id, "attempt": attempt, **data}
     named = {name: known.get(name) for name in cls.own_field_names()}
-    return cls(at=at, seq=seq, execution_id=execution_id, workflow_name=workflow_name, **named)  # type: ignore[arg-type]
+    return cls(at=at, seq=seq, execution_id=execution_id, workflow_name=workflow_name, **named)

@@ -52,7 +52,7 @@ class SystemProcessProbe:
         if owner.host != _host():
             return None
         if owner.pid == os.getpid():
-            return False if owner.process_started == (_process_started(owner.pid) or "") else True
+            return owner.process_started != (_process_started(owner.pid) or "")
         if sys.platform == "win32":
             return None
         try:
@@ -63,6 +63,10 @@ class SystemProcessProbe:
             return False
         started = _process_started(owner.pid)
         return bool(started and owner.process_started and started != owner.process_started)
+
+
+_START_TIME = 19
+"""Where the start time stands in /proc/PID/stat, counted from the field after the program's name."""
 
 
 def _host() -> str:
@@ -83,4 +87,4 @@ def _process_started(pid: int) -> str | None:
     fields = stat.rpartition(")")[2].split()
     if fields and fields[0] == "Z":
         return "ended"
-    return fields[19] if len(fields) > 19 else None
+    return fields[_START_TIME] if len(fields) > _START_TIME else None

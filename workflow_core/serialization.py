@@ -37,7 +37,7 @@ MAX_DEPTH = 100
 _TAG = "$type"
 _DECLARED = "declared"
 
-_Json: TypeAlias = None | bool | int | float | str | list["_Json"] | dict[str, "_Json"]
+_Json: TypeAlias = bool | int | float | str | list["_Json"] | dict[str, "_Json"] | None
 
 _PLAIN_SCALARS: frozenset[type] = frozenset({str, int, bool, type(None)})
 _FIXED_ZONES = (timezone,)
@@ -79,14 +79,14 @@ def return_type_of(handler: Callable[..., object]) -> object | None:
 
 
 @functools.lru_cache(maxsize=512)
-def _cached_adapter(declared: object) -> pydantic.TypeAdapter[Any] | None:
+def _cached_adapter(declared: Any) -> pydantic.TypeAdapter[Any] | None:  # noqa: ANN401 - an annotation
     try:
         return pydantic.TypeAdapter(declared)
     except pydantic.errors.PydanticUserError:
         return None
 
 
-def _adapter_for(declared: object) -> pydantic.TypeAdapter[Any] | None:
+def _adapter_for(declared: Any) -> pydantic.TypeAdapter[Any] | None:  # noqa: ANN401 - an annotation
     try:
         return _cached_adapter(declared)
     except TypeError:  # an unhashable annotation
@@ -132,19 +132,20 @@ class _Encoder:
         self._serializers = serializers
         self.tagged = False
 
-    def encode(self, value: object, path: str = "", depth: int = 0) -> _Json:
+    def encode(self, value: Any, path: str = "", depth: int = 0) -> _Json:  # noqa: ANN401 - any value
         cls = type(value)
+        plain: _Json = value
         if cls in _PLAIN_SCALARS:
-            return value  # type: ignore[return-value]
+            return plain
         if cls is dict:
-            return self._encode_dict(value, path, depth)  # type: ignore[arg-type]
+            return self._encode_dict(value, path, depth)
         if cls is list:
             self._check_depth(value, path, depth)
-            return [self.encode(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]  # type: ignore[arg-type]
+            return [self.encode(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
         if cls is float:
-            if not math.isfinite(value):  # type: ignore[arg-type]
+            if not math.isfinite(value):
                 raise _RefusedError(f"{path or 'the value'} is {value}, which JSON cannot hold")
-            return value  # type: ignore[return-value]
+            return plain
         return self._encode_tagged(value, path, depth)
 
     def _encode_dict(self, value: dict[object, object], path: str, depth: int) -> _Json:
@@ -161,7 +162,7 @@ class _Encoder:
             return {_TAG: "dict", "value": encoded}
         return encoded
 
-    def _encode_tagged(self, value: object, path: str, depth: int) -> _Json:
+    def _encode_tagged(self, value: Any, path: str, depth: int) -> _Json:  # noqa: ANN401, C901 - one line for each type
         self.tagged = True
         serializer = self._serializers.get(type(value))
         if serializer is not None:
@@ -174,18 +175,18 @@ class _Encoder:
             return {_TAG: "date", "value": value.isoformat()}
         cls = type(value)
         if cls is time:
-            return _encode_time(value, path)  # type: ignore[arg-type]
+            return _encode_time(value, path)
         if isinstance(value, timedelta):
             return {_TAG: "timedelta", "value": [value.days, value.seconds, value.microseconds]}
         if cls is UUID or cls is Decimal:
             return {_TAG: cls.__name__.lower(), "value": str(value)}
         if cls is bytes:
-            return {_TAG: "bytes", "value": base64.b64encode(value).decode("ascii")}  # type: ignore[arg-type]
+            return {_TAG: "bytes", "value": base64.b64encode(value).decode("ascii")}
         if cls is tuple or cls is set or cls is frozenset:
             self._check_depth(value, path, depth)
-            items = [self.encode(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]  # type: ignore[arg-type]
+            items = [self.encode(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
             if cls is not tuple:
-                items.sort(key=lambda item: pydantic_core.to_json(item))
+                items.sort(key=pydantic_core.to_json)
             return {_TAG: cls.__name__, "value": items}
         raise _NotPlainError(value, path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from workflow_core import circuit_breaker
@@ -140,7 +140,7 @@ class StepBuilder(Generic[ResultT]):
         for key, handler in dict(handlers).items():
             if not (isinstance(key, str) or (isinstance(key, type) and issubclass(key, BaseException))):
                 raise ValidationError(
-                    f'Step "{self.step_id}": on_error takes error classes, class names and "default" as keys, not {key!r}'
+                    f'Step "{self.step_id}": on_error takes error classes, class names and "default", not {key!r}'
                 )
             if not callable(handler):
                 raise ValidationError(f'Step "{self.step_id}": the on_error handler for {key!r} is not callable')
@@ -293,8 +293,8 @@ class _StepRun:
         if refused:
             return await self._failed(
                 CircuitOpenError(
-                    f'{execution}: the circuit of step "{record.step_id}" is open; give the step an on_open handler, or '
-                    "wait for its reset time-out"
+                    f'{execution}: the circuit of step "{record.step_id}" is open; give the step an on_open handler, '
+                    "or wait for its reset time-out"
                 ),
                 counts=False,
             )

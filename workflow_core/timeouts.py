@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Self
 
     from workflow_core.clock import Clock, TimerHandle
 
@@ -30,7 +31,7 @@ class Timeout:
         self._cancelling = 0
         self.expired = False
 
-    async def __aenter__(self) -> Timeout:
+    async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
         assert self._task is not None  # noqa: S101 - a coroutine runs in a task
         self._cancelling = self._task.cancelling()
@@ -48,6 +49,6 @@ class Timeout:
         task, self._task = self._task, None
         if self._handle is not None:
             self._handle.cancel()
-        if self.expired and task is not None and task.uncancel() <= self._cancelling:
-            if kind is not None and issubclass(kind, asyncio.CancelledError):
-                raise TimeoutError from error
+        ours = self.expired and task is not None and task.uncancel() <= self._cancelling
+        if ours and kind is not None and issubclass(kind, asyncio.CancelledError):
+            raise TimeoutError from error

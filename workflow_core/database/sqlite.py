@@ -444,8 +444,9 @@ class SQLiteStore:
         self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, attempt: int, seq: int, now: str
     ) -> None:
         cursor = connection.execute(
-            "INSERT INTO steps (execution_id, step_id, status, started_at, attempt, started_seq, created_at, updated_at)"
-            " SELECT id, ?2, 'running', ?3, ?4, ?5, ?3, ?3 FROM executions WHERE id = ?1 AND fencing_token = ?6",
+            "INSERT INTO steps (execution_id, step_id, status, started_at, attempt, started_seq, created_at,"
+            " updated_at) SELECT id, ?2, 'running', ?3, ?4, ?5, ?3, ?3 FROM executions"
+            " WHERE id = ?1 AND fencing_token = ?6",
             (lease.execution_id, step.step_id, now, attempt, seq, lease.fencing_token),
         )
         if cursor.rowcount != 1:
@@ -695,10 +696,7 @@ class SQLiteStore:
             " ORDER BY created_at, coalesce(started_seq, completed_seq)",
             (execution_id,),
         )
-        steps = {
-            row[0]: StepRecord(*row[:4], _moment(row[4]), _moment(row[5]), *row[6:], stored=True)  # type: ignore[arg-type]
-            for row in rows
-        }
+        steps = {row[0]: _step_record(row) for row in rows}
         with self._lock:
             return steps, self._last_seq(self.connection, execution_id)
 
@@ -906,8 +904,8 @@ class SQLiteStore:
         self, connection: sqlite3.Connection, workflow_name: str, step_id: str, state: CircuitState
     ) -> None:
         connection.execute(
-            "INSERT INTO circuit_breaker_state (workflow_name, step_id, status, failures, last_failure_time, reset_time,"
-            " probe_execution_id, probe_expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            "INSERT INTO circuit_breaker_state (workflow_name, step_id, status, failures, last_failure_time,"
+            " reset_time, probe_execution_id, probe_expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
             " ON CONFLICT (workflow_name, step_id) DO UPDATE SET status = ?3, failures = ?4, last_failure_time = ?5,"
             " reset_time = ?6, probe_execution_id = ?7, probe_expires_at = ?8",
             (
@@ -925,3 +923,23 @@ class SQLiteStore:
 
 def _execution_record(row: tuple[Any, ...]) -> ExecutionRecord:
     return ExecutionRecord(row[0], row[1], row[2], datetime.fromisoformat(row[3]), _moment(row[4]), *row[5:])
+
+
+def _step_record(row: tuple[Any, ...]) -> StepRecord:
+    return StepRecord(
+        step_id=row[0],
+        kind=row[1],
+        status=row[2],
+        attempt=row[3],
+        started_at=_moment(row[4]),
+        completed_at=_moment(row[5]),
+        result_data=row[6],
+        error_message=row[7],
+        handled_by=row[8],
+        next_attempt_at=row[9],
+        wake_time=row[10],
+        duration_ms=row[11],
+        started_seq=row[12],
+        completed_seq=row[13],
+        stored=True,
+    )
