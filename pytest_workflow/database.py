@@ -40,7 +40,7 @@ class WorkflowDatabase:
 
     def executions(self) -> list[Row]:
         """Return the rows of ``executions``, the first started first."""
-        return self.query("SELECT * FROM executions ORDER BY started_at, id")
+        return self.query("SELECT * FROM executions ORDER BY rowid")
 
     def steps(self, execution_id: str) -> list[Row]:
         """Return the rows of an execution's ``steps``, the first started first."""

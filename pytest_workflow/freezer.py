@@ -9,8 +9,6 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from datetime import date as real_date
-from datetime import datetime as real_datetime
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import freezegun
@@ -98,10 +96,8 @@ class Freezer:
 
 def _spare_our_modules() -> None:
     """Give the engine and the harness the real classes back: they read time from their clock alone."""
-    fakes: dict[int, object] = {
-        id(freezegun.api.FakeDatetime): real_datetime,
-        id(freezegun.api.FakeDate): real_date,
-    }
+    api: Any = freezegun.api
+    fakes = {id(api.FakeDatetime): api.real_datetime, id(api.FakeDate): api.real_date}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] in _OURS:
             for attribute, value in list(vars(module).items()):
