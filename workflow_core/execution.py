@@ -11,6 +11,7 @@ import pydantic_core
 
 from workflow_core.clock import from_epoch_ms, to_epoch_ms
 from workflow_core.context import WorkflowContext
+from workflow_core.database.store import ABANDONED, UNFINISHED_STEPS
 from workflow_core.errors import (
     LeaseLostError,
     PanicError,
@@ -33,7 +34,7 @@ from workflow_core.timeouts import Timeout
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from workflow_core.database.store import ExecutionRecord, Lease, StepRecord, WorkflowStore
+    from workflow_core.database.store import ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowStore
     from workflow_core.definition import Definition
     from workflow_core.engine import WorkflowEngine
     from workflow_core.events import Event
@@ -187,6 +188,12 @@ class Execution:
         if self.doom is None:
             self.doom = error
 
+    def note_error(self, step_id: str, error: ErrorRecord) -> None:
+        """Remember the latest error of a step."""
+        self.last_errors[step_id] = ErrorInfo(
+            type=error.error_type, message=error.error_message, step_id=step_id, attempt=error.attempt
+        )
+
     def status_change(self) -> ExecutionStatus | None:
         """Return the status to write with the next durable point, or ``None`` if it stays."""
         status: ExecutionStatus = "sleeping" if self.sleepers and not self.bodies else "running"
@@ -250,7 +257,7 @@ class Execution:
             if self.doom is None:
                 text, _ = self.codec.encode(output, f"what {self} returned", self.definition.returns)
                 seq, at = self.next_seq(), self.now()
-                await self.store.execution_completed(self.lease, text, seq, at)
+                await self.store.execution_completed(self.lease, text, self._abandon_steps(), seq, at)
                 self.record.output_data, self.record.completed_at = text, at
                 self.status = "completed"
                 if self.observed:
@@ -315,11 +322,16 @@ class Execution:
         await self.store.execution_failed(self.lease, info.model_dump_json(), str(info), seq, at)
         self.status, self.record.completed_at, self.record.error_data = "failed", at, info.model_dump_json()
         self.record.restart_at = None
-        for step in self.steps.values():
-            if step.status in {"pending", "running", "retrying"}:
-                step.status, step.error_message = "failed", step.error_message or "the execution failed"
+        self._abandon_steps()
         if self.observed:
             self.emit(ExecutionFailed(info.type, info.message), seq, at)
+
+    def _abandon_steps(self) -> bool:
+        """Count the steps that were begun and not finished as failed; tell whether there were any."""
+        unfinished = [step for step in self.steps.values() if step.status in UNFINISHED_STEPS]
+        for step in unfinished:
+            step.status, step.error_message = "failed", step.error_message or ABANDONED
+        return bool(unfinished)
 
     async def _panic(self, panic: PanicError) -> None:
         info = self._describe(panic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workflow_core.errors import NonRetryableError
+from workflow_core.failures import type_names
 
 if TYPE_CHECKING:
     from workflow_core.models import RetryConfig
@@ -31,4 +32,4 @@ def is_retryable(config: RetryConfig, error: BaseException) -> bool:
     if isinstance(error, NonRetryableError):
         return False
     names = config.non_retryable
-    return not names or not any(cls.__name__ in names for cls in type(error).__mro__)
+    return not names or not any(name in names for name in type_names(error))

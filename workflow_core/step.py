@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
@@ -36,7 +37,7 @@ from workflow_core.events import (
 )
 from workflow_core.failures import error_name, rebuild_error, record_error, type_names
 from workflow_core.hookspecs import Attempt, AttemptHandler
-from workflow_core.models import CircuitBreakerConfig, ErrorInfo, RetryConfig
+from workflow_core.models import CircuitBreakerConfig, RetryConfig
 from workflow_core.retry import backoff_ms, is_retryable
 from workflow_core.serialization import ReturnType
 from workflow_core.timeouts import Timeout
@@ -227,13 +228,14 @@ class StepBuilder(Generic[ResultT]):
 class _StepRun:
     """The attempts of one step."""
 
-    __slots__ = ("_in_body", "builder", "execution", "record", "retry")
+    __slots__ = ("_in_body", "_recorded", "builder", "execution", "record", "retry")
 
     def __init__(self, execution: Execution, builder: StepBuilder[Any], record: StepRecord | None) -> None:
         self.execution = execution
         self.builder = builder
         self.retry = builder._retry or execution.retry_config
         self._in_body = False
+        self._recorded: Exception | None = None
         if record is None:
             record = execution.steps[builder.step_id] = StepRecord(builder.step_id)
         self.record = record
@@ -243,7 +245,7 @@ class _StepRun:
         record = self.record
         if record.status == "failed":
             raise self._as_final_error(await self._recorded_error())
-        if record.status == "running" and record.stored:
+        if record.status == "running" or record.error_message is not None:
             done, value = await self._continue_interrupted()
             if done:
                 return value
@@ -258,10 +260,13 @@ class _StepRun:
 
     async def _continue_interrupted(self) -> tuple[bool, Any]:
         record = self.record
+        if record.status == "pending":
+            return (await self._skip()) if self.builder._on_open is not None else (False, None)
+        if record.status == "retrying":
+            return False, None
         if record.error_message is not None:
-            if record.error_message == _CIRCUIT_OPEN and self.builder._on_open is not None:
-                return await self._skip()
-            return await self._handle(await self._recorded_error())
+            self._recorded = await self._recorded_error()
+            return await self._handle(self._recorded)
         if record.attempt >= self.retry.max_attempts:
             error = StepInterruptedError(
                 f'{self.execution}: the process ended during attempt {record.attempt} of step "{record.step_id}", and '
@@ -286,8 +291,8 @@ class _StepRun:
         refused = builder._circuit is not None and not await self._admitted(builder._circuit, attempt)
         if refused and builder._on_open is not None:
             await execution.store.step_refused(execution.lease, record, attempt, execution.now())
-            record.attempt, record.status, record.stored = attempt, "running", True
-            record.error_message = _CIRCUIT_OPEN
+            record.attempt, record.status, record.stored = attempt, "pending", True
+            record.error_message = "the circuit is open"
             return await self._skip()
         await self._start(attempt)
         if refused:
@@ -303,6 +308,13 @@ class _StepRun:
             text, value = self._encode(value)
         except (LeaseLostError, StorageError):
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            inner = StepInterruptedError(f'{execution}: something that step "{record.step_id}" awaited was cancelled')
+            inner.__cause__ = error
+            return await self._failed(inner, counts=True)
         except Exception as error:  # noqa: BLE001 - a step may fail with anything, which is then recorded
             return await self._failed(error, counts=True)
         await self._complete(text, None)
@@ -410,10 +422,9 @@ class _StepRun:
             execution.lease, record, entry, seq, at, execution.status_change(), change
         )
         execution.status_changed()
-        record.error_message, record.started_seq = entry.error_message, None
-        execution.last_errors[record.step_id] = ErrorInfo(
-            type=entry.error_type, message=entry.error_message, step_id=record.step_id, attempt=record.attempt
-        )
+        record.status, record.error_message, record.started_seq = "running", entry.error_message, None
+        self._recorded = error
+        execution.note_error(record.step_id, entry)
         if execution.observed:
             execution.emit(StepFailed(record.step_id, record.attempt, entry.error_type, entry.error_message), seq, at)
         self._circuit_asked(circuit, change, at)
@@ -497,9 +508,11 @@ class _StepRun:
     async def _fail(self, error: Exception) -> None:
         execution, record = self.execution, self.record
         at = execution.now()
-        await execution.store.step_failed(execution.lease, record, str(error) or error_name(error), at)
-        record.status, record.completed_at = "failed", at
-        record.error_message = str(error)
+        entry = record_error(error, record.attempt, to_epoch_ms(at), execution.codec)
+        is_new = error is not self._recorded
+        await execution.store.step_failed(execution.lease, record, entry, is_new, at)
+        record.status, record.completed_at, record.error_message = "failed", at, entry.error_message
+        execution.note_error(record.step_id, entry)
 
     async def _retry_later(self) -> None:
         execution, record = self.execution, self.record
@@ -569,9 +582,6 @@ def _circuit_event(step_id: str, state: CircuitState) -> Event:
     if state.status == "open":
         return CircuitOpened(step_id, state.failures)
     return CircuitHalfOpened(step_id) if state.status == "half_open" else CircuitClosed(step_id)
-
-
-_CIRCUIT_OPEN = "the circuit is open"
 
 
 def _select(

@@ -15,7 +15,7 @@ import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
-from workflow_core.database.store import ErrorRecord, ExecutionRecord, Lease, StepRecord
+from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
 from workflow_core.errors import ExecutionNotFoundError, LeaseLostError, SchemaVersionError, StorageError
 from workflow_core.events import event_from_row
 from workflow_core.ownership import Owner
@@ -281,7 +281,9 @@ class SQLiteStore:
             self._log(connection, lease.execution_id, seq, "ExecutionRecovered", now)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
-    async def execution_completed(self, lease: Lease, output_data: str | None, seq: int, at: datetime) -> None:
+    async def execution_completed(
+        self, lease: Lease, output_data: str | None, abandoned_steps: bool, seq: int, at: datetime
+    ) -> None:
         """Record that the handler returned."""
         now = _text(at)
         with _Transaction(self) as connection:
@@ -293,6 +295,8 @@ class SQLiteStore:
                 " owner_id = NULL",
                 (now, output_data),
             )
+            if abandoned_steps:
+                self._abandon_steps(connection, lease.execution_id, now)
             self._log(connection, lease.execution_id, seq, "ExecutionCompleted", now)
 
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
@@ -307,12 +311,7 @@ class SQLiteStore:
                 " restart_at = NULL",
                 (now, error_data, message),
             )
-            connection.execute(
-                "UPDATE steps SET status = 'failed', error_message = coalesce(error_message, 'the execution failed'),"
-                " next_attempt_at = NULL, revision = revision + 1, updated_at = ?"
-                " WHERE execution_id = ? AND status IN ('pending', 'running', 'retrying')",
-                (now, lease.execution_id),
-            )
+            self._abandon_steps(connection, lease.execution_id, now)
             error = pydantic_core.from_json(error_data)
             data = _json(error=error["type"], message=error["message"])
             self._log(connection, lease.execution_id, seq, "ExecutionFailed", now, data=data)
@@ -516,20 +515,7 @@ class SQLiteStore:
                 " revision = revision + 1, updated_at = ? WHERE execution_id = ? AND step_id = ?",
                 (error.attempt, error.error_message, now, lease.execution_id, step.step_id),
             )
-            connection.execute(
-                "INSERT INTO step_errors (execution_id, step_id, error_type, error_message, error_stack, error_data,"
-                " attempt, timestamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    lease.execution_id,
-                    step.step_id,
-                    error.error_type,
-                    error.error_message,
-                    error.error_stack,
-                    error.error_data,
-                    error.attempt,
-                    error.timestamp,
-                ),
-            )
+            self._insert_error(connection, lease, step, error)
             data = _json(error=error.error_type, message=error.error_message)
             self._log(connection, lease.execution_id, seq, "StepFailed", now, step.step_id, error.attempt, data)
             return self._change_circuit(connection, lease, step.step_id, circuit, now)
@@ -549,7 +535,7 @@ class SQLiteStore:
             data = _json(backoff_ms=backoff_ms)
             self._log(connection, lease.execution_id, seq, "StepRetrying", now, step.step_id, step.attempt, data)
 
-    async def step_failed(self, lease: Lease, step: StepRecord, message: str, at: datetime) -> None:
+    async def step_failed(self, lease: Lease, step: StepRecord, error: ErrorRecord, is_new: bool, at: datetime) -> None:
         """Record that a step failed for good."""
         now = _text(at)
         with _Transaction(self) as connection:
@@ -557,8 +543,10 @@ class SQLiteStore:
             connection.execute(
                 "UPDATE steps SET status = 'failed', completed_at = ?, error_message = ?, next_attempt_at = NULL,"
                 " revision = revision + 1, updated_at = ? WHERE execution_id = ? AND step_id = ?",
-                (now, message, now, lease.execution_id, step.step_id),
+                (now, error.error_message, now, lease.execution_id, step.step_id),
             )
+            if is_new:
+                self._insert_error(connection, lease, step, error)
 
     async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
         """Record that a step's circuit is open and its ``on_open`` handler begins."""
@@ -567,8 +555,8 @@ class SQLiteStore:
             self._check(connection, lease)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, status, attempt, error_message, created_at, updated_at)"
-                " VALUES (?1, ?2, 'running', ?3, ?4, ?5, ?5) ON CONFLICT (execution_id, step_id) DO UPDATE SET"
-                " status = 'running', attempt = ?3, error_message = ?4, next_attempt_at = NULL,"
+                " VALUES (?1, ?2, 'pending', ?3, ?4, ?5, ?5) ON CONFLICT (execution_id, step_id) DO UPDATE SET"
+                " status = 'pending', attempt = ?3, error_message = ?4, next_attempt_at = NULL,"
                 " revision = revision + 1, updated_at = ?5",
                 (lease.execution_id, step.step_id, attempt, "the circuit is open", now),
             )
@@ -821,6 +809,30 @@ class SQLiteStore:
             " SELECT execution_id, started_seq, 'StepStarted', step_id, attempt, started_at FROM steps"
             f" WHERE execution_id = ? AND started_seq IS NOT NULL AND kind = 'step' AND {condition}",
             (execution_id, *values),
+        )
+
+    def _insert_error(self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, error: ErrorRecord) -> None:
+        connection.execute(
+            "INSERT INTO step_errors (execution_id, step_id, error_type, error_message, error_stack, error_data,"
+            " attempt, timestamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                lease.execution_id,
+                step.step_id,
+                error.error_type,
+                error.error_message,
+                error.error_stack,
+                error.error_data,
+                error.attempt,
+                error.timestamp,
+            ),
+        )
+
+    def _abandon_steps(self, connection: sqlite3.Connection, execution_id: str, now: str) -> None:
+        connection.execute(
+            "UPDATE steps SET status = 'failed', error_message = coalesce(error_message, ?), next_attempt_at = NULL,"
+            " revision = revision + 1, updated_at = ?"
+            " WHERE execution_id = ? AND status IN ('pending', 'running', 'retrying')",
+            (ABANDONED, now, execution_id),
         )
 
     def _interrupted(self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, seq: int, now: str) -> int:

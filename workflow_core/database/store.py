@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from workflow_core.ownership import Owner
 
 __all__ = [
+    "ABANDONED",
     "DURABLE_POINTS",
+    "UNFINISHED_STEPS",
     "Lease",
     "NewExecution",
     "ExecutionRecord",
@@ -52,6 +54,13 @@ DURABLE_POINTS: tuple[str, ...] = (
     "circuit_forced",
 )
 """The names of all durable points, which are methods of `WorkflowStore`; the first one is a method of `Store`."""
+
+
+UNFINISHED_STEPS: frozenset[StepStatus] = frozenset({"pending", "running", "retrying"})
+"""What a step cannot stay once its execution has ended."""
+
+ABANDONED = "the execution ended without it"
+"""The error of a step that was still unfinished when its execution ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +172,15 @@ class WorkflowStore(Protocol):
     ) -> Lease:
         """Take an execution over; return the new lease. ``lease`` is what the taker saw."""
 
-    async def execution_completed(self, lease: Lease, output_data: str | None, seq: int, at: datetime) -> None:
-        """Record that the handler returned."""
+    async def execution_completed(
+        self,
+        lease: Lease,
+        output_data: str | None,
+        abandoned_steps: bool,
+        seq: int,
+        at: datetime,
+    ) -> None:
+        """Record that the handler returned; with ``abandoned_steps`` the steps it left unfinished count as failed."""
 
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
         """Record that the execution failed for good."""
@@ -227,8 +243,15 @@ class WorkflowStore(Protocol):
     ) -> None:
         """Record when the next attempt is due."""
 
-    async def step_failed(self, lease: Lease, step: StepRecord, message: str, at: datetime) -> None:
-        """Record that a step failed for good."""
+    async def step_failed(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        error: ErrorRecord,
+        is_new: bool,
+        at: datetime,
+    ) -> None:
+        """Record that a step failed for good; ``is_new`` if ``error`` is not that of its last attempt."""
 
     async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
         """Record that a step's circuit is open and its ``on_open`` handler begins."""
