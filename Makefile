@@ -1,34 +1,45 @@
-# One entry for everything: `make demo` and `make test` set up what they need by themselves.
+# One entry for everything: each target sets up what it needs by itself, once.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ORDER  ?= examples/order_processing/orders/sample.json
-export WORKFLOW_DIR ?= $(CURDIR)/.workflow
+JOBS   ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types suite bench clean
 
 help: ## Show this help
 	@echo "pytest-workflow-core - make targets:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
 	@echo
-	@echo "  make demo ORDER=path/to/order.json   runs another order"
-	@echo "  WORKFLOW_DIR=... make demo           keeps the state elsewhere"
+	@echo "  make demo ORDER=path/to/order.json     process another order"
+	@echo "  make demo WORKFLOW_DIR=path/to/state   keep its state elsewhere than in ./.workflow"
+	@echo "  make test JOBS=4                       run the tests in 4 processes"
+	@echo "  make ... PYTHON=python3.12             set up $(VENV) with another Python (3.11 or newer)"
 
-$(VENV)/.demo: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cli]"
+# Stamps: made when an installation is complete, and made again when pyproject.toml changes.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is missing or older than 3.11; choose another one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Setting up $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "Installing the project into $(VENV) ..."
+	@$(PIP) install --quiet --editable ".[cli]"
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	@echo "Installing the project and its development tools into $(VENV) ..."
+	@$(PIP) install --quiet --editable ".[dev]"
 	@touch $@ $(VENV)/.demo
 
-demo: $(VENV)/.demo ## Set up, and process the sample order on a real SQLite database
-	@$(BIN)/python -m examples.order_processing $(ORDER)
+demo: $(VENV)/.demo ## Process the sample order on a real SQLite database; Ctrl-C, and again, to see it go on
+	@$(if $(WORKFLOW_DIR),,echo "WORKFLOW_DIR is not set; the state goes to $(CURDIR)/.workflow";) \
+	  WORKFLOW_DIR="$(or $(WORKFLOW_DIR),$(CURDIR)/.workflow)" $(BIN)/python -m examples.order_processing "$(ORDER)"
 
-test: lint types suite ## Set up, and run ruff, mypy --strict and the whole test suite
+test: lint types suite ## Run ruff, mypy --strict and the whole test suite
 
 lint: $(VENV)/.dev ## Run ruff
 	$(BIN)/ruff check .
@@ -38,10 +49,10 @@ types: $(VENV)/.dev ## Run mypy --strict
 	$(BIN)/mypy
 
 suite: $(VENV)/.dev ## Run the test suite
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n $(JOBS)
 
 bench: $(VENV)/.dev ## Measure steps per second against raw sqlite3
 	$(BIN)/python tests/bench/steps_per_second.py
 
-clean: ## Remove the virtual environment and all caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+clean: ## Remove the virtual environment and all caches; .workflow stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks dist build

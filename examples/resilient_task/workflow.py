@@ -37,7 +37,7 @@ async def resilient_task(ctx: WorkflowContext) -> dict[str, str]:
         return f"success on attempt {ctx.attempt}"
 
     first = await ctx.step("risky-operation", risky)
-    answer = await ctx.step("external-api-call", lambda: Api.fetch())
+    answer = await ctx.step("external-api-call", Api.fetch)
     return {"first": first, **answer}
 
 

@@ -9,7 +9,11 @@ from workflow_core import Workflow, WorkflowContext
 async def simple_task(ctx: WorkflowContext) -> str:
     """Fetch some data and process it."""
     fetched = await ctx.step("fetch-data", lambda: {"data": "some data"})
-    return await ctx.step("process-data", lambda: fetched["data"].upper())
+
+    async def process() -> str:
+        return fetched["data"].upper()
+
+    return await ctx.step("process-data", process)
 
 
 def main() -> None:
