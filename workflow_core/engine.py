@@ -859,9 +859,6 @@ class WorkflowEngine:
         finally:
             if self._active.get(active.execution.execution_id) is active:
                 del self._active[active.execution.execution_id]
-            if not self._active and self._renewal is not None and self._renewal.get_loop() is active.loop:
-                self._renewal.cancel()
-                self._renewal = None
 
     async def _run_to_rest(self, active: _Active) -> None:
         while True:

@@ -1,9 +1,9 @@
 """The tables of a workflow database and of the registry, with their versions.
 
 How the history is stored decides the speed of a step. A step's row already holds when its latest attempt began and
-when it ended, so those two events are read from the row; `event_log` holds only what no row holds. The view
-`step_events` joins both into the append-only history that every reader uses. A step therefore costs one row, written
-twice, and no event row.
+when it ended, and an execution's row when it started and completed, so those events are read from the rows;
+`event_log` holds only what no row holds. The view `step_events` joins them into the append-only history that every
+reader uses. A step therefore costs one row, written twice, and no event row.
 
 `updated_at` is written by the engine from its own clock, together with `revision`. The triggers act only when a row
 was changed without `revision`, that is by a foreign program.
@@ -39,6 +39,7 @@ CREATE TABLE executions (
     panic_config    TEXT NOT NULL,
     deadline_at     INTEGER,
     restart_at      INTEGER,
+    completed_seq   INTEGER,
     owner_id        TEXT,
     fencing_token   INTEGER NOT NULL DEFAULT 1,
     revision        INTEGER NOT NULL DEFAULT 0,
@@ -47,7 +48,6 @@ CREATE TABLE executions (
 );
 CREATE INDEX idx_executions_status ON executions(status);
 CREATE INDEX idx_executions_started_at ON executions(started_at);
-CREATE INDEX idx_executions_owner ON executions(owner_id) WHERE owner_id IS NOT NULL;
 
 CREATE TABLE steps (
     execution_id    TEXT NOT NULL REFERENCES executions(id) ON DELETE CASCADE,
@@ -112,6 +112,13 @@ CREATE TABLE event_log (
 ) WITHOUT ROWID;
 
 CREATE VIEW step_events AS
+    SELECT id AS execution_id, 1 AS seq, 'ExecutionStarted' AS type, NULL AS step_id, NULL AS attempt,
+           started_at AS at, NULL AS data
+    FROM executions
+    UNION ALL
+    SELECT id, completed_seq, 'ExecutionCompleted', NULL, NULL, completed_at, NULL
+    FROM executions WHERE completed_seq IS NOT NULL
+    UNION ALL
     SELECT execution_id, seq, type, step_id, attempt, at, data FROM event_log
     UNION ALL
     SELECT execution_id, started_seq, CASE kind WHEN 'sleep' THEN 'SleepStarted' ELSE 'StepStarted' END, step_id,

@@ -38,6 +38,9 @@ _EXECUTION_COLUMNS: Final = (
     "e.output_data, e.retry_config, e.panic_config, e.deadline_at, e.restart_at, e.owner_id, e.fencing_token"
 )
 
+_LEASE_TOLERANCE_MS: Final = 1_000
+"""A lease that starting an execution would prolong by less than this is left as it is."""
+
 _CIRCUIT_EVENTS: Final = {"open": "CircuitOpened", "half_open": "CircuitHalfOpened", "closed": "CircuitClosed"}
 
 
@@ -198,7 +201,7 @@ class SQLiteStore:
         self._connection: sqlite3.Connection | None = connection or open_database(
             path, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, synchronous, busy_timeout_ms
         )
-        self._known_owners: set[str] = set()
+        self._known_owners: dict[str, int | None] = {}
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -258,7 +261,6 @@ class SQLiteStore:
                 ),
             )
             if cursor.rowcount == 1:
-                self._log(connection, execution.execution_id, 1, "ExecutionStarted", now)
                 return None
             return self._select_execution(connection, execution.execution_id)
 
@@ -292,12 +294,11 @@ class SQLiteStore:
                 lease,
                 now,
                 "status = 'completed', completed_at = ?, output_data = ?, error_message = NULL, error_data = NULL,"
-                " owner_id = NULL",
-                (now, output_data),
+                " owner_id = NULL, completed_seq = ?",
+                (now, output_data, seq),
             )
             if abandoned_steps:
                 self._abandon_steps(connection, lease.execution_id, now)
-            self._log(connection, lease.execution_id, seq, "ExecutionCompleted", now)
 
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
         """Record that the execution failed for good."""
@@ -645,8 +646,14 @@ class SQLiteStore:
             connection.execute(
                 "UPDATE owners SET lease_expires_at = ? WHERE owner_id = ?", (lease_expires_at, owner.owner_id)
             )
+            if owner.owner_id in self._known_owners:
+                self._known_owners[owner.owner_id] = lease_expires_at
             return set(
-                connection.execute("SELECT id, fencing_token FROM executions WHERE owner_id = ?", (owner.owner_id,))
+                connection.execute(
+                    "SELECT id, fencing_token FROM executions WHERE owner_id = ?"
+                    " AND status IN ('running', 'sleeping', 'restarting', 'panicked')",
+                    (owner.owner_id,),
+                )
             )
 
     async def owner_retired(self, owner: Owner) -> None:
@@ -654,7 +661,7 @@ class SQLiteStore:
         if owner.owner_id in self._known_owners:
             with _Transaction(self) as connection:
                 connection.execute("DELETE FROM owners WHERE owner_id = ?", (owner.owner_id,))
-            self._known_owners.discard(owner.owner_id)
+            del self._known_owners[owner.owner_id]
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -762,14 +769,15 @@ class SQLiteStore:
     # Parts of transactions -------------------------------------------------------------------------------------------
 
     def _ensure_owner(self, connection: sqlite3.Connection, owner: Owner, lease_expires_at: int | None) -> None:
-        if owner.owner_id in self._known_owners and lease_expires_at is None:
+        known = self._known_owners.get(owner.owner_id, 0)
+        if known is None or (lease_expires_at is not None and lease_expires_at - known < _LEASE_TOLERANCE_MS):
             return
         connection.execute(
             "INSERT INTO owners (owner_id, host, pid, process_started, lease_expires_at) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (owner_id) DO UPDATE SET lease_expires_at = excluded.lease_expires_at",
             (owner.owner_id, owner.host, owner.pid, owner.process_started, lease_expires_at),
         )
-        self._known_owners.add(owner.owner_id)
+        self._known_owners[owner.owner_id] = lease_expires_at
 
     def _check(self, connection: sqlite3.Connection, lease: Lease) -> None:
         if connection.execute(_FENCE, (lease.execution_id, lease.fencing_token)).fetchone() is None:
@@ -859,7 +867,7 @@ class SQLiteStore:
 
     def _last_seq(self, connection: sqlite3.Connection, execution_id: str) -> int:
         row = connection.execute(
-            "SELECT max(coalesce((SELECT max(seq) FROM event_log WHERE execution_id = ?1), 0),"
+            "SELECT max(coalesce((SELECT max(seq) FROM event_log WHERE execution_id = ?1), 1),"
             " coalesce((SELECT max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))) FROM steps"
             " WHERE execution_id = ?1), 0))",
             (execution_id,),
