@@ -61,9 +61,9 @@ class Shipment(BaseModel):
 
 
 class Outcome(BaseModel):
-    """What became of an order."""
+    """What became of an order; one whose payment is queued is not shipped yet."""
 
     order_id: str
     payment: Payment
-    shipment: Shipment
-    confirmed: bool
+    shipment: Shipment | None = None
+    confirmed: bool = False

@@ -54,12 +54,24 @@ class Services:
             found = []
         return [effect for effect in found if kind is None or effect["effect"] == kind]
 
-    def _record(self, effect: str, order: Order, **details: Detail) -> None:
+    def _perform(self, effect: str, order: Order, **details: Detail) -> None:
+        """Take effect, once: asked again for the same, because a process died before it noted the answer, do nothing.
+
+        Real services offer this by an idempotency key; without one, a step may take effect twice.
+        """
         entry: dict[str, Detail] = {"effect": effect, "order_id": order.order_id, **details}
+        if entry not in self.effects(effect):
+            self._append(entry)
+
+    def _refuse(self, effect: str, order: Order, **details: Detail) -> None:
+        """Note a call that did not succeed; each one counts."""
+        self._append({"effect": effect, "order_id": order.order_id, **details})
+
+    def _append(self, entry: dict[str, Detail]) -> None:
         if self.outbox is None:
             self._memory.append(entry)
             return
-        self.outbox.parent.mkdir(parents=True, exist_ok=True)
+        self.outbox.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.outbox.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
 
@@ -84,9 +96,9 @@ class Services:
     async def reserve(self, order: Order, item: Item) -> str:
         """Reserve an item and return the reservation's number."""
         if self._times("reservation-failed", order) < order.simulation.failing_reservations:
-            self._record("reservation-failed", order, product=item.product_id)
+            self._refuse("reservation-failed", order, product=item.product_id)
             raise ReservationError(f"the warehouse lost {item.product_id}")
-        self._record("reserve", order, product=item.product_id, quantity=item.quantity)
+        self._perform("reserve", order, product=item.product_id, quantity=item.quantity)
         return f"RES-{order.order_id}-{item.product_id}"
 
     # Payment
@@ -94,9 +106,9 @@ class Services:
     async def charge(self, order: Order, method: str) -> str:
         """Take the money and return the transaction's number."""
         if method in order.simulation.declined_methods:
-            self._record("charge-declined", order, method=method)
+            self._refuse("charge-declined", order, method=method)
             raise PaymentDeclinedError(f"{method} was declined")
-        self._record("charge", order, method=method, amount=str(order.total))
+        self._perform("charge", order, method=method, amount=str(order.total))
         return f"TX-{order.order_id}-{method}"
 
     def alternative_methods(self, order: Order) -> list[str]:
@@ -106,39 +118,39 @@ class Services:
 
     async def queue_payment(self, order: Order) -> None:
         """Leave the payment for later."""
-        self._record("queue-payment", order, amount=str(order.total))
+        self._perform("queue-payment", order, amount=str(order.total))
 
     async def refund(self, order: Order, transaction_id: str | None) -> None:
         """Give the money back."""
-        self._record("refund", order, transaction_id=transaction_id)
+        self._perform("refund", order, transaction_id=transaction_id)
 
     # Shipping
 
     async def create_label(self, order: Order) -> str:
         """Buy a shipping label and return its tracking number."""
         if self._times("carrier-outage", order) < order.simulation.carrier_outages:
-            self._record("carrier-outage", order)
+            self._refuse("carrier-outage", order)
             raise NetworkError("the carrier's API is unavailable", 503)
-        self._record("label", order)
+        self._perform("label", order)
         return f"TRACK-{order.order_id}"
 
     async def create_manual_task(self, order: Order, reason: str) -> None:
         """Ask a person to send the parcel."""
-        self._record("manual-shipping-task", order, reason=reason)
+        self._perform("manual-shipping-task", order, reason=reason)
 
     # The customer and the shop
 
     async def notify(self, order: Order, kind: str) -> None:
         """Send the customer a message."""
         if self._times("notification-failed", order) < order.simulation.failing_notifications:
-            self._record("notification-failed", order, kind=kind)
+            self._refuse("notification-failed", order, kind=kind)
             raise NetworkError("the mail server is unavailable", 421)
-        self._record("notify", order, kind=kind, customer=order.customer_id)
+        self._perform("notify", order, kind=kind, customer=order.customer_id)
 
     async def follow_up(self, order: Order, reason: str) -> None:
         """Note something for the support team."""
-        self._record("follow-up", order, reason=reason)
+        self._perform("follow-up", order, reason=reason)
 
     async def set_status(self, order: Order, status: str) -> None:
         """Write the order's status into the shop's own records."""
-        self._record("status", order, status=status)
+        self._perform("status", order, status=status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ import pytest
 
 from examples.order_processing import workflow as order_workflow
 from examples.order_processing.__main__ import main
-from examples.order_processing.models import Outcome
+from examples.order_processing.models import Order, Outcome
 from examples.order_processing.services import NetworkError, Services
 from examples.order_processing.workflow import use_services
 from pytest_workflow import StepCompleted, StepFailed, StepRetrying, StepSkipped
@@ -68,8 +69,18 @@ def test_an_open_circuit_queues_the_payment(
     result = workflow.run("order-processing", "o-1", order())
     assert result.output.payment.method == "queued"
     assert StepSkipped("process-payment") in list(workflow.history(result))
-    assert services.effects("charge") == []
-    assert len(services.effects("queue-payment")) == 1
+    assert effects(services) == ["queue-payment", "notify", "status"]
+    assert services.effects("status")[0]["status"] == "awaiting-payment"
+    assert result.output.shipment is None
+
+
+def test_a_payment_that_nobody_takes_is_final(workflow: WorkflowHarness, services: Services) -> None:
+    result = workflow.run("order-processing", "o-1", order(declined_methods=["card", "wallet", "invoice"]))
+    assert result.status == "failed"
+    history = workflow.history(result)
+    history.assert_attempts("process-payment", 1)
+    history.assert_attempts("try-alternative-payment", 1)
+    assert effects(services) == ["charge-declined"] * 3
 
 
 def test_a_carrier_outage_is_waited_for(
@@ -88,6 +99,15 @@ def test_a_carrier_outage_is_waited_for(
     history.assert_slept("shipping-retry-1", 1_000)
     history.assert_slept("shipping-retry-2", 2_000)
     assert [wait.kind for wait in workflow_clock.sleeps] == ["sleep", "backoff", "sleep", "backoff"]
+
+
+def test_an_endless_carrier_outage_leaves_the_parcel_to_a_person(workflow: WorkflowHarness, services: Services) -> None:
+    result = workflow.run("order-processing", "o-1", order(carrier_outages=99))
+    assert result.status == "completed"
+    assert result.output.shipment.manual
+    workflow.history(result).assert_attempts("create-shipping", 5)
+    workflow.history(result).assert_backoff("create-shipping", [1_000, 2_000, 4_000, 8_000])
+    assert len(services.effects("manual-shipping-task")) == 1
 
 
 def test_a_broken_label_printer_leaves_the_parcel_to_a_person(
@@ -113,6 +133,24 @@ def test_missing_goods_are_replaced_by_an_offer(workflow: WorkflowHarness, servi
     assert result.error is not None
     assert result.error.type == "InvalidOrderError"
     assert effects(services) == ["notify"]
+
+
+def test_missing_goods_without_an_alternative_fail_at_once(workflow: WorkflowHarness, services: Services) -> None:
+    result = workflow.run("order-processing", "o-1", order(out_of_stock=["hand-grinder"]))
+    assert result.error is not None
+    assert (result.error.type, result.error.message) == ("InvalidOrderError", "not enough hand-grinder in stock")
+    workflow.history(result).assert_attempts("validate-order", 1)
+    assert effects(services) == []
+
+
+def test_a_service_asked_twice_takes_effect_once() -> None:
+    services, plain = Services(), Order.model_validate(order())
+
+    async def charge_twice() -> list[str]:
+        return [await services.charge(plain, "card"), await services.charge(plain, "card")]
+
+    assert asyncio.run(charge_twice()) == ["TX-order-1001-card"] * 2
+    assert len(services.effects("charge")) == 1
 
 
 def test_a_lost_confirmation_does_not_fail_the_order(

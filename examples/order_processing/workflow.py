@@ -10,12 +10,13 @@ from datetime import timedelta
 
 from examples.order_processing.models import Order, Outcome, Payment, Shipment
 from examples.order_processing.services import NetworkError, PaymentDeclinedError, Services
-from workflow_core import NonRetryableError, Workflow, WorkflowContext
+from workflow_core import NonRetryableError, Workflow, WorkflowContext, WorkflowError
 
 services = Services()
 """What the steps talk to; `use_services` replaces it."""
 
 LONGEST_CARRIER_WAIT = timedelta(seconds=30)
+SHIPPING_ATTEMPTS = 5
 
 
 def use_services(replacement: Services) -> None:
@@ -32,11 +33,18 @@ class InvalidOrderError(NonRetryableError):
         self.field = field
 
 
+class PaymentFailedError(NonRetryableError):
+    """Every way to pay was declined."""
+
+
 @Workflow.define("order-processing", description="Validate, charge, reserve, ship and confirm an order.")
 async def order_processing(ctx: WorkflowContext[Order]) -> Outcome:
     """Process one order from its validation to its confirmation."""
     await validate(ctx)
     payment = await pay(ctx)
+    if payment.transaction_id is None:  # nothing leaves the house before it is paid
+        await ctx.step("update-order-status", lambda: services.set_status(ctx.input, "awaiting-payment"))
+        return Outcome(order_id=ctx.input.order_id, payment=payment)
     await reserve(ctx, payment)
     shipment = await ship(ctx, payment)
     confirmed = await confirm(ctx)
@@ -64,7 +72,10 @@ async def validate(ctx: WorkflowContext[Order]) -> None:
                 raise InvalidOrderError("no alternatives are available", "alternatives")
             return found
 
-        await ctx.step("find-alternatives", find)
+        try:
+            await ctx.step("find-alternatives", find)
+        except WorkflowError:
+            raise error from None  # there is nothing to offer; the order fails for the reason it had
         await ctx.step("notify-alternatives", lambda: services.notify(order, "alternatives_available"))
         raise error
 
@@ -90,7 +101,7 @@ async def pay(ctx: WorkflowContext[Order]) -> Payment:
             for method in services.alternative_methods(order):
                 with contextlib.suppress(PaymentDeclinedError):
                     return Payment(transaction_id=await services.charge(order, method), method=method)
-            raise PaymentDeclinedError("all payment methods were declined")
+            raise PaymentFailedError("all payment methods were declined")
 
         return await ctx.step("try-alternative-payment", try_each)
 
@@ -98,6 +109,7 @@ async def pay(ctx: WorkflowContext[Order]) -> Payment:
         ctx.step("process-payment", charge_card)
         .with_circuit_breaker(failure_threshold=5, reset_timeout_ms=60_000, on_open=queue_payment)
         .catch(try_alternatives)
+        .with_retry(non_retryable=[WorkflowError])  # when the alternatives have failed too, that is final
     )
 
 
@@ -123,7 +135,9 @@ async def ship(ctx: WorkflowContext[Order], payment: Payment) -> Shipment:
     async def buy_label() -> Shipment:
         return Shipment(tracking_number=await services.create_label(order))
 
-    async def wait_for_carrier(error: NetworkError, ctx: WorkflowContext[Order]) -> None:
+    async def wait_for_carrier(error: NetworkError, ctx: WorkflowContext[Order]) -> Shipment:
+        if ctx.attempt >= SHIPPING_ATTEMPTS:  # the order is paid for: rather by hand than not at all
+            return await ship_by_hand(error, ctx)
         wait = min(timedelta(seconds=2 ** (ctx.attempt - 1)), LONGEST_CARRIER_WAIT)
         await ctx.sleep(f"shipping-retry-{ctx.attempt}", wait)
         raise error
@@ -133,8 +147,10 @@ async def ship(ctx: WorkflowContext[Order], payment: Payment) -> Shipment:
         await ctx.step("create-manual-shipping-task", lambda: services.create_manual_task(order, reason))
         return Shipment(tracking_number=f"MANUAL-{order.order_id}", manual=True)
 
-    return await ctx.step("create-shipping", buy_label).on_error(
-        {NetworkError: wait_for_carrier, "default": ship_by_hand}
+    return await (
+        ctx.step("create-shipping", buy_label)
+        .on_error({NetworkError: wait_for_carrier, "default": ship_by_hand})
+        .with_retry(max_attempts=SHIPPING_ATTEMPTS)
     )
 
 
