@@ -1,0 +1,345 @@
+"""The engine outside the harness: threads, event loops, ownership and the current engine."""
+
+import asyncio
+import threading
+
+import pytest
+
+from workflow_core import (
+    InvalidStateError,
+    PanicError,
+    Settings,
+    ValidationError,
+    Workflow,
+    WorkflowEngine,
+    WorkflowError,
+    WorkflowRedefinedWarning,
+)
+from workflow_core.current import current_engine, replaced_default
+from workflow_core.database.sqlite import SQLiteStore
+from workflow_core.ownership import Owner, SystemProcessProbe
+
+
+@pytest.fixture
+def engine():
+    engine = WorkflowEngine(SQLiteStore())
+    yield engine
+    engine.close()
+
+
+class Processes:
+    """Engines as processes that die when they are told to."""
+
+    def __init__(self):
+        self.alive = set()
+
+    def make_owner(self):
+        owner = Owner("test", len(self.alive), "0")
+        self.alive.add(owner.owner_id)
+        return owner
+
+    def has_ended(self, owner):
+        return owner.owner_id not in self.alive
+
+
+def test_plain_functions_run_in_a_thread(engine):
+    @engine.define("w")
+    async def flow(ctx):
+        names = [threading.current_thread().name]
+        names.append(await ctx.step("s", lambda: threading.current_thread().name))
+        return names
+
+    inside, outside = engine.run("w").output
+    assert inside != outside
+
+
+def test_the_attempt_is_known_in_a_thread(engine):
+    @engine.define("w")
+    async def flow(ctx):
+        def flaky():
+            if ctx.attempt < 3:
+                raise ValueError
+            return ctx.attempt
+
+        return await ctx.step("s", flaky).with_retry(backoff_ms=0)
+
+    assert engine.run("w").output == 3
+
+
+def test_a_function_that_returns_an_awaitable_is_awaited(engine):
+    async def double(number):
+        return number * 2
+
+    @engine.define("w")
+    async def flow(ctx):
+        return await ctx.step("s", lambda: double(4))
+
+    assert engine.run("w").output == 8
+
+
+def test_one_engine_in_one_event_loop_after_another(engine):
+    @engine.define("w")
+    async def flow(ctx):
+        return await ctx.step("s", lambda: ctx.input)
+
+    assert [engine.run("w", f"e{n}", n).output for n in range(3)] == [0, 1, 2]
+
+
+def test_run_refuses_a_running_loop(engine):
+    engine.define("w", lambda ctx: None)
+
+    async def inside():
+        with pytest.raises(InvalidStateError, match="await start"):
+            engine.run("w")
+
+    asyncio.run(inside())
+
+
+def test_starting_twice_at_once_joins(engine):
+    calls = []
+
+    @engine.define("w")
+    async def flow(ctx):
+        calls.append(1)
+        await asyncio.sleep(0.01)
+        return 5
+
+    async def both():
+        return await asyncio.gather(engine.start("w", "e"), engine.start("w", "e"), engine.start("w", "e"))
+
+    results = asyncio.run(both())
+    assert [result.output for result in results] == [5, 5, 5]
+    assert calls == [1]
+
+
+def test_a_caller_that_gives_up_does_not_stop_the_execution(engine):
+    @engine.define("w")
+    async def flow(ctx):
+        await asyncio.sleep(0.05)
+        return "done"
+
+    async def impatient():
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(engine.start("w", "e"), 0.01)
+        return await engine.wait("e")
+
+    assert asyncio.run(impatient()).output == "done"
+
+
+def test_detach_returns_the_first_snapshot(engine):
+    @engine.define("w")
+    async def flow(ctx):
+        return await ctx.step("s", lambda: 1)
+
+    async def main():
+        snapshot = await engine.start("w", "e", detach=True)
+        return snapshot, await engine.wait("e")
+
+    snapshot, final = asyncio.run(main())
+    assert (snapshot.status, snapshot.steps) == ("running", {})
+    assert final.output == 1
+
+
+def test_start_raises_what_ended_the_execution(engine):
+    @engine.define("failing")
+    async def failing(ctx):
+        async def broken():
+            raise ValueError("no")
+
+        await ctx.step("s", broken).with_retry(max_attempts=1)
+
+    @engine.define("panicking")
+    async def panicking(ctx):
+        raise RuntimeError("unforeseen")
+
+    async def main():
+        with pytest.raises(WorkflowError, match="after 1 attempt: ValueError: no") as failed:
+            await engine.start("failing", "f")
+        assert isinstance(failed.value.original_error, ValueError)
+        with pytest.raises(PanicError, match="unexpected error") as panicked:
+            await engine.start("panicking", "p", panic_config={"enable_auto_restart": False})
+        assert isinstance(panicked.value.original_error, RuntimeError)
+        assert (await engine.get_status("p")).status == "panicked"
+
+    asyncio.run(main())
+
+
+def test_two_engines_recover_each_execution_once(tmp_path):
+    processes = Processes()
+    ran = []
+
+    def make(name):
+        engine = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), process_probe=processes)
+
+        @engine.define("w")
+        async def flow(ctx):
+            await ctx.step("first", lambda: None)
+            await ctx.step("second", lambda: ran.append((name, ctx.execution_id)))
+
+        return engine
+
+    dead = make("dead")
+
+    async def begin():
+        for number in range(10):
+            await dead.start("w", f"e{number}", detach=True)
+        dead.abandon()
+
+    asyncio.run(begin())
+    processes.alive.discard(dead.owner.owner_id)
+
+    async def recover():
+        one, two = make("one"), make("two")
+        taken = await asyncio.gather(one.recover(), two.recover())
+        for engine, ids in zip((one, two), taken, strict=True):
+            for execution_id in ids:
+                assert (await engine.wait(execution_id)).status == "completed"
+            await engine.aclose()
+        return taken
+
+    taken = asyncio.run(recover())
+    assert sorted(taken[0] + taken[1]) == [f"e{number}" for number in range(10)]
+    assert sorted(execution_id for _, execution_id in ran) == [f"e{number}" for number in range(10)]
+
+
+def test_an_engine_recovers_on_entry(tmp_path):
+    processes = Processes()
+
+    def make():
+        engine = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), process_probe=processes)
+
+        @engine.define("w")
+        async def flow(ctx):
+            return await ctx.step("s", lambda: "done")
+
+        return engine
+
+    dead = make()
+
+    async def main():
+        await dead.start("w", "e", detach=True)
+        dead.abandon()
+        processes.alive.clear()
+        async with make() as engine:
+            return await engine.wait("e")
+
+    assert asyncio.run(main()).output == "done"
+
+
+def test_a_live_process_keeps_its_executions(tmp_path):
+    processes = Processes()
+    one = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), process_probe=processes)
+    two = WorkflowEngine(
+        SQLiteStore(tmp_path / "w.db"), process_probe=processes, settings=Settings(poll_interval_ms=10)
+    )
+
+    async def main():
+        go_on = asyncio.Event()
+
+        async def flow(ctx):
+            await go_on.wait()
+            return "by the first"
+
+        one.define("w", flow)
+        two.define("w", flow)
+        await one.start("w", "e", detach=True)
+        assert await two.recover() == []
+        with pytest.raises(InvalidStateError, match="another process"):
+            await two.resume("e")
+        joined = asyncio.ensure_future(two.start("w", "e"))
+        await asyncio.sleep(0)
+        go_on.set()
+        result = await joined
+        await one.aclose()
+        await two.aclose()
+        return result
+
+    assert asyncio.run(main()).output == "by the first"
+
+
+def test_a_cancellation_by_another_process_is_noticed_at_the_next_write(tmp_path):
+    processes = Processes()
+    one = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), process_probe=processes)
+    two = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), process_probe=processes)
+
+    async def main():
+        go_on = asyncio.Event()
+
+        @one.define("w")
+        async def flow(ctx):
+            await go_on.wait()
+            await ctx.step("never", lambda: 1)
+
+        await one.start("w", "e", detach=True)
+        assert (await two.cancel("e")).status == "cancelled"
+        go_on.set()
+        result = await one.wait("e")
+        await one.aclose()
+        await two.aclose()
+        return result
+
+    result = asyncio.run(main())
+    assert result.status == "cancelled"
+    assert result.steps == {}
+
+
+def test_the_current_engine(engine):
+    other = WorkflowEngine(SQLiteStore())
+    with replaced_default(engine):
+        assert current_engine() is engine
+        with other.activate():
+            assert current_engine() is other
+        Workflow.define("w", lambda ctx: "here")
+        assert engine.workflow_names().count("w") == 1
+        assert Workflow.run("w").output == "here"
+    assert "w" not in other.definitions.names()
+    other.close()
+
+
+def test_redefining_warns_and_replaces(engine):
+    engine.define("w", lambda ctx: 1)
+    with pytest.warns(WorkflowRedefinedWarning, match='"w" is defined again') as caught:
+        engine.define("w", lambda ctx: 2)
+    assert caught[0].filename == __file__
+    assert engine.run("w").output == 2
+
+
+def test_define_validates_before_it_decorates(engine):
+    with pytest.raises(ValidationError, match="Invalid workflow name"):
+        engine.define("no spaces")
+    with pytest.raises(ValidationError, match="must be a function"):
+        engine.define("w", 5)
+    with pytest.raises(ValidationError, match="max_attempts"):
+        engine.define("w", retry_config={"max_attempts": 0})
+
+
+def test_uuid_execution_ids():
+    engine = WorkflowEngine(SQLiteStore(), settings=Settings(execution_id_format="uuid"))
+    engine.define("w", lambda ctx: 1)
+    with pytest.raises(ValidationError, match="UUID"):
+        engine.run("w", "exec-123")
+    assert engine.run("w", "7f0c2d4e-7a54-4a53-9d0c-0d6f1b6f2a11").output == 1
+    assert engine.run("w").output == 1
+    engine.close()
+
+
+def test_the_system_knows_this_process():
+    probe = SystemProcessProbe()
+    mine = probe.make_owner()
+    assert probe.has_ended(mine) is False
+    assert probe.has_ended(Owner(mine.host, mine.pid, "another start")) is True
+    assert probe.has_ended(Owner(mine.host, 2**22 + 1, "0")) is True
+    assert probe.has_ended(Owner("another machine", mine.pid, "0")) is None
+
+
+def test_a_size_limit_on_results():
+    engine = WorkflowEngine(SQLiteStore(), settings=Settings(max_result_bytes=1_024))
+
+    @engine.define("w")
+    async def flow(ctx):
+        return await ctx.step("s", lambda: "x" * 2_000)
+
+    result = engine.run("w")
+    assert result.status == "failed"
+    assert "max_result_bytes" in result.error.message
+    engine.close()

@@ -1,0 +1,278 @@
+"""Every hook of the engine, and a plugin that is found by its entry point."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pluggy
+import pytest
+
+from workflow_core import Serializer, Settings, StorageError, WorkflowEngine, hookimpl
+from workflow_core.database.sqlite import SQLiteStore
+from workflow_core.database.store import DURABLE_POINTS
+from workflow_core.hookspecs import WorkflowHooks
+
+
+def run(*plugins, handler=None, **options):
+    engine = WorkflowEngine(SQLiteStore(), plugins=plugins, settings=Settings(sync_handlers="inline"))
+
+    async def simple(ctx):
+        await ctx.step("one", lambda: 1)
+        await ctx.sleep("pause", 0)
+        return await ctx.step("two", lambda: 2)
+
+    engine.define("w", handler or simple)
+    try:
+        return engine.run("w", "e", **options)
+    finally:
+        engine.close()
+
+
+def test_on_event_sees_the_whole_history():
+    seen = []
+
+    class Watcher:
+        @hookimpl
+        def on_event(self, event):
+            seen.append((event.seq, type(event).__name__, event.execution_id, event.workflow_name))
+
+    run(Watcher())
+    assert [seq for seq, *_ in seen] == list(range(1, 9))
+    assert seen[0] == (1, "ExecutionStarted", "e", "w")
+    assert seen[-1] == (8, "ExecutionCompleted", "e", "w")
+
+
+def test_a_watcher_that_fails_disturbs_nothing(caplog):
+    class Clumsy:
+        @hookimpl
+        def on_event(self, event):
+            raise RuntimeError("oops")
+
+    assert run(Clumsy()).status == "completed"
+    assert "A plugin failed" in caplog.text
+
+
+def test_wrap_attempt_changes_what_runs():
+    order = []
+
+    def wrapper(name):
+        class Wrapper:
+            @hookimpl
+            def wrap_attempt(self, attempt):
+                if attempt.step_id != "two":
+                    return None
+
+                def wrap(call):
+                    async def wrapped():
+                        order.append(f"{name} before {attempt.attempt}")
+                        value = await call()
+                        order.append(f"{name} after")
+                        return value * 10
+
+                    return wrapped
+
+                return wrap
+
+        return Wrapper()
+
+    assert run(wrapper("inner"), wrapper("outer")).output == 200
+    assert order == ["outer before 1", "inner before 1", "inner after", "outer after"]
+
+
+def test_durable_points_are_seen_before_and_after():
+    seen = []
+
+    class Watcher:
+        @hookimpl
+        def before_durable_point(self, point):
+            seen.append(("before", point.name, point.step_id))
+
+        @hookimpl
+        def after_durable_point(self, point):
+            seen.append(("after", point.name, point.step_id))
+
+    run(Watcher())
+    names = [name for when, name, _ in seen if when == "before"]
+    assert names == [
+        "execution_started",
+        "step_started",
+        "step_completed",
+        "sleep_started",
+        "sleep_completed",
+        "step_started",
+        "step_completed",
+        "execution_completed",
+    ]
+    assert seen[2:4] == [("before", "step_started", "one"), ("after", "step_started", "one")]
+    assert set(names) <= set(DURABLE_POINTS)
+
+
+def test_an_error_before_a_durable_point_prevents_it():
+    store = SQLiteStore()
+
+    class FullDisk:
+        @hookimpl
+        def before_durable_point(self, point):
+            if point.name == "step_completed":
+                raise StorageError("database or disk is full")
+
+    engine = WorkflowEngine(store, plugins=[FullDisk()], settings=Settings(sync_handlers="inline"))
+
+    @engine.define("w")
+    async def flow(ctx):
+        await ctx.step("one", lambda: 1)
+
+    with pytest.raises(StorageError, match="full"):
+        engine.run("w", "e")
+    # The attempt is given back, and the execution waits to be resumed.
+    assert store.select("SELECT status, attempt FROM steps") == [("pending", 0)]
+    assert store.select("SELECT status, owner_id FROM executions") == [("running", None)]
+    engine.close()
+
+
+def test_panic_indicators_are_added():
+    class Indicators:
+        @hookimpl
+        def panic_indicators(self):
+            return ["reactor breach"]
+
+    async def flow(ctx):
+        raise RuntimeError("REACTOR BREACH in sector 7")
+
+    result = run(Indicators(), handler=flow, panic_config={"enable_auto_restart": False})
+    assert result.status == "panicked"
+    assert result.error.indicator == "reactor breach"
+
+
+def test_serializers_store_further_types():
+    class Complex:
+        @hookimpl
+        def serializers(self):
+            return [Serializer("complex", complex, lambda value: [value.real, value.imag], lambda pair: complex(*pair))]
+
+    async def flow(ctx):
+        return await ctx.step("z", lambda: {"z": 1 + 2j})
+
+    assert run(Complex(), handler=flow).output == {"z": 1 + 2j}
+
+
+def test_is_fatal_ends_at_once():
+    calls = []
+
+    class Strict:
+        @hookimpl
+        def is_fatal(self, error):
+            return isinstance(error, KeyError) or None
+
+    async def flow(ctx):
+        async def broken():
+            calls.append(ctx.attempt)
+            raise KeyError("x")
+
+        await ctx.step("s", broken).catch(lambda error, ctx: "never")
+
+    with pytest.raises(KeyError):
+        run(Strict(), handler=flow)
+    assert calls == [1]
+
+
+def test_force_circuit_opens_it():
+    class Tripped:
+        @hookimpl
+        def force_circuit(self, attempt):
+            return "open" if attempt.step_id == "pay" else None
+
+    async def flow(ctx):
+        return await ctx.step("pay", lambda: "paid").with_circuit_breaker(3, on_open=lambda ctx: "queued")
+
+    assert run(Tripped(), handler=flow).output == "queued"
+
+
+def test_a_plugin_is_registered_and_unregistered():
+    seen = []
+
+    class Watcher:
+        @hookimpl
+        def on_event(self, event):
+            seen.append(event)
+
+    engine = WorkflowEngine(SQLiteStore(), settings=Settings(sync_handlers="inline"))
+    engine.define("w", lambda ctx: None)
+    watcher = Watcher()
+    engine.register(watcher)
+    assert engine.observed
+    engine.run("w")
+    engine.unregister(watcher)
+    assert not engine.observed
+    count = len(seen)
+    engine.run("w")
+    assert len(seen) == count == 2
+    engine.close()
+
+
+def test_a_wrong_hook_is_refused():
+    class Wrong:
+        @hookimpl
+        def on_event(self, happening):
+            pass
+
+    with pytest.raises(pluggy.PluginValidationError):
+        WorkflowEngine(SQLiteStore(), plugins=[Wrong()])
+
+    class Misspelt:
+        @hookimpl
+        def on_evnet(self, event):
+            pass
+
+    with pytest.raises(pluggy.PluginValidationError):
+        WorkflowEngine(SQLiteStore(), plugins=[Misspelt()])
+
+
+def test_every_hook_has_a_test():
+    source = Path(__file__).read_text(encoding="utf-8")
+    hooks = [name for name in vars(WorkflowHooks) if not name.startswith("_")]
+    assert all(f"def {name}(self" in source for name in hooks), hooks
+
+
+def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path):
+    (tmp_path / "audit_plugin.py").write_text(
+        textwrap.dedent(
+            '''
+            """An example plugin: it prints a line for every completed step."""
+
+            from workflow_core import hookimpl
+            from workflow_core.events import StepCompleted
+
+
+            @hookimpl
+            def on_event(event):
+                if isinstance(event, StepCompleted):
+                    print("AUDIT", event.execution_id, event.step_id)
+            '''
+        ),
+        encoding="utf-8",
+    )
+    metadata = tmp_path / "audit_plugin-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: audit-plugin\nVersion: 1.0\n", encoding="utf-8")
+    (metadata / "entry_points.txt").write_text("[workflow_core]\naudit = audit_plugin\n", encoding="utf-8")
+    script = textwrap.dedent(
+        """
+        from workflow_core import Workflow, WorkflowEngine
+        from workflow_core.database.sqlite import SQLiteStore
+        engine = WorkflowEngine(SQLiteStore())
+        @engine.define("w")
+        async def flow(ctx):
+            await ctx.step("one", lambda: 1)
+        engine.run("w", "e")
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{script}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.stdout == "AUDIT e one\n", done.stderr

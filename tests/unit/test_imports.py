@@ -1,0 +1,75 @@
+"""Production does not need pytest."""
+
+import subprocess
+import sys
+
+import pytest
+
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"pytest", "_pytest", "freezegun", "tabulate", "pytest_workflow"}:
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Block())
+"""
+
+RUN = """
+import asyncio
+from workflow_core import Workflow, WorkflowEngine
+from workflow_core.database.sqlite import SQLiteStore
+engine = WorkflowEngine(SQLiteStore())
+@engine.define("w")
+async def flow(ctx):
+    async def flaky():
+        if ctx.attempt < 2:
+            raise ValueError
+        return ctx.attempt
+    await ctx.sleep("pause", 1)
+    return await ctx.step("s", flaky).with_retry(backoff_ms=1)
+print(engine.run("w").output)
+"""
+
+
+def run(script):
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_core_runs_with_the_test_packages_absent():
+    done = run(BLOCK + RUN)
+    assert done.stdout == "2\n", done.stderr
+
+
+def test_importing_the_core_loads_no_test_package():
+    done = run(
+        "import sys, workflow_core\n"
+        "print([name for name in ('pytest', 'freezegun', 'tabulate', 'pytest_workflow') if name in sys.modules])"
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_the_core_runs_in_an_environment_with_nothing_but_what_it_requires(tmp_path):
+    """A clean environment that sees only the required distributions."""
+    needed = ["pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "pluggy"]
+    probe = "import importlib.util; " + "; ".join(
+        f"print(importlib.util.find_spec({name!r}).origin)" for name in [*needed, "workflow_core"]
+    )
+    origins = run(probe).stdout.splitlines()
+    assert len(origins) == len(needed) + 1
+    site = tmp_path / "site"
+    site.mkdir()
+    for name, origin in zip([*needed, "workflow_core"], origins, strict=True):
+        is_package = origin.endswith("__init__.py")
+        source = origin.removesuffix("/__init__.py") if is_package else origin
+        (site / (name if is_package else f"{name}.py")).symlink_to(source)
+    script = f"import sys; sys.path.insert(0, {str(site)!r})\n" + RUN
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout == "2\n", done.stderr
+
+
+@pytest.mark.parametrize("package", ["workflow_core", "pytest_workflow"])
+def test_every_public_name_exists(package):
+    done = run(f"import {package} as package\nfor name in package.__all__: getattr(package, name)\nprint('all')")
+    assert done.stdout == "all\n", done.stderr

@@ -1,0 +1,221 @@
+"""Values survive storing exactly, or are refused."""
+
+import dataclasses
+import datetime as dt
+import enum
+from decimal import Decimal
+from typing import TypedDict
+
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflow_core import Serializer, ValidationError
+from workflow_core.serialization import MAX_DEPTH, Codec, ReturnType, return_type_of, same_json
+
+
+class Shade(enum.Enum):
+    DARK = "dark"
+    LIGHT = 2
+
+
+class Access(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: float
+
+
+@dataclasses.dataclass(eq=False)
+class Blob:
+    items: list[int]
+
+
+class Row(TypedDict):
+    name: str
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]))
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    text,
+    st.binary(),
+    st.uuids(),
+    st.decimals(allow_nan=False),
+    st.dates(),
+    st.datetimes(timezones=st.one_of(st.none(), st.just(dt.UTC), st.timezones())),
+    st.times(),
+    st.timedeltas(),
+    st.sampled_from(Shade),
+    st.sampled_from([Access.READ, Access.READ | Access.WRITE, Access(0)]),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(text, inner, max_size=4),
+        st.dictionaries(st.just("$type"), inner, max_size=1),
+        st.tuples(inner, inner),
+        st.frozensets(scalars, max_size=4),
+        st.sets(st.integers(), max_size=4),
+    ),
+    max_leaves=12,
+)
+
+
+def same(left, right):
+    """Equal, and of the same types all the way down."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left == right
+
+
+@given(values)
+def test_every_storable_value_comes_back_as_it_was(value):
+    codec = Codec()
+    raw, read_back = codec.encode(value, "a value")
+    assert same(read_back, value)
+    assert same(codec.decode(raw), value)
+
+
+@given(values)
+def test_storing_is_repeatable(value):
+    codec = Codec()
+    once = codec.encode(value, "a value")[0]
+    assert codec.encode(codec.decode(once), "a value")[0] == once
+
+
+class Celsius(float):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (float("nan"), "nan"),
+        (float("-inf"), "-inf"),
+        ({1: "a"}, "keys are strings"),
+        ({"a": {"b": [object()]}}, r"a\.b\[0\] is a object"),
+        ("\udc00", "surrogate"),
+        (Celsius(3.5), "Celsius"),
+        (bytearray(b"x"), "bytearray"),
+        (Point(1, 2.0), "declare the type"),
+    ],
+    ids=lambda value: str(type(value).__name__),
+)
+def test_what_would_not_come_back_is_refused(value, reason):
+    with pytest.raises(ValidationError, match=reason) as caught:
+        Codec().encode(value, 'the result of step "s"')
+    assert 'the result of step "s"' in str(caught.value)
+    assert caught.value.errors
+
+
+def test_cycles_and_depth_are_told_apart():
+    cycle = {"a": []}
+    cycle["a"].append(cycle)
+    with pytest.raises(ValidationError, match="refers to itself"):
+        Codec().encode(cycle, "it")
+    deep = []
+    for _ in range(MAX_DEPTH + 1):
+        deep = [deep]
+    with pytest.raises(ValidationError, match="nested deeper"):
+        Codec().encode(deep, "it")
+    assert Codec().encode(deep[0], "it")[1] == deep[0]
+
+
+def test_an_enumeration_that_cannot_be_found_again_is_refused():
+    class Local(enum.Enum):
+        ONE = 1
+
+    with pytest.raises(ValidationError, match="top level"):
+        Codec().encode(Local.ONE, "it")
+
+
+def test_stored_text_never_imports_a_module():
+    with pytest.raises(ValidationError, match="not loaded"):
+        Codec().decode('{"$type":"enum","class":"antigravity:Fly","name":"UP"}')
+
+
+@pytest.mark.parametrize("declared", [Point, list[Point], dict[str, Point], Point | None])
+def test_declared_types_come_back(declared):
+    value = {Point: Point(1, 2.0), Point | None: Point(1, 2.0)}.get(declared) or (
+        [Point(1, 2.0)] if declared == list[Point] else {"a": Point(1, 2.0)}
+    )
+    codec = Codec()
+    raw, read_back = codec.encode(value, "it", ReturnType(None, declared))
+    assert read_back == value
+    assert codec.decode(raw, ReturnType(None, declared)) == value
+    assert "Point" not in str(codec.decode(raw))
+
+
+def test_a_declared_type_without_equality_is_compared_by_its_content():
+    raw, read_back = Codec().encode(Blob([1]), "it", ReturnType(None, Blob))
+    assert read_back.items == [1]
+    assert '"items":[1]' in raw
+
+
+class Loose(pydantic.BaseModel):
+    anything: object
+
+
+def test_a_declared_type_that_loses_something_is_refused():
+    with pytest.raises(ValidationError, match="would come back"):
+        Codec().encode(Loose(anything={1, 2}), "it", ReturnType(None, Loose))
+
+
+def test_a_stored_value_that_no_longer_fits_its_type_is_an_error():
+    raw, _ = Codec().encode(Point(1, 2.0), "it", ReturnType(None, Point))
+    with pytest.raises(ValidationError, match="stored value"):
+        Codec().decode(raw.replace('"x":1', '"x":"one"'), ReturnType(None, Point))
+
+
+def test_the_size_limit_counts_bytes():
+    codec = Codec(max_bytes=10)
+    codec.encode("é" * 4, "it")
+    with pytest.raises(ValidationError, match="max_result_bytes"):
+        codec.encode("é" * 5, "it")
+
+
+def test_further_types_by_a_serializer():
+    codec = Codec([Serializer("complex", complex, lambda value: [value.real, value.imag], lambda pair: complex(*pair))])
+    raw, read_back = codec.encode({"z": 1 + 2j}, "it")
+    assert read_back == codec.decode(raw) == {"z": 1 + 2j}
+    with pytest.raises(ValidationError, match="no serializer"):
+        Codec().decode(raw)
+    with pytest.raises(ValidationError, match="taken"):
+        Codec([Serializer("uuid", complex, str, complex)])
+
+
+def test_return_annotations():
+    async def asynchronous() -> Point: ...
+
+    def plain() -> list[Decimal]: ...
+
+    def silent(): ...
+
+    def broken() -> "Nowhere":  # noqa: F821
+        ...
+
+    assert return_type_of(asynchronous) is Point
+    assert return_type_of(plain) == list[Decimal]
+    assert return_type_of(silent) is None
+    assert return_type_of(broken) is None
+    assert return_type_of(lambda: 1) is None
+
+
+def test_same_json_ignores_the_order_of_keys():
+    assert same_json('{"a":1,"b":2}', '{"b":2,"a":1}')
+    assert not same_json('{"a":1}', None)
+    assert same_json(None, None)
