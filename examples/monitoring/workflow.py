@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from workflow_core import ExecutionResult, PanicError, Workflow, WorkflowContext, WorkflowError
 
 
@@ -35,10 +37,17 @@ async def bring_back(execution_id: str) -> ExecutionResult:
     return status
 
 
+async def watch() -> None:
+    """Run the workflow, say what came of it, and bring it back if it needs that."""
+    report, status = await run_and_report("exec-123")
+    print(f"{report} (restart attempt {status.restart_attempt})")
+    result = await bring_back("exec-123")
+    print(result.status, result.output)
+
+
 def main() -> None:
     """Run the example on the default engine."""
-    result = Workflow.run("monitored-workflow")
-    print(result.status, result.output)
+    asyncio.run(watch())
 
 
 if __name__ == "__main__":

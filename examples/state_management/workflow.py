@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from workflow_core import ExecutionResult, Workflow, WorkflowContext
 
 
@@ -9,7 +11,7 @@ from workflow_core import ExecutionResult, Workflow, WorkflowContext
 async def managed_workflow(ctx: WorkflowContext) -> str:
     """Work, rest, work again."""
     await ctx.step("first-half", lambda: "half done")
-    await ctx.sleep("rest", 60_000)
+    await ctx.sleep("rest", 5_000)
     return await ctx.step("second-half", lambda: "done")
 
 
@@ -30,10 +32,18 @@ async def bring_on(execution_id: str) -> ExecutionResult:
     return status
 
 
+async def manage() -> None:
+    """Start an execution in the background, look at it while it rests, and bring it to its end."""
+    started = await Workflow.start("managed-workflow", detach=True)
+    await asyncio.sleep(0.5)
+    print(await describe(started.execution_id))
+    result = await bring_on(started.execution_id)
+    print(result.status, result.output)
+
+
 def main() -> None:
     """Run the example on the default engine."""
-    result = Workflow.run("managed-workflow")
-    print(result.status, result.output)
+    asyncio.run(manage())
 
 
 if __name__ == "__main__":
