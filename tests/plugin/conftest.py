@@ -1,0 +1,29 @@
+"""Runs of pytest in processes of their own."""
+
+from __future__ import annotations
+
+import pytest
+
+LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
+
+
+@pytest.fixture
+def run_apart(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    """Run pytest in a subprocess that measures no coverage and inherits no options."""
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def run(*arguments: str) -> pytest.RunResult:
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:randomly", "-o", LOOP_SCOPE, *arguments, timeout=60)
+
+    return run
+
+
+@pytest.fixture
+def run_within(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    """Run pytest in this process, in file order."""
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def run(*arguments: str) -> pytest.RunResult:
+        return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:randomly", "-o", LOOP_SCOPE, *arguments)
+
+    return run
