@@ -353,11 +353,12 @@ class Execution:
 
     def _describe(self, error: BaseException) -> ErrorInfo:
         failure = error if isinstance(error, StepFailure) else None
-        original = failure.original_error if failure is not None else None
-        shown = original if isinstance(failure, PanicError) and original is not None else error
+        cause = error
+        while isinstance(cause, StepFailure) and cause.original_error is not None:
+            cause = cause.original_error
         return ErrorInfo(
-            type=error_name(original or error),
-            message=str(shown if original is None else original),
+            type=error_name(cause),
+            message=str(cause),
             step_id=failure.step_id if failure is not None else None,
             attempt=failure.attempt if failure is not None else None,
             indicator=error.indicator if isinstance(error, PanicError) else None,

@@ -633,7 +633,7 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
 
 
 async def _begin_sleep(execution: Execution, step_id: str, duration_ms: int) -> StepRecord:
-    record = StepRecord(step_id, kind="sleep", status="sleeping", duration_ms=duration_ms)
+    record = StepRecord(step_id, kind="sleep", status="sleeping", attempt=1, duration_ms=duration_ms)
     seq, at = execution.next_seq(), execution.now()
     wake_time = to_epoch_ms(at) + duration_ms
     await execution.store.sleep_started(

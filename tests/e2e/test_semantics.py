@@ -591,3 +591,32 @@ def test_db_times(workflow, workflow_db, workflow_faults):
                         v,
                     )
     assert [r["seq"] for r in workflow_db.step_events("e")] == list(range(1, len(workflow_db.step_events("e")) + 1))
+
+
+def test_a_result_equals_its_stored_form(workflow):
+    @Workflow.define("w")
+    async def w(ctx):
+        await ctx.sleep("z", 10)
+        return await ctx.step("a", lambda: {"x": (1, 2)})
+
+    result = workflow.run("w", "e")
+    assert workflow.run("w", "e") == result
+    assert workflow.status("e") == result
+
+
+def test_the_error_of_an_execution_is_the_root_cause(workflow):
+    @Workflow.define("w")
+    async def w(ctx):
+        async def bad():
+            raise KeyError("outer")
+
+        async def handle(error, ctx):
+            async def worse():
+                raise LookupError("the root")
+
+            await ctx.step("inner", worse)
+
+        await ctx.step("outer", bad).catch(handle).with_retry(max_attempts=1)
+
+    result = workflow.run("w", retry_config={"max_attempts": 1})
+    assert (result.error.type, result.error.message, result.error.step_id) == ("LookupError", "the root", "outer")

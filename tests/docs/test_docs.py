@@ -1,0 +1,80 @@
+"""The documentation is true: its code runs, its links lead somewhere, and nothing public is missing from it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import pytest_workflow
+import workflow_core
+from workflow_core.hookspecs import WorkflowHooks
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
+
+
+def blocks(page):
+    return [found.group(1) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+def everything():
+    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(page, pytester, monkeypatch):
+    monkeypatch.setenv("WORKFLOW_DIR", str(pytester.path / "state"))
+    tests = 0
+    script = []
+    for number, block in enumerate(blocks(page)):
+        if "import shop" in block:
+            pytester.makepyfile(shop=next(other for other in blocks(page) if '"greeting"' in other))
+        if "def test_" in block:
+            tests += 1
+            on_its_own = page.name != "README.md" or "import shop" in block
+            pytester.makepyfile(**{f"test_block_{number}": block if on_its_own else f"{blocks(page)[0]}\n{block}"})
+        elif page.name != "README.md":
+            script.append(block)
+    if script:
+        exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
+    if tests:
+        result = pytester.runpytest_subprocess(
+            "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-o", "asyncio_mode=strict"
+        )
+        assert result.ret == 0, result.stdout.str()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for found in LINK.finditer(page.read_text(encoding="utf-8")):
+        assert (page.parent / found.group(1)).exists(), found.group(0)
+
+
+def test_every_hook_is_documented():
+    text = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    for name in vars(WorkflowHooks):
+        if not name.startswith("_"):
+            assert f"`{name}(" in text, name
+
+
+def test_every_fixture_option_and_marker_is_documented(pytester):
+    text = everything()
+    listed = pytester.runpytest_subprocess("--fixtures", "-q").stdout.str()
+    fixtures = re.findall(r"^(workflow\w*)\b", listed, re.MULTILINE)
+    assert "workflow_faults" in fixtures
+    markers = re.findall(r"pytest\.mark\.(workflow_\w+)", pytester.runpytest_subprocess("--markers").stdout.str())
+    options = re.findall(r"--workflow-[\w-]+", pytester.runpytest_subprocess("--help").stdout.str())
+    for name in {*fixtures, *markers, *options}:
+        assert name in text, name
+
+
+def test_every_public_name_is_documented():
+    text = everything()
+    missing = [
+        name for name in {*workflow_core.__all__, *pytest_workflow.__all__} if not re.search(rf"\b{name}\b", text)
+    ]
+    assert not missing
