@@ -39,6 +39,7 @@ from workflow_core.errors import (
     PanicError,
     StorageError,
     ValidationError,
+    WorkflowCoreError,
     WorkflowNotFoundError,
 )
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
@@ -279,13 +280,16 @@ class WorkflowEngine:
         """
         if not isinstance(name, str) or not name:
             raise ValidationError(f"A workflow name must be a non-empty string, not {name!r}")
-        definition = self.definitions.get(name) or SHARED_DEFINITIONS.get(name)
+        definition = self._known_definition(name)
         if definition is None:
             known = ", ".join(self.workflow_names()) or "none"
             raise WorkflowNotFoundError(
                 f'No workflow "{name}" is defined in this process (defined: {known}); import the module that defines it'
             )
         return definition
+
+    def _known_definition(self, name: str) -> Definition | None:
+        return self.definitions.get(name) or SHARED_DEFINITIONS.get(name)
 
     def workflow_names(self) -> list[str]:
         """Return the names of the workflows that this engine can run, sorted."""
@@ -566,14 +570,17 @@ class WorkflowEngine:
             return active.execution.snapshot()
         workflow = self.store.workflow(record.workflow_name)
         steps, _ = await workflow.load_steps(record.workflow_name, record.execution_id)
-        errors = {
+        errors = await self._last_errors(record)
+        return result_of(record, steps, errors, self.codec, self._known_definition(record.workflow_name))
+
+    async def _last_errors(self, record: ExecutionRecord) -> dict[str, ErrorInfo]:
+        workflow = self.store.workflow(record.workflow_name)
+        return {
             step_id: ErrorInfo(
                 type=error.error_type, message=error.error_message, step_id=step_id, attempt=error.attempt
             )
             for step_id, error in await workflow.load_errors(record.workflow_name, record.execution_id)
         }
-        definition = self.definitions.get(record.workflow_name) or SHARED_DEFINITIONS.get(record.workflow_name)
-        return result_of(record, steps, errors, self.codec, definition)
 
     async def history(self, execution_id: str) -> list[Event]:
         """Return the events of an execution, oldest first.
@@ -697,19 +704,21 @@ class WorkflowEngine:
         for record, owner, expires_at in await self.store.unfinished_executions():
             if record.execution_id in self._active or self._lives(owner, expires_at):
                 continue
-            if (
-                self.definitions.get(record.workflow_name) is None
-                and SHARED_DEFINITIONS.get(record.workflow_name) is None
-            ):
+            if self._known_definition(record.workflow_name) is None:
                 logger.warning(
                     'Execution "%s" waits to be recovered, but its workflow "%s" is not defined in this process',
                     record.execution_id,
                     record.workflow_name,
                 )
                 continue
-            with contextlib.suppress(LeaseLostError):
+            try:
                 await self._take_over(record)
-                taken.append(record.execution_id)
+            except LeaseLostError:
+                continue  # another process was faster
+            except WorkflowCoreError:
+                logger.exception('Execution "%s" cannot be recovered', record.execution_id)
+                continue
+            taken.append(record.execution_id)
         return taken
 
     async def set_circuit(
@@ -772,7 +781,7 @@ class WorkflowEngine:
         steps, seq = await self.store.workflow(record.workflow_name).load_steps(
             record.workflow_name, record.execution_id
         )
-        return Execution(
+        execution = Execution(
             self,
             definition,
             record,
@@ -783,6 +792,8 @@ class WorkflowEngine:
             steps,
             seq,
         )
+        execution.last_errors = await self._last_errors(record)
+        return execution
 
     async def _take_over(self, record: ExecutionRecord) -> _Active:
         execution = await self._revive(record)
