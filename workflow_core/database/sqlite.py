@@ -351,8 +351,8 @@ class SQLiteStore:
                 connection,
                 lease,
                 now,
-                "status = 'restarting', completed_at = NULL, error_message = NULL, error_data = NULL, restart_at = NULL,"
-                " restart_attempt = ?, owner_id = ?,"
+                "status = 'restarting', completed_at = NULL, error_message = NULL, error_data = NULL,"
+                " restart_at = NULL, restart_attempt = ?, owner_id = ?,"
                 " fencing_token = fencing_token + 1",
                 (restart_attempt, owner.owner_id),
             )
