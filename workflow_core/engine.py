@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
-import pluggy
-
 from workflow_core import circuit_breaker
 from workflow_core.clock import Clock, SystemClock, from_epoch_ms, to_epoch_ms
 from workflow_core.current import activated
@@ -44,7 +42,7 @@ from workflow_core.errors import (
 )
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
 from workflow_core.execution import Execution, result_of
-from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, WorkflowHooks
+from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager
 from workflow_core.interception import intercepted
 from workflow_core.models import (
     TERMINAL_STATUSES,
@@ -152,8 +150,7 @@ class WorkflowEngine:
         self._known_workflows: set[str] = set()
         self._renewal: asyncio.Task[None] | None = None
         self._closed = False
-        self._plugins = pluggy.PluginManager("workflow_core")
-        self._plugins.add_hookspecs(WorkflowHooks)
+        self._plugins = PluginManager()
         for plugin in (*_installed_plugins(), *plugins):
             self._plugins.register(plugin)
         self._hooks_changed()
