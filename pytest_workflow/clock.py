@@ -11,8 +11,11 @@ moment from the one before it (the spacing of floats near 1.7e9 is 2.4e-7).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -28,7 +31,8 @@ DEFAULT_START = datetime(2025, 1, 1, tzinfo=UTC)
 """The wall time at which a test begins, unless it says otherwise."""
 
 _RESOLUTION = 1e-6
-_FOREIGN_GRACE_SECONDS = 0.25
+_THREAD_GRACE_SECONDS = 0.25
+_OUTSIDE_GRACE_SECONDS = 5.0
 _MOST_JUMPS = 1_000_000
 _T = TypeVar("_T")
 
@@ -76,7 +80,8 @@ class VirtualClock:
         self._limit = float("inf") if automatic else 0.0
         self._attached: dict[asyncio.AbstractEventLoop, _Attachment] = {}
         self._own_loop: asyncio.AbstractEventLoop | None = None
-        self._followers: list[Callable[[datetime], None]] = []
+        self._thread = threading.get_ident()
+        self._outside = 0
         self._describe: Callable[[], Iterable[str]] = list
 
     def __repr__(self) -> str:
@@ -149,14 +154,25 @@ class VirtualClock:
             self._limit = max(self._limit, self._elapsed)
 
     def _move_to(self, elapsed: float) -> None:
-        if elapsed > self._elapsed:
-            self._elapsed = elapsed
-            for follow in self._followers:
-                follow(self.now())
+        self._elapsed = max(self._elapsed, elapsed)
 
-    def follow(self, follower: Callable[[datetime], None]) -> None:
-        """Call ``follower`` with the new wall time after each move."""
-        self._followers.append(follower)
+    @contextlib.contextmanager
+    def outside_work(self) -> Iterator[None]:
+        """Let time stand still in the ``with`` block whenever nothing is runnable, and wait for the outside instead.
+
+        For what an event loop cannot know to be under way: a thread that was not started through the loop, a child
+        process, the other end of a socket. Work that goes through ``asyncio.to_thread`` or ``run_in_executor`` is
+        waited for without this.
+        """
+        self._outside += 1
+        try:
+            yield
+        finally:
+            self._outside -= 1
+
+    def is_ours(self) -> bool:
+        """Tell whether the running thread is the test's."""
+        return threading.get_ident() == self._thread
 
     def explain_with(self, describe: Callable[[], Iterable[str]]) -> None:
         """Take the lines that a `WorkflowStuckError` shows from ``describe``."""
@@ -178,11 +194,29 @@ class VirtualClock:
             self.attach(self._own_loop, own=True)
         return self._own_loop.run_until_complete(coroutine)
 
+    @contextlib.contextmanager
+    def leading_loops(self) -> Iterator[None]:
+        """Attach, in the ``with`` block, every event loop of asyncio's that the test's thread runs."""
+        clock, original = self, asyncio.BaseEventLoop.run_forever
+
+        def run_forever(loop: asyncio.BaseEventLoop) -> None:
+            if clock.is_ours() and not isinstance(getattr(loop, "_selector", None), _Attachment):
+                clock.attach(loop)
+            original(loop)
+
+        loops: Any = asyncio.BaseEventLoop
+        loops.run_forever = run_forever
+        try:
+            yield
+        finally:
+            loops.run_forever = original
+
     def attach(self, loop: asyncio.AbstractEventLoop, *, own: bool = False) -> _Attachment:
         """Make an event loop run on this clock.
 
         Raises:
             TypeError: The loop is not one of asyncio's own, such as uvloop's.
+            RuntimeError: The loop runs on another virtual clock.
         """
         attachment = self._attached.get(loop)
         if attachment is None:
@@ -192,6 +226,7 @@ class VirtualClock:
     def detach(self) -> None:
         """Give every event loop back its own time, and close the clock's own one."""
         loop, self._own_loop = self._own_loop, None
+        self._limit = float("inf")  # what is cancelled may need time to end
         if loop is not None:
             _cancel_everything(loop)
         for attachment in self._attached.values():
@@ -214,12 +249,17 @@ class _Attachment:
         if self._selector is None or not isinstance(loop, asyncio.BaseEventLoop):
             name = f"{type(loop).__module__}.{type(loop).__qualname__}"
             raise TypeError(f"{name} cannot run on virtual time; use asyncio's own event loop in tests")
+        if isinstance(self._selector, _Attachment):
+            raise RuntimeError(
+                f"this event loop runs on {self._selector._clock!r} and cannot run on {clock!r} as well: one clock for "
+                "all engines of an event loop"
+            )
         self._clock = clock
         self._own = own
         self._offset = 0.0 if own else loop.time() - clock._elapsed
         self._resolution = self._loop._clock_resolution
         self._run_in_executor = loop.run_in_executor
-        self._outstanding: set[asyncio.Future[Any]] = set()
+        self._pools: dict[object, _Pool] = {}
         self._idle: list[asyncio.Future[None]] = []
         self._jumps = 0
         self._loop.time = self.time
@@ -233,6 +273,8 @@ class _Attachment:
         loop._selector = self._selector
         loop._clock_resolution = self._resolution
         del loop.time, loop.run_in_executor
+        for pool in self._pools.values():
+            pool.wake_all()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the selector
         return getattr(self._selector, name)
@@ -246,10 +288,14 @@ class _Attachment:
         return self._offset + elapsed
 
     def run_in_executor(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:  # noqa: ANN401
-        """Note work that goes on in a thread: virtual time stands still until it is done."""
+        """Note work that goes on in a thread: virtual time stands still until it is done, or sleeps."""
+        pool = self._pools.setdefault(executor, _Pool(self._loop))
+        if executor is None or isinstance(executor, ThreadPoolExecutor):
+            function = functools.partial(pool.run, function)
         future: asyncio.Future[Any] = self._run_in_executor(executor, function, *args)
-        self._outstanding.add(future)
-        future.add_done_callback(self._outstanding.discard)
+        pool.workers = getattr(executor or self._loop._default_executor, "_max_workers", None)
+        pool.submitted += 1
+        future.add_done_callback(pool.done)
         return future
 
     async def idle(self) -> None:
@@ -263,9 +309,9 @@ class _Attachment:
         events: list[Any] = self._selector.select(0)
         if events or (timeout is not None and timeout <= 0):
             return events
-        if self._outstanding:
-            blocked: list[Any] = self._selector.select(None)
-            return blocked
+        if self._clock._outside or not all(pool.is_waiting() for pool in self._pools.values()):
+            brought: list[Any] = self._selector.select(None)
+            return brought
         if self._idle:
             waiters, self._idle = self._idle, []
             for waiter in waiters:
@@ -288,16 +334,94 @@ class _Attachment:
         return []
 
     def _nothing_left(self) -> list[Any]:
-        """Nothing is runnable, and no timer is set."""
-        watched = len(self._selector.get_map() or ()) > 1  # more than the loop's own wake-up pipe
-        if watched:
-            waited: list[Any] = self._selector.select(None)
-            return waited
-        if not self._own or threading.active_count() > 1:
-            late: list[Any] = self._selector.select(_FOREIGN_GRACE_SECONDS)
-            if late:
-                return late
+        """Nothing is runnable, and no timer is set: only something outside the loop can help."""
+        grace = 0.0
+        if len(self._selector.get_map() or ()) > 1:  # more than the loop's own wake-up pipe
+            grace = _OUTSIDE_GRACE_SECONDS
+        elif not self._own or threading.active_count() > 1:
+            grace = _THREAD_GRACE_SECONDS
+        late: list[Any] = self._selector.select(grace)
+        if late:
+            return late
         raise self._clock._stuck("Nothing can go on: no code is runnable, and no timer is set")
+
+
+class _Pool:
+    """The work that an event loop gave to one executor.
+
+    Attributes:
+        workers: How many jobs the executor runs at the same time, as far as is known.
+        submitted: The jobs that are not done.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._lock = threading.Lock()
+        self._running = 0
+        self._asleep: set[threading.Event] = set()
+        self._closed = False
+        self.workers: int | None = None
+        self.submitted = 0
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401 - whatever the function returns
+        """Run a job, in its thread."""
+        with self._lock:
+            self._running += 1
+        _worker.pool = self
+        try:
+            return function(*args)
+        finally:
+            _worker.pool = None
+            with self._lock:
+                self._running -= 1
+
+    def done(self, future: asyncio.Future[Any]) -> None:
+        """Note the end of a job, in the event loop."""
+        del future
+        self.submitted -= 1
+
+    def is_waiting(self) -> bool:
+        """Tell whether every job waits for virtual time, by itself or for a worker that does."""
+        if not self.submitted:
+            return True
+        running = self._running
+        return len(self._asleep) == running and running in {self.submitted, self.workers}
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep in a job's thread; tell whether that was possible."""
+        awake = threading.Event()
+        try:
+            self._loop.call_soon_threadsafe(self._fall_asleep, awake, seconds)
+        except RuntimeError:  # the loop was closed
+            return False
+        awake.wait()
+        return True
+
+    def _fall_asleep(self, awake: threading.Event, seconds: float) -> None:
+        if self._closed:
+            awake.set()
+            return
+        self._asleep.add(awake)
+        self._loop.call_later(seconds, self._wake, awake)
+
+    def _wake(self, awake: threading.Event) -> None:
+        self._asleep.discard(awake)
+        awake.set()
+
+    def wake_all(self) -> None:
+        """Let every thread go on: virtual time is over."""
+        self._closed = True
+        for awake in list(self._asleep):
+            self._wake(awake)
+
+
+_worker = threading.local()
+
+
+def sleep_in_thread(seconds: float) -> bool:
+    """Let virtual time pass in a thread that works for an event loop; tell whether the running one does."""
+    pool: _Pool | None = getattr(_worker, "pool", None)
+    return pool is not None and pool.sleep(seconds)
 
 
 def _is_running() -> bool:

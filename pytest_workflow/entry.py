@@ -31,6 +31,12 @@ _MARKERS = (
     ),
 )
 
+NAMESAKE = (
+    "pytest-workflow-core and pytest-workflow are both installed, and both install a package pytest_workflow, so one "
+    "has overwritten files of the other. Uninstall both, then install the one you want: "
+    "pip uninstall pytest-workflow pytest-workflow-core; pip install 'pytest-workflow-core[pytest]'"
+)
+
 _environment_key = pytest.StashKey["Environment"]()
 _freezer_key = pytest.StashKey["Freezer"]()
 
@@ -111,9 +117,13 @@ def _workflow_environment(
     file = request.getfixturevalue("tmp_path") / "workflow.db" if kind == "file" else None
     environment = Environment(clock, file, workflow_settings, workflow_plugins)
     item.stash[_environment_key] = environment
-    _freezer(request.config).lead(clock)
-    yield environment
-    environment.close()
+    freezer = _freezer(request.config)
+    freezer.lead(clock)
+    try:
+        yield environment
+    finally:
+        environment.close()
+        freezer.release()
 
 
 @pytest.fixture
@@ -144,10 +154,10 @@ def _marked_store(item: pytest.Item) -> str | None:
     marker = item.get_closest_marker("workflow_store")
     if marker is None:
         return None
-    kind = marker.args[0] if marker.args else marker.kwargs.get("kind")
-    if kind not in _STORES:
-        raise pytest.UsageError(f"@pytest.mark.workflow_store({kind!r}): use one of {', '.join(_STORES)}")
-    return str(kind)
+    values = (*marker.args, *marker.kwargs.values())
+    if len(values) != 1 or set(marker.kwargs) - {"kind"} or values[0] not in _STORES:
+        pytest.fail(f'{item.nodeid}: @pytest.mark.workflow_store takes "memory" or "file", nothing else', pytrace=False)
+    return str(values[0])
 
 
 def _freezer(config: pytest.Config) -> Freezer:
@@ -157,6 +167,16 @@ def _freezer(config: pytest.Config) -> Freezer:
 
 
 # Around each test ----------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin virtual time before all other fixtures of the test's own, whatever the order of its arguments."""
+    if _uses_workflow(item) and isinstance(item, pytest.Function):
+        names, definitions = item.fixturenames, item._fixtureinfo.name2fixturedefs
+        names.remove("_workflow_environment")
+        wider = [name in definitions and definitions[name][-1].scope != "function" for name in names]
+        names.insert(len(names) - wider[::-1].index(True) if True in wider else 0, "_workflow_environment")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -181,9 +201,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     environment = item.stash.get(_environment_key, None)
     if report.when == "call" and report.failed and environment is not None:
-        from pytest_workflow.history import table  # noqa: PLC0415 - loaded with the first workflow test
-
-        report.sections.extend((f"workflow {history.title}", table(history)) for history in environment.histories())
+        report.sections.extend(environment.report())
     return report
 
 

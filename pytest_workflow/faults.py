@@ -72,11 +72,20 @@ class WorkflowFaults:
         self.rules: list[FaultRule] = []
         self._clock = clock
         self._engine: WorkflowEngine | None = None
+        self._registered = False
         self._runs: defaultdict[tuple[str, str], int] = defaultdict(int)
 
     def serve(self, engine: WorkflowEngine) -> None:
         """Work for ``engine`` from now on."""
         self._engine = engine
+        self._registered = False
+        if self.rules:
+            self._register()
+
+    def _register(self) -> None:
+        if self._engine is not None and not self._registered:
+            self._engine.register(_FaultHooks(self))
+            self._registered = True
 
     # Rules -----------------------------------------------------------------------------------------------------------
 
@@ -261,20 +270,22 @@ class WorkflowFaults:
         runs = None if attempts is None else frozenset(attempts)
         rule = FaultRule(description, step_id, workflow, runs, occurrence, strict, wrap, circuit)
         self.rules.append(rule)
+        self._register()
         return rule
 
     def unused(self) -> list[FaultRule]:
         """Return the strict rules that never fired."""
         return [rule for rule in self.rules if self.strict and rule.strict and not rule.fired]
 
-    # Hooks -----------------------------------------------------------------------------------------------------------
+    # Carrying out ----------------------------------------------------------------------------------------------------
 
-    @hookimpl
+    def note_run(self, execution_id: str, step_id: str) -> None:
+        """Count an attempt that began."""
+        self._runs[execution_id, step_id] += 1
+
     def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler] | None:
         """Carry the rules out that strike this attempt; the rule made first is the innermost."""
-        key = (attempt.execution_id, attempt.step_id)
-        self._runs[key] += 1
-        run = self._runs[key]
+        run = self._runs[attempt.execution_id, attempt.step_id]
         wraps = [rule.wrap for rule in self.rules if rule.wrap is not None and rule.strikes(attempt, run)]
         if not wraps:
             return None
@@ -286,13 +297,30 @@ class WorkflowFaults:
 
         return wrapped
 
-    @hookimpl
     def force_circuit(self, attempt: Attempt) -> CircuitStatus | None:
         """Set the circuit that a rule asks for."""
         for rule in self.rules:
             if rule.circuit is not None and rule.strikes(attempt, 1):
                 return rule.circuit
         return None
+
+
+class _FaultHooks:
+    """Puts the rules into an engine, once there are any: an engine without these hooks is faster."""
+
+    def __init__(self, faults: WorkflowFaults) -> None:
+        self._faults = faults
+
+    def __dir__(self) -> list[str]:
+        return ["wrap_attempt", "force_circuit"]  # each name costs pluggy a look at every registration
+
+    @hookimpl
+    def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler] | None:
+        return self._faults.wrap_attempt(attempt)
+
+    @hookimpl
+    def force_circuit(self, attempt: Attempt) -> CircuitStatus | None:
+        return self._faults.force_circuit(attempt)
 
 
 def _error_factory(error: BaseException | type[BaseException] | str) -> Callable[[], BaseException]:

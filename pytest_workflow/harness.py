@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_workflow.clock import Sleep, VirtualClock
 from pytest_workflow.database import WorkflowDatabase
 from pytest_workflow.faults import WorkflowFaults
-from pytest_workflow.history import History
+from pytest_workflow.history import History, table
 from workflow_core.current import replaced_default
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore, open_database
 from workflow_core.engine import WorkflowEngine
-from workflow_core.events import Event, ExecutionPanicked, SleepStarted, StepRetrying
+from workflow_core.errors import StepFailure, WorkflowCoreError, WorkflowTimeoutError
+from workflow_core.events import Event, ExecutionPanicked, SleepStarted, StepRetrying, StepStarted
 from workflow_core.hookspecs import hookimpl
 from workflow_core.models import ExecutionResult
 from workflow_core.ownership import Owner
@@ -72,16 +73,23 @@ class _Processes:
         self._alive.discard(owner.owner_id)
 
 
-class _Recorder:
-    """Notes every wait, and lets a failed assertion in a workflow fail the test at once."""
+class _HarnessPlugin:
+    """Notes every wait and every attempt, and lets a failed assertion in a workflow fail the test at once."""
 
-    def __init__(self, clock: VirtualClock) -> None:
+    def __init__(self, clock: VirtualClock, faults: WorkflowFaults) -> None:
         self._clock = clock
+        self._faults = faults
+
+    def __dir__(self) -> list[str]:
+        # Each name costs pluggy a look at every registration, which is once for each test.
+        return ["on_event", "is_fatal"]
 
     @hookimpl
     def on_event(self, event: Event) -> None:
-        """Note the waits."""
-        if isinstance(event, SleepStarted):
+        """Note the attempts and the waits."""
+        if isinstance(event, StepStarted):
+            self._faults.note_run(event.execution_id, event.step_id)
+        elif isinstance(event, SleepStarted):
             self._clock.sleeps.append(Sleep(event.step_id, event.duration_ms, "sleep"))
         elif isinstance(event, StepRetrying):
             self._clock.sleeps.append(Sleep(event.step_id, event.backoff_ms, "backoff"))
@@ -90,7 +98,9 @@ class _Recorder:
 
     @hookimpl
     def is_fatal(self, error: BaseException) -> bool | None:
-        """A failed assertion is the test's result, not an error of the workflow."""
+        """A failed assertion is the test's result, not an error of the workflow; so is one among those of a group."""
+        if isinstance(error, BaseExceptionGroup):
+            return True if error.subgroup(AssertionError) is not None else None
         return True if isinstance(error, AssertionError) else None
 
 
@@ -119,8 +129,14 @@ class Environment:
         self.faults = WorkflowFaults(clock)
         self._stack = contextlib.ExitStack()
         self._memory = _memory_database() if file is None else None
-        self._recorder = _Recorder(clock)
-        self.engine = self.open_engine()
+        self._plugin = _HarnessPlugin(clock, self.faults)
+        try:
+            self.engine = self.open_engine()
+        except BaseException:
+            if self._memory is not None:
+                self._memory.close()
+            raise
+        self._stack.enter_context(clock.leading_loops())
         reader = self._memory or sqlite3.connect(str(file), isolation_level=None, check_same_thread=False)
         self.database = WorkflowDatabase(reader, ":memory:" if file is None else str(file))
         self.harness = WorkflowHarness(self)
@@ -134,9 +150,7 @@ class Environment:
             synchronous=self.settings.synchronous,
             busy_timeout_ms=self.settings.busy_timeout_ms,
         )
-        self.engine = WorkflowEngine(
-            store, self.clock, [self._recorder, self.faults, *self.plugins], self.settings, self.processes
-        )
+        self.engine = WorkflowEngine(store, self.clock, [self._plugin, *self.plugins], self.settings, self.processes)
         self.faults.serve(self.engine)
         self._stack.enter_context(replaced_default(self.engine))
         return self.engine
@@ -148,15 +162,20 @@ class Environment:
             yield f"{execution} is {execution.status} and waits for:"
             yield from (f"  {line}" for line in waits)
 
-    def histories(self) -> list[History]:
-        """Return the history of each execution, the first started first."""
-        return [self.harness.history(row["id"]) for row in self.database.executions()]
+    def report(self) -> list[tuple[str, str]]:
+        """Return, with a title each, the history of each execution as a table, the first started first."""
+        try:
+            histories = [self.harness.history(row["id"]) for row in self.database.executions()]
+        except (WorkflowCoreError, sqlite3.Error) as error:  # whatever the test has done to its engine or its tables
+            return [("workflow histories", f"cannot be read: {error}")]
+        return [(f"workflow {history.title}", table(history)) for history in histories]
 
     def close(self) -> None:
         """End the test's processes, and let go of everything."""
-        self.engine.close()
-        self._stack.close()
+        with contextlib.suppress(RuntimeError):  # the event loop of an asynchronous test may be closed already
+            self.engine.abandon()
         self.clock.detach()
+        self._stack.close()
         self.database.connection.close()
 
 
@@ -305,8 +324,6 @@ class WorkflowHarness:
         __tracebackhide__ = True
 
         async def to_the_end() -> ExecutionResult:
-            from workflow_core.errors import StepFailure, WorkflowTimeoutError  # noqa: PLC0415 - used here alone
-
             with contextlib.suppress(StepFailure, WorkflowTimeoutError):
                 await coroutine
             return await self.engine.wait(execution_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -22,13 +22,12 @@ def make_clock(item: pytest.Item, configured_start: str) -> Clock:
         item: The test.
         configured_start: The ini value ``workflow_start``; empty for the default.
 
-    Raises:
-        pytest.UsageError: The marker or the ini value does not name a wall time.
+    A marker, or an ini value, that does not name a wall time fails the test.
     """
     marker = item.get_closest_marker("workflow_clock")
     options = dict(marker.kwargs) if marker is not None else {}
     if marker is not None and (marker.args or set(options) - {"start", "manual"}):
-        raise pytest.UsageError(f"{item.nodeid}: @pytest.mark.workflow_clock takes start= and manual=, nothing else")
+        _refuse(f"{item.nodeid}: @pytest.mark.workflow_clock takes start= and manual=, nothing else")
     start = _moment(options.get("start") or configured_start or DEFAULT_START, item.nodeid)
     return VirtualClock(start, automatic=not options.get("manual", False))
 
@@ -37,10 +36,12 @@ def _moment(value: object, where: str) -> datetime:
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
-        except ValueError as error:
-            raise pytest.UsageError(f"{where}: the start of virtual time {value!r} is no ISO date and time") from error
+        except ValueError:
+            _refuse(f"{where}: the start of virtual time {value!r} is no ISO date and time")
     if not isinstance(value, datetime) or value.tzinfo is None:
-        raise pytest.UsageError(
-            f"{where}: the start of virtual time must be a datetime with a time zone, not {value!r}"
-        )
+        _refuse(f"{where}: the start of virtual time must be a datetime with a time zone, not {value!r}")
     return value.astimezone(DEFAULT_START.tzinfo)
+
+
+def _refuse(message: str) -> NoReturn:
+    pytest.fail(message, pytrace=False)

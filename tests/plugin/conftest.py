@@ -13,7 +13,9 @@ def run_apart(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def run(*arguments: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:randomly", "-o", LOOP_SCOPE, *arguments, timeout=60)
+        return pytester.runpytest_subprocess(
+            "-p", "no:cacheprovider", "-p", "no:randomly", "-o", LOOP_SCOPE, *arguments, timeout=60
+        )
 
     return run
 

@@ -67,7 +67,7 @@ def test_run_returns_a_failure_as_a_result(workflow):
 
     result = workflow.run("failing", retry_config={"max_attempts": 1})
     assert result.status == "failed"
-    assert result.error.message == "division by zero" or "division by zero" in result.error.message
+    assert "division by zero" in result.error.message
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,8 @@ def test_run_refuses_wrong_arguments(workflow, arguments, error):
 def test_the_same_id_runs_once(workflow, workflow_clock):
     first = workflow.run("plugin-greeting", "once", {"name": "Ada"})
     then = workflow_clock.now()
-    assert workflow.run("plugin-greeting", "once", {"name": "Ada"}) == first
+    second = workflow.run("plugin-greeting", "once", {"name": "Ada"})
+    assert (second.output, second.completed_at) == (first.output, first.completed_at)
     assert workflow_clock.now() == then
 
 
@@ -143,7 +144,14 @@ def test_restart_of_what_completed_is_refused(workflow):
 
 
 def test_unknown_ids(workflow):
-    for method in (workflow.status, workflow.history, workflow.wait, workflow.resume, workflow.restart, workflow.cancel):
+    for method in (
+        workflow.status,
+        workflow.history,
+        workflow.wait,
+        workflow.resume,
+        workflow.restart,
+        workflow.cancel,
+    ):
         with pytest.raises(ExecutionNotFoundError):
             method("nobody")
 

@@ -1,0 +1,400 @@
+"""The fixture `workflow_faults`: faults and doubles for steps."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+
+from pytest_workflow import CircuitClosed, CircuitHalfOpened, StepCompleted, StepFailed, StepRetrying, StepSkipped
+from workflow_core import CircuitOpenError, NonRetryableError, UnstorableResultError, Workflow
+from workflow_core.panic import PANIC_INDICATORS
+
+pytest_plugins = ["pytester"]
+
+
+class NetworkError(Exception):
+    pass
+
+
+@pytest.fixture
+def shop(workflow):
+    """Three steps that count how often they really ran."""
+    ran = []
+
+    @workflow.define("shop")
+    async def shop(ctx):
+        for step_id in ("charge-card", "charge-fee", "ship"):
+            await ctx.step(step_id, lambda step_id=step_id: ran.append(step_id))
+        return ran
+
+    return ran
+
+
+def test_fail_for_some_attempts(workflow, workflow_faults, shop):
+    workflow_faults.fail("ship", NetworkError("503"), attempts=[1, 2])
+    result = workflow.run("shop")
+    assert workflow.history(result).of("ship") == [
+        StepFailed(attempt=1, error="NetworkError", message="503"),
+        StepRetrying(backoff_ms=1_000),
+        StepFailed(attempt=2, error="NetworkError"),
+        StepRetrying(backoff_ms=2_000),
+        StepCompleted(attempt=3),
+    ]
+    assert shop == ["charge-card", "charge-fee", "ship"]
+
+
+def test_fail_always(workflow, workflow_faults, shop):
+    rule = workflow_faults.fail("ship", NetworkError)
+    assert workflow.run("shop").status == "failed"
+    assert rule.fired == 3
+    assert "ship" not in shop
+
+
+@pytest.mark.parametrize(
+    ("error", "type_name", "message"),
+    [
+        (NetworkError("gone"), "NetworkError", "gone"),
+        (NetworkError, "NetworkError", ""),
+        ("gone", "RuntimeError", "gone"),
+    ],
+)
+def test_what_a_step_can_fail_with(workflow, workflow_faults, workflow_db, shop, error, type_name, message):
+    workflow_faults.fail("ship", error, attempts={1})
+    workflow.run("shop", "s")
+    (row,) = workflow_db.step_errors("s")
+    assert (row["error_type"], row["error_message"]) == (type_name, message)
+
+
+def test_an_error_that_is_never_retried(workflow, workflow_faults, shop):
+    workflow_faults.fail("ship", NonRetryableError("no stock"))
+    result = workflow.run("shop")
+    workflow.history(result).assert_attempts("ship", 1)
+
+
+def test_handlers_see_the_fault(workflow, workflow_faults):
+    @workflow.define("handled")
+    async def handled(ctx):
+        return await ctx.step("charge", lambda: 1).on_error({NetworkError: lambda error, ctx: f"later: {error}"})
+
+    workflow_faults.fail("charge", NetworkError("503"))
+    assert workflow.run("handled").output == "later: 503"
+
+
+@pytest.mark.parametrize("wrong", [7, None, int, object()])
+def test_a_step_cannot_fail_with_just_anything(workflow_faults, wrong):
+    with pytest.raises(TypeError, match="a step can fail with"):
+        workflow_faults.fail("ship", wrong)
+
+
+@pytest.mark.parametrize("indicator", PANIC_INDICATORS)
+def test_panic_by_every_indicator(workflow, workflow_faults, shop, indicator):
+    workflow_faults.panic("ship", indicator)
+    result = workflow.run("shop")
+    history = workflow.history(result)
+    assert (result.status, result.restart_attempt) == ("completed", 2)
+    history.assert_panicked(indicator)
+    history.assert_restarts(1)
+    assert shop == ["charge-card", "charge-fee", "ship"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), SystemError("broken")])
+def test_panic_by_a_system_error(workflow, workflow_faults, shop, error):
+    workflow_faults.panic("ship", error)
+    result = workflow.run("shop")
+    workflow.history(result).assert_panicked(type(error).__name__)
+
+
+def test_panic_on_later_runs_counts_over_restarts(workflow, workflow_faults, shop):
+    workflow_faults.panic("ship", attempts=[1, 2])
+    result = workflow.run("shop")
+    assert result.restart_attempt == 3
+    workflow.history(result).assert_restarts(2)
+
+
+def test_panic_for_ever(workflow, workflow_faults, shop):
+    workflow_faults.panic("ship", attempts=None)
+    assert workflow.run("shop", panic_config={"max_restart_attempts": 1}).status == "failed"
+
+
+def test_what_is_no_panic_is_refused(workflow_faults):
+    with pytest.raises(ValueError, match="PANIC_INDICATORS"):
+        workflow_faults.panic("ship", "out of milk", strict=False)
+
+
+def test_delay(workflow, workflow_faults, workflow_clock, shop):
+    workflow_faults.delay("ship", 90_000)
+    before = workflow_clock.now()
+    workflow.run("shop")
+    assert workflow_clock.now() - before == timedelta(seconds=90)
+    assert shop[-1] == "ship"
+
+
+def test_a_delay_meets_the_steps_timeout(workflow, workflow_faults):
+    @workflow.define("slow")
+    async def slow(ctx):
+        return await ctx.step("charge", lambda: ctx.attempt, timeout_ms=5_000)
+
+    workflow_faults.delay("charge", 60_000, attempts=[1])
+    result = workflow.run("slow")
+    assert result.output == 2
+    assert workflow.history(result).of("charge")[1] == StepFailed(attempt=1, error="StepTimeoutError")
+
+
+def test_returns_stands_for_the_step(workflow, workflow_faults):
+    @workflow.define("priced")
+    async def priced(ctx):
+        return await ctx.step("price", lambda: 1 / 0)
+
+    workflow_faults.returns("price", {"amount": 3})
+    assert workflow.run("priced").output == {"amount": 3}
+
+
+def test_calls_runs_another_function(workflow, workflow_faults):
+    @workflow.define("priced")
+    async def priced(ctx):
+        return [await ctx.step(step_id, lambda: 1 / 0) for step_id in ("plain", "async")]
+
+    async def asynchronous():
+        await asyncio.sleep(60)
+        return "async"
+
+    workflow_faults.calls("plain", lambda: "plain")
+    workflow_faults.calls("async", asynchronous)
+    assert workflow.run("priced").output == ["plain", "async"]
+
+
+@dataclass
+class Price:
+    amount: int
+
+
+def test_doubles_pass_through_the_real_serialiser(workflow, workflow_faults, workflow_db):
+    @workflow.define("priced")
+    async def priced(ctx):
+        def price() -> Price:
+            raise NotImplementedError
+
+        return (await ctx.step("price", price)).amount
+
+    workflow_faults.returns("price", Price(3))
+    assert workflow.run("priced", "p").output == 3
+    assert workflow_db.query("SELECT json_extract(result_data, '$.amount') AS a FROM steps") == [{"a": 3}]
+
+
+def test_a_double_that_cannot_be_stored_fails_as_a_result_would(workflow, workflow_faults):
+    @workflow.define("priced")
+    async def priced(ctx):
+        await ctx.step("price", lambda: 1)
+
+    workflow_faults.returns("price", object())
+    result = workflow.run("priced")
+    assert (result.status, result.error.type) == ("failed", UnstorableResultError.__name__)
+
+
+def test_open_circuit(workflow, workflow_faults):
+    @workflow.define("guarded")
+    async def guarded(ctx):
+        return await ctx.step("charge", lambda: "charged").with_circuit_breaker(3, 60_000, on_open=lambda ctx: "queued")
+
+    workflow_faults.open_circuit("charge")
+    result = workflow.run("guarded")
+    assert result.output == "queued"
+    assert workflow.history(result).of("charge").only(StepSkipped) == [StepSkipped(attempt=1)]
+    workflow.history(result).assert_never_ran("charge")
+    assert workflow.run("guarded").output == "queued"  # it stays open until its reset time-out
+
+
+def test_an_opened_circuit_without_on_open(workflow, workflow_faults):
+    @workflow.define("guarded")
+    async def guarded(ctx):
+        return (
+            await ctx.step("charge", lambda: "charged")
+            .with_circuit_breaker(3, 60_000)
+            .catch(lambda error, ctx: str(type(error)))
+        )
+
+    workflow_faults.open_circuit("charge")
+    assert workflow.run("guarded").output == str(CircuitOpenError)
+
+
+def test_half_open_circuit(workflow, workflow_faults, workflow_db):
+    @workflow.define("guarded")
+    async def guarded(ctx):
+        return await ctx.step("charge", lambda: "charged").with_circuit_breaker(3, 60_000, on_open=lambda ctx: "queued")
+
+    workflow_faults.half_open_circuit("charge")
+    result = workflow.run("guarded")
+    assert result.output == "charged"
+    assert workflow.history(result).only(CircuitHalfOpened, CircuitClosed) == [
+        CircuitHalfOpened(step_id="charge"),
+        CircuitClosed,
+    ]
+    assert workflow_db.circuit_breakers()[0]["status"] == "closed"
+
+
+def test_a_failing_probe_opens_the_circuit_again(workflow, workflow_faults, workflow_db):
+    @workflow.define("guarded")
+    async def guarded(ctx):
+        return await ctx.step("charge", lambda: "charged").with_circuit_breaker(3, 60_000, on_open=lambda ctx: "queued")
+
+    workflow_faults.half_open_circuit("charge")
+    workflow_faults.fail("charge", "still down", attempts=[1])
+    result = workflow.run("guarded")
+    assert result.output == "queued"
+    workflow.history(result).assert_circuit_opened("charge")
+
+
+# Where a rule strikes ------------------------------------------------------------------------------------------------
+
+
+def test_globs(workflow, workflow_faults, workflow_db, shop):
+    workflow_faults.fail("charge-*", "no", attempts=[1])
+    workflow.run("shop", "s")
+    assert [row["step_id"] for row in workflow_db.step_errors("s")] == ["charge-card", "charge-fee"]
+
+
+def test_occurrence_counts_over_all_steps_and_executions(workflow, workflow_faults, workflow_db, shop):
+    workflow_faults.fail("charge-*", "no", occurrence=3)
+    for execution_id in ("first", "second"):
+        workflow.run("shop", execution_id)
+    assert workflow_db.step_errors("first") == []
+    assert [row["step_id"] for row in workflow_db.step_errors("second")] == ["charge-card"]
+
+
+def test_workflow_narrows_a_rule(workflow, workflow_faults, shop):
+    @workflow.define("other-shop")
+    async def other_shop(ctx):
+        await ctx.step("ship", lambda: 1)
+
+    workflow_faults.fail("ship", "no", workflow="other-*")
+    assert workflow.run("shop").status == "completed"
+    assert workflow.run("other-shop").status == "failed"
+
+
+def test_brackets_in_a_step_id_are_taken_as_they_stand(workflow, workflow_faults):
+    @workflow.define("indexed")
+    async def indexed(ctx):
+        return await ctx.step("item[0]", lambda: "real")
+
+    workflow_faults.returns("item[0]", "double")
+    assert workflow.run("indexed").output == "double"
+
+
+def test_attempts_are_counted_from_the_start_of_the_execution(workflow, workflow_faults, workflow_db, shop):
+    """A rule made while the execution is under way counts the attempts before it as well."""
+    workflow_faults.fail("ship", "first", attempts=[1])
+    workflow_faults.calls("charge-fee", lambda: workflow_faults.fail("ship", "second", attempts=[2]) and None)
+    workflow.run("shop", "s")
+    assert [row["error_message"] for row in workflow_db.step_errors("s")] == ["first", "second"]
+
+
+def test_rules_work_on_after_a_reopen(workflow, workflow_faults, workflow_clock):
+    @workflow.define("later")
+    async def later(ctx):
+        await ctx.sleep("nap", 60_000)
+        return await ctx.step("charge", lambda: "charged")
+
+    workflow_faults.returns("charge", "double")
+    workflow.run("later", "l", detach=True)
+    workflow_clock.advance(1_000)
+    workflow.reopen()
+    assert workflow.wait("l").output == "double"
+
+
+def test_several_rules_for_one_step(workflow, workflow_faults, workflow_clock):
+    @workflow.define("slow-and-failing")
+    async def slow_and_failing(ctx):
+        return await ctx.step("charge", lambda: "charged")
+
+    workflow_faults.fail("charge", "no", attempts=[1])
+    workflow_faults.delay("charge", 10_000, attempts=[1])
+    assert workflow.run("slow-and-failing").output == "charged"
+    assert workflow_clock.monotonic() == pytest.approx(11)
+
+
+@pytest.mark.parametrize("step_id", ["", None, 7])
+def test_a_rule_needs_a_step(workflow_faults, step_id):
+    with pytest.raises(TypeError, match="needs the id of a step"):
+        workflow_faults.delay(step_id, 1)
+
+
+@pytest.mark.parametrize("attempts", [[0], [-1, 1], ["1"], [True, 0]])
+def test_attempts_are_counted_from_one(workflow_faults, attempts):
+    with pytest.raises(ValueError, match="counted from 1"):
+        workflow_faults.fail("ship", "no", attempts)
+
+
+@pytest.mark.asyncio
+async def test_in_asynchronous_tests(workflow, workflow_faults, shop):
+    workflow_faults.fail("ship", "no", attempts=[1])
+    assert (await Workflow.start("shop")).status == "completed"
+
+
+# Rules that never strike ---------------------------------------------------------------------------------------------
+
+
+def test_an_unused_rule_fails_the_test_by_name(run_within, pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def shop(workflow):
+            @workflow.define("shop")
+            async def shop(ctx):
+                await ctx.step("ship", lambda: 1)
+
+        def test_misspelt(shop, workflow, workflow_faults):
+            workflow_faults.fail("shop", ValueError("no"))
+            workflow.run("shop")
+
+        def test_attempt_that_never_comes(shop, workflow, workflow_faults):
+            workflow_faults.fail("ship", "no", attempts=[2])
+            workflow.run("shop")
+
+        def test_no_circuit(shop, workflow, workflow_faults):
+            workflow_faults.open_circuit("ship")
+            workflow.run("shop")
+
+        def test_all_of_them_are_named(workflow_faults):
+            workflow_faults.panic("a", "fatal error")
+            workflow_faults.delay("b", 5)
+            workflow_faults.returns("c", 7)
+            workflow_faults.half_open_circuit("d")
+
+        def test_not_strict(workflow_faults):
+            workflow_faults.fail("a", "no", strict=False)
+
+        def test_nothing_strict(workflow_faults):
+            workflow_faults.strict = False
+            workflow_faults.fail("a", "no")
+
+        @pytest.mark.xfail(strict=True)
+        def test_expected(workflow_faults):
+            workflow_faults.fail("a", "no")
+
+        def test_the_tests_own_failure_comes_first(workflow_faults):
+            workflow_faults.fail("own", "no")
+            raise ZeroDivisionError
+        """
+    )
+    result = run_within()
+    result.assert_outcomes(passed=2, failed=5, xfailed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "these faults never struck, so the test shows less than it says:",
+            "  workflow_faults.fail('shop', ValueError('no'))",
+            "  workflow_faults.fail('ship', 'no')",
+            "  workflow_faults.open_circuit('ship')",
+            "  workflow_faults.panic('a', 'fatal error')",
+            "  workflow_faults.delay('b', 5)",
+            "  workflow_faults.returns('c', 7)",
+            "  workflow_faults.half_open_circuit('d')",
+        ]
+    )
+    assert "fail('own'" not in result.stdout.str().split("short test summary")[0].replace(
+        'workflow_faults.fail("own"', ""
+    )
