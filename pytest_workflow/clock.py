@@ -249,12 +249,13 @@ class _Attachment:
         if self._selector is None or not isinstance(loop, asyncio.BaseEventLoop):
             name = f"{type(loop).__module__}.{type(loop).__qualname__}"
             raise TypeError(f"{name} cannot run on virtual time; use asyncio's own event loop in tests")
-        if isinstance(self._selector, _Attachment):
-            raise RuntimeError(
-                f"this event loop runs on {self._selector._clock!r} and cannot run on {clock!r} as well: one clock for "
-                "all engines of an event loop"
-            )
         self._clock = clock
+        other = self._selector._clock if isinstance(self._selector, _Attachment) else None
+        if other is not None:
+            raise RuntimeError(
+                f"this event loop runs on {other!r} and cannot run on {clock!r} as well: one clock for all engines of "
+                "an event loop"
+            )
         self._own = own
         self._offset = 0.0 if own else loop.time() - clock._elapsed
         self._resolution = self._loop._clock_resolution

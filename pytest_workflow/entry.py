@@ -47,11 +47,7 @@ def _refuse_namesake() -> None:
         importlib.metadata.distribution("pytest-workflow")
     except importlib.metadata.PackageNotFoundError:
         return
-    raise pytest.UsageError(
-        "pytest-workflow-core and pytest-workflow are both installed, and both install the package pytest_workflow, so"
-        " one has overwritten files of the other. Uninstall one of them and install the other again: "
-        "pip uninstall pytest-workflow pytest-workflow-core; pip install 'pytest-workflow-core[pytest]'"
-    )
+    raise pytest.UsageError(NAMESAKE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

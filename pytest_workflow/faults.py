@@ -45,7 +45,7 @@ class FaultRule:
 
     def strikes(self, attempt: Attempt, run: int) -> bool:
         """Tell whether the rule fires for the ``run``-th run of a step, and count it."""
-        if not (fnmatchcase(attempt.step_id, self.step) and fnmatchcase(attempt.workflow_name, self.workflow)):
+        if not (_matches(attempt.step_id, self.step) and _matches(attempt.workflow_name, self.workflow)):
             return False
         if self.runs is not None and run not in self.runs:
             return False
@@ -321,6 +321,10 @@ class _FaultHooks:
     @hookimpl
     def force_circuit(self, attempt: Attempt) -> CircuitStatus | None:
         return self._faults.force_circuit(attempt)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def _error_factory(error: BaseException | type[BaseException] | str) -> Callable[[], BaseException]:

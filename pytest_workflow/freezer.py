@@ -41,6 +41,18 @@ harness read time from their clock alone. What these call in the user's code is 
 _EVERYTHING = ("",)
 
 _real_sleep = time.sleep
+_real_localtime = time.localtime
+_fake_localtime = freezegun.api.fake_localtime
+
+
+def _localtime(seconds: float | None = None) -> time.struct_time:
+    """Stand for freezegun's ``time.localtime``, whose answers lack the offset that pydantic asks for."""
+    if seconds is None and not sys._getframe(1).f_globals.get("__name__", "").startswith(_REAL_TIME):
+        seconds = freezegun.api.fake_time()
+    return _real_localtime(seconds)
+
+
+_localtime.__name__ = _fake_localtime.__name__  # freezegun knows its own by their names
 
 
 def _teach_others() -> None:
@@ -63,10 +75,11 @@ def _teach_others() -> None:
 
 
 class Freezer:
-    """Freezegun, entered at most once at a time, and led by a clock."""
+    """Freezegun, entered for a block of tests, and led by a clock."""
 
     def __init__(self) -> None:
         self._freeze: Any = None
+        self._inner: Any = None
         self._clock: VirtualClock | None = None
         self._nested = False
         self._limit = 0
@@ -87,45 +100,62 @@ class Freezer:
         """Let the user's code see the time of ``clock``."""
         if self._freeze is None:
             self._enter()
+        elif not self._is_topmost():
+            self._inner = self._freeze_once_more()
         self._clock = clock
         self._set_callers(_REAL_TIME)
 
     def release(self) -> None:
         """Let the user's code see real time until the next `lead`."""
-        if self._freeze is None:
-            return
         self._clock = None
         self._set_callers(_EVERYTHING)
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.stop()
         if self._nested:
             self.stop()
 
+    # Freezegun keeps a stack of freezes, takes the topmost away whoever leaves, and undoes its patches with the last
+    # one. A fixture of the user's may freeze time as well, for longer than a test: then ours goes on top for the test
+    # alone, and what lies below is left when it is the topmost again.
+
+    def _is_topmost(self) -> bool:
+        return bool(freezegun.api.freeze_factories) and freezegun.api.freeze_factories[-1] is self  # type: ignore[comparison-overlap] # freezegun asks for a call alone
+
+    def _freeze_once_more(self) -> Any:  # noqa: ANN401 - freezegun's class is private
+        freeze = freezegun.freeze_time("2000-01-01", ignore=list(_UNTOUCHED), real_asyncio=True)
+        freeze.start()
+        factories: list[Any] = freezegun.api.freeze_factories
+        factories[-1] = self
+        return freeze
+
     def _enter(self) -> None:
         _teach_others()
-        # If a fixture of the user's froze time for longer than a test, its freeze must not be left before ours.
-        self._nested = bool(freezegun.api.freeze_factories)
-        freeze = freezegun.freeze_time("2000-01-01", ignore=list(_UNTOUCHED), real_asyncio=True)
-        factory: Any = freeze.start()
-        self._freeze = freeze
-        freezegun.api.freeze_factories[freezegun.api.freeze_factories.index(factory)] = self  # type: ignore[call-overload]
+        api: Any = freezegun.api
+        self._nested = bool(api.freeze_factories)
+        api.fake_localtime = _localtime
+        self._freeze = self._freeze_once_more()
         # Who asks decides, not who called whom: a function of the user's in a thread, or called back by a library
         # that is to see real time, is the user's.
-        self._limit, freezegun.api.call_stack_inspection_limit = freezegun.api.call_stack_inspection_limit, 1
+        self._limit, api.call_stack_inspection_limit = api.call_stack_inspection_limit, 1
         time.sleep = self._fake_sleep
         for module, name in self._sleepers():
             setattr(module, name, self._fake_sleep)
 
     def stop(self) -> None:
-        """Let real time return for good."""
-        if self._freeze is None:
+        """Let real time return for good, unless a freeze of the user's is on top of ours."""
+        if self._freeze is None or not self._is_topmost():
             return
-        freeze, self._freeze, self._clock = self._freeze, None, None
+        freeze, self._freeze = self._freeze, None
         late = set(sys.modules) - freeze.modules_at_start if freeze.modules_at_start else set()
         reals = {**getattr(freeze, "reals", {}), id(self._fake_sleep): _real_sleep}
         time.sleep = _real_sleep
         for module, name in self._sleepers():
             setattr(module, name, _real_sleep)
         freeze.stop()
-        freezegun.api.call_stack_inspection_limit = self._limit
+        api: Any = freezegun.api
+        api.call_stack_inspection_limit = self._limit
+        api.fake_localtime = _fake_localtime
         for name in late:  # freezegun leaves the fakes in modules that it was told to ignore
             namespace = getattr(sys.modules.get(name), "__dict__", {})
             for attribute, value in list(namespace.items()):
@@ -134,8 +164,10 @@ class Freezer:
 
     def _set_callers(self, real: tuple[str, ...]) -> None:
         """Choose the modules whose calls are answered with real time."""
-        place = freezegun.api.freeze_factories.index(self)  # type: ignore[arg-type] # freezegun asks for a call alone
-        freezegun.api.ignore_lists[place] = real
+        factories: list[Any] = freezegun.api.freeze_factories
+        for place, factory in enumerate(factories):
+            if factory is self:
+                freezegun.api.ignore_lists[place] = real
 
     # Sleeping --------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+import pytest_workflow.freezer
+import pytest_workflow.harness  # noqa: F401 - pytester forgets what a run within this process imports first
+
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
 
 

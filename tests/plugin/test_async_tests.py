@@ -153,6 +153,7 @@ TESTS = """
         ("session", '@pytest.mark.asyncio(loop_scope="session")', ["-o", "asyncio_mode=auto"]),
         ("anyio", '@pytest.mark.parametrize("anyio_backend", ["asyncio"])\n    @pytest.mark.anyio', []),
     ],
+    ids=["auto", "session", "anyio"],
 )
 def test_modes(run_apart, pytester, mode, mark, options):
     pytester.makepyfile(TESTS.format(mode=mode, mark=mark))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as datetime_module
+import datetime as dt
 import json
 import sqlite3
 import subprocess
@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from datetime import UTC, date, datetime, timedelta
 from time import monotonic, sleep
 from time import time as aliased_time
@@ -29,7 +29,7 @@ def test_every_way_to_ask_agrees(workflow_clock):
     workflow_clock.advance(timedelta(days=40, microseconds=1_000))
     now = workflow_clock.now()
     assert datetime.now(UTC) == now
-    assert datetime_module.datetime.now(UTC) == now
+    assert dt.datetime.now(UTC) == now
     assert datetime.fromtimestamp(time.time(), UTC) == now
     assert aliased_time() == time.time() == now.timestamp()
     assert time.time_ns() == pytest.approx(now.timestamp() * 1e9)
@@ -82,9 +82,9 @@ def test_results_with_the_time_of_day_are_stored_and_come_back(workflow, workflo
 
 def test_a_pydantic_model_defined_in_the_test(workflow_clock):
     class Order(pydantic.BaseModel):
-        placed: datetime_module.datetime
-        due: datetime_module.date | None = None
-        stamps: list[datetime_module.datetime] = pydantic.Field(default_factory=lambda: [datetime.now(UTC)])
+        placed: dt.datetime
+        due: dt.date | None = None
+        stamps: list[dt.datetime] = pydantic.Field(default_factory=lambda: [datetime.now(UTC)])
         epoch: float = pydantic.Field(default_factory=time.time)
 
     order = Order(placed="2025-01-01T00:00:00Z", due="2025-01-02")
@@ -333,7 +333,7 @@ def test_pytests_own_durations_are_real(run_apart, pytester):
     ]
     assert len(lines) == 6
     assert all(0 <= float(line[0].removesuffix("s")) < 60 for line in lines)
-    suite = ElementTree.parse(pytester.path / "junit.xml").getroot()[0]
+    suite = ET.parse(pytester.path / "junit.xml").getroot()[0]  # noqa: S314 - pytest wrote it
     assert 0 <= float(suite.get("time")) < 60
     assert all(0 <= float(case.get("time")) < 60 for case in suite.iter("testcase"))
     assert abs(datetime.fromisoformat(suite.get("timestamp")).timestamp() - time.time()) < 3_600

@@ -181,7 +181,7 @@ def test_doubles_pass_through_the_real_serialiser(workflow, workflow_faults, wor
 
     workflow_faults.returns("price", Price(3))
     assert workflow.run("priced", "p").output == 3
-    assert workflow_db.query("SELECT json_extract(result_data, '$.amount') AS a FROM steps") == [{"a": 3}]
+    assert workflow_db.query("SELECT json_extract(result_data, '$.value.amount') AS a FROM steps") == [{"a": 3}]
 
 
 def test_a_double_that_cannot_be_stored_fails_as_a_result_would(workflow, workflow_faults):

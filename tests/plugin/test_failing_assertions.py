@@ -1,0 +1,162 @@
+"""What fails in a workflow fails the test: at once, readably, and with the histories."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+STEP = """
+    import asyncio
+    import pytest
+
+    def test_it(workflow, workflow_clock):
+        ran = []
+
+        @workflow.define("checked")
+        async def checked(ctx):
+            {body}
+
+        try:
+            workflow.run("checked", "c-1")
+        finally:
+            assert len(ran) == 1, ran
+            assert workflow_clock.monotonic() == 0
+"""
+
+
+BODIES = {
+    "step": 'await ctx.step("check", lambda: ran.append(1) or wrong())',
+    "catch": 'await ctx.step("check", lambda: ran.append(1) or wrong()).catch(lambda error, ctx: 1)',
+    "on_error": 'await ctx.step("check", lambda: ran.append(1) or wrong()).on_error({"default": lambda error, ctx: 1})',
+    "in_a_handler": 'await ctx.step("check", lambda: ran.append(1) or 1 / 0).catch(lambda error, ctx: wrong())',
+    "circuit": 'await ctx.step("check", lambda: ran.append(1) or wrong()).with_circuit_breaker(1, on_open=int)',
+    "body": "ran.append(1); wrong()",
+    "pytest_fail": 'await ctx.step("check", lambda: ran.append(1) or pytest.fail("not 2"))',
+    "gather": 'await asyncio.gather(ctx.step("check", lambda: ran.append(1) or wrong()), ctx.step("other", int))',
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_an_assertion_is_never_retried(run_within, pytester, body):
+    pytester.makepyfile(STEP.format(body=body) + "\n    def wrong():\n        assert 1 + 1 == 3, 'not 2'\n")
+    result = run_within("--tb=short")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *not 2*"])
+
+
+def test_an_assertion_swallowed_by_the_workflow_fails_the_test(workflow):
+    @workflow.define("swallowing")
+    async def swallowing(ctx):
+        def wrong():
+            raise AssertionError("seen")
+
+        try:
+            await ctx.step("check", wrong)
+        except Exception:
+            return "all is well"
+
+    with pytest.raises(AssertionError, match="seen"):
+        workflow.run("swallowing")
+
+
+def test_an_assertion_in_a_task_group(workflow, workflow_clock):
+    import asyncio
+
+    @workflow.define("grouped")
+    async def grouped(ctx):
+        async def wrong():
+            raise AssertionError("seen")
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(wrong())
+            group.create_task(ctx.step("other", lambda: 1).execute())
+
+    with pytest.raises(ExceptionGroup) as raised:
+        workflow.run("grouped")
+    assert raised.group_contains(AssertionError, match="seen")
+    assert workflow_clock.sleeps == []
+
+
+@pytest.mark.asyncio
+async def test_an_assertion_in_an_asynchronous_test(workflow):
+    @workflow.define("checked")
+    async def checked(ctx):
+        def wrong():
+            raise AssertionError("seen")
+
+        await ctx.step("check", wrong)
+
+    with pytest.raises(AssertionError, match="seen"):
+        await workflow.start("checked")
+
+
+def test_the_report_shows_the_users_frames_and_the_histories(run_within, pytester):
+    pytester.makepyfile(
+        shop="""
+        from workflow_core import Workflow
+
+        def price_of(order):
+            assert order["amount"] > 0, "nothing to pay"
+            return order["amount"]
+
+        @Workflow.define("pricing")
+        async def pricing(ctx):
+            return await ctx.step("price", lambda: price_of(ctx.input))
+        """,
+        test_shop="""
+        import shop
+
+        def test_it(workflow):
+            workflow.run("pricing", "fine", {"amount": 1})
+            workflow.run("pricing", "wrong", {"amount": -1})
+        """,
+    )
+    pytester.syspathinsert()
+    result = run_within("--tb=short")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "test_shop.py:5: in test_it",
+            "shop.py:*: in price_of",
+            "E *AssertionError: nothing to pay",
+            '*- workflow history of "fine" (pricing) -*',
+            '*- workflow history of "wrong" (pricing) -*',
+            "*StepFailed*price*AssertionError*",
+        ]
+    )
+    for foreign in ("engine.py", "step.py", "harness.py", "clock.py", "base_events.py", "Traceback"):
+        assert foreign not in result.stdout.str()
+
+
+def test_a_failure_in_a_test_that_closed_its_engine_is_reported(run_within, pytester):
+    pytester.makepyfile(
+        """
+        def test_closed(workflow):
+            workflow.define("one", lambda ctx: 1)
+            workflow.run("one", "o")
+            workflow.engine.close()
+            assert 0
+
+        def test_dropped(workflow, workflow_db):
+            workflow_db.query("DROP TABLE executions")
+            assert 0
+        """
+    )
+    result = run_within()
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["*- workflow histories -*", "cannot be read: *"])
+    assert "INTERNALERROR" not in result.stdout.str()
+
+
+def test_a_passing_test_shows_no_history(run_within, pytester):
+    pytester.makepyfile(
+        """
+        def test_it(workflow):
+            workflow.define("one", lambda ctx: 1)
+            workflow.run("one", "o")
+        """
+    )
+    result = run_within("-rA")
+    result.assert_outcomes(passed=1)
+    assert "workflow history" not in result.stdout.str()

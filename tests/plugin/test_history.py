@@ -1,0 +1,228 @@
+"""Histories: comparing, asserting, showing."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pytest_workflow import (
+    ExecutionCompleted,
+    ExecutionStarted,
+    History,
+    SleepCompleted,
+    SleepStarted,
+    StepCompleted,
+    StepFailed,
+    StepRetrying,
+    StepStarted,
+)
+from pytest_workflow.history import compare, table
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture
+def history(workflow, workflow_faults):
+    @workflow.define("ship-order")
+    async def ship_order(ctx):
+        await ctx.step("charge", lambda: 1)
+        await ctx.sleep("settle", 2_000)
+        await ctx.step("ship", lambda: 2).with_circuit_breaker(failure_threshold=5)
+
+    workflow_faults.fail("charge", ValueError("no"), attempts=[1])
+    return workflow.history(workflow.run("ship-order", "o-1"))
+
+
+WHOLE = [
+    ExecutionStarted(),
+    StepFailed(step_id="charge"),
+    StepRetrying(backoff_ms=1_000),
+    StepCompleted("charge", 2),
+    SleepStarted("settle", 2_000),
+    SleepCompleted("settle"),
+    StepCompleted("ship"),
+    ExecutionCompleted,
+]
+
+
+def test_a_whole_history(history):
+    assert history == WHOLE
+    assert history == tuple(WHOLE)
+
+
+def test_only_named_fields_count(history):
+    assert history.of("charge") == [StepFailed(attempt=1), StepRetrying(), StepCompleted(attempt=2)]
+    assert history.of("charge") == [StepFailed(error="ValueError", message="no"), StepRetrying, StepCompleted]
+
+
+def test_starts_count_when_one_is_named(history):
+    assert history.of("charge") == [
+        StepStarted(attempt=1),
+        StepFailed,
+        StepRetrying,
+        StepStarted(attempt=2),
+        StepCompleted,
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        WHOLE[:-1],
+        [*WHOLE, ExecutionCompleted()],
+        [*WHOLE[:2], StepRetrying(backoff_ms=999), *WHOLE[3:]],
+        [*WHOLE[:1], StepFailed("charge", 1, "KeyError"), *WHOLE[2:]],
+        list(reversed(WHOLE)),
+        "ExecutionStarted",
+        None,
+    ],
+)
+def test_what_differs_is_not_equal(history, wrong):
+    assert history != wrong
+    assert not (history == wrong)  # noqa: SIM201 - both operators are meant
+
+
+def test_events_are_frozen_and_dated(history):
+    first, last = history[0], history[-1]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        first.seq = 7
+    assert first.at == datetime(2025, 1, 1, tzinfo=UTC)
+    assert last.at - first.at == timedelta(seconds=3)
+    assert [event.seq for event in history] == list(range(1, len(history) + 1))
+    assert {(event.execution_id, event.workflow_name) for event in history} == {("o-1", "ship-order")}
+
+
+def test_parts(history):
+    assert [event.step_id for event in history.of("s*")] == ["settle", "settle", "ship", "ship"]
+    assert history.of("nothing") == []
+    assert len(history.only(StepFailed, StepRetrying)) == 2
+    assert isinstance(history[1:3], History)
+    assert history[1:3] == [StepStarted(attempt=1), StepFailed()]
+    assert StepFailed(attempt=1) in history
+    assert history.count(StepCompleted()) == 2
+
+
+def test_a_history_is_not_hashable(history):
+    with pytest.raises(TypeError):
+        hash(history)
+
+
+def test_it_can_be_taken_by_result_or_id(workflow, history):
+    assert list(workflow.history("o-1")) == list(workflow.history(workflow.status("o-1"))) == list(history)
+
+
+def test_text(history):
+    assert str(history).startswith('history of "o-1" (ship-order)\n')
+    assert "SleepStarted" in str(history)
+    assert repr(history).startswith("History([ExecutionStarted(")
+    assert table([]) == "(no events)"
+
+
+# Named assertions ----------------------------------------------------------------------------------------------------
+
+
+def test_assertions_that_hold(history):
+    history.assert_completed("charge", "ship")
+    history.assert_order("charge", "ship")
+    history.assert_never_ran("refund")
+    history.assert_attempts("charge", 2)
+    history.assert_backoff("charge", [1_000])
+    history.assert_backoff("ship", [])
+    history.assert_slept("settle", 2_000)
+    history.assert_restarts(0)
+
+
+@pytest.mark.parametrize(
+    ("check", "message", "marked"),
+    [
+        (lambda h: h.assert_completed("charge", "refund"), 'step "refund" did not complete', 0),
+        (lambda h: h.assert_order("ship", "charge"), "step \"charge\" did not complete after ['charge', 'ship']", 5),
+        (lambda h: h.assert_never_ran("ship"), 'step "ship" ran', 2),
+        (lambda h: h.assert_attempts("charge", 3), 'step "charge" made 2 attempts, not 3', 5),
+        (lambda h: h.assert_backoff("charge", [500]), 'step "charge" backed off for [1000] ms, not [500] ms', 5),
+        (lambda h: h.assert_slept("settle", 1), 'sleep "settle" lasted [2000] ms, not 1 ms', 2),
+        (lambda h: h.assert_slept("doze", 1), 'sleep "doze" lasted never ms, not 1 ms', 0),
+        (lambda h: h.assert_circuit_opened("ship"), 'the circuit of step "ship" did not open', 2),
+        (lambda h: h.assert_panicked(), "the execution did not panic at all (panics: [])", 0),
+        (lambda h: h.assert_panicked("fatal"), "the execution did not panic by 'fatal' (panics: [])", 0),
+        (lambda h: h.assert_restarts(1), "the execution restarted 0 times, not 1", 0),
+    ],
+)
+def test_assertions_that_fail_show_the_table(history, check, message, marked):
+    with pytest.raises(AssertionError) as raised:
+        check(history)
+    lines = str(raised.value).splitlines()
+    assert lines[0] == message
+    assert lines[1] == 'history of "o-1" (ship-order)'
+    assert len(lines) == 4 + len(history)
+    assert sum(line.startswith(">") for line in lines) == marked
+
+
+def test_a_comparison_is_explained_at_its_place(history):
+    lines = compare(history.of("charge"), [StepFailed(attempt=1), StepRetrying(backoff_ms=5), StepCompleted()])
+    assert lines[:3] == [
+        'history of "o-1" (ship-order), step "charge" differs from the expectation at position 1',
+        "  expected: StepRetrying(backoff_ms=5)",
+        "  happened: StepRetrying(step_id='charge', attempt=1, backoff_ms=1000)",
+    ]
+    (marked,) = (line for line in lines if line.startswith(">"))
+    assert "StepRetrying" in marked
+
+
+@pytest.mark.parametrize(
+    ("expected", "lines"),
+    [
+        (WHOLE[:-1], ["  expected: nothing more", "  happened: ExecutionCompleted()"]),
+        ([*WHOLE, StepCompleted("more")], ["  expected: StepCompleted(step_id='more')", "  happened: nothing more"]),
+        (WHOLE, None),
+    ],
+)
+def test_a_comparison_of_different_lengths(history, expected, lines):
+    assert (compare(history, expected)[1:3] or None) == lines
+
+
+def test_in_a_failing_test(run_within, pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+        from pytest_workflow import *
+
+        @pytest.fixture
+        def history(workflow):
+            @workflow.define("shop")
+            async def shop(ctx):
+                await ctx.step("ship", lambda: 1)
+            return workflow.history(workflow.run("shop", "s-1"))
+
+        def test_compare(history):
+            assert history == [ExecutionStarted(), StepFailed("ship"), ExecutionCompleted()]
+
+        def test_compare_the_other_way_round(history):
+            assert [StepFailed("ship")] == history.of("ship")
+
+        def test_other_comparisons_are_pytests_own(history):
+            assert history == 7
+
+        def test_named(history):
+            history.assert_attempts("ship", 2)
+        """
+    )
+    result = run_within()
+    result.assert_outcomes(failed=4)
+    result.stdout.fnmatch_lines(
+        [
+            'E * history of "s-1" (shop) differs from the expectation at position 1',
+            "E *   expected: StepFailed(step_id='ship')",
+            "E *   happened: StepCompleted(step_id='ship', attempt=1)",
+            "E *event*step*attempt*",
+            "E *>*StepCompleted*ship*",
+            '*- workflow history of "s-1" (shop) -*',
+            "*ExecutionStarted*",
+            'E * history of "s-1" (shop), step "ship" differs from the expectation at position 0',
+            'E * step "ship" made 1 attempts, not 2',
+        ]
+    )
+    assert "history.py:" not in result.stdout.str()
