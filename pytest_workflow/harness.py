@@ -334,8 +334,8 @@ class WorkflowHarness:
         __tracebackhide__ = True
         try:
             return self._environment.clock.run(coroutine)
-        except AssertionError as error:
-            # The engine's frames between the test and its assertion tell the test's author nothing.
+        except (AssertionError, WorkflowCoreError) as error:
+            # The engine's frames between the test and what went wrong tell the test's author nothing.
             raise error.with_traceback(_users_traceback(error.__traceback__)) from error.__cause__
 
 

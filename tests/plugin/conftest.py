@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hypothesis  # noqa: F401 - pytester forgets what a run within this process imports, and each would import again
 import pytest
 
 import pytest_workflow.freezer
-import pytest_workflow.harness  # noqa: F401 - pytester forgets what a run within this process imports first
+import pytest_workflow.harness  # noqa: F401 - same
 
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
 
