@@ -155,7 +155,7 @@ def validated(adapter: pydantic.TypeAdapter[Any], value: object, what: str) -> o
     try:
         return adapter.validate_python(value)
     except pydantic.ValidationError as error:
-        raise ValidationError.from_pydantic(what, error) from error
+        raise ValidationError.from_pydantic(what, error) from None
 
 
 def define_workflow(

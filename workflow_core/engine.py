@@ -58,6 +58,7 @@ from workflow_core.ownership import ProcessProbe, SystemProcessProbe
 from workflow_core.panic import find_panic_indicator
 from workflow_core.serialization import Codec, same_json
 from workflow_core.settings import Settings, default_directory
+from workflow_core.timeouts import validate_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -454,8 +455,7 @@ class WorkflowEngine:
         execution_id = str(uuid.uuid4()) if execution_id is None else self._validated_id(execution_id)
         retry = definition.retry_config if retry_config is None else configured(RetryConfig, retry_config)
         panic = definition.panic_config if panic_config is None else configured(PanicConfig, panic_config)
-        if timeout_ms is not None and (isinstance(timeout_ms, bool) or not timeout_ms > 0):
-            raise ValidationError(f"timeout_ms must be a positive number of milliseconds, not {timeout_ms!r}")
+        validate_timeout(f'Workflow "{name}"', timeout_ms)
         text, value = self._encode_input(definition, execution_id, input_value)
         active = self._active.get(execution_id)
         if active is not None:
@@ -828,7 +828,7 @@ class WorkflowEngine:
         if (code is not None and code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(function):
             return await function(*args)
         if self.settings.sync_handlers == "thread":
-            result = await asyncio.to_thread(function, *args)
+            result = await asyncio.to_thread(_call_in_thread, function, args)
         else:
             result = function(*args)
         return await result if inspect.isawaitable(result) else result
@@ -860,7 +860,8 @@ class WorkflowEngine:
             active.finish(await self._result_after_loss(active))
         except BaseException as error:
             active.finish(error)
-            await self._release(active.execution)
+            if not isinstance(error, SystemExit):  # what ends the process has used up its attempt, like any crash
+                await self._release(active.execution)
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
             logger.exception("%s stopped and can be resumed", active.execution)
@@ -915,6 +916,14 @@ class WorkflowEngine:
     def running(self) -> list[Execution]:
         """Return the executions that run in this engine."""
         return [active.execution for active in self._active.values()]
+
+
+def _call_in_thread(function: Callable[..., object], args: tuple[object, ...]) -> object:
+    """Call a plain function; no future can carry ``StopIteration``, so it leaves as it would leave a coroutine."""
+    try:
+        return function(*args)
+    except StopIteration as error:
+        raise RuntimeError("the function raised StopIteration") from error
 
 
 def _interrupted(execution: Execution) -> InvalidStateError:

@@ -13,6 +13,7 @@ from workflow_core.clock import from_epoch_ms, to_epoch_ms
 from workflow_core.context import WorkflowContext
 from workflow_core.database.store import ABANDONED, UNFINISHED_STEPS
 from workflow_core.errors import (
+    InvalidStateError,
     LeaseLostError,
     PanicError,
     StepConflictError,
@@ -29,7 +30,7 @@ from workflow_core.events import (
 )
 from workflow_core.failures import error_name
 from workflow_core.models import ErrorInfo, ExecutionResult, StepResult
-from workflow_core.timeouts import Timeout
+from workflow_core.timeouts import Timeout, cancelled_from_outside
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -110,6 +111,7 @@ class Execution:
         self.doom: BaseException | None = None
         self.bodies = 0
         self.sleepers = 0
+        self._over = False
         self._active: dict[str, asyncio.Task[Any] | None] = {}
         self._waiting: dict[int, str] = {}
         self._seq = seq
@@ -179,9 +181,17 @@ class Execution:
         del self._active[step_id]
 
     def check_alive(self) -> None:
-        """Raise what has doomed this run: a panic cannot be ignored by the workflow's code."""
+        """Raise what has doomed this run: a panic cannot be ignored by the workflow's code.
+
+        Raises:
+            InvalidStateError: The handler has returned, or raised; a task that it left behind has nothing to add.
+        """
         if self.doom is not None:
             raise self.doom
+        if self._over:
+            raise InvalidStateError(
+                f"{self}: its handler has ended, so no step can begin; await all tasks that run steps in the handler"
+            )
 
     def doomed(self, error: BaseException) -> None:
         """Let every further step and sleep of this run raise ``error``."""
@@ -253,6 +263,7 @@ class Execution:
             try:
                 output = await self._call_handler()
             finally:
+                self._over = True
                 await self._stop_leftovers()
             if self.doom is None:
                 text, _ = self.codec.encode(output, f"what {self} returned", self.definition.returns)
@@ -266,7 +277,9 @@ class Execution:
             error: BaseException = self.doom
         except (LeaseLostError, StorageError):
             raise
-        except Exception as raised:  # noqa: BLE001 - a handler may raise anything, which is then recorded
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - a handler may raise anything
+            if isinstance(raised, asyncio.CancelledError) and cancelled_from_outside():
+                raise
             error = self.doom or raised
         return await self._ended_by(error)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic_core
 
 from workflow_core.database.store import ErrorRecord
-from workflow_core.errors import RecordedError, ValidationError
+from workflow_core.errors import PanicError, RecordedError, ValidationError
 from workflow_core.serialization import find_class
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ def _class_path(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def record_error(error: BaseException, attempt: int, timestamp: int, codec: Codec) -> ErrorRecord:
+def record_error(
+    error: BaseException, attempt: int, timestamp: int, codec: Codec, indicator: str | None = None
+) -> ErrorRecord:
     """Describe an error so that it can be stored.
 
     Args:
@@ -43,11 +45,14 @@ def record_error(error: BaseException, attempt: int, timestamp: int, codec: Code
         attempt: The attempt that raised it.
         timestamp: When, in milliseconds since 1970.
         codec: Stores the error's arguments and attributes, as far as they can be stored.
+        indicator: What makes it a panic, if it is one; what it was raised from is not stored, so this must be.
     """
     parts: dict[str, object] = {
         "class": _class_path(type(error)),
         "bases": [cls.__name__ for cls in type(error).__mro__[1:]],
     }
+    if indicator is not None:
+        parts["panic"] = indicator
     try:
         parts["args"] = codec.encode(list(error.args), "the arguments of an error")[0]
         parts["state"] = codec.encode(dict(error.__dict__), "the attributes of an error")[0]
@@ -68,18 +73,33 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def rebuild_error(record: ErrorRecord, known_classes: Iterable[type[BaseException]], codec: Codec) -> Exception:
+def rebuild_error(
+    record: ErrorRecord, step_id: str, known_classes: Iterable[type[BaseException]], codec: Codec
+) -> Exception:
     """Build the error that a record stands for.
 
     Args:
         record: The record.
+        step_id: The step that met the error.
         known_classes: Classes to recognise besides those in loaded modules, such as the keys of ``on_error``.
         codec: Reads the arguments and attributes.
 
     Returns:
-        An error of the recorded class, or a `RecordedError` if that cannot be built.
+        An error of the recorded class, or a `RecordedError` if that cannot be built; of a panic, a `PanicError` with
+        that as its original error.
     """
     parts: dict[str, Any] = pydantic_core.from_json(record.error_data or "{}")
+    error = _rebuilt(record, parts, known_classes, codec)
+    if "panic" not in parts:
+        return error
+    panic = PanicError(record.error_message, step_id, record.attempt, error, parts["panic"])
+    panic.__cause__ = error
+    return panic
+
+
+def _rebuilt(
+    record: ErrorRecord, parts: dict[str, Any], known_classes: Iterable[type[BaseException]], codec: Codec
+) -> Exception:
     path = str(parts.get("class", ""))
     by_path = {_class_path(cls): cls for cls in known_classes}
     cls = by_path.get(path) or find_class(path)

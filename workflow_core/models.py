@@ -42,7 +42,7 @@ class Model(BaseModel):
         try:
             super().__init__(**data)
         except pydantic.ValidationError as error:
-            raise ValidationError.from_pydantic(type(self).__name__, error) from error
+            raise ValidationError.from_pydantic(type(self).__name__, error) from None
 
 
 class RetryConfig(Model):

@@ -29,7 +29,5 @@ def backoff_ms(config: RetryConfig, attempt: int) -> int:
 
 def is_retryable(config: RetryConfig, error: BaseException) -> bool:
     """Tell whether an error allows another attempt: it, or a base class of it, is not listed as non-retryable."""
-    if isinstance(error, NonRetryableError):
-        return False
-    names = config.non_retryable
-    return not names or not any(name in names for name in type_names(error))
+    refused = {NonRetryableError.__name__, *config.non_retryable}
+    return refused.isdisjoint(type_names(error))

@@ -34,6 +34,9 @@ _T = TypeVar("_T")
 MAX_DEPTH = 100
 """Containers nested deeper than this are refused: readers of JSON give up not far beyond."""
 
+_LONGEST_NUMBER = 4_000
+"""No number in a shorter text has too many digits for readers of JSON; a longer text is read back before it is stored."""
+
 _TAG = "$type"
 _DECLARED = "declared"
 
@@ -177,7 +180,10 @@ class _Encoder:
         if cls is time:
             return _encode_time(value, path)
         if isinstance(value, timedelta):
-            return {_TAG: "timedelta", "value": [value.days, value.seconds, value.microseconds]}
+            parts: list[_Json] = [value.days, value.seconds, value.microseconds]
+            if timedelta(value.days, value.seconds, value.microseconds) != value:
+                raise _RefusedError(f"{path or 'the value'} is a {type(value).__qualname__} finer than microseconds")
+            return {_TAG: "timedelta", "value": parts}
         if cls is UUID or cls is Decimal:
             return {_TAG: cls.__name__.lower(), "value": str(value)}
         if cls is bytes:
@@ -370,8 +376,8 @@ class Codec:
         except (pydantic_core.PydanticSerializationError, UnicodeEncodeError) as error:
             raise _refusal(what, str(error)) from None
         else:
-            if encoder.tagged:
-                value = self.from_json(pydantic_core.from_json(raw))
+            if encoder.tagged or len(raw) > _LONGEST_NUMBER:
+                value = self._read_back(raw, what)
         if self._max_bytes is not None and len(raw) > self._max_bytes:
             raise _refusal(
                 what,
@@ -379,6 +385,12 @@ class Codec:
                 "return a reference to it, or raise Settings.max_result_bytes",
             )
         return raw.decode(), value
+
+    def _read_back(self, raw: bytes, what: str | Callable[[], str]) -> object:
+        try:
+            return self.from_json(pydantic_core.from_json(raw))
+        except ValueError as error:
+            raise _refusal(what, f"it could not be read back: {error}") from None
 
     def decode(self, text: str | None, returns: ReturnType | None = None) -> Any:  # noqa: ANN401 - what was stored
         """Read a stored value.

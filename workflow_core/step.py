@@ -40,13 +40,14 @@ from workflow_core.hookspecs import Attempt, AttemptHandler
 from workflow_core.models import CircuitBreakerConfig, RetryConfig
 from workflow_core.retry import backoff_ms, is_retryable
 from workflow_core.serialization import ReturnType
-from workflow_core.timeouts import Timeout
+from workflow_core.timeouts import Timeout, cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.context import WorkflowContext
+    from workflow_core.database.store import ErrorRecord
     from workflow_core.events import Event
     from workflow_core.execution import Execution
 
@@ -75,11 +76,6 @@ def validate_step_id(step_id: object) -> None:
         raise ValidationError(
             f"A step id must be at most {_LONGEST_STEP_ID} printable characters; this one is {step_id[:60]!r}"
         )
-
-
-def _positive(what: str, step_id: str, value: object) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0):
-        raise ValidationError(f'Step "{step_id}": {what} must be a positive number of milliseconds, not {value!r}')
 
 
 class StepBuilder(Generic[ResultT]):
@@ -112,7 +108,7 @@ class StepBuilder(Generic[ResultT]):
             raise ValidationError(
                 f'Step "{step_id}": the handler must be a function without arguments, not {handler!r}'
             )
-        _positive("timeout_ms", step_id, timeout_ms)
+        validate_timeout(f'Step "{step_id}"', timeout_ms)
         self.step_id = step_id
         self._execution = execution
         self._handler = handler
@@ -281,7 +277,7 @@ class _StepRun:
         if not rows:
             return WorkflowError(self.record.error_message or "unknown error", self.record.step_id, self.record.attempt)
         known = [key for key in builder._on_error if isinstance(key, type)]
-        return rebuild_error(rows[-1][1], known, execution.codec)
+        return rebuild_error(rows[-1][1], self.record.step_id, known, execution.codec)
 
     # One attempt -----------------------------------------------------------------------------------------------------
 
@@ -308,15 +304,8 @@ class _StepRun:
             text, value = self._encode(value)
         except (LeaseLostError, StorageError):
             raise
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            inner = StepInterruptedError(f'{execution}: something that step "{record.step_id}" awaited was cancelled')
-            inner.__cause__ = error
-            return await self._failed(inner, counts=True)
-        except Exception as error:  # noqa: BLE001 - a step may fail with anything, which is then recorded
-            return await self._failed(error, counts=True)
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - a step may fail with anything
+            return await self._failed(self._as_failure(raised), counts=True)
         await self._complete(text, None)
         return True, value
 
@@ -365,6 +354,21 @@ class _StepRun:
                     f'{execution}: attempt {attempt} of step "{builder.step_id}" took longer than its timeout_ms of '
                     f"{builder._timeout_ms} ms"
                 ) from error
+
+    def _as_failure(self, raised: BaseException) -> Exception:
+        """Return what a handler of this step raised, as an error that can be recorded.
+
+        A cancellation of something that the handler awaited is such an error; one that is meant for this task goes on.
+        """
+        if isinstance(raised, Exception):
+            return raised
+        if cancelled_from_outside():
+            raise raised
+        failure = StepInterruptedError(
+            f'{self.execution}: something that step "{self.record.step_id}" awaited was cancelled'
+        )
+        failure.__cause__ = raised
+        return failure
 
     def _describe(self, attempt: int) -> Attempt:
         execution = self.execution
@@ -417,7 +421,7 @@ class _StepRun:
             change = CircuitChange(
                 lambda state: circuit_breaker.after_failure(state, config, execution_id, now_ms), execution.next_seq()
             )
-        entry = record_error(error, record.attempt, to_epoch_ms(at), execution.codec)
+        entry = self._entry(error, at)
         circuit = await execution.store.step_attempt_failed(
             execution.lease, record, entry, seq, at, execution.status_change(), change
         )
@@ -441,8 +445,8 @@ class _StepRun:
                 text, value = self._encode(value)
             except (LeaseLostError, StorageError):
                 raise
-            except Exception as raised:  # noqa: BLE001 - what a handler raises passes on to the next one
-                error = raised
+            except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - passes on to the next handler
+                error = self._as_failure(raised)
                 await self._raise_if_final(error)
                 if name != "catch" and builder._catch is not None:
                     continue
@@ -508,11 +512,15 @@ class _StepRun:
     async def _fail(self, error: Exception) -> None:
         execution, record = self.execution, self.record
         at = execution.now()
-        entry = record_error(error, record.attempt, to_epoch_ms(at), execution.codec)
+        entry = self._entry(error, at)
         is_new = error is not self._recorded
         await execution.store.step_failed(execution.lease, record, entry, is_new, at)
         record.status, record.completed_at, record.error_message = "failed", at, entry.error_message
         execution.note_error(record.step_id, entry)
+
+    def _entry(self, error: Exception, at: datetime) -> ErrorRecord:
+        indicator = self.execution.engine.panic_indicator(error)
+        return record_error(error, self.record.attempt, to_epoch_ms(at), self.execution.codec, indicator)
 
     async def _retry_later(self) -> None:
         execution, record = self.execution, self.record
@@ -555,8 +563,8 @@ class _StepRun:
             text, value = self._encode(value)
         except (LeaseLostError, StorageError):
             raise
-        except Exception as error:  # noqa: BLE001 - an on_open that raises is a failed attempt
-            return await self._failed(error, counts=False)
+        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - on_open may fail with anything
+            return await self._failed(self._as_failure(raised), counts=False)
         seq, at = execution.next_seq(), execution.now()
         await execution.store.step_skipped(execution.lease, record, text, seq, at)
         record.status, record.result_data, record.completed_at = "skipped", text, at

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from workflow_core.errors import ValidationError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -12,7 +14,35 @@ if TYPE_CHECKING:
 
     from workflow_core.clock import Clock, TimerHandle
 
-__all__ = ["Timeout"]
+__all__ = ["Timeout", "cancelled_from_outside", "validate_timeout"]
+
+_LONGEST_MS = 100 * 366 * 24 * 3_600_000
+"""A century: longer time-outs are mistakes, and calendars end."""
+
+
+def validate_timeout(what: str, timeout_ms: object) -> None:
+    """Refuse what cannot be a time-out; ``None`` sets none.
+
+    Args:
+        what: What is limited, for the error message.
+        timeout_ms: Milliseconds.
+
+    Raises:
+        ValidationError: It is not a positive number, or longer than a century.
+    """
+    if timeout_ms is None:
+        return
+    is_number = isinstance(timeout_ms, (int, float)) and not isinstance(timeout_ms, bool)
+    if not (is_number and 0 < cast("float", timeout_ms) <= _LONGEST_MS):
+        raise ValidationError(
+            f"{what}: timeout_ms must be a positive number of milliseconds, at most {_LONGEST_MS}, not {timeout_ms!r}"
+        )
+
+
+def cancelled_from_outside() -> bool:
+    """Tell whether a cancellation caught in this task was meant for it, rather than for something it awaited."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 class Timeout:
