@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 __all__ = [
+    "error_text",
     "WorkflowCoreError",
     "ValidationError",
     "UnstorableResultError",
@@ -33,6 +34,14 @@ __all__ = [
     "SchemaVersionError",
     "WorkflowRedefinedWarning",
 ]
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error's message, also of an error whose own ``__str__`` fails."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - another's class may fail in any way
+        return f"(the text of this {type(error).__name__} cannot be read)"
 
 
 class WorkflowCoreError(Exception):

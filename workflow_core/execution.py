@@ -21,6 +21,7 @@ from workflow_core.errors import (
     StorageError,
     WorkflowCoreError,
     WorkflowTimeoutError,
+    error_text,
 )
 from workflow_core.events import (
     ExecutionCompleted,
@@ -277,7 +278,7 @@ class Execution:
             error: BaseException = self.doom
         except (LeaseLostError, StorageError):
             raise
-        except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - a handler may raise anything
+        except (Exception, asyncio.CancelledError) as raised:
             if isinstance(raised, asyncio.CancelledError) and cancelled_from_outside():
                 raise
             error = self.doom or raised
@@ -318,7 +319,7 @@ class Execution:
             panic = error
         else:
             panic = PanicError(
-                f"{self}: it panicked ({indicator or 'unexpected error'}): {error_name(error)}: {error}",
+                f"{self}: it panicked ({indicator or 'unexpected error'}): {error_name(error)}: {error_text(error)}",
                 None,
                 self.current_attempt(),
                 error,
@@ -371,7 +372,7 @@ class Execution:
             cause = cause.original_error
         return ErrorInfo(
             type=error_name(cause),
-            message=str(cause),
+            message=error_text(cause),
             step_id=failure.step_id if failure is not None else None,
             attempt=failure.attempt if failure is not None else None,
             indicator=error.indicator if isinstance(error, PanicError) else None,

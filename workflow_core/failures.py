@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic_core
 
 from workflow_core.database.store import ErrorRecord
-from workflow_core.errors import PanicError, RecordedError, ValidationError
+from workflow_core.errors import PanicError, RecordedError, ValidationError, error_text
 from workflow_core.serialization import find_class
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def record_error(
         parts.pop("args", None)
     return ErrorRecord(
         error_type=error_name(error),
-        error_message=_printable(str(error)),
+        error_message=_printable(error_text(error)),
         error_stack=_printable("".join(traceback.format_exception(error))),
         error_data=pydantic_core.to_json(parts).decode(),
         attempt=attempt,

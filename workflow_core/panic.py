@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from workflow_core.errors import error_text
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -56,7 +58,7 @@ def find_panic_indicator(error: BaseException, extra_indicators: Iterable[str] =
     for link in _chain(error):
         if isinstance(link, PANIC_TYPES):
             return type(link).__name__
-        message = str(link).lower()
+        message = error_text(link).lower()
         found = [indicator for indicator in indicators if indicator in message]
         if found:
             return found[-1]

@@ -35,7 +35,7 @@ MAX_DEPTH = 100
 """Containers nested deeper than this are refused: readers of JSON give up not far beyond."""
 
 _LONGEST_NUMBER = 4_000
-"""No number in a shorter text has too many digits for readers of JSON; a longer text is read back before it is stored."""
+"""A shorter text cannot hold a number of too many digits for readers of JSON; a longer one is read back first."""
 
 _TAG = "$type"
 _DECLARED = "declared"

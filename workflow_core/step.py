@@ -21,6 +21,7 @@ from workflow_core.errors import (
     UnstorableResultError,
     ValidationError,
     WorkflowError,
+    error_text,
 )
 from workflow_core.events import (
     CircuitClosed,
@@ -490,7 +491,7 @@ class _StepRun:
             else:
                 panic = PanicError(
                     f'{execution}: step "{record.step_id}" panicked on attempt {record.attempt} ({indicator}): '
-                    f"{error_name(error)}: {error}",
+                    f"{error_name(error)}: {error_text(error)}",
                     record.step_id,
                     record.attempt,
                     error,
@@ -501,7 +502,7 @@ class _StepRun:
             return panic
         failure = WorkflowError(
             f'{execution}: step "{record.step_id}" failed after {record.attempt} '
-            f"attempt{'s' if record.attempt != 1 else ''}: {error_name(error)}: {error}",
+            f"attempt{'s' if record.attempt != 1 else ''}: {error_name(error)}: {error_text(error)}",
             record.step_id,
             record.attempt,
             error,

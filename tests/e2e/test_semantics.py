@@ -620,3 +620,21 @@ def test_the_error_of_an_execution_is_the_root_cause(workflow):
 
     result = workflow.run("w", retry_config={"max_attempts": 1})
     assert (result.error.type, result.error.message, result.error.step_id) == ("LookupError", "the root", "outer")
+
+
+def test_an_error_without_a_readable_text_is_recorded_all_the_same(workflow):
+    class Mute(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    @Workflow.define("w")
+    async def w(ctx):
+        async def bad():
+            raise Mute
+
+        await ctx.step("a", bad).with_retry(max_attempts=1)
+
+    result = workflow.run("w")
+    assert result.status == "failed"
+    assert result.error.type == "Mute"
+    assert "cannot be read" in result.error.message
