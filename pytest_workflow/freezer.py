@@ -7,7 +7,6 @@ before a test that does not use virtual time.
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 import time
 from datetime import UTC
@@ -55,8 +54,8 @@ def _localtime(seconds: float | None = None) -> time.struct_time:
 _localtime.__name__ = _fake_localtime.__name__  # freezegun knows its own by their names
 
 
-def _teach_others() -> None:
-    """Let pydantic models defined in a test, and sqlite3, take the classes that freezegun puts in place."""
+def _teach_pydantic() -> None:
+    """Let models that are defined in a test annotate fields with the classes that freezegun puts in place."""
 
     def datetime_schema(cls: type, source: object, handler: object) -> core_schema.CoreSchema:
         del cls, source, handler
@@ -70,8 +69,6 @@ def _teach_others() -> None:
     fake_date: Any = freezegun.api.FakeDate
     fake_date.__get_pydantic_core_schema__ = classmethod(date_schema)
     fake_datetime.__get_pydantic_core_schema__ = classmethod(datetime_schema)
-    sqlite3.register_adapter(fake_datetime, lambda moment: moment.isoformat(" "))
-    sqlite3.register_adapter(fake_date, lambda day: day.isoformat())
 
 
 class Freezer:
@@ -130,7 +127,7 @@ class Freezer:
         return freeze
 
     def _enter(self) -> None:
-        _teach_others()
+        _teach_pydantic()
         api: Any = freezegun.api
         self._nested = bool(api.freeze_factories)
         api.fake_localtime = _localtime

@@ -133,6 +133,15 @@ TESTS = """
         assert round(workflow_clock.monotonic()) == 660
 
     {mark}
+    async def test_left_running(workflow):
+        await workflow.start("nap-{mode}", detach=True)
+
+    {mark}
+    async def test_nothing_of_it_is_left():
+        await asyncio.sleep(0)
+        assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("workflow")]
+
+    {mark}
     async def test_deadlock(workflow):
         await asyncio.get_running_loop().create_future()
 
@@ -158,6 +167,6 @@ TESTS = """
 def test_modes(run_apart, pytester, mode, mark, options):
     pytester.makepyfile(TESTS.format(mode=mode, mark=mark))
     result = run_apart("-W", "error", *options)
-    result.assert_outcomes(passed=3, failed=1)
+    result.assert_outcomes(passed=5, failed=1)
     result.stdout.fnmatch_lines(["*WorkflowStuckError: Nothing can go on*"])
     assert "never retrieved" not in result.stdout.str() + result.stderr.str()

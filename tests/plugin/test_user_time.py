@@ -314,6 +314,65 @@ def test_freezing_fixtures_of_any_scope(run_within, pytester, real):
     run_within().assert_outcomes(passed=7)
 
 
+def test_a_freeze_around_all_workflow_tests(run_within, pytester, real):
+    pytester.makepyfile(
+        """
+        import datetime
+        import freezegun
+        import pytest
+        from real import is_real
+
+        @pytest.fixture(scope="class")
+        def wide_freezer():
+            with freezegun.freeze_time("2002-02-03") as frozen:
+                yield frozen
+
+        @pytest.mark.usefixtures("wide_freezer")
+        class TestWide:
+            def test_inside(self, workflow):
+                assert datetime.datetime.now().year == 2025
+
+        def test_virtual(workflow):
+            assert datetime.datetime.now().year == 2025
+
+        def test_real():
+            assert is_real(datetime.datetime.now().timestamp())
+            assert datetime.datetime.__module__ == "datetime"
+        """
+    )
+    run_within().assert_outcomes(passed=3)
+
+
+def test_wide_fixtures_of_workflow_tests_see_real_time(run_within, pytester, real):
+    pytester.makepyfile(
+        """
+        import time
+        import pytest
+        from real import is_real
+
+        @pytest.fixture(scope="class")
+        def measured():
+            began = time.monotonic()
+            yield
+            assert 0 <= time.monotonic() - began < 3_600
+            assert is_real(time.time())
+            time.sleep(0)
+
+        @pytest.mark.usefixtures("measured")
+        class TestMeasured:
+            def test_first(self, workflow_clock):
+                time.sleep(1e6)
+
+            def test_second(self, workflow_clock):
+                time.sleep(1e6)
+
+        class TestMeasuredAgain(TestMeasured):
+            pass
+        """
+    )
+    run_within().assert_outcomes(passed=4)
+
+
 def test_pytests_own_durations_are_real(run_apart, pytester):
     pytester.makepyfile(
         """

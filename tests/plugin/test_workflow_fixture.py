@@ -13,6 +13,7 @@ from workflow_core import (
     InvalidStateError,
     PanicConfig,
     RetryConfig,
+    StorageError,
     ValidationError,
     Workflow,
     WorkflowNotFoundError,
@@ -204,6 +205,9 @@ def test_reopen_is_another_process_on_the_same_database(workflow, workflow_clock
     dead = workflow.engine
     assert workflow.reopen() is workflow.engine is current_engine()
     assert workflow.engine is not dead
+    assert dead.running() == []
+    with pytest.raises(StorageError, match="closed"):
+        workflow_clock.run(dead.get_status("c"))
     assert workflow.wait("c").status == "completed"
     assert runs == ["before", "after"]
     assert workflow_clock.now() == datetime(2025, 1, 1, 0, 1, tzinfo=UTC)
