@@ -118,3 +118,14 @@ def test_a_step_that_kills_its_process_every_time_fails_in_the_end(workers):
     assert codes == [-signal.SIGKILL] * 3 + [0]
     assert "RESULT failed" in output
     assert workers.seen() == ["die 1", "die 2", "die 3"]
+
+
+def test_a_step_that_leaves_its_process_every_time_fails_in_the_end(workers):
+    codes = []
+    for command in ("start", "recover", "recover", "recover"):
+        process = workers.spawn(command, "leaving", "e")
+        output, _ = process.communicate(timeout=60)
+        codes.append(process.returncode)
+    assert codes == [3, 3, 3, 0]
+    assert "RESULT failed" in output
+    assert workers.seen() == ["leave 1", "leave 2", "leave 3"]

@@ -52,6 +52,14 @@ def make_engine(witness: Path) -> WorkflowEngine:
 
         await ctx.step("die", die)
 
+    @engine.define("leaving")
+    async def leaving(ctx: WorkflowContext) -> None:
+        def leave() -> None:
+            note(f"leave {ctx.attempt}")
+            sys.exit(3)
+
+        await ctx.step("leave", leave)
+
     return engine
 
 

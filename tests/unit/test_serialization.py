@@ -219,3 +219,30 @@ def test_same_json_ignores_the_order_of_keys():
     assert same_json('{"a":1,"b":2}', '{"b":2,"a":1}')
     assert not same_json('{"a":1}', None)
     assert same_json(None, None)
+
+
+def test_numbers_that_no_reader_of_json_takes_are_refused():
+    codec = Codec()
+    for digits in (4_200, 4_290):
+        raw, back = codec.encode([10**digits], "it")
+        assert codec.decode(raw) == back == [10**digits]
+    for digits in (4_310, 100_000):
+        with pytest.raises(ValidationError, match="Cannot store it"):
+            codec.encode([10**digits], "it")
+
+
+class Fine(dt.timedelta):
+    """A duration that knows more than microseconds, as those of some libraries do."""
+
+    def __eq__(self, other):
+        return isinstance(other, Fine)
+
+    def __ne__(self, other):
+        return not isinstance(other, Fine)
+
+    __hash__ = dt.timedelta.__hash__
+
+
+def test_a_duration_that_would_lose_something_is_refused():
+    with pytest.raises(ValidationError, match="finer than microseconds"):
+        Codec().encode(Fine(1), "it")

@@ -1,0 +1,139 @@
+"""What the unit tests share: a clock that moves when it is told to, and processes that die when they are told to."""
+
+import asyncio
+import itertools
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from workflow_core import Settings, WorkflowEngine
+from workflow_core.database.sqlite import SQLiteStore
+from workflow_core.ownership import Owner
+
+
+class FakeTimer:
+    def __init__(self, when, callback):
+        self.when, self.callback, self.cancelled = when, callback, False
+
+    def cancel(self):
+        self.cancelled = True
+
+
+class FakeClock:
+    """A `workflow_core.clock.Clock` that stands still until a test moves it."""
+
+    def __init__(self):
+        self.start = self.time = datetime(2026, 1, 1, tzinfo=UTC)
+        self.timers = []
+
+    @property
+    def elapsed_ms(self):
+        return (self.time - self.start) / timedelta(milliseconds=1)
+
+    def now(self):
+        return self.time
+
+    def monotonic(self):
+        return (self.time - self.start).total_seconds()
+
+    async def sleep(self, delay_ms):
+        done = asyncio.get_running_loop().create_future()
+        self.call_at(self.time + timedelta(milliseconds=delay_ms), lambda: done.done() or done.set_result(None))
+        await done
+
+    def call_at(self, when, callback):
+        timer = FakeTimer(when, callback)
+        self.timers.append(timer)
+        return timer
+
+    async def settle(self):
+        """Let everything run that needs no time."""
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    async def advance(self, milliseconds):
+        """Move the time on, from one timer to the next."""
+        end = self.time + timedelta(milliseconds=milliseconds)
+        await self.settle()
+        while due := [timer for timer in self.timers if not timer.cancelled and timer.when <= end]:
+            first = min(due, key=lambda timer: timer.when)
+            self.timers.remove(first)
+            self.time = max(self.time, first.when)
+            first.callback()
+            await self.settle()
+        self.time = end
+        await self.settle()
+
+    async def finish(self, awaitable, limit_ms=10_000_000):
+        """Move the time on until ``awaitable`` is done, and return its result."""
+        task = asyncio.ensure_future(awaitable)
+        await self.settle()
+        while not task.done():
+            waiting = [timer.when for timer in self.timers if not timer.cancelled]
+            assert waiting, "it waits for something that is not the clock"
+            await self.advance(max(0, (min(waiting) - self.time) / timedelta(milliseconds=1)))
+            assert self.elapsed_ms < limit_ms, "it takes too long"
+        return await task
+
+
+class Machine:
+    """A machine with one database, one clock, and processes that can die: each engine is one process.
+
+    Engines are made by `boot`. `crash` kills the latest one the way a power switch would: its store is closed first, so
+    nothing is written on the way out, and the probe says from then on that its process has ended.
+    """
+
+    def __init__(self, path, clock):
+        self.path, self.clock = path, clock
+        self.dead, self.engines, self.definitions = set(), [], {}
+        self.pids = itertools.count(1)
+
+    def make_owner(self):
+        return Owner("machine", next(self.pids), "0")
+
+    def has_ended(self, owner):
+        return owner.owner_id in self.dead
+
+    def define(self, name, **options):
+        def add(handler):
+            self.definitions[name] = (handler, options)
+            for engine in self.engines:
+                engine.define(name, handler, **options)
+            return handler
+
+        return add
+
+    def boot(self, plugins=(), **settings):
+        settings = Settings(sync_handlers="inline", lease_ms=None, **settings)
+        engine = WorkflowEngine(SQLiteStore(self.path), self.clock, plugins, settings, self)
+        for name, (handler, options) in self.definitions.items():
+            engine.define(name, handler, **options)
+        self.engines.append(engine)
+        return engine
+
+    async def crash(self, engine):
+        self.dead.add(engine.owner.owner_id)
+        await asyncio.gather(*engine.abandon(), return_exceptions=True)
+
+    async def reboot(self, engine):
+        """Crash, and recover in a new process."""
+        await self.crash(engine)
+        again = self.boot()
+        await again.recover()
+        return again
+
+    def close(self):
+        for engine in self.engines:
+            engine.close()
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def machine(tmp_path, clock):
+    machine = Machine(tmp_path / "machine.db", clock)
+    yield machine
+    machine.close()

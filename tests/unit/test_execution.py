@@ -1,0 +1,306 @@
+"""One execution: sleeps, panics, restarts, what ends it, and what a new process makes of it."""
+
+import asyncio
+
+import pytest
+
+from workflow_core import InvalidStateError, PanicError, hookimpl
+from workflow_core.database.sqlite import SQLiteStore
+from workflow_core.failures import rebuild_error, record_error
+from workflow_core.panic import find_panic_indicator
+from workflow_core.serialization import Codec
+
+
+def run(machine, flow, **options):
+    machine.define("w")(flow)
+    engine = machine.boot()
+    return asyncio.run(machine.clock.finish(engine.start_and_wait("w", "e", **options)))
+
+
+def test_the_rest_of_a_sleep_is_slept_after_each_crash(machine, clock):
+    async def flow(ctx):
+        await ctx.sleep("rest", 10_000)
+
+    machine.define("w")(flow)
+
+    async def main():
+        engine = machine.boot()
+        await engine.start("w", "e", detach=True)
+        for _ in range(3):
+            await clock.advance(3_000)
+            assert (await engine.get_status("e")).status == "sleeping"
+            engine = await machine.reboot(engine)
+        return await clock.finish(engine.wait("e"))
+
+    assert asyncio.run(main()).status == "completed"
+    assert clock.elapsed_ms == 10_000
+
+
+def test_a_sleep_that_became_due_while_nobody_ran_is_over_at_once(machine, clock):
+    async def flow(ctx):
+        await ctx.sleep("rest", 10_000)
+
+    machine.define("w")(flow)
+
+    async def main():
+        engine = machine.boot()
+        await engine.start("w", "e", detach=True)
+        await clock.advance(1_000)
+        await machine.crash(engine)
+        await clock.advance(99_000)
+        return await clock.finish(machine.boot().resume("e"))
+
+    assert asyncio.run(main()).status == "completed"
+    assert clock.elapsed_ms == 100_000
+
+
+def test_resume_sleeps_the_rest(machine, clock):
+    async def flow(ctx):
+        await ctx.sleep("rest", 10_000)
+
+    machine.define("w")(flow)
+
+    async def main():
+        engine = machine.boot()
+        await engine.start("w", "e", detach=True)
+        await clock.advance(4_000)
+        await machine.crash(engine)
+        return await clock.finish(machine.boot().resume("e"))
+
+    assert asyncio.run(main()).status == "completed"
+    assert clock.elapsed_ms == 10_000
+
+
+def test_a_task_that_is_left_behind_cannot_begin_steps(machine):
+    left = []
+
+    async def flow(ctx):
+        async def late(go_on):
+            await go_on.wait()
+            await ctx.step("late", lambda: 1)
+
+        async def later(go_on):
+            await go_on.wait()
+            await ctx.sleep("later", 1)
+
+        go_on = asyncio.Event()
+        left.extend([go_on, asyncio.ensure_future(late(go_on)), asyncio.ensure_future(later(go_on))])
+        return "done"
+
+    machine.define("w")(flow)
+
+    async def main():
+        engine = machine.boot()
+        await engine.start("w", "e")
+        left[0].set()
+        ended = await asyncio.gather(*left[1:], return_exceptions=True)
+        return ended, await engine.get_status("e"), engine.store.select("SELECT * FROM steps")
+
+    ended, result, rows = asyncio.run(main())
+    assert [type(error) for error in ended] == [InvalidStateError, InvalidStateError]
+    assert "handler has ended" in str(ended[0])
+    assert (result.output, rows) == ("done", [])
+
+
+def test_a_task_left_behind_by_a_panicked_run_cannot_write_into_the_next(machine, clock):
+    left = []
+
+    async def flow(ctx):
+        if ctx.restart_attempt == 2:
+            await ctx.sleep("rest", 1_000)
+            return "recovered"
+
+        async def late():
+            await clock.sleep(5_500)
+            await ctx.step("late", lambda: 1)
+
+        left.append(asyncio.ensure_future(late()))
+        await ctx.sleep("settle", 1)
+        raise RuntimeError("unforeseen")
+
+    machine.define("w")(flow)
+
+    async def main():
+        engine = machine.boot()
+        result = await clock.finish(engine.start_and_wait("w", "e"))
+        return result, await asyncio.gather(*left, return_exceptions=True)
+
+    result, (error,) = asyncio.run(main())
+    assert isinstance(error, InvalidStateError)
+    assert (result.output, sorted(result.steps)) == ("recovered", ["rest", "settle"])
+
+
+def test_a_cancellation_inside_the_body_is_an_unexpected_error(machine):
+    async def flow(ctx):
+        task = asyncio.ensure_future(asyncio.Event().wait())
+        task.cancel()
+        await task
+
+    result = run(machine, flow, panic_config={"enable_auto_restart": False})
+    assert (result.status, result.error.type, result.error.indicator) == (
+        "panicked",
+        "CancelledError",
+        "unexpected error",
+    )
+
+
+def test_restarts_come_after_their_delay_and_end(machine, clock):
+    runs = []
+
+    async def flow(ctx):
+        runs.append((ctx.restart_attempt, clock.elapsed_ms))
+        await ctx.step("kept", lambda: runs.append("kept"))
+        raise RuntimeError("unforeseen")
+
+    result = run(machine, flow, panic_config={"max_restart_attempts": 2, "restart_delay_ms": 3_000})
+    assert runs == [(1, 0.0), "kept", (2, 3_000.0), (3, 6_000.0)]
+    assert (result.status, result.restart_attempt) == ("failed", 3)
+
+
+def test_a_due_restart_survives_the_process(machine, clock):
+    async def flow(ctx):
+        if ctx.restart_attempt == 1:
+            raise MemoryError
+        return ctx.restart_attempt
+
+    machine.define("w")(flow)
+
+    async def main():
+        engine = machine.boot()
+        with pytest.raises(PanicError, match="MemoryError"):
+            await engine.start("w", "e")
+        await clock.advance(2_000)
+        engine = await machine.reboot(engine)
+        return await clock.finish(engine.wait("e"))
+
+    assert asyncio.run(main()).output == 2
+    assert clock.elapsed_ms == 5_000
+
+
+def test_restart_takes_a_panicked_execution_at_once_and_refuses_others(machine, clock):
+    async def flow(ctx):
+        if ctx.restart_attempt == 1:
+            raise MemoryError
+        return "fine"
+
+    machine.define("w")(flow)
+
+    async def main():
+        engine = machine.boot()
+        with pytest.raises(PanicError):
+            await engine.start("w", "e")
+        result = await engine.restart("e")
+        with pytest.raises(InvalidStateError, match="completed"):
+            await engine.restart("e")
+        return result
+
+    assert asyncio.run(main()).output == "fine"
+    assert clock.elapsed_ms == 0
+
+
+def test_a_time_out_of_the_whole_execution_counts_over_crashes(machine, clock):
+    async def flow(ctx):
+        await ctx.sleep("rest", 60_000)
+
+    machine.define("w")(flow)
+
+    async def main():
+        engine = machine.boot()
+        await engine.start("w", "e", timeout_ms=10_000, detach=True)
+        await clock.advance(6_000)
+        engine = await machine.reboot(engine)
+        return await clock.finish(engine.wait("e"))
+
+    result = asyncio.run(main())
+    assert (result.status, result.error.type) == ("failed", "WorkflowTimeoutError")
+    assert clock.elapsed_ms == 10_000
+
+
+class OutOfRoomError(MemoryError):
+    pass
+
+
+def panics():
+    class LocalError(MemoryError):
+        pass
+
+    wrapped = ValueError("wrapped")
+    wrapped.__cause__ = MemoryError("root")
+    return [
+        RuntimeError("Out of memory"),
+        OutOfRoomError("x"),
+        LocalError("x"),
+        wrapped,
+        ExceptionGroup("both", [ValueError("a"), MemoryError("b")]),
+        PanicError("by hand", indicator="by hand"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_panic_is_one_still_when_it_is_read_back(number):
+    error = panics()[number]
+    indicator = error.indicator if isinstance(error, PanicError) else find_panic_indicator(error)
+    codec = Codec()
+    back = rebuild_error(record_error(error, 2, 0, codec, indicator), "s", [], codec)
+    assert isinstance(back, PanicError)
+    assert (back.indicator, back.step_id, back.attempt, str(back)) == (indicator, "s", 2, str(error))
+
+
+@pytest.mark.parametrize("point", ["step_failed", "execution_panicked"])
+def test_a_crash_while_a_panic_is_recorded_changes_nothing(machine, clock, point):
+    """The panic is in the cause, which is not stored; the record must remember it all the same."""
+
+    class Killer:
+        def __init__(self):
+            self.armed = True
+
+        @hookimpl
+        def before_durable_point(self, point):
+            if self.armed and point.name == wanted:
+                self.armed = False
+                engine = machine.engines[-1]
+                machine.dead.add(engine.owner.owner_id)
+                engine.abandon()
+
+    wanted, ran = point, []
+
+    async def flow(ctx):
+        async def work():
+            ran.append(ctx.attempt)
+            if ctx.restart_attempt == 2:
+                return "recovered"
+            raise ValueError("wrapped") from MemoryError("root")
+
+        return await ctx.step("s", work)
+
+    machine.define("w")(flow)
+
+    async def main():
+        engine = machine.boot(plugins=[Killer()])
+        await engine.start("w", "e", detach=True)
+        await clock.settle()
+        engine = machine.boot()
+        assert await engine.recover() == ["e"]
+        return await clock.finish(engine.wait("e")), await engine.history("e")
+
+    result, history = asyncio.run(main())
+    assert (result.output, result.restart_attempt) == ("recovered", 2)
+    assert ran == [1, 1]
+    (panicked,) = [event for event in history if type(event).__name__ == "ExecutionPanicked"]
+    assert (panicked.indicator, panicked.error, panicked.step_id) == ("MemoryError", "ValueError", "s")
+
+
+def test_sys_exit_in_a_step_leaves_the_attempt_used(machine):
+    async def flow(ctx):
+        async def leave():
+            raise SystemExit(3)
+
+        await ctx.step("s", leave)
+
+    machine.define("w")(flow)
+    engine = machine.boot()
+    with pytest.raises(SystemExit):
+        asyncio.run(engine.start("w", "e"))
+    store = SQLiteStore(machine.path)
+    assert store.select("SELECT status, attempt FROM steps") == [("running", 1)]
+    store.close()

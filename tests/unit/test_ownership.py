@@ -1,0 +1,122 @@
+"""Who owns an execution: processes that end, leases that expire, and writes by those who lost them."""
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+
+from workflow_core import LeaseLostError, Settings, WorkflowEngine
+from workflow_core.database.sqlite import SQLiteStore
+from workflow_core.ownership import Owner, SystemProcessProbe
+
+PROBE = SystemProcessProbe()
+
+
+def test_this_process_lives_and_its_predecessor_of_the_same_number_does_not():
+    mine = PROBE.make_owner()
+    assert (mine.pid, PROBE.has_ended(mine)) == (os.getpid(), False)
+    assert PROBE.has_ended(Owner(mine.host, mine.pid, "another start")) is True
+
+
+def test_each_owner_is_another_one():
+    assert PROBE.make_owner().owner_id != PROBE.make_owner().owner_id
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot tell")
+def test_another_process_before_and_after_its_end():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = Owner(PROBE.make_owner().host, child.pid, "")
+    assert PROBE.has_ended(owner) is False
+    child.communicate(b"\n")
+    assert PROBE.has_ended(owner) is True
+
+
+def test_another_machine_is_unknown():
+    assert PROBE.has_ended(Owner("elsewhere", os.getpid(), "")) is None
+
+
+class Unknown:
+    """A probe that cannot tell, as for processes of another machine."""
+
+    def make_owner(self):
+        return Owner("elsewhere", 1, "")
+
+    def has_ended(self, owner):
+        return None
+
+
+@pytest.fixture
+def two_machines(tmp_path, clock):
+    engines = []
+    for _ in range(2):
+        settings = Settings(sync_handlers="inline", lease_ms=30_000)
+        engine = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), clock, settings=settings, process_probe=Unknown())
+
+        @engine.define("w")
+        async def flow(ctx):
+            await ctx.sleep("rest", 120_000)
+            return await ctx.step("s", lambda: "done")
+
+        engines.append(engine)
+    yield engines
+    for engine in engines:
+        engine.close()
+
+
+def test_a_lease_is_renewed_for_as_long_as_the_execution_runs(two_machines, clock):
+    one, two = two_machines
+
+    async def main():
+        await one.start("w", "e", detach=True)
+        for _ in range(11):
+            await clock.advance(10_000)
+            assert await two.recover() == []
+        result = await clock.finish(one.wait("e"))
+        await one.aclose()
+        return result
+
+    assert asyncio.run(main()).output == "done"
+    assert clock.elapsed_ms == 120_000
+
+
+def test_without_a_sign_of_life_a_lease_expires(two_machines, clock):
+    one, two = two_machines
+
+    async def main():
+        await one.start("w", "e", detach=True)
+        await clock.advance(1_000)
+        await asyncio.gather(*one.abandon(), return_exceptions=True)
+        assert await two.recover() == []
+        await clock.advance(30_000)
+        assert await two.recover() == ["e"]
+        result = await clock.finish(two.wait("e"))
+        await two.aclose()
+        return result
+
+    assert asyncio.run(main()).output == "done"
+    assert clock.elapsed_ms == 120_000
+
+
+def test_who_comes_back_after_losing_the_lease_writes_nothing(two_machines, clock):
+    one, two = two_machines
+
+    async def main():
+        await one.start("w", "e", detach=True)
+        await clock.advance(1_000)
+        one._renewal.cancel()  # its event loop stands still
+        await clock.advance(30_000)
+        assert await two.recover() == ["e"]
+        lost = asyncio.ensure_future(one.wait("e"))
+        result = await clock.finish(two.wait("e"))
+        with pytest.raises(LeaseLostError):
+            await lost
+        events = await two.history("e")
+        await one.aclose()
+        await two.aclose()
+        return result, events
+
+    result, events = asyncio.run(main())
+    assert result.output == "done"
+    assert [event.step_id for event in events if type(event).__name__ == "StepStarted"] == ["s"]
