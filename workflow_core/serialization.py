@@ -405,6 +405,8 @@ class Codec:
         if text is None:
             return None
         data = pydantic_core.from_json(text)
+        if _TAG not in text:
+            return data  # plain JSON, which most values are
         if type(data) is dict and data.get(_TAG) == _DECLARED and returns is not None:
             adapter = returns.adapter()
             if adapter is not None:
