@@ -109,6 +109,12 @@ class VirtualClock:
         attachment = self.attach(loop)
         return loop.call_at(attachment.loop_time((when - self.start).total_seconds()), callback)
 
+    def call_later(self, delay_ms: float, callback: Callable[[], object]) -> TimerHandle:
+        """Call ``callback`` after ``delay_ms`` virtual milliseconds."""
+        loop = asyncio.get_running_loop()
+        self.attach(loop)
+        return loop.call_later(max(delay_ms, 0) / 1_000, callback)
+
     # Moving ----------------------------------------------------------------------------------------------------------
 
     def advance(self, duration: float | timedelta) -> Awaitable[None]:

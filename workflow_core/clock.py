@@ -51,6 +51,9 @@ class Clock(Protocol):
     def call_at(self, when: datetime, callback: Callable[[], object]) -> TimerHandle:
         """Call ``callback`` in the running event loop at the wall time ``when``, or soon if that has passed."""
 
+    def call_later(self, delay_ms: float, callback: Callable[[], object]) -> TimerHandle:
+        """Call ``callback`` in the running event loop after ``delay_ms`` milliseconds, whatever the wall clock does."""
+
 
 class SystemClock:
     """The machine's own clock, and the timers of the running event loop."""
@@ -70,6 +73,10 @@ class SystemClock:
     def call_at(self, when: datetime, callback: Callable[[], object]) -> TimerHandle:
         """Call ``callback`` at the wall time ``when``; a wall clock moved meanwhile is followed within an hour."""
         return _WallTimer(self, when, callback)
+
+    def call_later(self, delay_ms: float, callback: Callable[[], object]) -> TimerHandle:
+        """Call ``callback`` after ``delay_ms`` milliseconds of the event loop, which no change of the wall clock moves."""
+        return asyncio.get_running_loop().call_later(max(delay_ms, 0) / 1_000, callback)
 
 
 class _WallTimer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import TYPE_CHECKING, cast
 
 from workflow_core.errors import ValidationError
@@ -55,7 +54,7 @@ class Timeout:
 
     def __init__(self, clock: Clock, delay_ms: float) -> None:
         self._clock = clock
-        self._delay = timedelta(milliseconds=max(delay_ms, 0))
+        self._delay_ms = max(delay_ms, 0)
         self._task: asyncio.Task[object] | None = None
         self._handle: TimerHandle | None = None
         self._cancelling = 0
@@ -65,7 +64,7 @@ class Timeout:
         self._task = asyncio.current_task()
         assert self._task is not None  # noqa: S101 - a coroutine runs in a task
         self._cancelling = self._task.cancelling()
-        self._handle = self._clock.call_at(self._clock.now() + self._delay, self._expire)
+        self._handle = self._clock.call_later(self._delay_ms, self._expire)
         return self
 
     def _expire(self) -> None:

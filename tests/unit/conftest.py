@@ -46,6 +46,9 @@ class FakeClock:
         self.timers.append(timer)
         return timer
 
+    def call_later(self, delay_ms, callback):
+        return self.call_at(self.time + timedelta(milliseconds=delay_ms), callback)
+
     async def settle(self):
         """Let everything run that needs no time."""
         for _ in range(50):
