@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+from workflow_core.clock import WallTimer
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -77,6 +79,7 @@ class VirtualClock:
         self.sleeps: list[Sleep] = []
         self.automatic = automatic
         self._elapsed = 0.0
+        self._wall_offset = timedelta()
         self._limit = float("inf") if automatic else 0.0
         self._attached: dict[asyncio.AbstractEventLoop, _Attachment] = {}
         self._own_loop: asyncio.AbstractEventLoop | None = None
@@ -92,7 +95,7 @@ class VirtualClock:
 
     def now(self) -> datetime:
         """Return the virtual wall time, aware and in UTC."""
-        return self.start + timedelta(microseconds=round(self._elapsed * 1e6))
+        return self.start + self._wall_offset + timedelta(microseconds=round(self._elapsed * 1e6))
 
     def monotonic(self) -> float:
         """Return the virtual seconds since the start of the test."""
@@ -105,9 +108,8 @@ class VirtualClock:
 
     def call_at(self, when: datetime, callback: Callable[[], object]) -> TimerHandle:
         """Call ``callback`` at the virtual wall time ``when``."""
-        loop = asyncio.get_running_loop()
-        attachment = self.attach(loop)
-        return loop.call_at(attachment.loop_time((when - self.start).total_seconds()), callback)
+        self.attach(asyncio.get_running_loop())
+        return WallTimer(self, when, callback)
 
     def call_later(self, delay_ms: float, callback: Callable[[], object]) -> TimerHandle:
         """Call ``callback`` after ``delay_ms`` virtual milliseconds."""
@@ -158,6 +160,14 @@ class VirtualClock:
         self._move_to(self._elapsed + max(seconds, 0.0))
         if not self.automatic:
             self._limit = max(self._limit, self._elapsed)
+
+    def jump_wall(self, duration: float | timedelta) -> None:
+        """Move the wall clock alone, as a time server does; timers notice as they do in production.
+
+        Args:
+            duration: Milliseconds, or a ``timedelta``; negative is backwards.
+        """
+        self._wall_offset += duration if isinstance(duration, timedelta) else timedelta(milliseconds=duration)
 
     def _move_to(self, elapsed: float) -> None:
         self._elapsed = max(self._elapsed, elapsed)

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import sqlite3
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pytest_workflow.clock import Sleep, VirtualClock
 from pytest_workflow.database import WorkflowDatabase
 from pytest_workflow.faults import WorkflowFaults
 from pytest_workflow.history import History, table
+from pytest_workflow.observation import Death, Observation, Witness, observe, step_states
+from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedProcesses, execution_ids
 from workflow_core.current import replaced_default
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore, open_database
@@ -20,16 +22,16 @@ from workflow_core.errors import StepFailure, WorkflowCoreError, WorkflowTimeout
 from workflow_core.events import Event, ExecutionPanicked, SleepStarted, StepRetrying, StepStarted
 from workflow_core.hookspecs import hookimpl
 from workflow_core.models import ExecutionResult
-from workflow_core.ownership import Owner
 from workflow_core.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
     from pathlib import Path
 
+    from workflow_core.hookspecs import DurablePoint
     from workflow_core.models import PanicConfig, RetryConfig
 
-__all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness"]
+__all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness", "emptied", "memory_database"]
 
 _T = TypeVar("_T")
 
@@ -39,7 +41,7 @@ HARNESS_SETTINGS = Settings(sync_handlers="inline", lease_ms=None, recover_on_st
 _template: sqlite3.Connection | None = None
 
 
-def _memory_database() -> sqlite3.Connection:
+def memory_database() -> sqlite3.Connection:
     """Return a new database in memory: a copy of an empty one, which is cheaper than making the tables again."""
     global _template  # noqa: PLW0603 - one template for the process
     if _template is None:
@@ -50,27 +52,14 @@ def _memory_database() -> sqlite3.Connection:
     return connection
 
 
-class _Processes:
-    """Simulated processes: each engine is one, and lives until it is dropped."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._alive: set[str] = set()
-
-    def make_owner(self) -> Owner:
-        """Start a process."""
-        self._count += 1
-        owner = Owner(host="pytest", pid=self._count, process_started="")
-        self._alive.add(owner.owner_id)
-        return owner
-
-    def has_ended(self, owner: Owner) -> bool | None:
-        """Tell whether a process was dropped."""
-        return owner.owner_id not in self._alive
-
-    def end(self, owner: Owner) -> None:
-        """Let a process die."""
-        self._alive.discard(owner.owner_id)
+def emptied(database: sqlite3.Connection) -> sqlite3.Connection:
+    """Return a database in memory without its rows; its prepared statements stay, which is why it is used again."""
+    if database.in_transaction:
+        database.rollback()
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name = 'executions'")
+    for (table_name,) in tables.fetchall():
+        database.execute(f'DELETE FROM "{table_name}"')  # noqa: S608 - a name from the schema
+    return database
 
 
 class _HarnessPlugin:
@@ -112,6 +101,8 @@ class Environment:
         file: The database file; ``None`` for a database in memory.
         settings: The engine's settings.
         plugins: Further plugins for the engine.
+        observation: Where the process is to die; what is seen of the run is put there.
+        memory: An empty database in memory to use instead of a new one; it is not closed.
     """
 
     def __init__(
@@ -120,20 +111,31 @@ class Environment:
         file: Path | None = None,
         settings: Settings = HARNESS_SETTINGS,
         plugins: Sequence[object] = (),
+        observation: Observation | None = None,
+        memory: sqlite3.Connection | None = None,
     ) -> None:
         self.clock = clock
         self.file = file
         self.settings = settings
-        self.plugins = plugins
-        self.processes = _Processes()
+        self.observation = observation or Observation()
+        self.user_plugins = tuple(plugins)
+        self.plugins = list(plugins)
+        self.processes = SimulatedProcesses()
         self.faults = WorkflowFaults(clock)
+        self.next_execution_id = execution_ids()
+        self._recovery: asyncio.Task[None] | None = None
         self._stack = contextlib.ExitStack()
-        self._memory = _memory_database() if file is None else None
+        self._borrowed = memory is not None
+        self._memory = None if file is not None else memory or memory_database()
         self._plugin = _HarnessPlugin(clock, self.faults)
+        if observation is not None:
+            self.plugins.insert(0, Witness(observation))
+            for place in observation.places:
+                self.faults.add(place.rule())
         try:
             self.engine = self.open_engine()
         except BaseException:
-            if self._memory is not None:
+            if self._memory is not None and not self._borrowed:
                 self._memory.close()
             raise
         self._stack.enter_context(clock.leading_loops())
@@ -142,7 +144,7 @@ class Environment:
         self.harness = WorkflowHarness(self)
         clock.explain_with(self.describe)
 
-    def open_engine(self) -> WorkflowEngine:
+    def open_engine(self) -> MortalEngine:
         """Start a process: an engine on the test's database, made the current one."""
         store = SQLiteStore(
             self.file,
@@ -150,10 +152,72 @@ class Environment:
             synchronous=self.settings.synchronous,
             busy_timeout_ms=self.settings.busy_timeout_ms,
         )
-        self.engine = WorkflowEngine(store, self.clock, [self._plugin, *self.plugins], self.settings, self.processes)
-        self.faults.serve(self.engine)
-        self._stack.enter_context(replaced_default(self.engine))
-        return self.engine
+        engine = MortalEngine(store, self.clock, [self._plugin, *self.plugins], self.settings, self.processes)
+        engine.successor = self
+        self.engine = engine
+        self.faults.serve(engine, self.die, self.corrupt)
+        self._stack.enter_context(replaced_default(engine))
+        return engine
+
+    # Dying -----------------------------------------------------------------------------------------------------------
+
+    def succeed(self) -> tuple[MortalEngine, list[asyncio.Task[None]]]:
+        """Let the engine's process die, and open the surviving database in a new one.
+
+        Returns:
+            The new engine, which knows the workflows of the old one, and the old one's tasks, which are being
+            cancelled.
+        """
+        old = self.engine
+        tasks = old.abandon(SimulatedCrash())
+        self.processes.end(old.owner)
+        new = self.open_engine()
+        new.definitions = old.definitions
+        return new, tasks
+
+    def die(self) -> NoReturn:
+        """Let the process die at once, in the middle of what it does; a new one recovers what it left.
+
+        Raises:
+            SimulatedCrash: Always; it unwinds what runs in the process.
+        """
+        self.engine.crashed = True
+        seen = self.observation
+        steps = step_states(self.database)
+        seen.deaths.append(Death(self.clock.monotonic() * 1_000, len(seen.passed), steps, dict(seen.bodies)))
+        for state in steps.values():
+            if state.is_cut_off:
+                self.faults.take_back(state.execution_id, state.step_id)
+        new, _ = self.succeed()
+        self._recovery = asyncio.get_running_loop().create_task(_recover(new))
+        raise SimulatedCrash
+
+    async def recovered(self) -> None:
+        """Wait until the engine that runs now has recovered what its predecessor left."""
+        while self._recovery is not None and not self._recovery.done():
+            await asyncio.wait([self._recovery])
+        if self._recovery is not None:
+            self._recovery.result()
+
+    def finish_observation(self, error: str | None = None) -> None:
+        """Put what is left of the run into its observation.
+
+        Args:
+            error: What the scenario raised, as text.
+        """
+        if _running_loop() is None and self._recovery is not None and not self._recovery.done():
+            with contextlib.suppress(RuntimeError):  # the event loop of an asynchronous test is closed already
+                self.clock.run(self.recovered())
+        self.observation.error = error
+        self.observation.elapsed_ms = self.clock.monotonic() * 1_000
+        observe(self.observation, self.database)
+
+    def corrupt(self, point: DurablePoint, text: str) -> None:
+        """Put ``text`` in the place of the result that a durable point stored."""
+        self.database.connection.execute(
+            "UPDATE steps SET result_data = ? WHERE execution_id = ? AND step_id = ?",
+            (text, point.execution_id, point.step_id),
+        )
 
     def describe(self) -> Iterable[str]:
         """Tell what each execution waits for."""
@@ -176,7 +240,8 @@ class Environment:
             self.engine.abandon()
         self.clock.detach()
         self._stack.close()
-        self.database.connection.close()
+        if not self._borrowed:
+            self.database.connection.close()
 
 
 class WorkflowHarness:
@@ -305,14 +370,10 @@ class WorkflowHarness:
             The new engine.
         """
         environment = self._environment
-        old = environment.engine
-        tasks = old.abandon()
-        environment.processes.end(old.owner)
+        new, tasks = environment.succeed()
         running = _running_loop()
         if running is None and tasks:
             self._complete(_ended(tasks))
-        new = environment.open_engine()
-        new.definitions = old.definitions
         if running is None:
             self._complete(new.recover())
         else:
@@ -353,6 +414,14 @@ def _users_traceback(traceback: TracebackType | None) -> TracebackType | None:
 
 
 _NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
+
+
+async def _recover(engine: MortalEngine) -> None:
+    try:
+        await WorkflowEngine.recover(engine)
+    except BaseException:
+        if not engine.crashed:  # else its own successor recovers
+            raise
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EPOCH", "TimerHandle", "Clock", "SystemClock", "to_epoch_ms", "from_epoch_ms"]
+__all__ = ["EPOCH", "Clock", "SystemClock", "TimerHandle", "WallTimer", "from_epoch_ms", "to_epoch_ms"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
-_LONGEST_TIMER_SECONDS = 3_600.0
+_LONGEST_TIMER_MS = 3_600_000
 """A long wait is cut into pieces of this length, so that a moved wall clock is noticed after an hour at the latest."""
 
 
@@ -72,28 +72,33 @@ class SystemClock:
 
     def call_at(self, when: datetime, callback: Callable[[], object]) -> TimerHandle:
         """Call ``callback`` at the wall time ``when``; a wall clock moved meanwhile is followed within an hour."""
-        return _WallTimer(self, when, callback)
+        return WallTimer(self, when, callback)
 
     def call_later(self, delay_ms: float, callback: Callable[[], object]) -> TimerHandle:
-        """Call ``callback`` after ``delay_ms`` milliseconds of the event loop, which no change of the wall clock moves."""
+        """Call ``callback`` after ``delay_ms`` milliseconds, whatever the wall clock does."""
         return asyncio.get_running_loop().call_later(max(delay_ms, 0) / 1_000, callback)
 
 
-class _WallTimer:
-    """A timer on wall time, built from shorter timers of the event loop."""
+class WallTimer:
+    """A timer on wall time, built from shorter timers that the wall clock does not move.
 
-    __slots__ = ("_callback", "_clock", "_handle", "_loop", "_when")
+    Args:
+        clock: Where both times come from.
+        when: The wall time; a clock that was moved meanwhile is followed within an hour.
+        callback: What is called.
+    """
 
-    def __init__(self, clock: SystemClock, when: datetime, callback: Callable[[], object]) -> None:
+    __slots__ = ("_callback", "_clock", "_handle", "_when")
+
+    def __init__(self, clock: Clock, when: datetime, callback: Callable[[], object]) -> None:
         self._clock = clock
         self._when = when
         self._callback = callback
-        self._loop = asyncio.get_running_loop()
         self._handle = self._schedule()
 
-    def _schedule(self) -> asyncio.TimerHandle:
-        remaining = max((self._when - self._clock.now()).total_seconds(), 0.0)
-        return self._loop.call_later(min(remaining, _LONGEST_TIMER_SECONDS), self._fire)
+    def _schedule(self) -> TimerHandle:
+        remaining_ms = (self._when - self._clock.now()) / _MILLISECOND
+        return self._clock.call_later(min(remaining_ms, _LONGEST_TIMER_MS), self._fire)
 
     def _fire(self) -> None:
         if self._clock.now() < self._when:
@@ -102,4 +107,5 @@ class _WallTimer:
             self._callback()
 
     def cancel(self) -> None:
+        """Call it off."""
         self._handle.cancel()

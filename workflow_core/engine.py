@@ -324,13 +324,21 @@ class WorkflowEngine:
         self._closed = True
         self.store.close()
 
-    def abandon(self) -> list[asyncio.Task[None]]:
+    def abandon(self, doom: BaseException | None = None) -> list[asyncio.Task[None]]:
         """Stop as a process does that dies: the store is closed first, so nothing is written on the way out.
+
+        Args:
+            doom: What every further step and sleep of the executions raises; without it they find the store closed.
 
         Returns:
             The cancelled tasks, for whoever wants to see them end.
         """
         self.close()
+        for plugin in list(self._plugins.get_plugins()):
+            self._plugins.unregister(plugin)
+        if doom is not None:
+            for execution in self.running():
+                execution.doomed(doom)
         tasks = [active.task for active in self._active.values() if active.task is not None]
         if self._renewal is not None:
             tasks.append(self._renewal)
@@ -864,7 +872,8 @@ class WorkflowEngine:
                 await self._release(active.execution)
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
-            logger.exception("%s stopped and can be resumed", active.execution)
+            if not self._closed:
+                logger.exception("%s stopped and can be resumed", active.execution)
         finally:
             if self._active.get(active.execution.execution_id) is active:
                 del self._active[active.execution.execution_id]

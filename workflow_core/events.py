@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Self
 
 __all__ = [
     "UNSET",
@@ -102,6 +103,12 @@ class Event:
         fields = self.named_fields()
         shown = ", ".join(f"{name}={value!r}" for name, value in fields.items())
         return f"{type(self).__name__}({shown})"
+
+    def stamped(self, seq: int, at: datetime, execution_id: str, workflow_name: str) -> Self:
+        """Return this event with its place: the same as `dataclasses.replace`, and several times as fast."""
+        event = object.__new__(type(self))
+        vars(event).update(vars(self), seq=seq, at=at, execution_id=execution_id, workflow_name=workflow_name)
+        return event
 
     @classmethod
     def field_names(cls) -> tuple[str, ...]:

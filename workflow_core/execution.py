@@ -149,9 +149,7 @@ class Execution:
 
     def emit(self, event: Event, seq: int, at: datetime) -> None:
         """Tell the observers of an event that was committed."""
-        self.engine.emit(
-            replace(event, seq=seq, at=at, execution_id=self.execution_id, workflow_name=self.definition.name)
-        )
+        self.engine.emit(event.stamped(seq, at, self.execution_id, self.definition.name))
 
     # What runs at the moment -----------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ engine looks up once which hooks anyone implements, so hooks that nobody impleme
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pluggy
 
 if TYPE_CHECKING:
+    from pluggy._hooks import HookSpec
+
     from workflow_core.events import Event
     from workflow_core.models import CircuitStatus
     from workflow_core.serialization import Serializer
@@ -70,19 +73,30 @@ class DurablePoint:
 
 
 class PluginManager(pluggy.PluginManager):
-    """pluggy's manager with the specifications below; it looks at public names alone, which makes an engine cheap."""
+    """pluggy's manager with the specifications below, made so that an engine is cheap.
+
+    The specifications are read once in a process, and only public names are looked at as implementations.
+    """
 
     def __init__(self) -> None:
         super().__init__("workflow_core")
-        self.add_hookspecs(WorkflowHooks)
-
-    def parse_hookspec_opts(self, module_or_class: object, name: str) -> pluggy.HookspecOpts | None:
-        """Read the options of a specification."""
-        return None if name.startswith("_") else super().parse_hookspec_opts(module_or_class, name)  # type: ignore[arg-type]
+        for name, specification in _specifications().items():
+            caller = pluggy.HookCaller(name, self._hookexec)
+            caller.spec = specification
+            setattr(self.hook, name, caller)
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Read the options of an implementation."""
         return None if name.startswith("_") else super().parse_hookimpl_opts(plugin, name)
+
+
+@functools.cache
+def _specifications() -> dict[str, HookSpec]:
+    """Return the specifications by name."""
+    manager = pluggy.PluginManager("workflow_core")
+    manager.add_hookspecs(WorkflowHooks)
+    callers: dict[str, pluggy.HookCaller] = vars(manager.hook)
+    return {name: caller.spec for name, caller in callers.items() if caller.spec is not None}
 
 
 class WorkflowHooks:

@@ -19,7 +19,7 @@ from pytest_workflow import (
     WorkflowStuckError,
 )
 from pytest_workflow.database import Row
-from pytest_workflow.faults import FaultRule
+from pytest_workflow.faults import ArmedFault
 from workflow_core import ExecutionResult, PanicConfig, RetryConfig, Workflow, WorkflowContext, WorkflowEngine
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def test_database(workflow_db: WorkflowDatabase) -> None:
 
 def test_faults(workflow_faults: WorkflowFaults) -> None:
     """Every kind of rule."""
-    assert_type(workflow_faults.fail("number", ValueError("no"), attempts=[1, 2]), FaultRule)
+    assert_type(workflow_faults.fail("number", ValueError("no"), attempts=[1, 2]), ArmedFault)
     workflow_faults.fail("number", ValueError, {1}, strict=False)
     workflow_faults.panic("number", "out of memory")
     workflow_faults.delay("number", 500)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus
 
-__all__ = ["SQLiteStore", "open_database"]
+__all__ = ["SQLiteStore", "open_database", "storage_error"]
 
 _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
@@ -66,7 +66,7 @@ def open_database(
             where, timeout=busy_timeout_ms / 1_000, isolation_level=None, check_same_thread=False, cached_statements=256
         )
     except sqlite3.Error as error:
-        raise _storage_error(error, where) from error
+        raise storage_error(error, where) from error
     try:
         if path is not None:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -84,7 +84,7 @@ def open_database(
             connection.execute("COMMIT")
     except sqlite3.Error as error:
         connection.close()
-        raise _storage_error(error, where) from error
+        raise storage_error(error, where) from error
     if found > version:
         connection.close()
         raise SchemaVersionError(
@@ -105,7 +105,8 @@ def _statements(script: str) -> list[str]:
     return statements
 
 
-def _storage_error(error: sqlite3.Error, where: str) -> StorageError:
+def storage_error(error: sqlite3.Error, where: str) -> StorageError:
+    """Say what SQLite said, where, and what to do about it."""
     text = str(error)
     advice = "see https://www.sqlite.org/rescode.html for this error"
     lowered = text.lower()
@@ -152,7 +153,7 @@ class _Transaction:
         except BaseException as error:
             self._store._lock.release()
             if isinstance(error, sqlite3.Error):
-                raise _storage_error(error, self._store.location()) from error
+                raise storage_error(error, self._store.location()) from error
             raise
         return connection
 
@@ -170,11 +171,11 @@ class _Transaction:
         except sqlite3.Error as failure:
             if connection is not None and connection.in_transaction:
                 connection.execute("ROLLBACK")
-            raise _storage_error(failure, self._store.location()) from failure
+            raise storage_error(failure, self._store.location()) from failure
         finally:
             self._store._lock.release()
         if isinstance(error, sqlite3.Error):
-            raise _storage_error(error, self._store.location()) from error
+            raise storage_error(error, self._store.location()) from error
 
 
 class SQLiteStore:
@@ -439,7 +440,7 @@ class SQLiteStore:
             try:
                 self._insert_started(self.connection, lease, step, attempt, seq, now)
             except sqlite3.Error as error:
-                raise _storage_error(error, self.location()) from error
+                raise storage_error(error, self.location()) from error
 
     def _insert_started(
         self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, attempt: int, seq: int, now: str
@@ -486,7 +487,7 @@ class SQLiteStore:
                 try:
                     changed = self.connection.execute(statement, values).rowcount
                 except sqlite3.Error as error:
-                    raise _storage_error(error, self.location()) from error
+                    raise storage_error(error, self.location()) from error
             if changed != 1:
                 raise self._lease_lost(lease)
             return None
@@ -676,7 +677,7 @@ class SQLiteStore:
             try:
                 return self.connection.execute(sql, parameters).fetchall()
             except sqlite3.Error as error:
-                raise _storage_error(error, self.location()) from error
+                raise storage_error(error, self.location()) from error
 
     async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
         """Read an execution."""

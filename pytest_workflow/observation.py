@@ -1,0 +1,219 @@
+"""What is seen of one run of a scenario: where the process died, what the database holds, which bodies ran."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from pytest_workflow.plan import Crash, FaultRule, When, Where
+from workflow_core.database.store import DURABLE_POINTS
+from workflow_core.errors import ValidationError
+from workflow_core.hookspecs import Attempt, AttemptHandler, DurablePoint, hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_workflow.database import Row, WorkflowDatabase
+
+__all__ = [
+    "Death",
+    "Observation",
+    "Place",
+    "StepKey",
+    "StepState",
+    "Witness",
+    "observe",
+    "step_states",
+]
+
+StepKey: TypeAlias = tuple[str, str]
+"""Execution id and step id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a process can die.
+
+    Attributes:
+        point: The durable point.
+        step_id: The step it belongs to, if any.
+        nth: Which time the point is passed for that step in the whole scenario, counted from 1.
+        when: Before its transaction, or after its commit.
+    """
+
+    point: str
+    step_id: str | None
+    nth: int
+    when: When
+
+    def __str__(self) -> str:
+        step = "" if self.step_id is None else f":{self.step_id}"
+        return f"{self.point}{step}#{self.nth}:{self.when}"
+
+    def in_words(self) -> str:
+        """Return the place as a phrase."""
+        step = "" if self.step_id is None else f' of "{self.step_id}"'
+        time = "" if self.nth == 1 else f" (number {self.nth})"
+        return f"{'before' if self.when == 'before' else 'just after'} {self.point}{step}{time} was committed"
+
+    @classmethod
+    def parse(cls, text: str) -> Place:
+        """Read what ``str(place)`` wrote.
+
+        Raises:
+            ValidationError: It names no place.
+        """
+        rest, _, when = text.strip().rpartition(":")
+        rest, _, nth = rest.rpartition("#")
+        point, colon, step_id = rest.partition(":")
+        if point not in DURABLE_POINTS or not nth.isdecimal() or int(nth) < 1 or when not in {"before", "after"}:
+            raise ValidationError(
+                f'"{text}" is no place to die: write POINT:STEP#N:before or POINT:STEP#N:after, such as '
+                f"step_completed:charge#1:after; the points are {', '.join(DURABLE_POINTS)}"
+            )
+        return cls(point, step_id if colon else None, int(nth), "before" if when == "before" else "after")
+
+    def rule(self) -> FaultRule:
+        """Return the fault that lets the process die here."""
+        step = None if self.step_id is None else "".join(f"[{c}]" if c in "*?[" else c for c in self.step_id)
+        return FaultRule(where=Where(step=step, point=self.point, nth=self.nth), what=Crash(when=self.when))
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """A step's row at the moment of a death."""
+
+    execution_id: str
+    step_id: str
+    kind: str
+    status: str
+    attempt: int
+    result_data: str | None
+    wake_time: int | None
+    started_seq: int | None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the step has its result."""
+        return self.status in {"completed", "skipped"}
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the death cuts an attempt off that was begun and has not ended."""
+        return self.kind == "step" and self.status == "running" and self.started_seq is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """One death of the process.
+
+    Attributes:
+        at_ms: When, in virtual milliseconds since the test began.
+        passed: How many durable points the scenario had passed.
+        steps: The committed steps.
+        bodies: How often the body of each step had run.
+    """
+
+    at_ms: float
+    passed: int
+    steps: Mapping[StepKey, StepState]
+    bodies: Mapping[StepKey, int]
+
+
+@dataclass(slots=True)
+class Observation:
+    """What is left of one run.
+
+    Attributes:
+        places: Where the process was to die.
+        passed: The durable points that were passed: name, step and number.
+        deaths: Where it died.
+        bodies: How often the body of each step ran.
+        executions: Rows of ``executions`` by id.
+        steps: Rows of ``steps``.
+        events: Rows of ``step_events``, by execution.
+        circuits: Rows of ``circuit_breaker_state``.
+        damage: What SQLite finds wrong with the database.
+        error: What the scenario raised, as text; ``None`` if it passed.
+        elapsed_ms: Virtual time that the scenario took, in milliseconds.
+    """
+
+    places: tuple[Place, ...] = ()
+    passed: list[tuple[str, str | None, int]] = field(default_factory=list)
+    deaths: list[Death] = field(default_factory=list)
+    bodies: Counter[StepKey] = field(default_factory=Counter)
+    executions: dict[str, Row] = field(default_factory=dict)
+    steps: dict[StepKey, Row] = field(default_factory=dict)
+    events: dict[str, list[Row]] = field(default_factory=dict)
+    circuits: list[Row] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+    error: str | None = None
+    elapsed_ms: float = 0.0
+
+    def places_from(self, position: int) -> list[Place]:
+        """Return the places before and after each durable point from a position on."""
+        return [
+            Place(point, step_id, nth, when)
+            for point, step_id, nth in self.passed[position:]
+            for when in ("before", "after")
+        ]
+
+
+class Witness:
+    """Sees, outside the database, which durable points a scenario passes and how often the body of each step runs.
+
+    Args:
+        observation: Where it writes that down.
+    """
+
+    def __init__(self, observation: Observation) -> None:
+        self._passed = observation.passed
+        self._bodies = observation.bodies
+        self._counts: Counter[tuple[str, str | None]] = Counter()
+
+    def __dir__(self) -> list[str]:
+        return ["before_durable_point", "wrap_attempt"]  # each name costs pluggy a look at every registration
+
+    @hookimpl
+    def before_durable_point(self, point: DurablePoint) -> None:
+        """Note a point."""
+        key = (point.name, point.step_id)
+        self._counts[key] += 1
+        self._passed.append((*key, self._counts[key]))
+
+    @hookimpl
+    def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler]:
+        """Count the body when it is called; an attempt that a fault answers does not reach it."""
+        key = (attempt.execution_id, attempt.step_id)
+
+        def wrap(call: AttemptHandler) -> AttemptHandler:
+            async def counted() -> object:
+                self._bodies[key] += 1
+                return await call()
+
+            return counted
+
+        return wrap
+
+
+def step_states(database: WorkflowDatabase) -> dict[StepKey, StepState]:
+    """Read the committed steps."""
+    rows = database.connection.execute(
+        "SELECT execution_id, step_id, kind, status, attempt, result_data, wake_time, started_seq FROM steps"
+    )
+    return {(row[0], row[1]): StepState(*row) for row in rows.fetchall()}
+
+
+def observe(observation: Observation, database: WorkflowDatabase) -> None:
+    """Read the database into an observation."""
+    observation.executions = {row["id"]: row for row in database.query("SELECT * FROM executions ORDER BY rowid")}
+    observation.steps = {(row["execution_id"], row["step_id"]): row for row in database.query("SELECT * FROM steps")}
+    observation.events = {execution_id: [] for execution_id in observation.executions}
+    for row in database.query("SELECT * FROM step_events ORDER BY execution_id, seq"):
+        observation.events.setdefault(row["execution_id"], []).append(row)
+    observation.circuits = database.circuit_breakers()
+    observation.damage = [f"foreign key: {row}" for row in database.query("PRAGMA foreign_key_check")]
+    if database.path != ":memory:":  # nothing on its way to a disk can be torn in memory
+        checked = database.query("PRAGMA integrity_check")
+        observation.damage += [row["integrity_check"] for row in checked if row["integrity_check"] != "ok"]

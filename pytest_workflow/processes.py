@@ -1,0 +1,191 @@
+"""Simulated processes: each engine of a test is one; it can die in the middle, and another goes on after it."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from workflow_core.engine import WorkflowEngine
+from workflow_core.errors import InvalidStateError
+from workflow_core.ownership import Owner
+from workflow_core.timeouts import cancelled_from_outside
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from workflow_core.models import ExecutionResult, PanicConfig, RetryConfig
+
+__all__ = ["MortalEngine", "SimulatedCrash", "SimulatedProcesses", "Successor", "execution_ids"]
+
+_T = TypeVar("_T")
+_P = ParamSpec("_P")
+
+
+class SimulatedCrash(BaseException):
+    """The simulated process dies here: what runs in it unwinds, and nothing of it reaches the database any more."""
+
+
+class SimulatedProcesses:
+    """The processes of one test, for the engine's ownership checks: each lives until it is dropped."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._alive: set[str] = set()
+
+    def make_owner(self) -> Owner:
+        """Start a process."""
+        self._count += 1
+        owner = Owner(host="pytest", pid=self._count, process_started="")
+        self._alive.add(owner.owner_id)
+        return owner
+
+    def has_ended(self, owner: Owner) -> bool | None:
+        """Tell whether a process was dropped."""
+        return owner.owner_id not in self._alive
+
+    def end(self, owner: Owner) -> None:
+        """Let a process die."""
+        self._alive.discard(owner.owner_id)
+
+
+class Successor(Protocol):
+    """Knows which engine goes on after a crashed one."""
+
+    engine: MortalEngine
+
+    async def recovered(self) -> None:
+        """Wait until the engine that runs now has recovered what its predecessor left."""
+
+    def next_execution_id(self) -> str:
+        """Return an id for an execution that was started without one."""
+
+
+def _outlives(
+    method: Callable[Concatenate[WorkflowEngine, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[MortalEngine, _P], Coroutine[Any, Any, _T]]:
+    """Let a call from the test's own code go on with the next engine when this one crashes under it."""
+
+    async def outliving(self: MortalEngine, /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return await self._outlive(lambda engine: method(engine, *args, **kwargs))
+
+    outliving.__name__, outliving.__doc__ = method.__name__, f"As `WorkflowEngine.{method.__name__}`."
+    return outliving
+
+
+class MortalEngine(WorkflowEngine):
+    """An engine whose callers live on when it crashes, as the clients of a service do: they ask its successor.
+
+    Attributes:
+        crashed: Whether it crashed.
+        successor: Knows which engine goes on.
+    """
+
+    crashed = False
+    successor: Successor
+
+    async def _outlive(
+        self,
+        operation: Callable[[WorkflowEngine], Awaitable[_T]],
+        again: Callable[[WorkflowEngine], Awaitable[_T]] | None = None,
+    ) -> _T:
+        engine: MortalEngine = self.successor.engine if self.crashed else self
+        while True:
+            try:
+                return await operation(engine)
+            except BaseException:
+                if not engine.crashed or cancelled_from_outside():  # the crashed process's own code dies with it
+                    raise
+            engine = self.successor.engine
+            await self.successor.recovered()
+            operation = again or operation
+
+    async def start(
+        self,
+        name: str,
+        execution_id: str | None = None,
+        input: object = None,  # noqa: A002 - the field's own name for it
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+        *,
+        timeout_ms: int | None = None,
+        detach: bool = False,
+    ) -> ExecutionResult:
+        """As `WorkflowEngine.start`; the id that it makes is the same in each run of a test."""
+        chosen = self.successor.next_execution_id() if execution_id is None else execution_id
+        return await self._outlive(
+            lambda engine: WorkflowEngine.start(
+                engine, name, chosen, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=detach
+            )
+        )
+
+    async def start_and_wait(
+        self,
+        name: str,
+        execution_id: str | None = None,
+        input: object = None,  # noqa: A002 - the field's own name for it
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+        *,
+        timeout_ms: int | None = None,
+    ) -> ExecutionResult:
+        """As `WorkflowEngine.start_and_wait`; the id that it makes is the same in each run of a test."""
+        chosen = self.successor.next_execution_id() if execution_id is None else execution_id
+        return await self._outlive(
+            lambda engine: WorkflowEngine.start_and_wait(
+                engine, name, chosen, input, retry_config, panic_config, timeout_ms=timeout_ms
+            )
+        )
+
+    async def resume(self, execution_id: str) -> ExecutionResult:
+        """As `WorkflowEngine.resume`."""
+        return await self._outlive(
+            lambda engine: WorkflowEngine.resume(engine, execution_id), lambda engine: _joined(engine, execution_id)
+        )
+
+    async def restart(self, execution_id: str) -> ExecutionResult:
+        """As `WorkflowEngine.restart`."""
+
+        async def again(engine: WorkflowEngine) -> ExecutionResult:
+            try:
+                return await WorkflowEngine.restart(engine, execution_id)
+            except InvalidStateError:  # the crash came after the restart was recorded
+                return await _joined(engine, execution_id)
+
+        return await self._outlive(lambda engine: WorkflowEngine.restart(engine, execution_id), again)
+
+    async def cancel(self, execution_id: str) -> ExecutionResult:
+        """As `WorkflowEngine.cancel`."""
+
+        async def again(engine: WorkflowEngine) -> ExecutionResult:
+            try:
+                return await WorkflowEngine.cancel(engine, execution_id)
+            except InvalidStateError:  # the crash came after the cancellation was recorded
+                return await WorkflowEngine.get_status(engine, execution_id)
+
+        return await self._outlive(lambda engine: WorkflowEngine.cancel(engine, execution_id), again)
+
+    wait = _outlives(WorkflowEngine.wait)
+    get_status = _outlives(WorkflowEngine.get_status)
+    history = _outlives(WorkflowEngine.history)
+    recover = _outlives(WorkflowEngine.recover)
+    set_circuit = _outlives(WorkflowEngine.set_circuit)
+
+
+async def _joined(engine: WorkflowEngine, execution_id: str) -> ExecutionResult:
+    """Return the result of an execution that the engine has recovered, or that had ended."""
+    try:
+        return await WorkflowEngine.resume(engine, execution_id)
+    except InvalidStateError:
+        return await WorkflowEngine.get_status(engine, execution_id)
+
+
+def execution_ids() -> Callable[[], str]:
+    """Return a source of execution ids: UUIDs, the same in each run of a test."""
+    count = 0
+
+    def make() -> str:
+        nonlocal count
+        count += 1
+        return str(uuid.UUID(int=(0x4000 << 64) | (0x8000 << 48) | count))
+
+    return make

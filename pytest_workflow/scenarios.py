@@ -1,0 +1,142 @@
+"""Running a function of a test as a scenario of its own: a fresh database, clock, engine and faults each time."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from pytest_workflow.clock import VirtualClock
+from pytest_workflow.crashes import CrashReport, explore
+from pytest_workflow.harness import Environment, emptied, memory_database
+from pytest_workflow.observation import Observation, Place
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Sequence
+
+    from pytest_workflow.freezer import Freezer
+    from pytest_workflow.invariants import Invariant
+
+__all__ = ["WorkflowCrashes"]
+
+
+class WorkflowCrashes:
+    """Explores what a crash anywhere in a scenario leaves.
+
+    Args:
+        environment: The test's own environment, whose settings, plugins and workflows each run takes over.
+        freezer: Leads the user's code to a run's own time.
+        test: Node id of the test, for the replay command.
+        at: Try these places alone.
+        invariants: What must hold besides the default invariants.
+        report: Is told of each finished exploration.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        freezer: Freezer,
+        test: str,
+        at: Sequence[Place] = (),
+        invariants: Sequence[Invariant] = (),
+        report: Callable[[CrashReport], object] = lambda _: None,
+    ) -> None:
+        self._environment = environment
+        self._freezer = freezer
+        self._test = test
+        self._at = tuple(at)
+        self._invariants = tuple(invariants)
+        self._report = report
+
+    def explore(
+        self,
+        scenario: Callable[..., object],
+        *,
+        depth: int = 1,
+        nondeterministic: Iterable[str] = (),
+        invariants: Sequence[Invariant] = (),
+        most_runs: int | None = None,
+        check: bool = True,
+    ) -> CrashReport:
+        """Run a scenario once without a crash, then once for each place where the process could die.
+
+        Args:
+            scenario: Function, ``def`` or ``async def``, that runs workflows and may assert. It takes any of the
+                arguments ``workflow``, ``workflow_faults``, ``workflow_clock`` and ``workflow_db``, which are its own
+                in each run. The outside world that a crash does not undo is made in it, too.
+            depth: Most crashes in one run: 2 tries, after each first crash, each place of what follows.
+            nondeterministic: Ids, or globs, of steps whose results may differ from run to run; the output of an
+                execution is then not compared.
+            invariants: What must hold besides the default invariants.
+            most_runs: Limit; runs with several crashes are then drawn at random, by a fixed seed.
+            check: Raise for the failures; otherwise they are in the report alone.
+
+        Returns:
+            The report; ``str(report)`` explains the failures, if any.
+
+        Raises:
+            CrashExplorationError: An invariant was broken.
+            ValueError: ``depth`` or ``most_runs`` is less than 1.
+        """
+        __tracebackhide__ = True
+        if isinstance(nondeterministic, str):
+            nondeterministic = (nondeterministic,)
+        with contextlib.closing(memory_database()) as database:
+            report = explore(
+                lambda places: self._run(scenario, places, database),
+                test=self._test,
+                depth=depth,
+                nondeterministic=nondeterministic,
+                invariants=(*self._invariants, *invariants),
+                most_runs=most_runs,
+                at=self._at,
+            )
+        self._report(report)
+        if check:
+            report.raise_for_failures()
+        return report
+
+    def _run(
+        self, scenario: Callable[..., object], places: tuple[Place, ...], database: sqlite3.Connection
+    ) -> Observation:
+        __tracebackhide__ = True
+        outer = self._environment
+        observation = Observation(places)
+        clock = VirtualClock(outer.clock.start, automatic=outer.clock.automatic)
+        environment = Environment(clock, None, outer.settings, outer.user_plugins, observation, emptied(database))
+        environment.engine.definitions = outer.engine.definitions
+        self._freezer.lead(clock)
+        try:
+            error = None
+            try:
+                result = scenario(**_arguments(scenario, environment))
+                if isinstance(result, Coroutine):
+                    clock.run(result)
+            except Exception as raised:
+                if not places:
+                    raise  # without a crash the scenario's error is the test's
+                error = f"{type(raised).__name__}: {raised}"
+            environment.finish_observation(error)
+        finally:
+            environment.close()
+            self._freezer.lead(outer.clock)
+        return observation
+
+
+def _arguments(scenario: Callable[..., object], environment: Environment) -> dict[str, object]:
+    offered: dict[str, object] = {
+        "workflow": environment.harness,
+        "workflow_faults": environment.faults,
+        "workflow_clock": environment.clock,
+        "workflow_db": environment.database,
+    }
+    parameters = inspect.signature(scenario).parameters.values()
+    unknown = [p.name for p in parameters if p.name not in offered and p.default is p.empty and p.kind not in _OPEN]
+    if unknown:
+        raise TypeError(f"a scenario takes any of {', '.join(offered)}; this one asks for {', '.join(unknown)}")
+    return {parameter.name: offered[parameter.name] for parameter in parameters if parameter.name in offered}
+
+
+_OPEN: frozenset[Any] = frozenset({inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
