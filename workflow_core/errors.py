@@ -170,11 +170,27 @@ class RecordedError(WorkflowCoreError):
 
 
 class LeaseLostError(WorkflowCoreError):
-    """Another process has taken this execution over, or cancelled it: this one may no longer write."""
+    """Another process has taken this execution over, or ended it: this one may no longer write.
+
+    Attributes:
+        execution_id: The execution; ``None`` for an error that no store raised.
+    """
+
+    def __init__(self, message: str, execution_id: str | None = None) -> None:
+        super().__init__(message)
+        self.execution_id = execution_id
 
 
 class StorageError(WorkflowCoreError):
-    """The database could not be read or written; the message names the file and the reason."""
+    """The database could not be read or written; the message names the file and the reason.
+
+    Attributes:
+        location: Where the database lies; ``None`` for an error that no store raised.
+    """
+
+    def __init__(self, message: str, location: str | None = None) -> None:
+        super().__init__(message)
+        self.location = location
 
 
 class SchemaVersionError(StorageError):

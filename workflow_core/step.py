@@ -12,12 +12,10 @@ from workflow_core.clock import to_epoch_ms
 from workflow_core.database.store import CircuitChange, StepRecord
 from workflow_core.errors import (
     CircuitOpenError,
-    LeaseLostError,
     PanicError,
     StepConflictError,
     StepInterruptedError,
     StepTimeoutError,
-    StorageError,
     UnstorableResultError,
     ValidationError,
     WorkflowError,
@@ -303,8 +301,6 @@ class _StepRun:
         try:
             value = await self._call_handler(attempt)
             text, value = self._encode(value)
-        except (LeaseLostError, StorageError):
-            raise
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - a step may fail with anything
             return await self._failed(self._as_failure(raised), counts=True)
         await self._complete(text, None)
@@ -359,9 +355,12 @@ class _StepRun:
     def _as_failure(self, raised: BaseException) -> Exception:
         """Return what a handler of this step raised, as an error that can be recorded.
 
-        A cancellation of something that the handler awaited is such an error; one that is meant for this task goes on.
+        A cancellation of something that the handler awaited is such an error. One that is meant for this task goes on,
+        and so does the failure of this execution's own store, which a nested step of it met.
         """
         if isinstance(raised, Exception):
+            if self.execution.cannot_be_written(raised):
+                raise raised
             return raised
         if cancelled_from_outside():
             raise raised
@@ -444,8 +443,6 @@ class _StepRun:
                 with execution.frame(record.attempt):
                     value = await execution.engine.invoke(handler, error, execution.context)
                 text, value = self._encode(value)
-            except (LeaseLostError, StorageError):
-                raise
             except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - passes on to the next handler
                 error = self._as_failure(raised)
                 await self._raise_if_final(error)
@@ -562,8 +559,6 @@ class _StepRun:
             with execution.frame(record.attempt):
                 value = await execution.engine.invoke(on_open, execution.context)
             text, value = self._encode(value)
-        except (LeaseLostError, StorageError):
-            raise
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - on_open may fail with anything
             return await self._failed(self._as_failure(raised), counts=False)
         seq, at = execution.next_seq(), execution.now()
