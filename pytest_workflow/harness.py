@@ -424,7 +424,7 @@ async def _recover(engine: MortalEngine) -> None:
     try:
         await WorkflowEngine.recover(engine)
     except BaseException:
-        if not engine.crashed:  # else its own successor recovers
+        if not engine.closed:  # else it has a successor of its own, which recovers
             raise
 
 

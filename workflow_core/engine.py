@@ -372,6 +372,11 @@ class WorkflowEngine:
             await self.store.owner_retired(self.owner)
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the engine was closed: it starts and writes nothing any more."""
+        return self._closed
+
     def close(self) -> None:
         """Close the store at once; executions that still run here find it closed."""
         self._closed = True
