@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from pytest_workflow.clock import VirtualClock
+    from pytest_workflow.coverage_plugin import CoveragePlugin
     from pytest_workflow.database import WorkflowDatabase
     from pytest_workflow.faults import WorkflowFaults
     from pytest_workflow.freezer import Freezer
@@ -30,6 +31,16 @@ _MARKERS = (
         "only workflow_clock.advance() move it if manual"
     ),
 )
+
+_COVERAGE_OPTIONS: tuple[tuple[str, Literal["bool", "string", "args"], str | None, str], ...] = (
+    ("workflow_coverage", "bool", None, "end the run with what the tests made happen to each step and handler"),
+    ("workflow_coverage_fail_under", "string", "PERCENT", "fail a run that covers less than this percentage"),
+    ("workflow_coverage_json", "string", "FILE", "write the workflow coverage to this file as JSON"),
+    ("workflow_coverage_html", "string", "FILE", "write the workflow coverage to this file as a page of HTML"),
+    ("workflow_coverage_only", "args", "GLOB", "count the workflows of this name, or glob; may be given several times"),
+    ("workflow_coverage_each_id", "bool", None, "do not group step ids that differ in digits alone"),
+)
+_ACTIONS = {"bool": "store_true", "string": "store", "args": "append"}
 
 NAMESAKE = (
     "pytest-workflow-core and pytest-workflow are both installed, and both install a package pytest_workflow, so one "
@@ -59,6 +70,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="where the workflow fixtures keep their state: memory (default), or a real file for each test",
     )
+    for name, kind, metavar, explained in _COVERAGE_OPTIONS:
+        flag = f"--{name.replace('_', '-')}"
+        extra = {"metavar": metavar} if metavar else {}
+        group.addoption(flag, dest=name, action=_ACTIONS[kind], default=None, help=explained, **extra)
+        parser.addini(name, f"same as {flag}", type=kind)
     parser.addini("workflow_store", "default of --workflow-store", default="memory")
     parser.addini("workflow_start", "wall time at which virtual time begins, as ISO text with a zone", default="")
 
@@ -72,6 +88,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"workflow_store = {config.getini('workflow_store')!r} in the configuration: use {' or '.join(_STORES)}"
         )
+    given = any(config.getoption(name) is not None for name, *_ in _COVERAGE_OPTIONS)
+    if given or config.getini("workflow_coverage"):
+        from pytest_workflow.coverage_plugin import register  # noqa: PLC0415 - not without the option
+
+        register(config)
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -111,7 +132,9 @@ def _workflow_environment(
     clock = make_clock(item, str(request.config.getini("workflow_start")))
     kind = _marked_store(item) or _store_option(request.config)
     file = request.getfixturevalue("tmp_path") / "workflow.db" if kind == "file" else None
-    environment = Environment(clock, file, workflow_settings, workflow_plugins)
+    coverage: CoveragePlugin | None = request.config.pluginmanager.get_plugin("workflow_coverage")
+    plugins = [*workflow_plugins, coverage.observer(item)] if coverage is not None else workflow_plugins
+    environment = Environment(clock, file, workflow_settings, plugins)
     item.stash[_environment_key] = environment
     freezer = _freezer(request.config)
     freezer.lead(clock)
