@@ -180,7 +180,7 @@ class CoveragePlugin:
             return
         from pytest_workflow.coverage_report import terminal_report  # noqa: PLC0415 - only at the end
 
-        terminalreporter.section("workflow coverage")
+        terminalreporter.write_sep("=", "workflow coverage")
         if self._coverage.workflows:
             writer = terminalreporter._tw
             for line in terminal_report(self._coverage, lambda text: writer.markup(text, red=True)):

@@ -79,12 +79,12 @@ def terminal_report(coverage: RunCoverage, never: Callable[[str], str] = str) ->
     for name, workflow in ran:
         if workflow.steps:
             yield ""
-            yield f"{name}: {_explained(workflow.share)}"
+            yield f"{plain(name)}: {_explained(workflow.share)}"
             yield from _table(workflow, never).splitlines()
     yield ""
     yield from _summary(coverage, never).splitlines()
-    yield from _missing("steps that no test made fail", [(name, never_failed(workflow)) for name, workflow in ran])
-    yield from _missing("handlers that no test entered", [(name, never_entered(workflow)) for name, workflow in ran])
+    yield from _missing("step", "that no test made fail", [(name, never_failed(workflow)) for name, workflow in ran])
+    yield from _missing("handler", "that no test entered", [(name, never_entered(workflow)) for name, workflow in ran])
 
 
 def _explained(share: Share) -> str:
@@ -112,9 +112,14 @@ def _table(workflow: WorkflowCoverage, never: Callable[[str], str]) -> str:
 
 def _summary(coverage: RunCoverage, never: Callable[[str], str]) -> str:
     rows = [
-        [name, str(len(workflow.tests)), f"{workflow.share.covered}/{workflow.share.total}", workflow.share.shown]
+        [
+            plain(name),
+            str(len(workflow.tests)),
+            f"{workflow.share.covered}/{workflow.share.total}",
+            workflow.share.shown,
+        ]
         if workflow.tests
-        else [name, never("never"), "-", Share(0, 1).shown]
+        else [plain(name), never("never"), "-", Share(0, 1).shown]
         for name, workflow in coverage
     ]
     total = coverage.share
@@ -125,9 +130,9 @@ def _summary(coverage: RunCoverage, never: Callable[[str], str]) -> str:
     )
 
 
-def _missing(title: str, missing: list[tuple[str, list[str]]]) -> Iterator[str]:
+def _missing(what: str, title: str, missing: list[tuple[str, list[str]]]) -> Iterator[str]:
     count = sum(len(names) for _, names in missing)
     if count:
         yield ""
-        yield f"{count} {title}:"
-        yield from (f"  {workflow}: {', '.join(names)}" for workflow, names in missing if names)
+        yield f"{count} {what}{'s' if count != 1 else ''} {title}:"
+        yield from (f"  {plain(workflow)}: {', '.join(names)}" for workflow, names in missing if names)

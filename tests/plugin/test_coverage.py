@@ -1,0 +1,514 @@
+"""``--workflow-coverage``: what a run of pytest shows, writes and fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from workflow_core.definition import SHARED_DEFINITIONS
+
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(autouse=True)
+def _no_shared_workflows(monkeypatch):
+    """Forget the workflows of this process's other tests."""
+    monkeypatch.setattr(SHARED_DEFINITIONS, "_by_name", {})
+
+
+@pytest.fixture
+def covered(run_within, pytester):
+    """Run one test of a workflow named ``w``, and return what was seen: by step, the outcomes and the handlers."""
+
+    def run(source, *arguments, passed=1, failed=0):
+        pytester.makepyfile(source)
+        result = run_within("--workflow-coverage-json=coverage.json", *arguments)
+        result.assert_outcomes(passed=passed, failed=failed)
+        steps = document(pytester)["workflows"]["w"]["steps"]
+        return {
+            step_id: (
+                {name for name, tests in step["outcomes"].items() if tests},
+                {name for name, tests in step["outcomes"].items() if not tests},
+                {name: bool(tests) for name, tests in step["handlers"].items()},
+            )
+            for step_id, step in steps.items()
+        }
+
+    return run
+
+
+def document(pytester, name="coverage.json"):
+    return json.loads((pytester.path / name).read_text(encoding="ascii"))
+
+
+ALWAYS = {"failed", "exhausted", "panicked", "crashed_before", "crashed_after"}
+
+
+def test_only_what_can_happen_to_a_step_counts(covered):
+    steps = covered(
+        """
+        def test_it(workflow):
+            @workflow.define("w")
+            async def w(ctx):
+                await ctx.step("plain", lambda: 1)
+                await ctx.step("once", lambda: 1).with_retry(max_attempts=1)
+                await ctx.step("guarded", lambda: 1, timeout_ms=5).with_circuit_breaker(3, on_open=lambda ctx: 1)
+                await ctx.step("handled", lambda: 1).on_error({ValueError: print, "default": print}).catch(print)
+                await ctx.sleep("nap", 10)
+
+            assert workflow.run("w").status == "completed"
+        """
+    )
+    assert steps == {
+        "plain": (set(), {*ALWAYS, "retried"}, {}),
+        "once": (set(), ALWAYS, {}),
+        "guarded": (set(), {*ALWAYS, "retried", "circuit_open", "timed_out"}, {"on_open": False}),
+        "handled": (
+            set(),
+            {*ALWAYS, "retried"},
+            {"on_error:ValueError": False, "on_error:default": False, "catch": False},
+        ),
+        "nap": ({"slept"}, {"crashed_before"}, {}),
+    }
+
+
+WORKFLOW = """
+    import pytest
+
+    from workflow_core import CircuitOpenError
+
+    @pytest.fixture(autouse=True)
+    def steps(workflow):
+        @workflow.define("w")
+        async def w(ctx):
+            await ctx.step("first", lambda: 1)
+            await ctx.step("work", lambda: 2, timeout_ms=1_000).with_circuit_breaker(9)
+            await ctx.sleep("nap", 60_000)
+            await ctx.step("last", lambda: 3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ('workflow_faults.fail("work", ValueError(), attempts=[1]); workflow.run("w")', {"failed", "retried"}),
+        ('workflow_faults.fail("work", ValueError()); workflow.run("w")', {"failed", "exhausted"}),
+        ('workflow_faults.panic("work"); workflow.run("w")', {"failed", "panicked"}),
+        ('workflow_faults.delay("work", 2_000, [1]); workflow.run("w")', {"failed", "timed_out", "retried"}),
+        ('workflow_faults.open_circuit("work"); workflow.run("w")', {"failed", "circuit_open", "exhausted"}),
+        ('workflow_faults.delay("work", 500); crash()', {"crashed_before"}),
+        ('workflow_faults.fail("work", ValueError(), [1]); crash()', {"failed", "crashed_before", "retried"}),
+        ("crash()", {"crashed_after"}),
+        ('workflow.run("w", "e"); workflow.reopen()', set()),
+        ('workflow.run("w", "e", detach=True); workflow_clock.advance(100); workflow.cancel("e")', set()),
+    ],
+    ids=["retried", "exhausted", "panic", "timeout", "circuit", "crash", "backoff", "replay", "over", "cancelled"],
+)
+def test_each_outcome(covered, body, expected):
+    steps = covered(
+        f"""{WORKFLOW}
+    def test_it(workflow, workflow_faults, workflow_clock):
+        def crash():
+            workflow.run("w", "e", detach=True)
+            workflow_clock.advance(100)
+            workflow.reopen()
+            assert workflow.wait("e").status == "completed"
+
+        {body}
+        """
+    )
+    assert steps["work"][0] == expected
+    assert steps["work"][0] | steps["work"][1] == {*ALWAYS, "retried", "circuit_open", "timed_out"}
+
+
+def test_a_crash_in_a_sleep(covered):
+    steps = covered(
+        f"""{WORKFLOW}
+    def test_it(workflow, workflow_clock):
+        workflow.run("w", "e", detach=True)
+        workflow_clock.advance(100)
+        workflow.reopen()
+        workflow.wait("e")
+        """
+    )
+    assert steps["nap"] == ({"crashed_before", "slept"}, set(), {})
+    assert steps["first"][0] == {"crashed_after"}
+    assert steps["last"][0] == set()
+
+
+def test_panics_that_use_up_the_restarts(covered):
+    steps = covered(
+        f"""{WORKFLOW}
+    def test_it(workflow, workflow_faults):
+        workflow_faults.panic("work", attempts=None)
+        assert workflow.run("w").status == "failed"
+        """
+    )
+    assert steps["work"][0] == {"failed", "panicked", "exhausted"}
+
+
+def test_another_step_that_failed_for_good_before_a_panic(covered):
+    steps = covered(
+        """
+        def test_it(workflow, workflow_faults):
+            @workflow.define("w")
+            async def w(ctx):
+                try:
+                    await ctx.step("a", lambda: 1).with_retry(max_attempts=1)
+                except Exception:
+                    pass
+                await ctx.step("b", lambda: 1)
+
+            workflow_faults.fail("a", ValueError())
+            workflow_faults.panic("b")
+            assert workflow.run("w").status == "completed"
+        """
+    )
+    assert steps["a"][0] == {"failed", "exhausted"}
+    assert steps["b"][0] == {"failed", "panicked"}
+
+
+def test_a_step_that_a_handler_answered_was_not_retried_to_success(covered):
+    steps = covered(
+        """
+        def test_it(workflow, workflow_faults):
+            def at_the_second(error, ctx):
+                if ctx.attempt == 1:
+                    raise error
+                return 7
+
+            @workflow.define("w")
+            async def w(ctx):
+                return await ctx.step("s", lambda: 1).on_error({"default": at_the_second})
+
+            workflow_faults.fail("s", ValueError())
+            assert workflow.run("w").output == 7
+        """
+    )
+    assert steps["s"][0] == {"failed"}
+    assert steps["s"][2] == {"on_error:default": True}
+
+
+def test_a_handler_that_raises_was_entered(covered):
+    steps = covered(
+        """
+        def test_it(workflow, workflow_faults):
+            def pass_on(error, ctx):
+                raise error
+
+            @workflow.define("w")
+            async def w(ctx):
+                await ctx.step("s", lambda: 1).on_error({ValueError: pass_on, KeyError: pass_on})
+                await ctx.step("o", lambda: 1).with_circuit_breaker(1, on_open=lambda ctx: 1 / 0).catch(lambda *_: 1)
+
+            workflow_faults.fail("s", ValueError(), attempts=[1])
+            workflow_faults.open_circuit("o")
+            assert workflow.run("w").status == "completed"
+        """
+    )
+    assert steps["s"][2] == {"on_error:ValueError": True, "on_error:KeyError": False}
+    assert steps["o"][0] == {"failed", "circuit_open"}
+    assert steps["o"][2] == {"catch": True, "on_open": True}
+
+
+def test_a_crash_at_a_commit_is_seen_although_no_event_was_emitted(covered):
+    steps = covered(
+        """
+        import asyncio
+        import pytest
+        from workflow_core import hookimpl
+
+        class Crash:
+            harness = None
+
+            @hookimpl
+            def after_durable_point(self, point):
+                if point.name == "step_completed" and self.harness is not None:
+                    harness, self.harness = self.harness, None
+                    harness.reopen()
+                    raise asyncio.CancelledError
+
+        @pytest.fixture
+        def workflow_plugins():
+            return [Crash()]
+
+        @pytest.mark.asyncio
+        async def test_it(workflow, workflow_plugins):
+            @workflow.define("w")
+            async def w(ctx):
+                return await ctx.step("s", lambda: 1)
+
+            workflow_plugins[0].harness = workflow
+            await workflow.start("w", "e", detach=True)
+            await asyncio.sleep(1)
+            assert (await workflow.engine.wait("e")).output == 1
+        """
+    )
+    assert steps["s"][0] == {"crashed_after"}
+
+
+def test_a_failing_test_counts(covered):
+    steps = covered(
+        f"""{WORKFLOW}
+    def test_it(workflow, workflow_faults):
+        workflow_faults.fail("work", ValueError())
+        workflow.run("w")
+        assert False
+        """,
+        passed=0,
+        failed=1,
+    )
+    assert steps["work"][0] == {"failed", "exhausted"}
+
+
+SUITE = """
+    import pytest
+
+    from workflow_core import Workflow
+
+    @Workflow.define("order")
+    async def order(ctx):
+        await ctx.step("pay", lambda: 1).on_error({"default": lambda error, ctx: 0}).catch(lambda error, ctx: 0)
+        for number in range(ctx.input or 1):
+            await ctx.step(f"item-{number}", lambda: 1)
+        await ctx.sleep("rest", 10)
+
+    @Workflow.define("refund")
+    async def refund(ctx):
+        await ctx.step("back", lambda: 1)
+
+    def test_plain(workflow):
+        workflow.run("order")
+
+    @pytest.mark.parametrize("number", range(6))
+    def test_payment(workflow, workflow_faults, number):
+        workflow_faults.fail("pay", ValueError())
+        workflow.run("order", input=number)
+
+    def test_without_a_workflow():
+        pass
+"""
+
+
+def test_the_report(run_within, pytester):
+    pytester.makepyfile(SUITE)
+    result = run_within("--workflow-coverage")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(
+        [
+            "*= workflow coverage =*",
+            "Cells: *",
+            "order: 18.7% (3 of 16)",
+            "step * failed * retried * crash * slept * entered",
+            "pay  * 6 * never * never *",
+            "> on_error:default * 6",
+            "> catch * never",
+            "item-?* (5 ids) * never * -",
+            "rest * - * - * 7*",
+            "workflow * tests * covered * share",
+            "order * 7 * 3/16 * 18.7%",
+            "refund * never * - * 0%",
+            "in all * 3/17 * 17.6%",
+            "1 step that no test made fail:",
+            "  order: item-?* (5 ids)",
+            "1 handler that no test entered:",
+            "  order: catch of pay",
+        ]
+    )
+
+
+def test_the_documentation_shows_what_is_printed(run_within, pytester):
+    page = (Path(__file__).parents[2] / "docs" / "coverage.md").read_text(encoding="utf-8")
+    source, _, rest = page.partition("```python\n")[2].partition("```")
+    promised = rest.partition("```text\n")[2].partition("```")[0]
+    pytester.makepyfile(source)
+    printed = [line.rstrip() for line in run_within("--workflow-coverage").stdout.lines]
+    assert promised.rstrip() in "\n".join(printed)
+
+
+def test_each_id_on_a_row_of_its_own(run_within, pytester):
+    pytester.makepyfile(SUITE)
+    result = run_within("--workflow-coverage-each-id", "--workflow-coverage-json=c.json")
+    assert [f"item-{n}" for n in range(5)] == [
+        step for step in document(pytester, "c.json")["workflows"]["order"]["steps"] if step.startswith("item")
+    ]
+    result.stdout.no_fnmatch_line("*ids)*")
+
+
+def test_only_some_workflows(run_within, pytester):
+    pytester.makepyfile(SUITE)
+    run_within("--workflow-coverage-only=ref*", "--workflow-coverage-json=c.json")
+    assert list(document(pytester, "c.json")["workflows"]) == ["refund"]
+
+
+def test_a_workflow_of_the_test_s_engine_that_no_test_ran(run_within, pytester):
+    pytester.makepyfile(
+        """
+        def test_it(workflow):
+            workflow.define("local", lambda ctx: 1)
+        """
+    )
+    run_within("--workflow-coverage").stdout.fnmatch_lines(["local * never * - * 0%"])
+
+
+def test_nothing_to_cover(run_within, pytester):
+    pytester.makepyfile("def test_it(): ...")
+    result = run_within("--workflow-coverage")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["No test ran a workflow, and no imported module defines one."])
+
+
+@pytest.mark.parametrize(("percent", "status"), [("17", 0), ("17.64", 0), ("17.65", 1), ("100", 1), ("0", 0)])
+def test_fail_under(run_within, pytester, percent, status):
+    pytester.makepyfile(SUITE)
+    result = run_within(f"--workflow-coverage-fail-under={percent}")
+    assert result.ret == status
+    result.assert_outcomes(passed=8)
+    if status:
+        result.stdout.fnmatch_lines(["ERROR: workflow coverage of 17.6% is less than the required *%"])
+    else:
+        result.stdout.no_fnmatch_line("ERROR*")
+
+
+def test_fail_under_where_no_workflow_was_seen(run_within, pytester):
+    pytester.makepyfile("def test_it(): ...")
+    result = run_within("--workflow-coverage-fail-under=50")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["ERROR: no workflow was seen, but 50% of workflow coverage is required"])
+    assert run_within("--workflow-coverage-fail-under=0").ret == pytest.ExitCode.OK
+
+
+def test_fail_under_does_not_hide_how_the_run_ended(run_within):
+    assert run_within("--workflow-coverage-fail-under=50").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_collecting_alone_judges_nothing(run_within, pytester):
+    pytester.makepyfile(SUITE)
+    result = run_within("--collect-only", "--workflow-coverage-fail-under=50", "--workflow-coverage-json=c.json")
+    assert result.ret == pytest.ExitCode.OK
+    assert not (pytester.path / "c.json").exists()
+    result.stdout.no_fnmatch_line("*workflow coverage*")
+
+
+@pytest.mark.parametrize("value", ["101", "-1", "many", "nan", "inf"])
+def test_a_wrong_percentage_is_one_clear_error(run_within, value):
+    result = run_within(f"--workflow-coverage-fail-under={value}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: *takes a percentage from 0 to 100, not '{value}'"])
+
+
+def test_a_directory_is_no_file(run_within, pytester):
+    pytester.mkdir("there")
+    result = run_within("--workflow-coverage-html=there")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --workflow-coverage-html takes the file to write, but *there is a directory"])
+
+
+def test_a_file_that_cannot_be_written_fails_the_run(run_within, pytester):
+    pytester.makepyfile(SUITE)
+    (pytester.path / "file").touch()
+    result = run_within("--workflow-coverage-json=file/c.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["ERROR: the workflow coverage could not be written: *"])
+    result.stdout.no_fnmatch_line("Written to *")
+
+
+def test_the_files(run_within, pytester):
+    pytester.makepyfile(SUITE)
+    result = run_within("--workflow-coverage-json=out/c.json", "--workflow-coverage-html=out/c.html")
+    result.stdout.fnmatch_lines(["Written to *c.json", "Written to *c.html"])
+    assert document(pytester, "out/c.json")["percent"] == 17.65
+    assert "<title>Workflow coverage: 17.6%</title>" in (pytester.path / "out" / "c.html").read_text(encoding="utf-8")
+
+
+def test_the_configuration_file(run_within, pytester):
+    pytester.makepyfile(SUITE)
+    pytester.makeini(
+        """
+        [pytest]
+        workflow_coverage = true
+        workflow_coverage_fail_under = 50
+        workflow_coverage_json = c.json
+        workflow_coverage_html = c.html
+        workflow_coverage_only = order 'ref*'
+        workflow_coverage_each_id = true
+        """
+    )
+    assert run_within().ret == pytest.ExitCode.TESTS_FAILED
+    assert "item-4" in document(pytester, "c.json")["workflows"]["order"]["steps"]
+    assert (pytester.path / "c.html").exists()
+
+
+def test_an_option_goes_before_the_configuration_file(run_within, pytester):
+    pytester.makepyfile(SUITE)
+    pytester.makeini("[pytest]\nworkflow_coverage_fail_under = 50\nworkflow_coverage_only = order\n")
+    result = run_within("--workflow-coverage-fail-under=0", "--workflow-coverage-only=refund")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["refund * never *"])
+    result.stdout.no_fnmatch_line("order *")
+
+
+def test_values_of_the_configuration_file_alone_measure_nothing(run_within, pytester):
+    pytester.makepyfile(SUITE)
+    pytester.makeini("[pytest]\nworkflow_coverage_fail_under = 50\nworkflow_coverage_json = c.json\n")
+    result = run_within()
+    assert result.ret == pytest.ExitCode.OK
+    assert not (pytester.path / "c.json").exists()
+
+
+def test_several_processes_see_the_same_as_one(run_apart, run_within, pytester):
+    pytester.makepyfile(SUITE)
+    arguments = ["-W", "error", "--strict-markers", "--workflow-coverage-fail-under=17.6"]
+    several = run_apart(*arguments, "--workflow-coverage-json=2.json", "--workflow-coverage-html=2.html", "-n", "2")
+    one = run_within(*arguments, "--workflow-coverage-json=1.json", "--workflow-coverage-html=1.html")
+    assert one.ret == several.ret == pytest.ExitCode.OK
+    assert (pytester.path / "1.json").read_bytes() == (pytester.path / "2.json").read_bytes()
+    assert (pytester.path / "1.html").read_bytes() == (pytester.path / "2.html").read_bytes()
+    several.stdout.fnmatch_lines(["order * 7 * 3/16 * 18.7%"])
+    assert several.stdout.str().count("= workflow coverage =") == 1
+
+
+def test_names_that_no_terminal_and_no_worker_can_show(run_apart, pytester):
+    pytester.makepyfile(
+        r"""
+        def test_it(workflow, workflow_faults):
+            @workflow.define("w")
+            async def w(ctx):
+                await ctx.step("<b>", lambda: 1).on_error({"\ud800\x1b[31m<script>": print})
+
+            assert workflow.run("w").status == "completed"
+        """
+    )
+    result = run_apart("-n", "1", "--workflow-coverage-json=c.json", "--workflow-coverage-html=c.html")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines([r"> on_error:\ud800\x1b[[]31m<script> *"])
+    assert "<script" not in (pytester.path / "c.html").read_text(encoding="utf-8")
+
+
+def test_a_run_without_the_terminal_reporter(run_apart, pytester):
+    pytester.makepyfile(SUITE)
+    result = run_apart("-p", "no:terminal", "--workflow-coverage-fail-under=50", "--workflow-coverage-json=c.json")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert document(pytester, "c.json")["total"] == 17
+
+
+LAZY = """
+    import sys
+
+    def test_it(workflow):
+        workflow.define("w", lambda ctx: 1)
+        workflow.run("w")
+
+    def test_what_is_imported(workflow):
+        assert [name for name in sys.modules if name.startswith("pytest_workflow.coverage")] == []
+        engine = workflow.engine
+        assert not engine.announces_steps and not engine.announces_handlers
+        assert type(engine.store).__name__ == "SQLiteStore"
+"""
+
+
+def test_without_the_option_nothing_is_imported_and_no_hook_is_used(run_apart, pytester):
+    pytester.makepyfile(LAZY)
+    run_apart().assert_outcomes(passed=2)
