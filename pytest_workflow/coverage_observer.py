@@ -133,7 +133,6 @@ class CoverageObserver:
         elif point.name == "execution_panicked":
             progress.panicking, progress.failed = progress.failed, set()
         elif point.name == "execution_restarted":
-            progress.begun.clear()
             progress.retrying.clear()
 
     def _follow_step(self, progress: _Progress, workflow: str, step_id: str, name: str) -> None:

@@ -124,7 +124,7 @@ class CoveragePlugin:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what a test has seen, here or in another process."""
         text = getattr(report, _REPORT_ATTRIBUTE, None)
-        if text is not None and not hasattr(self._config, "workerinput"):
+        if text is not None:
             self._seen.append((report.nodeid, text))
 
     # The end of the run ----------------------------------------------------------------------------------------------

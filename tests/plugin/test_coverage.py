@@ -93,23 +93,42 @@ WORKFLOW = """
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ('workflow_faults.fail("work", ValueError(), attempts=[1]); workflow.run("w")', {"failed", "retried"}),
-        ('workflow_faults.fail("work", ValueError()); workflow.run("w")', {"failed", "exhausted"}),
-        ('workflow_faults.panic("work"); workflow.run("w")', {"failed", "panicked"}),
-        ('workflow_faults.delay("work", 2_000, [1]); workflow.run("w")', {"failed", "timed_out", "retried"}),
-        ('workflow_faults.open_circuit("work"); workflow.run("w")', {"failed", "circuit_open", "exhausted"}),
+        ('workflow_faults.fail("work", ValueError(), attempts=[1]); run()', {"failed", "retried"}),
+        ('workflow_faults.fail("work", ValueError()); run()', {"failed", "exhausted"}),
+        ('workflow_faults.panic("work"); run()', {"failed", "panicked"}),
+        (
+            'workflow_faults.fail("work", ValueError(), [1]); workflow_faults.panic("work", attempts=[2]); run()',
+            {"failed", "panicked"},
+        ),
+        ('workflow_faults.delay("work", 2_000, [1]); run()', {"failed", "timed_out", "retried"}),
+        ('workflow_faults.open_circuit("work"); run()', {"failed", "circuit_open", "exhausted"}),
         ('workflow_faults.delay("work", 500); crash()', {"crashed_before"}),
         ('workflow_faults.fail("work", ValueError(), [1]); crash()', {"failed", "crashed_before", "retried"}),
         ("crash()", {"crashed_after"}),
         ('workflow.run("w", "e"); workflow.reopen()', set()),
         ('workflow.run("w", "e", detach=True); workflow_clock.advance(100); workflow.cancel("e")', set()),
     ],
-    ids=["retried", "exhausted", "panic", "timeout", "circuit", "crash", "backoff", "replay", "over", "cancelled"],
+    ids=[
+        "retried",
+        "exhausted",
+        "panic",
+        "retried-panic",
+        "timeout",
+        "circuit",
+        "crash",
+        "backoff",
+        "replay",
+        "over",
+        "cancelled",
+    ],
 )
 def test_each_outcome(covered, body, expected):
     steps = covered(
         f"""{WORKFLOW}
     def test_it(workflow, workflow_faults, workflow_clock):
+        def run():
+            workflow.run("w")
+
         def crash():
             workflow.run("w", "e", detach=True)
             workflow_clock.advance(100)
@@ -161,13 +180,104 @@ def test_another_step_that_failed_for_good_before_a_panic(covered):
                     pass
                 await ctx.step("b", lambda: 1)
 
-            workflow_faults.fail("a", ValueError())
+            workflow_faults.fail("a", ValueError(), attempts=[1])
             workflow_faults.panic("b")
             assert workflow.run("w").status == "completed"
         """
     )
     assert steps["a"][0] == {"failed", "exhausted"}
     assert steps["b"][0] == {"failed", "panicked"}
+
+
+def test_a_step_that_failed_for_good_and_panicked_after_the_restart(covered):
+    steps = covered(
+        f"""{WORKFLOW}
+    def test_it(workflow, workflow_faults):
+        workflow_faults.fail("work", ValueError(), attempts=[1, 2, 3])
+        assert workflow.run("w", "e").status == "failed"
+        workflow_faults.panic("work", attempts=[4])
+        assert workflow.restart("e").status == "completed"
+        """
+    )
+    assert steps["work"][0] == {"failed", "exhausted", "panicked"}
+
+
+CAUGHT = """
+    import pytest
+
+    @pytest.fixture(autouse=True)
+    def caught(workflow, workflow_faults):
+        @workflow.define("w")
+        async def w(ctx):
+            try:
+                await ctx.step("s", lambda: 1 / 0).with_retry(max_attempts=1)
+            except Exception:
+                pass
+            await ctx.sleep("nap", 1_000)
+            await ctx.step("slow", lambda: 1)
+
+        workflow_faults.delay("slow", 1_000)
+"""
+
+
+@pytest.mark.parametrize(("crash_at", "hit"), [(500, "nap"), (1_500, "slow")])
+def test_a_crash_hits_what_has_no_result_alone(covered, crash_at, hit):
+    steps = covered(
+        f"""{CAUGHT}
+    def test_it(workflow, workflow_clock):
+        workflow.run("w", "e", detach=True)
+        workflow_clock.advance({crash_at})
+        workflow.reopen()
+        assert workflow.wait("e").status == "completed"
+        """
+    )
+    assert steps["s"][0] == {"failed", "exhausted"}
+    assert [step_id for step_id, (did, *_) in steps.items() if "crashed_before" in did] == [hit]
+
+
+def test_a_crash_while_on_open_runs(covered):
+    steps = covered(
+        """
+        def test_it(workflow, workflow_faults, workflow_clock):
+            async def wait(ctx):
+                await ctx.sleep("wait", 1_000)
+
+            @workflow.define("w")
+            async def w(ctx):
+                await ctx.step("s", lambda: 1).with_circuit_breaker(1, on_open=wait)
+
+            workflow_faults.open_circuit("s")
+            workflow.run("w", "e", detach=True)
+            workflow_clock.advance(500)
+            workflow.reopen()
+            assert workflow.wait("e").steps["s"].status == "skipped"
+        """
+    )
+    assert steps["s"][0] == {"circuit_open", "crashed_before"}
+
+
+def test_an_orderly_stop_is_no_crash(covered):
+    steps = covered(
+        """
+        import asyncio
+        import pytest
+
+        @pytest.mark.asyncio
+        async def test_it(workflow):
+            @workflow.define("w")
+            async def w(ctx):
+                await ctx.step("s", lambda: 1)
+                await ctx.sleep("nap", 1_000)
+
+            await workflow.start("w", "e", detach=True)
+            await asyncio.sleep(0.5)
+            await workflow.engine.aclose()
+            workflow.reopen()
+            assert (await workflow.engine.wait("e")).status == "completed"
+        """
+    )
+    assert steps["s"][0] == set()
+    assert steps["nap"][0] == {"slept"}
 
 
 def test_a_step_that_a_handler_answered_was_not_retried_to_success(covered):
@@ -208,6 +318,7 @@ def test_a_handler_that_raises_was_entered(covered):
             assert workflow.run("w").status == "completed"
         """
     )
+    assert steps["s"][0] == {"failed", "retried"}
     assert steps["s"][2] == {"on_error:ValueError": True, "on_error:KeyError": False}
     assert steps["o"][0] == {"failed", "circuit_open"}
     assert steps["o"][2] == {"catch": True, "on_open": True}
@@ -353,6 +464,29 @@ def test_a_workflow_of_the_test_s_engine_that_no_test_ran(run_within, pytester):
     run_within("--workflow-coverage").stdout.fnmatch_lines(["local * never * - * 0%"])
 
 
+def test_a_workflow_of_a_module_that_no_test_ran(run_within, pytester):
+    pytester.makepyfile(SUITE)
+    run_within("--workflow-coverage", "-k", "without").stdout.fnmatch_lines(["order * never *", "refund * never *"])
+
+
+def test_steps_stand_in_the_same_order_in_whatever_order_the_tests_run(run_within, pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("step", ["c", "a", "b"])
+        def test_it(workflow, step):
+            @workflow.define("w")
+            async def w(ctx):
+                await ctx.step(step, lambda: 1)
+
+            workflow.run("w")
+        """
+    )
+    run_within("--workflow-coverage-json=c.json")
+    assert list(document(pytester, "c.json")["workflows"]["w"]["steps"]) == ["a", "b", "c"]
+
+
 def test_nothing_to_cover(run_within, pytester):
     pytester.makepyfile("def test_it(): ...")
     result = run_within("--workflow-coverage")
@@ -439,6 +573,15 @@ def test_the_configuration_file(run_within, pytester):
     assert run_within().ret == pytest.ExitCode.TESTS_FAILED
     assert "item-4" in document(pytester, "c.json")["workflows"]["order"]["steps"]
     assert (pytester.path / "c.html").exists()
+
+
+def test_where_files_are_written(run_within, pytester, monkeypatch):
+    pytester.makepyfile("def test_it(): ...")
+    pytester.makeini("[pytest]\nworkflow_coverage_json = ini.json\n")
+    monkeypatch.chdir(pytester.mkdir("inner"))
+    run_within("--workflow-coverage-html=option.html", "..")
+    assert (pytester.path / "ini.json").exists()
+    assert (pytester.path / "inner" / "option.html").exists()
 
 
 def test_an_option_goes_before_the_configuration_file(run_within, pytester):
