@@ -70,7 +70,7 @@ class CoverageObserver:
     def finish(self) -> RunCoverage:
         """Return what was seen, once nothing more can happen."""
         for (workflow, _), progress in self._executions.items():
-            self._mark_all(workflow, progress.failed, "exhausted")
+            self._settle(workflow, progress)
         return self._coverage
 
     @hookimpl
@@ -119,6 +119,9 @@ class CoverageObserver:
             self._follow_step(progress, workflow, step_id, point.name)
         elif point.name == "execution_started":
             self._coverage.workflow(workflow).tests.add(self._test)
+            # A crash exploration runs the same execution many times, in a new database each time.
+            self._settle(workflow, progress)
+            del self._executions[workflow, point.execution_id]
         elif point.name == "execution_recovered":
             self._coverage.workflow(workflow).tests.add(self._test)
             if not progress.released:
@@ -126,8 +129,7 @@ class CoverageObserver:
                 self._mark_all(workflow, progress.done, "crashed_after")
             progress.released = False
         elif point.name == "execution_failed":
-            self._mark_all(workflow, progress.failed, "exhausted")
-            progress.failed.clear()
+            self._settle(workflow, progress)
         elif point.name == "execution_released":
             progress.released = True
         elif point.name == "execution_panicked":
@@ -161,6 +163,11 @@ class CoverageObserver:
             case "sleep_completed":
                 progress.begun.discard(step_id)
                 self._mark(workflow, step_id, "slept")
+
+    def _settle(self, workflow: str, progress: _Progress) -> None:
+        """Take the steps that failed for good, and made nothing panic, for exhausted."""
+        self._mark_all(workflow, progress.failed, "exhausted")
+        progress.failed.clear()
 
     def _mark(self, workflow: str, step_id: str, outcome: Outcome) -> None:
         self._coverage.workflow(workflow).step(step_id).outcomes.setdefault(outcome, set()).add(self._test)

@@ -6,7 +6,9 @@ import json
 
 import pytest
 
+from pytest_workflow.coverage_observer import CoverageObserver
 from workflow_core.definition import SHARED_DEFINITIONS
+from workflow_core.hookspecs import DurablePoint
 
 pytest_plugins = ["pytester"]
 
@@ -319,40 +321,30 @@ def test_a_handler_that_raises_was_entered(covered):
     assert steps["o"][2] == {"catch": True, "on_open": True}
 
 
-def test_a_crash_at_a_commit_is_seen_although_no_event_was_emitted(covered):
+@pytest.mark.parametrize(("when", "expected"), [("before", "crashed_before"), ("after", "crashed_after")])
+def test_a_crash_at_a_commit_is_seen_although_no_event_was_emitted(covered, when, expected):
     steps = covered(
-        """
-        import asyncio
-        import pytest
-        from workflow_core import hookimpl
-
-        class Crash:
-            harness = None
-
-            @hookimpl
-            def after_durable_point(self, point):
-                if point.name == "step_completed" and self.harness is not None:
-                    harness, self.harness = self.harness, None
-                    harness.reopen()
-                    raise asyncio.CancelledError
-
-        @pytest.fixture
-        def workflow_plugins():
-            return [Crash()]
-
-        @pytest.mark.asyncio
-        async def test_it(workflow, workflow_plugins):
+        f"""
+        def test_it(workflow, workflow_faults):
             @workflow.define("w")
             async def w(ctx):
                 return await ctx.step("s", lambda: 1)
 
-            workflow_plugins[0].harness = workflow
-            await workflow.start("w", "e", detach=True)
-            await asyncio.sleep(1)
-            assert (await workflow.engine.wait("e")).output == 1
+            workflow_faults.crash("step_completed", "s", "{when}")
+            assert workflow.run("w").output == 1
         """
     )
-    assert steps["s"][0] == {"crashed_after"}
+    assert steps["s"][0] == {expected}
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_an_execution_that_begins_again_in_another_database_is_another_one(again):
+    observer = CoverageObserver("test")
+    names = ["execution_started", "step_started", "step_completed", *["execution_started"] * again]
+    for name in [*names, "execution_recovered"]:
+        step_id = "s" if name.startswith("step") else None
+        observer.after_durable_point(DurablePoint(name, "w", "e", step_id))
+    assert ("s" in observer.finish().workflow("w").steps) is not again
 
 
 def test_a_failing_test_counts(covered):
