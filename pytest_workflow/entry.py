@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
     from pytest_workflow.clock import VirtualClock
+    from pytest_workflow.coverage_plugin import CoveragePlugin
     from pytest_workflow.crash_everywhere import Rerun
     from pytest_workflow.database import WorkflowDatabase
     from pytest_workflow.faults import WorkflowFaults
@@ -41,6 +42,16 @@ _MARKERS = (
         "only workflow_clock.advance() move it if manual"
     ),
 )
+
+_COVERAGE_OPTIONS: tuple[tuple[str, Literal["bool", "string", "args"], str | None, str], ...] = (
+    ("workflow_coverage", "bool", None, "end the run with what the tests made happen to each step and handler"),
+    ("workflow_coverage_fail_under", "string", "PERCENT", "fail a run that covers less than this percentage"),
+    ("workflow_coverage_json", "string", "FILE", "write the workflow coverage to this file as JSON"),
+    ("workflow_coverage_html", "string", "FILE", "write the workflow coverage to this file as a page of HTML"),
+    ("workflow_coverage_only", "args", "GLOB", "count the workflows of this name, or glob; may be given several times"),
+    ("workflow_coverage_each_id", "bool", None, "do not group step ids that differ in digits alone"),
+)
+_ACTIONS = {"bool": "store_true", "string": "store", "args": "append"}
 
 NAMESAKE = (
     "pytest-workflow-core and pytest-workflow are both installed, and both install a package pytest_workflow, so one "
@@ -98,6 +109,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PLAN",
         help="arm a fault plan in every workflow test: the path of a JSON file, or the JSON itself",
     )
+    for name, kind, metavar, explained in _COVERAGE_OPTIONS:
+        flag = f"--{name.replace('_', '-')}"
+        extra = {"metavar": metavar} if metavar else {}
+        group.addoption(flag, dest=name, action=_ACTIONS[kind], default=None, help=explained, **extra)
+        parser.addini(name, f"same as {flag}", type=kind)
     parser.addini("workflow_store", "default of --workflow-store", default="memory")
     parser.addini("workflow_start", "wall time at which virtual time begins, as ISO text with a zone", default="")
 
@@ -111,6 +127,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"workflow_store = {config.getini('workflow_store')!r} in the configuration: use {' or '.join(_STORES)}"
         )
+    given = any(config.getoption(name) is not None for name, *_ in _COVERAGE_OPTIONS)
+    if given or config.getini("workflow_coverage"):
+        from pytest_workflow.coverage_plugin import register  # noqa: PLC0415 - not without the option
+
+        register(config)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -190,7 +211,9 @@ def _workflow_environment(
     rerun = item.stash.get(_rerun_key, None)
     observation, memory = (None, None) if rerun is None else (rerun.observation, rerun.memory)
     custom = functools.partial(_custom_fault, item)
-    environment = Environment(clock, file, workflow_settings, workflow_plugins, observation, memory, custom)
+    coverage: CoveragePlugin | None = request.config.pluginmanager.get_plugin("workflow_coverage")
+    plugins = [*workflow_plugins, coverage.observer(item)] if coverage is not None else workflow_plugins
+    environment = Environment(clock, file, workflow_settings, plugins, observation, memory, custom)
     item.stash[_environment_key] = environment
     freezer = _freezer(request.config)
     freezer.lead(clock)

@@ -144,7 +144,6 @@ class MortalEngine(WorkflowEngine):
 
     async def restart(self, execution_id: str) -> ExecutionResult:
         """As `WorkflowEngine.restart`."""
-
         before = (await self.get_status(execution_id)).restart_attempt
 
         async def again(engine: WorkflowEngine) -> ExecutionResult:

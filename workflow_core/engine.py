@@ -45,7 +45,7 @@ from workflow_core.errors import (
 )
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
 from workflow_core.execution import Execution, result_of
-from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager
+from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager, StepDescription
 from workflow_core.interception import intercepted
 from workflow_core.models import (
     TERMINAL_STATUSES,
@@ -229,6 +229,8 @@ class WorkflowEngine:
             return bool(getattr(hook, name).get_hookimpls())
 
         self.observed = used("on_event")
+        self.announces_steps = used("on_step")
+        self.announces_handlers = used("on_handler")
         self.wraps_attempts = used("wrap_attempt")
         self._judges = used("is_fatal")
         self._forces = used("force_circuit")
@@ -244,6 +246,20 @@ class WorkflowEngine:
             self._plugins.hook.on_event(event=event)
         except Exception:
             logger.exception("A plugin failed while it was told of %r", event)
+
+    def announce_step(self, step: StepDescription) -> None:
+        """Tell the observers of a step that is about to run."""
+        try:
+            self._plugins.hook.on_step(step=step)
+        except Exception:
+            logger.exception("A plugin failed while it was told of %r", step)
+
+    def announce_handler(self, attempt: Attempt, handler: str, error: Exception | None) -> None:
+        """Tell the observers of a step's handler that is about to be called."""
+        try:
+            self._plugins.hook.on_handler(attempt=attempt, handler=handler, error=error)
+        except Exception:
+            logger.exception("A plugin failed while it was told of the handler %s of %r", handler, attempt)
 
     def attempt_wrappers(self, attempt: Attempt) -> list[Callable[[AttemptHandler], AttemptHandler]]:
         """Return the plugins' wrappers around an attempt, the innermost first."""

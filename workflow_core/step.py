@@ -35,7 +35,7 @@ from workflow_core.events import (
     StepStarted,
 )
 from workflow_core.failures import error_name, rebuild_error, record_error, type_names
-from workflow_core.hookspecs import Attempt, AttemptHandler
+from workflow_core.hookspecs import Attempt, AttemptHandler, StepDescription
 from workflow_core.models import CircuitBreakerConfig, RetryConfig
 from workflow_core.retry import backoff_ms, is_retryable
 from workflow_core.serialization import ReturnType
@@ -238,6 +238,8 @@ class _StepRun:
     async def run(self) -> Any:  # noqa: ANN401 - the step's result
         """Go on from whatever is recorded until there is a result or an error."""
         record = self.record
+        if self.execution.engine.announces_steps:
+            self.execution.engine.announce_step(self._describe_step())
         if record.status == "failed":
             raise self._as_final_error(await self._recorded_error())
         if record.status == "running" or record.error_message is not None:
@@ -376,6 +378,28 @@ class _StepRun:
             execution.definition.name, execution.execution_id, self.record.step_id, attempt, execution.restart_attempt
         )
 
+    def _describe_step(self) -> StepDescription:
+        execution, builder = self.execution, self.builder
+        keys = (key if isinstance(key, str) else key.__name__ for key in builder._on_error)
+        handlers = dict.fromkeys(f"on_error:{key}" for key in keys)
+        if builder._catch is not None:
+            handlers["catch"] = None
+        if builder._on_open is not None:
+            handlers["on_open"] = None
+        return StepDescription(
+            execution.definition.name,
+            execution.execution_id,
+            builder.step_id,
+            tuple(handlers),
+            builder._circuit is not None,
+            self.retry.max_attempts,
+            builder._timeout_ms,
+        )
+
+    def _announce(self, handler: str, error: Exception | None) -> None:
+        if self.execution.engine.announces_handlers:
+            self.execution.engine.announce_handler(self._describe(self.record.attempt), handler, error)
+
     def _encode(self, value: object) -> tuple[str | None, Any]:
         try:
             return self.execution.codec.encode(value, self._result_name, self.builder._returns)
@@ -439,6 +463,7 @@ class _StepRun:
         execution, builder, record = self.execution, self.builder, self.record
         await self._raise_if_final(error)
         for name, handler in self._handlers_for(error):
+            self._announce(name, error)
             try:
                 with execution.frame(record.attempt):
                     value = await execution.engine.invoke(handler, error, execution.context)
@@ -555,6 +580,7 @@ class _StepRun:
         """Answer an open circuit by ``on_open``."""
         execution, record, on_open = self.execution, self.record, self.builder._on_open
         assert on_open is not None  # noqa: S101 - the callers ask
+        self._announce("on_open", None)
         try:
             with execution.frame(record.attempt):
                 value = await execution.engine.invoke(on_open, execution.context)
