@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic_core
 
 from workflow_core.database.store import ErrorRecord
-from workflow_core.errors import PanicError, RecordedError, ValidationError, error_text
+from workflow_core.errors import PanicError, RecordedError, ValidationError, error_text, printable
 from workflow_core.serialization import find_class
 
 if TYPE_CHECKING:
@@ -60,17 +60,12 @@ def record_error(
         parts.pop("args", None)
     return ErrorRecord(
         error_type=error_name(error),
-        error_message=_printable(error_text(error)),
-        error_stack=_printable("".join(traceback.format_exception(error))),
+        error_message=error_text(error),
+        error_stack=printable("".join(traceback.format_exception(error))),
         error_data=pydantic_core.to_json(parts).decode(),
         attempt=attempt,
         timestamp=timestamp,
     )
-
-
-def _printable(text: str) -> str:
-    """Return text that SQLite can store: surrogates that stand alone become question marks."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def rebuild_error(

@@ -304,3 +304,21 @@ def test_sys_exit_in_a_step_leaves_the_attempt_used(machine):
     store = SQLiteStore(machine.path)
     assert store.select("SELECT status, attempt FROM steps") == [("running", 1)]
     store.close()
+
+
+@pytest.mark.parametrize("place", ["step", "body"])
+def test_a_message_with_a_lone_surrogate_ends_the_execution_like_any_other(machine, place):
+    """Such as the name of a file in another encoding than this system's."""
+
+    async def flow(ctx):
+        async def read():
+            raise ValueError("cannot read " + b"caf\xe9.csv".decode("utf-8", "surrogateescape"))
+
+        if place == "step":
+            await ctx.step("s", read).with_retry(max_attempts=1)
+        await read()
+
+    result = run(machine, flow, panic_config={"enable_auto_restart": False})
+    assert result.status == ("failed" if place == "step" else "panicked")
+    assert result.error.message == "cannot read caf\\udce9.csv"
+    assert result.model_dump_json()
