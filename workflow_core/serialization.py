@@ -376,8 +376,8 @@ class Codec:
         except (pydantic_core.PydanticSerializationError, UnicodeEncodeError) as error:
             raise _refusal(what, str(error)) from None
         else:
-            if encoder.tagged or len(raw) > _LONGEST_NUMBER:
-                value = self._read_back(raw, what)
+            # what was encoded is a copy already: a result must not change with the object that the handler keeps
+            value = self._read_back(raw, what) if encoder.tagged or len(raw) > _LONGEST_NUMBER else plain
         if self._max_bytes is not None and len(raw) > self._max_bytes:
             raise _refusal(
                 what,

@@ -97,6 +97,22 @@ def test_storing_is_repeatable(value):
     assert codec.encode(codec.decode(once), "a value")[0] == once
 
 
+@given(values)
+def test_what_is_read_back_shares_no_container_with_what_was_given(value):
+    def containers(part):
+        if isinstance(part, dict):
+            yield id(part)
+            for item in part.values():
+                yield from containers(item)
+        elif isinstance(part, list):
+            yield id(part)
+            for item in part:
+                yield from containers(item)
+
+    _, read_back = Codec().encode(value, "a value")
+    assert set(containers(value)).isdisjoint(containers(read_back))
+
+
 class Celsius(float):
     pass
 
