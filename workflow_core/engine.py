@@ -793,7 +793,9 @@ class WorkflowEngine:
             Lease(record.workflow_name, record.execution_id, record.fencing_token),
             RetryConfig.model_validate_json(record.retry_config),
             PanicConfig.model_validate_json(record.panic_config),
-            self.codec.decode(record.input_data, definition.input_type),
+            self.codec.decode(
+                record.input_data, definition.input_type, f'the input of execution "{record.execution_id}"'
+            ),
             steps,
             seq,
         )

@@ -190,6 +190,10 @@ class StepBuilder(Generic[ResultT]):
         self._retry = RetryConfig(**{**base.model_dump(), **changes}) if changes else base
         return self
 
+    def result_name(self) -> str:
+        """Name the step's result, for error messages."""
+        return f'the result of step "{self.step_id}" ({self._execution})'
+
     async def execute(self) -> ResultT:
         """Run the step, or return its stored result if it is completed.
 
@@ -207,7 +211,7 @@ class StepBuilder(Generic[ResultT]):
                     f'{execution}: "{self.step_id}" is the id of a sleep already; give the step another id'
                 )
             if record.status in {"completed", "skipped"}:
-                value: ResultT = execution.codec.decode(record.result_data, self._returns)
+                value: ResultT = execution.codec.decode(record.result_data, self._returns, self.result_name)
                 return value
         execution.begin_activity(self.step_id)
         run = _StepRun(execution, self, record)
@@ -379,12 +383,9 @@ class _StepRun:
 
     def _encode(self, value: object) -> tuple[str | None, Any]:
         try:
-            return self.execution.codec.encode(value, self._result_name, self.builder._returns)
+            return self.execution.codec.encode(value, self.builder.result_name, self.builder._returns)
         except ValidationError as error:
             raise UnstorableResultError(str(error), error.errors) from None
-
-    def _result_name(self) -> str:
-        return f'the result of step "{self.record.step_id}" ({self.execution})'
 
     # What becomes of an attempt --------------------------------------------------------------------------------------
 

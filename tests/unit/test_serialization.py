@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import enum
+import json
 from decimal import Decimal
 from typing import TypedDict
 
@@ -195,6 +196,56 @@ def test_a_stored_value_that_no_longer_fits_its_type_is_an_error():
     raw, _ = Codec().encode(Point(1, 2.0), "it", ReturnType(None, Point))
     with pytest.raises(ValidationError, match="stored value"):
         Codec().decode(raw.replace('"x":1', '"x":"one"'), ReturnType(None, Point))
+
+
+def refuse(value):
+    raise LookupError("no such colour")
+
+
+@pytest.mark.parametrize(
+    ("stored", "reason"),
+    [
+        (f'{{"$type":"enum","class":"{__name__}:Shade","name":"GREY"}}', "GREY"),
+        (f'{{"$type":"enum","class":"{__name__}:Shade","value":7}}', "7 is not a valid Shade"),
+        (f'[{{"$type":"enum","class":"{__name__}:Shade.DARK","name":"DARK"}}]', "not loaded"),
+        ('{"$type":"datetime"}', "KeyError"),
+        ('{"$type":"datetime","value":"yesterday"}', "yesterday"),
+        ('{"$type":"datetime","value":"2026-01-01T00:00:00","zone":"Nowhere/City"}', "Nowhere/City"),
+        ('{"$type":"timedelta","value":["a"]}', "TypeError"),
+        ('{"$type":"decimal","value":"x"}', "InvalidOperation"),
+        ('{"$type":"tuple","value":5}', "TypeError"),
+        ('{"$type":["tuple"],"value":[]}', "TypeError"),
+        ('{"$type":"colour","value":"red"}', "no such colour"),
+        ('{"$type":"colour"', "EOF"),
+        ("", "EOF"),
+    ],
+)
+def test_what_cannot_be_read_any_more_is_one_clear_error_and_can_still_be_shown(stored, reason):
+    codec = Codec([Serializer("colour", complex, str, refuse)])
+    with pytest.raises(ValidationError, match=reason) as caught:
+        codec.decode(stored, None, 'the result of step "s"')
+    assert 'the result of step "s"' in str(caught.value)
+    try:
+        shown = json.loads(stored)
+    except ValueError:
+        shown = stored
+    assert codec.decode_for_display(stored) == shown
+
+
+@dataclasses.dataclass
+class Narrowing:
+    x: int
+
+    def __post_init__(self):
+        if self.x > 5:
+            raise TypeError("too wide")
+
+
+def test_the_error_about_a_value_that_does_not_fit_names_its_declared_type():
+    stored = '{"$type":"declared","value":{"x":7}}'
+    for declared, name in ((Narrowing, "Narrowing"), (list[Narrowing], r"list\[.*Narrowing\]")):
+        with pytest.raises(ValidationError, match=f"as {name} from"):
+            Codec().decode(stored, ReturnType(None, declared))
 
 
 def test_the_size_limit_counts_bytes():
