@@ -438,7 +438,7 @@ class Codec:
             return self.decode(text)
         except ValidationError:
             try:
-                return pydantic_core.from_json(str(text))
+                return pydantic_core.from_json(text or "")
             except ValueError:
                 return text
 
