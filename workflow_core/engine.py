@@ -9,6 +9,7 @@ import importlib.metadata
 import inspect
 import logging
 import re
+import types
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -834,8 +835,10 @@ class WorkflowEngine:
 
     async def invoke(self, function: Callable[..., Any], *args: object) -> object:
         """Call a user's function: in this task if it is asynchronous, else where the settings say."""
-        code = getattr(function, "__code__", None)
-        if (code is not None and code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(function):
+        code: object = getattr(function, "__code__", None)
+        # a proxy has whatever attribute it is asked for, so having a __code__ says little
+        is_coroutine = isinstance(code, types.CodeType) and code.co_flags & inspect.CO_COROUTINE
+        if is_coroutine or inspect.iscoroutinefunction(function):
             return await function(*args)
         if self.settings.sync_handlers == "thread":
             result = await asyncio.to_thread(_call_in_thread, function, args)
