@@ -172,11 +172,14 @@ class RecordedError(WorkflowCoreError):
 
     Attributes:
         error_type: The class name of the error as it was recorded.
+        class_paths: Its class and the bases of that, the most specific first, each as ``module:name``. By these, and
+            not by its own class, ``on_error`` and ``non_retryable`` recognise it.
     """
 
-    def __init__(self, error_type: str, message: str) -> None:
+    def __init__(self, error_type: str, message: str, class_paths: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.error_type = error_type
+        self.class_paths = list(class_paths)
 
 
 class LeaseLostError(WorkflowCoreError):

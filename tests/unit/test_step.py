@@ -262,9 +262,11 @@ def test_a_non_retryable_error_that_cannot_be_built_again_stays_non_retryable(ma
 
 
 def test_a_recorded_error_answers_to_the_names_of_its_bases():
-    recorded = RecordedError("FinalError", "closed")
-    recorded.base_types = ["NonRetryableError", "WorkflowCoreError", "Exception"]
+    recorded = RecordedError(
+        "FinalError", "closed", ["shop:FinalError", "workflow_core.errors:NonRetryableError", "builtins:Exception"]
+    )
     assert not is_retryable(RetryConfig(), recorded)
+    assert not is_retryable(RetryConfig(non_retryable=("FinalError",)), RecordedError("FinalError", "closed"))
 
 
 @pytest.mark.parametrize("place", ["step", "on_error", "catch", "on_open"])
