@@ -10,6 +10,7 @@ import inspect
 import logging
 import os
 import re
+import types
 import uuid
 import weakref
 from dataclasses import dataclass
@@ -930,7 +931,9 @@ class WorkflowEngine:
             Lease(record.workflow_name, record.execution_id, record.fencing_token),
             RetryConfig.model_validate_json(record.retry_config),
             PanicConfig.model_validate_json(record.panic_config),
-            self.codec.decode(record.input_data, definition.input_type),
+            self.codec.decode(
+                record.input_data, definition.input_type, f'the input of execution "{record.execution_id}"'
+            ),
             steps,
             seq,
         )
@@ -978,8 +981,10 @@ class WorkflowEngine:
 
     async def invoke(self, function: Callable[..., Any], *args: object) -> object:
         """Call a user's function: in this task if it is asynchronous, else where the settings say."""
-        code = getattr(function, "__code__", None)
-        if (code is not None and code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(function):
+        code: object = getattr(function, "__code__", None)
+        # a proxy has whatever attribute it is asked for, so having a __code__ says little
+        is_coroutine = isinstance(code, types.CodeType) and code.co_flags & inspect.CO_COROUTINE
+        if is_coroutine or inspect.iscoroutinefunction(function):
             return await function(*args)
         if self.settings.sync_handlers == "thread":
             result = await asyncio.to_thread(_call_in_thread, function, args)

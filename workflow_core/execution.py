@@ -434,7 +434,7 @@ class Execution:
             lease,
             self.retry_config,
             self.panic_config,
-            self.codec.decode(record.input_data, self.definition.input_type),
+            self.codec.decode(record.input_data, self.definition.input_type, f"the input of {self}"),
             steps,
             seq_now,
         )

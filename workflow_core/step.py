@@ -34,7 +34,7 @@ from workflow_core.events import (
     StepSkipped,
     StepStarted,
 )
-from workflow_core.failures import error_name, rebuild_error, record_error, type_names
+from workflow_core.failures import classes_of, error_name, rebuild_error, record_error
 from workflow_core.hookspecs import Attempt, AttemptHandler, StepDescription
 from workflow_core.models import CircuitBreakerConfig, RetryConfig
 from workflow_core.retry import backoff_ms, is_retryable
@@ -188,6 +188,10 @@ class StepBuilder(Generic[ResultT]):
         self._retry = RetryConfig(**{**base.model_dump(), **changes}) if changes else base
         return self
 
+    def result_name(self) -> str:
+        """Name the step's result, for error messages."""
+        return f'the result of step "{self.step_id}" ({self._execution})'
+
     async def execute(self) -> ResultT:
         """Run the step, or return its stored result if it is completed.
 
@@ -205,7 +209,7 @@ class StepBuilder(Generic[ResultT]):
                     f'{execution}: "{self.step_id}" is the id of a sleep already; give the step another id'
                 )
             if record.status in {"completed", "skipped"}:
-                value: ResultT = execution.codec.decode(record.result_data, self._returns)
+                value: ResultT = execution.codec.decode(record.result_data, self._returns, self.result_name)
                 return value
         execution.begin_activity(self.step_id)
         run = _StepRun(execution, self, record)
@@ -277,8 +281,7 @@ class _StepRun:
         rows = await execution.store.load_errors(execution.definition.name, execution.execution_id, self.record.step_id)
         if not rows:
             return WorkflowError(self.record.error_message or "unknown error", self.record.step_id, self.record.attempt)
-        known = [key for key in builder._on_error if isinstance(key, type)]
-        return rebuild_error(rows[-1][1], self.record.step_id, known, execution.codec)
+        return rebuild_error(rows[-1][1], self.record.step_id, _classes(builder._on_error), execution.codec)
 
     # One attempt -----------------------------------------------------------------------------------------------------
 
@@ -402,12 +405,9 @@ class _StepRun:
 
     def _encode(self, value: object) -> tuple[str | None, Any]:
         try:
-            return self.execution.codec.encode(value, self._result_name, self.builder._returns)
+            return self.execution.codec.encode(value, self.builder.result_name, self.builder._returns)
         except ValidationError as error:
             raise UnstorableResultError(str(error), error.errors) from None
-
-    def _result_name(self) -> str:
-        return f'the result of step "{self.record.step_id}" ({self.execution})'
 
     # What becomes of an attempt --------------------------------------------------------------------------------------
 
@@ -618,13 +618,16 @@ def _select(
     handlers: Mapping[type[BaseException] | str, ErrorHandler], error: BaseException
 ) -> tuple[str, ErrorHandler] | None:
     """Choose the handler for the most specific class of the error, by class or by class name, else the default."""
-    names = type_names(error)
-    for cls, name in zip([*type(error).__mro__, *[None] * len(names)], names, strict=False):
+    for cls, name in classes_of(error, _classes(handlers)):
         if cls is not None and cls in handlers:
             return name, handlers[cls]
         if name in handlers:
             return name, handlers[name]
     return ("default", handlers["default"]) if "default" in handlers else None
+
+
+def _classes(handlers: Mapping[type[BaseException] | str, ErrorHandler]) -> list[type[BaseException]]:
+    return [key for key in handlers if isinstance(key, type)]
 
 
 async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> None:
