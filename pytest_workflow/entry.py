@@ -98,6 +98,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PLAN",
         help="arm a fault plan in every workflow test: the path of a JSON file, or the JSON itself",
     )
+    group.addoption("--workflow-report", metavar="FILE.html", help="write an HTML report of the workflow tests")
     parser.addini("workflow_store", "default of --workflow-store", default="memory")
     parser.addini("workflow_start", "wall time at which virtual time begins, as ISO text with a zone", default="")
 
@@ -111,6 +112,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"workflow_store = {config.getini('workflow_store')!r} in the configuration: use {' or '.join(_STORES)}"
         )
+    if (report := config.getoption("--workflow-report")) is not None:
+        from pytest_workflow.report.plugin import register  # noqa: PLC0415 - not without the option
+
+        register(config, report)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
