@@ -99,12 +99,17 @@ def _summary(report: Report) -> Markup:
             join(*(tag("li", count_of(number, status)) for status, number in statuses.most_common())),
             "",
         ),
-        ("Virtual time lived", duration_text(round(virtual_ms)), Markup(), ""),
+        (
+            "Virtual time lived",
+            duration_text(round(virtual_ms)),
+            Markup(),
+            f"{faster:,.0f} times as fast as real time" if faster >= 1 else "",
+        ),
         (
             "Real time",
             seconds_text(real),
             Markup(),
-            f"virtual time ran {faster:,.0f} times as fast" if faster >= 1 else "",
+            f"in a run of {seconds_text(report.seconds)}",
         ),
     )
     return tag(

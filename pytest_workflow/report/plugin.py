@@ -227,9 +227,7 @@ def _test(record: WorkflowRecord, reports: list[pytest.TestReport]) -> TestEntry
 
 def _outcome(reports: list[pytest.TestReport]) -> Outcome:
     """Return the outcome of a test, as pytest's summary names it."""
-    by_phase = {str(report.when): report for report in reports}
-    call = by_phase.get("call")
-    if call is not None and call.failed:
+    if any(report.when == "call" and report.failed for report in reports):
         return "failed"
     if any(report.failed for report in reports):
         return "error"

@@ -63,7 +63,7 @@ def test_section(test: TestEntry, number: int) -> Markup:
     head = tag(
         "summary",
         badge(test.outcome, OUTCOME_SIGNS[test.outcome]),
-        tag("h3", tag("span", f"{path}::" if name else "", class_="path"), name or path),
+        tag("h3", name or path, tag("span", path, class_="path") if name else Markup()),
         tag("span", ", ".join(workflows), class_="workflows"),
         tag(
             "span",
@@ -214,7 +214,9 @@ def _details(entry: EventEntry, result: str | None, error: ErrorEntry | None) ->
             shown.append(tag("span", f"{name.removesuffix('_ms').replace('_', ' ')} {text}", class_="field"))
     if result is not None:
         is_short = "\n" not in result and len(result) <= 60  # noqa: PLR2004 - what fits into a line of the table
-        shown.append(tag("code", result, class_="result") if is_short else _texts("Result", result))
+        shown.append(
+            tag("span", "result ", tag("code", result), class_="field") if is_short else _texts("Result", result)
+        )
     if error is not None and error.stack:
         shown.append(_texts("Traceback", error.stack))
     return join(*shown)
