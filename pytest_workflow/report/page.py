@@ -153,13 +153,13 @@ def _main(report: Report) -> Markup:
 
 
 def _nothing(report: Report) -> Markup:
-    ran = f"{count(report.other_tests, 'test')} ran, and none of them" if report.other_tests else "No test ran that"
+    ran = f"{count(report.other_tests, 'test')} ran, but none took" if report.other_tests else "No test ran that took"
     return tag(
         "section",
         tag("h2", "No workflow tests ran"),
         tag(
             "p",
-            f"{ran} asked for a workflow fixture. A test appears here when it takes the fixture ",
+            f"{ran} a workflow fixture. A test appears here when it takes the fixture ",
             tag("code", "workflow"),
             ":",
         ),

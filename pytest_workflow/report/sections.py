@@ -63,7 +63,7 @@ def test_section(test: TestEntry, number: int) -> Markup:
     head = tag(
         "summary",
         badge(test.outcome, OUTCOME_SIGNS[test.outcome]),
-        tag("h3", name or path, tag("span", path, class_="path") if name else Markup()),
+        tag("h3", name or path, " ", tag("span", path, class_="path") if name else Markup()),
         tag("span", ", ".join(workflows), class_="workflows"),
         tag(
             "span",

@@ -224,7 +224,7 @@ def test_the_summary():
 
 
 @pytest.mark.parametrize(
-    ("others", "said"), [(3, "3 tests ran, and none of them asked"), (0, "No test ran that asked")]
+    ("others", "said"), [(3, "3 tests ran, but none took a workflow"), (0, "No test ran that took a workflow")]
 )
 def test_an_empty_report_says_what_to_do(others, said):
     text = render(report(other_tests=others))

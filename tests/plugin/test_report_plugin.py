@@ -173,17 +173,66 @@ def test_an_asynchronous_test(run_within, pytester, reports):
     assert execution.status == "completed"
 
 
-def test_a_test_that_breaks_its_database(run_within, pytester, reports):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "workflow_db.connection.close()",
+        "workflow_db.query('DROP VIEW step_events')",
+        """workflow_db.query("UPDATE executions SET status = 'odd'")""",
+        """workflow_db.query("INSERT INTO event_log VALUES ('x', 99, 'Odd', NULL, NULL, '2025-01-01', NULL)")""",
+    ],
+)
+def test_a_database_that_a_test_has_damaged(run_within, pytester, reports, damage):
+    pytester.makepyfile(
+        f"""
+        def test_it(workflow, workflow_db):
+            workflow.define("flow", lambda ctx: 1)
+            workflow.run("flow", "x")
+            {damage}
+        """
+    )
+    run_within("--workflow-report=report.html").assert_outcomes(passed=1)
+    assert "cannot be read" in reports[0].tests[0].record.problem
+
+
+def test_a_damaged_result_is_shown_as_it_is(run_within, pytester, reports):
     pytester.makepyfile(
         """
         def test_it(workflow, workflow_db):
             workflow.define("flow", lambda ctx: 1)
-            workflow.run("flow")
-            workflow_db.connection.close()
+            workflow.run("flow", "x")
+            workflow_db.query("UPDATE executions SET output_data = '{broken'")
         """
     )
     run_within("--workflow-report=report.html")
-    assert "cannot be read" in reports[0].tests[0].record.problem
+    assert reports[0].tests[0].record.executions[0].output == "{broken"
+
+
+def test_a_test_that_is_run_again_counts_once_by_its_last_run(run_within, pytester, reports):
+    pytester.makeconftest(
+        """
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtest_protocol(item, nextitem):
+            runtestprotocol(item, nextitem=nextitem)
+            runtestprotocol(item, nextitem=nextitem)
+            return True
+        """
+    )
+    pytester.makepyfile(
+        """
+        runs = []
+
+        def test_it(workflow):
+            workflow.define("flow", lambda ctx: 1)
+            runs.append(workflow.run("flow", f"run-{len(runs) + 1}"))
+            assert len(runs) == 2
+        """
+    )
+    run_within("--workflow-report=report.html")
+    (test,) = reports[0].tests
+    assert (test.outcome, test.failure) == ("passed", None)
+    assert [execution.execution_id for execution in test.record.executions] == ["run-2"]
 
 
 def test_long_histories_and_texts_are_cut(run_within, pytester, reports, monkeypatch):

@@ -16,7 +16,7 @@
       shown += fits;
     }
     document.getElementById("shown").textContent =
-      shown === tests.length ? `${shown} tests` : `${shown} of ${tests.length} tests`;
+      `${shown === tests.length ? "" : `${shown} of `}${tests.length} ${tests.length === 1 ? "test" : "tests"}`;
     document.getElementById("none").hidden = shown > 0;
   };
 
