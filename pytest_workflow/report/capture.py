@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from pytest_workflow.database import Row
     from pytest_workflow.harness import Environment
-    from workflow_core.events import Event
     from workflow_core.hookspecs import Attempt, DurablePoint
 
 __all__ = ["LONGEST_TEXT", "MOST_EVENTS", "MOST_EXECUTIONS", "FaultWatch", "capture", "shortened"]
@@ -38,53 +37,71 @@ class FaultWatch:
     def __init__(self, environment: Environment) -> None:
         self.strikes: dict[str, list[FaultStrike]] = {}
         self._faults = environment.faults
-        self._latest: dict[str, int] = {}
+        self._database = environment.database
+        self._pending: list[str] = []
 
     def __dir__(self) -> list[str]:
         # Each name costs pluggy a look at every registration, which is once for each test.
-        return ["on_event", "wrap_attempt", "force_circuit", "before_durable_point", "after_durable_point"]
-
-    @hookimpl
-    def on_event(self, event: Event) -> None:
-        """Note how far each history is."""
-        self._latest[event.execution_id] = event.seq
+        return ["wrap_attempt", "force_circuit", "before_durable_point", "after_durable_point"]
 
     @hookimpl(wrapper=True)
     def wrap_attempt(self, attempt: Attempt) -> Generator[None, object, object]:
         """Note what strikes an attempt."""
-        with self._watching(attempt):
-            return (yield)
+        before = self._counts()
+        result = yield
+        self._note(attempt, self._fired_since(before))
+        return result
 
     @hookimpl(wrapper=True)
     def force_circuit(self, attempt: Attempt) -> Generator[None, object, object]:
         """Note which circuit is forced."""
-        with self._watching(attempt):
-            return (yield)
+        before = self._counts()
+        result = yield
+        self._note(attempt, self._fired_since(before))
+        return result
 
     @hookimpl(wrapper=True)
     def before_durable_point(self, point: DurablePoint) -> Generator[None, object, object]:
-        """Note what strikes before a transaction."""
-        with self._watching(point):
-            return (yield)
+        """Note what prevents a transaction, and remember what fired without preventing it: it strikes afterwards."""
+        before = self._counts()
+        try:
+            result = yield
+        except BaseException:
+            self._note(point, self._fired_since(before))
+            raise
+        self._pending += self._fired_since(before)
+        return result
 
     @hookimpl(wrapper=True)
     def after_durable_point(self, point: DurablePoint) -> Generator[None, object, object]:
         """Note what strikes after a commit."""
-        with self._watching(point):
-            return (yield)
-
-    @contextlib.contextmanager
-    def _watching(self, place: Attempt | DurablePoint) -> Generator[None, None, None]:
-        before = [rule.fired for rule in self._faults.rules]
+        before = self._counts()
         try:
-            yield
+            return (yield)
         finally:
-            for rule, fired in zip(self._faults.rules, before, strict=False):
-                if rule.fired > fired:
-                    strike = FaultStrike(
-                        self._latest.get(place.execution_id, 0), place.step_id, shortened(rule.description)
-                    )
-                    self.strikes.setdefault(place.execution_id, []).append(strike)
+            struck, self._pending = self._pending + self._fired_since(before), []
+            self._note(point, struck)
+
+    def _counts(self) -> list[int]:
+        return [rule.fired for rule in self._faults.rules]
+
+    def _fired_since(self, before: list[int]) -> list[str]:
+        rules = zip(self._faults.rules, before, strict=False)
+        return [rule.description for rule, fired in rules if rule.fired > fired]
+
+    def _note(self, place: Attempt | DurablePoint, struck: list[str]) -> None:
+        for description in struck:
+            strike = FaultStrike(self._latest_seq(place.execution_id), place.step_id, shortened(description))
+            self.strikes.setdefault(place.execution_id, []).append(strike)
+
+    def _latest_seq(self, execution_id: str) -> int:
+        # Read rather than heard of: a crash after a commit strikes before the engine tells anyone of the event.
+        with contextlib.suppress(sqlite3.Error):
+            (row,) = self._database.query(
+                "SELECT max(seq) AS seq FROM step_events WHERE execution_id = ?", execution_id
+            )
+            return row["seq"] or 0
+        return 0
 
 
 def capture(environment: Environment, watch: FaultWatch) -> WorkflowRecord:

@@ -157,6 +157,30 @@ def test_faults_are_noted_where_they_strike(run_within, pytester, reports):
     assert {fault.description.partition("(")[0] for fault in two.faults} == {"delay", "fail"}
 
 
+def test_faults_at_durable_points(run_within, pytester, reports):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("when", ["before", "after"], ids=["1", "2"])
+        def test_it(workflow, workflow_faults, when):
+            @workflow.define("flow")
+            async def flow(ctx):
+                return await ctx.step("a", lambda: 1)
+
+            workflow_faults.crash("step_completed", "a", when)
+            workflow.run("flow", "x")
+        """
+    )
+    run_within("--workflow-report=report.html").assert_outcomes(passed=2)
+    for test, latest in zip(reports[0].tests, ("StepStarted", "StepCompleted"), strict=True):
+        (execution,) = test.record.executions
+        (fault,) = execution.faults
+        assert fault.step_id == "a"
+        assert execution.events[fault.after_seq - 1].type == latest
+        assert execution.events[fault.after_seq].type == "ExecutionRecovered"
+
+
 def test_an_asynchronous_test(run_within, pytester, reports):
     pytester.makepyfile(
         """
