@@ -114,6 +114,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         extra = {"metavar": metavar} if metavar else {}
         group.addoption(flag, dest=name, action=_ACTIONS[kind], default=None, help=explained, **extra)
         parser.addini(name, f"same as {flag}", type=kind)
+    group.addoption("--workflow-report", metavar="FILE.html", help="write an HTML report of the workflow tests")
     parser.addini("workflow_store", "default of --workflow-store", default="memory")
     parser.addini("workflow_start", "wall time at which virtual time begins, as ISO text with a zone", default="")
 
@@ -132,6 +133,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from pytest_workflow.coverage_plugin import register  # noqa: PLC0415 - not without the option
 
         register(config)
+    if (report := config.getoption("--workflow-report")) is not None:
+        from pytest_workflow.report.plugin import register  # noqa: PLC0415 - not without the option
+
+        register(config, report)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
