@@ -130,13 +130,13 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     given = any(config.getoption(name) is not None for name, *_ in _COVERAGE_OPTIONS)
     if given or config.getini("workflow_coverage"):
-        from pytest_workflow.coverage_plugin import register  # noqa: PLC0415 - not without the option
+        from pytest_workflow import coverage_plugin  # noqa: PLC0415 - not without the option
 
-        register(config)
+        coverage_plugin.register(config)
     if (report := config.getoption("--workflow-report")) is not None:
-        from pytest_workflow.report.plugin import register  # noqa: PLC0415 - not without the option
+        from pytest_workflow.report import plugin as report_plugin  # noqa: PLC0415 - not without the option
 
-        register(config, report)
+        report_plugin.register(config, report)
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
