@@ -619,8 +619,8 @@ class WorkflowEngine:
         adapter = declared.adapter() if declared is not None else None
         if adapter is None:
             return self.codec.encode(value, what)
-        value = validated(adapter, value, what)
-        return self.codec.encode(value, what, declared)
+        fingerprint = self.codec.fingerprint(value)
+        return self.codec.encode(validated(adapter, value, what), what, declared, fingerprint)
 
     @staticmethod
     def _check_same(record: ExecutionRecord, name: str, input_data: str | None) -> None:

@@ -1,16 +1,24 @@
 """The engine outside the harness: threads, event loops, ownership and the current engine."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
+import uuid
+from pathlib import Path
 
+import pydantic
 import pytest
 
 from workflow_core import (
+    ExecutionConflictError,
     InvalidStateError,
     PanicError,
     Settings,
     ValidationError,
     Workflow,
+    WorkflowContext,
     WorkflowEngine,
     WorkflowError,
     WorkflowRedefinedWarning,
@@ -360,3 +368,62 @@ def test_a_size_limit_on_results():
     assert result.status == "failed"
     assert "max_result_bytes" in result.error.message
     engine.close()
+
+
+class Tagged(pydantic.BaseModel):
+    tags: set[str]
+    ticket: str = pydantic.Field(default_factory=lambda: str(uuid.uuid4()))
+    weight: float = 1.0
+
+
+async def tagged(ctx: WorkflowContext[Tagged]):
+    return ctx.input.ticket
+
+
+@pytest.mark.parametrize(
+    "given", [{"tags": ["a", "b"]}, {"tags": {"a", "b"}}, Tagged(tags={"a", "b"})], ids=["list", "set", "model"]
+)
+def test_the_same_input_gives_the_stored_result_whatever_defaults_are_filled_in(engine, given):
+    engine.define("w", tagged)
+    first = engine.run("w", "e", given)
+    assert engine.run("w", "e", Tagged(tags=given.tags) if isinstance(given, Tagged) else dict(given)) == first
+    for other in ({"tags": ["a"]}, {"tags": ["a", "b"], "ticket": "t"}, Tagged(tags={"a", "b"}, ticket="t")):
+        with pytest.raises(ExecutionConflictError, match="another input"):
+            engine.run("w", "e", other)
+
+
+def test_an_input_that_means_the_same_is_the_same(engine):
+    engine.define("w", tagged)
+    first = engine.run("w", "e", {"tags": ["a"], "ticket": "t", "weight": 2})
+    assert engine.run("w", "e", {"tags": ["a"], "ticket": "t", "weight": 2.0}) == first
+    assert engine.run("w", "e", Tagged(tags={"a"}, ticket="t", weight=2)) == first
+
+
+def test_inputs_of_different_types_are_not_the_same(engine):
+    engine.define("w", lambda ctx: repr(ctx.input))
+    assert engine.run("w", "e", True).output == "True"
+    for other in (1, 1.0, "True"):
+        with pytest.raises(ExecutionConflictError, match="another input"):
+            engine.run("w", "e", other)
+
+
+def test_the_order_of_a_set_in_another_process_makes_no_other_input(tmp_path):
+    program = f"""
+from tests.unit.test_engine import *
+engine = WorkflowEngine(SQLiteStore(Path({str(tmp_path / "w.db")!r})))
+engine.define("w", tagged)
+print(engine.run("w", "e", {{"tags": list("abcdef")}}).output)
+print(engine.run("w", "f", Tagged(tags=set("abcdef"))).output)
+"""
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(outputs) == 1
