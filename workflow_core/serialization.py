@@ -564,7 +564,10 @@ def same_json(left: str | None, right: str | None) -> bool:
     """
     if left == right:
         return True
-    values = [pydantic_core.from_json(text or "null") for text in (left, right)]
+    try:
+        values = [pydantic_core.from_json(text or "null") for text in (left, right)]
+    except ValueError:  # what is stored was damaged
+        return False
     fingerprints = [
         value.pop(_GIVEN, None) if type(value) is dict and value.get(_TAG) == _DECLARED else None for value in values
     ]
