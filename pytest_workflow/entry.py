@@ -154,6 +154,14 @@ class WorkflowHarnessHooks:
     def pytest_workflow_fault(self, fault: Custom, item: pytest.Item) -> AttemptWrapper | None:
         """Return what carries out a fault of the kind ``custom``; ``None`` for one of another plugin's."""
 
+    def pytest_workflow_explored(
+        self, item: pytest.Item, report: pytest.TestReport, reports: Sequence[pytest.TestReport]
+    ) -> None:
+        """Carry over, to the report of a test that was explored, what is needed of the last reports of its runs."""
+
+    def pytest_workflow_report_sections(self, item: pytest.Item) -> Sequence[tuple[str, str]]:  # type: ignore[empty-body]
+        """Return further texts for a test in the HTML report, each with its title."""
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
