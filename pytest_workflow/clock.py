@@ -86,6 +86,7 @@ class VirtualClock:
         self._thread = threading.get_ident()
         self._outside = 0
         self._describe: Callable[[], Iterable[str]] = list
+        self._check: Callable[[], object] = list
 
     def __repr__(self) -> str:
         mode = "automatic" if self.automatic else "manual"
@@ -129,15 +130,23 @@ class VirtualClock:
 
         Raises:
             ValueError: The duration is negative: time does not go backwards.
+            AssertionError: An assertion in a workflow failed, or nothing could go on.
         """
+        __tracebackhide__ = True
         milliseconds = duration / timedelta(milliseconds=1) if isinstance(duration, timedelta) else float(duration)
         if not milliseconds >= 0:
             raise ValueError(f"cannot advance by {duration!r}: time does not go backwards")
         target = self._elapsed + milliseconds / 1_000
         if _is_running():
-            return self._advance_to(target)
+            return self._advance_and_check(target)
         self.run(self._advance_to(target))
+        self._check()
         return _Advance()
+
+    async def _advance_and_check(self, target: float) -> None:
+        __tracebackhide__ = True
+        await self._advance_to(target)
+        self._check()
 
     async def _advance_to(self, target: float) -> None:
         loop = asyncio.get_running_loop()
@@ -193,6 +202,10 @@ class VirtualClock:
     def explain_with(self, describe: Callable[[], Iterable[str]]) -> None:
         """Take the lines that a `WorkflowStuckError` shows from ``describe``."""
         self._describe = describe
+
+    def check_with(self, check: Callable[[], object]) -> None:
+        """Call ``check`` at the end of each `advance`, which raises what it raises."""
+        self._check = check
 
     # Event loops -----------------------------------------------------------------------------------------------------
 

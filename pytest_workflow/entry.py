@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import sys
+from types import CodeType
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -311,10 +313,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test whose faults did not all strike."""
+    """Fail a test in which an assertion of a workflow failed unseen, or whose faults did not all strike."""
+    __tracebackhide__ = True
     result = yield
     environment = item.stash.get(_environment_key, None)
-    unused = environment.faults.unused() if environment is not None else []
+    if environment is None:
+        return result
+    environment.failures.surface_at_end(_code(item))
+    unused = environment.faults.unused()
     if unused:
         names = "\n".join(f"  workflow_faults.{rule.description}" for rule in unused)
         pytest.fail(
@@ -350,6 +356,13 @@ def _leave_virtual_time(item: pytest.Item, nextitem: pytest.Item | None) -> None
     freezer = item.config.stash.get(_freezer_key, None)
     if freezer is not None and freezer.active and not _uses_workflow(nextitem):
         freezer.stop()
+
+
+def _code(item: pytest.Item) -> CodeType | None:
+    if not isinstance(item, pytest.Function):
+        return None
+    code = getattr(inspect.unwrap(item.obj), "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def _uses_workflow(item: pytest.Item | None) -> bool:
