@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, overload
 from tabulate import tabulate
 
 from workflow_core.events import (
+    UNSET,
     CircuitOpened,
     Event,
+    ExecutionEvent,
     ExecutionPanicked,
     ExecutionRestarted,
     SleepStarted,
@@ -38,15 +40,18 @@ class History(Sequence[Event]):
     """The events of one execution, oldest first.
 
     ``history == [...]`` compares event by event, and of each event only the fields that the expectation names.
-    `StepStarted` is compared only if the expectation names one: each attempt starts before it ends.
+    `StepStarted` is compared if the expectation names one, or is empty; otherwise only that of an attempt without an
+    end, because all others start before they end.
 
     Args:
         events: The events.
         title: What they belong to, for messages.
+        whole: The history that these events are a part of.
     """
 
-    def __init__(self, events: Iterable[Event], title: str = "history") -> None:
+    def __init__(self, events: Iterable[Event], title: str = "history", whole: History | None = None) -> None:
         self._events = tuple(events)
+        self._whole = self if whole is None else whole
         self.title = title
 
     @overload
@@ -57,7 +62,7 @@ class History(Sequence[Event]):
 
     def __getitem__(self, index: int | slice) -> Event | History:
         if isinstance(index, slice):
-            return History(self._events[index], self.title)
+            return History(self._events[index], self.title, self._whole)
         return self._events[index]
 
     def __len__(self) -> int:
@@ -83,11 +88,37 @@ class History(Sequence[Event]):
         return History(
             (event for event in self if isinstance(event, StepEvent) and _matches(event.step_id, step_id)),
             f'{self.title}, step "{step_id}"',
+            self._whole,
         )
 
     def only(self, *kinds: type[Event]) -> History:
         """Return the events of the given classes."""
-        return History((event for event in self if isinstance(event, kinds)), self.title)
+        return History((event for event in self if isinstance(event, kinds)), self.title, self._whole)
+
+    def compared_with(self, expected: Sequence[object]) -> list[tuple[int, Event]]:
+        """Return the events that count against an expectation, each with its place."""
+        if not expected or any(isinstance(item, StepStarted) or item is StepStarted for item in expected):
+            return list(enumerate(self))
+        endless = self._whole._endless_starts()
+        return [
+            (place, event)
+            for place, event in enumerate(self)
+            if not isinstance(event, StepStarted) or any(event is start for start in endless)
+        ]
+
+    def _endless_starts(self) -> list[StepStarted]:
+        """Return the starts of attempts that have no end here: they go on, or were abandoned."""
+        ended: set[tuple[str, int]] = set()
+        endless = []
+        for event in reversed(self._events):
+            if isinstance(event, (StepCompleted, StepFailed, StepSkipped, StepInterrupted)):
+                ended.add((event.step_id, event.attempt))
+            elif isinstance(event, StepStarted):
+                if (event.step_id, event.attempt) in ended:
+                    ended.discard((event.step_id, event.attempt))
+                else:
+                    endless.append(event)
+        return endless
 
     def _each(self, kind: type[EventT]) -> list[EventT]:
         return [event for event in self if isinstance(event, kind)]
@@ -196,23 +227,13 @@ def _matches(step_id: str, pattern: str) -> bool:
 # Comparing -----------------------------------------------------------------------------------------------------------
 
 
-def _is_start(item: object) -> bool:
-    return isinstance(item, StepStarted) or item is StepStarted
-
-
-def _compared(actual: Sequence[object], expected: Sequence[object]) -> list[tuple[int, object]]:
-    """Return the events that count against an expectation, each with its place in the whole history."""
-    starts_count = any(_is_start(item) for item in expected)
-    return [(place, event) for place, event in enumerate(actual) if starts_count or not _is_start(event)]
-
-
 def _fits(event: object, expected: object) -> bool:
     return isinstance(event, expected) if isinstance(expected, type) else event == expected
 
 
-def first_difference(actual: Sequence[object], expected: Sequence[object]) -> int | None:
+def first_difference(history: History, expected: Sequence[object]) -> int | None:
     """Return the position in ``expected`` of the first difference, or ``None`` if there is none."""
-    counted = _compared(actual, expected)
+    counted = history.compared_with(expected)
     for position, (item, (_, event)) in enumerate(zip(expected, counted, strict=False)):
         if not _fits(event, item):
             return position
@@ -222,7 +243,7 @@ def first_difference(actual: Sequence[object], expected: Sequence[object]) -> in
 def compare(history: History, expected: Sequence[object]) -> list[str]:
     """Explain, for pytest, where a history differs from an expectation."""
     position = first_difference(history, expected)
-    counted = _compared(history, expected)
+    counted = history.compared_with(expected)
     if position is None:
         return []
     wanted = repr(expected[position]) if position < len(expected) else "nothing more"
@@ -247,22 +268,26 @@ def _details(event: Event) -> str:
     )
 
 
+def _shown(event: Event, name: str) -> object:
+    """Return a field for a table; an event that was made by hand need not have it."""
+    value = getattr(event, name, UNSET)
+    return "" if value is UNSET or (isinstance(event, ExecutionEvent) and name == "step_id") else value
+
+
 def table(events: Sequence[Event], marked: Iterable[int] = ()) -> str:
     """Draw events as a table, with an arrow at the marked places; times are counted from the first event."""
     if not events:
         return "(no events)"
     marks = set(marked)
-    first = events[0].at
+    first = next((event.at for event in events if event.at is not UNSET), None)
     rows = [
         (
             ">" if place in marks else "",
-            event.seq,
-            f"+{(event.at - first).total_seconds():.3f}s",
+            _shown(event, "seq"),
+            "" if first is None or event.at is UNSET else f"+{(event.at - first).total_seconds():.3f}s",
             type(event).__name__,
-            event.step_id if isinstance(event, StepEvent) else "",
-            event.attempt
-            if isinstance(event, (StepStarted, StepFailed, StepRetrying, StepCompleted, StepSkipped, StepInterrupted))
-            else "",
+            _shown(event, "step_id"),
+            _shown(event, "attempt"),
             _details(event),
         )
         for place, event in enumerate(events)

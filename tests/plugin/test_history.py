@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from pytest_workflow import (
+    Event,
     ExecutionCompleted,
+    ExecutionFailed,
+    ExecutionPanicked,
     ExecutionStarted,
     History,
     SleepCompleted,
@@ -19,6 +23,7 @@ from pytest_workflow import (
     StepStarted,
 )
 from pytest_workflow.history import compare, table
+from workflow_core import NonRetryableError
 
 pytest_plugins = ["pytester"]
 
@@ -65,6 +70,53 @@ def test_starts_count_when_one_is_named(history):
         StepStarted(attempt=2),
         StepCompleted,
     ]
+
+
+def test_events_made_by_hand_are_shown_as_far_as_they_are_known():
+    made = History([StepCompleted(attempt=1), ExecutionPanicked(step_id="pay"), Event()])
+    assert made != [StepCompleted(attempt=2)]
+    assert compare(made, [StepCompleted(attempt=2)])[1:3] == [
+        "  expected: StepCompleted(attempt=2)",
+        "  happened: StepCompleted(attempt=1)",
+    ]
+    assert "UNSET" not in table(made)
+
+
+def test_a_step_that_was_abandoned_has_begun(workflow):
+    @workflow.define("abandoning")
+    async def abandoning(ctx):
+        def refuse():
+            raise NonRetryableError("no")
+
+        await asyncio.gather(ctx.step("pay", asyncio.Event().wait), ctx.step("refuse", refuse))
+
+    history = workflow.history(workflow.run("abandoning"))
+    assert history.of("pay") != []
+    assert history.of("pay") == [StepStarted(attempt=1)]
+    assert history.only(StepStarted) != []
+    assert history != [ExecutionStarted, StepFailed("refuse"), ExecutionFailed]
+    assert history == [
+        ExecutionStarted,
+        StepStarted("pay"),
+        StepStarted("refuse"),
+        StepFailed("refuse"),
+        ExecutionFailed,
+    ]
+
+
+def test_a_start_counts_without_being_named_if_no_end_follows(history):
+    events = list(history)
+    events.insert(3, StepStarted("pay", 1))
+    endless = History(events)
+    assert endless != WHOLE
+    assert endless[:3] != [ExecutionStarted()]
+    assert endless[:3] == [ExecutionStarted(), StepFailed()]
+    assert endless.only(StepStarted, StepRetrying).of("charge") == [StepRetrying()]
+    assert endless.of("pay") != []
+    assert "StepStarted" in compare(endless, WHOLE)[2]
+    again = [StepStarted("pay", 1), ExecutionPanicked(), StepStarted("pay", 1), StepCompleted("pay", 1)]
+    assert History(again) != [ExecutionPanicked(), StepCompleted()]
+    assert History(again[1:]) == [ExecutionPanicked(), StepCompleted()]
 
 
 @pytest.mark.parametrize(
