@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, NoReturn
 
 import pydantic
@@ -20,6 +19,7 @@ from pytest_workflow.injection import (
     make_wrapper,
     raising,
 )
+from pytest_workflow.matching import matches
 from pytest_workflow.plan import (
     CircuitForced,
     ClockJump,
@@ -546,10 +546,6 @@ def _rule(
 
 
 def _is_at(where: Where, workflow_name: str, step_id: str | None) -> bool:
-    if where.step is not None and (step_id is None or not _matches(step_id, where.step)):
+    if where.step is not None and (step_id is None or not matches(step_id, where.step)):
         return False
-    return _matches(workflow_name, where.workflow)
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
+    return matches(workflow_name, where.workflow)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, overload
 
 from tabulate import tabulate
 
+from pytest_workflow.matching import matching
 from workflow_core.events import (
     UNSET,
     CircuitOpened,
@@ -15,6 +16,7 @@ from workflow_core.events import (
     ExecutionEvent,
     ExecutionPanicked,
     ExecutionRestarted,
+    SleepCompleted,
     SleepStarted,
     StepCompleted,
     StepEvent,
@@ -34,6 +36,9 @@ Expected: TypeAlias = "Event | type[Event]"
 """What a comparison may name: an event, of which only the set fields count, or an event's class."""
 
 EventT = TypeVar("EventT", bound=Event)
+
+_STARTS = (StepStarted, SleepStarted)
+_RESULTS = (StepCompleted, StepSkipped, SleepCompleted)
 
 
 class History(Sequence[Event]):
@@ -84,9 +89,10 @@ class History(Sequence[Event]):
     # Parts -----------------------------------------------------------------------------------------------------------
 
     def of(self, step_id: str) -> History:
-        """Return the events of one step; with ``*`` or ``?`` in the id, of all that match."""
+        """Return the events of one step; with ``*`` or ``?`` in the id, and no such step, of all that match."""
+        chosen = set(self._ids(step_id))
         return History(
-            (event for event in self if isinstance(event, StepEvent) and _matches(event.step_id, step_id)),
+            (event for event in self if isinstance(event, StepEvent) and event.step_id in chosen),
             f'{self.title}, step "{step_id}"',
             self._whole,
         )
@@ -123,60 +129,84 @@ class History(Sequence[Event]):
     def _each(self, kind: type[EventT]) -> list[EventT]:
         return [event for event in self if isinstance(event, kind)]
 
+    def _ids(self, step_id: str, *kinds: type[StepEvent]) -> list[str]:
+        """Return the ids, among those of events of some classes, that an id or a glob means."""
+        named = (event.step_id for event in self if isinstance(event, kinds or StepEvent))
+        return matching(dict.fromkeys(name for name in named if name is not UNSET), step_id)
+
     # Named assertions ------------------------------------------------------------------------------------------------
 
-    def assert_completed(self, *step_ids: str) -> None:
-        """Assert that each step has its result, by itself or by a handler."""
-        __tracebackhide__ = True
-        done = {event.step_id for event in self if isinstance(event, (StepCompleted, StepSkipped))}
-        for step_id in step_ids:
-            if not any(_matches(found, step_id) for found in done):
-                self._fail(f'step "{step_id}" did not complete', _of_step(step_id))
+    def assert_completed(self, step_id: str, *more_ids: str) -> None:
+        """Assert that each step has its result, by itself or by a handler, and that each sleep is over.
 
-    def assert_order(self, *step_ids: str) -> None:
-        """Assert that the steps completed, in this order; others may stand between."""
+        Args:
+            step_id: A step or sleep; a glob means each that appears in the history, and at least one.
+            *more_ids: Others.
+        """
         __tracebackhide__ = True
-        self.assert_completed(*step_ids)
-        order = [event.step_id for event in self if isinstance(event, (StepCompleted, StepSkipped))]
-        position = -1
-        for step_id in step_ids:
-            later = [place for place, found in enumerate(order) if place > position and _matches(found, step_id)]
-            if not later:
-                self._fail(f'step "{step_id}" did not complete after {order[: position + 1]!r}', _of_step(step_id))
-            position = later[0]
+        done = {event.step_id for event in self if isinstance(event, _RESULTS)}
+        for wanted in (step_id, *more_ids):
+            for found in self._ids(wanted) or [wanted]:
+                if found not in done:
+                    self._fail(f'step "{found}" did not complete', _of_step(found))
+
+    def assert_order(self, step_id: str, *more_ids: str) -> None:
+        """Assert that the steps and sleeps completed, in this order; others may stand between.
+
+        Args:
+            step_id: A step or sleep; a glob means each that appears in the history, and at least one.
+            *more_ids: Those that completed after it.
+        """
+        __tracebackhide__ = True
+        self.assert_completed(step_id, *more_ids)
+        order = [event.step_id for event in self if isinstance(event, _RESULTS)]
+        latest = None
+        for wanted in (step_id, *more_ids):
+            places = [order.index(found) for found in self._ids(wanted)]
+            if latest is not None and min(places) <= latest:
+                self._fail(
+                    f'step "{order[min(places)]}" did not complete after "{order[latest]}"',
+                    _of_step(order[min(places)]),
+                )
+            latest = max(places)
 
     def assert_never_ran(self, step_id: str) -> None:
-        """Assert that no attempt of the step began; a step answered by ``on_open`` did not run."""
+        """Assert that no attempt of the step began, and no such sleep; a step answered by ``on_open`` did not run."""
         __tracebackhide__ = True
-        if any(_matches(event.step_id, step_id) for event in self._each(StepStarted)):
-            self._fail(f'step "{step_id}" ran', _of_step(step_id))
+        for found in self._ids(step_id, *_STARTS):
+            self._fail(f'step "{found}" ran', _of_step(found))
 
     def assert_attempts(self, step_id: str, count: int) -> None:
-        """Assert how many attempts of the step began, over all restarts."""
+        """Assert how many attempts of the step began, over all restarts; of each step that a glob matches."""
         __tracebackhide__ = True
-        found = sum(_matches(event.step_id, step_id) for event in self._each(StepStarted))
-        if found != count:
-            self._fail(f'step "{step_id}" made {found} attempts, not {count}', _of_step(step_id))
+        begun = Counter(event.step_id for event in self if isinstance(event, _STARTS))
+        for found in self._ids(step_id) or [step_id]:
+            if begun[found] != count:
+                self._fail(f'step "{found}" made {begun[found]} attempts, not {count}', _of_step(found))
 
     def assert_backoff(self, step_id: str, milliseconds: Sequence[int]) -> None:
-        """Assert the waits between the step's attempts, in milliseconds."""
+        """Assert the waits between the step's attempts, in milliseconds; of each step that a glob matches."""
         __tracebackhide__ = True
-        found = [event.backoff_ms for event in self._each(StepRetrying) if _matches(event.step_id, step_id)]
-        if found != list(milliseconds):
-            self._fail(f'step "{step_id}" backed off for {found} ms, not {list(milliseconds)} ms', _of_step(step_id))
+        for wanted in self._ids(step_id, StepStarted, StepSkipped) or [step_id]:
+            found = [event.backoff_ms for event in self._each(StepRetrying) if event.step_id == wanted]
+            if found != list(milliseconds):
+                self._fail(f'step "{wanted}" backed off for {found} ms, not {list(milliseconds)} ms', _of_step(wanted))
 
     def assert_slept(self, step_id: str, milliseconds: int) -> None:
-        """Assert that a durable sleep of this length began."""
+        """Assert that a durable sleep of this length began; with a glob, that each that matches has this length."""
         __tracebackhide__ = True
-        found = [event.duration_ms for event in self._each(SleepStarted) if _matches(event.step_id, step_id)]
-        if milliseconds not in found:
-            self._fail(f'sleep "{step_id}" lasted {found or "never"} ms, not {milliseconds} ms', _of_step(step_id))
+        for wanted in self._ids(step_id, SleepStarted) or [step_id]:
+            found = [event.duration_ms for event in self._each(SleepStarted) if event.step_id == wanted]
+            if milliseconds not in found:
+                self._fail(f'sleep "{wanted}" lasted {found or "never"} ms, not {milliseconds} ms', _of_step(wanted))
 
     def assert_circuit_opened(self, step_id: str) -> None:
-        """Assert that the step's circuit opened during this execution."""
+        """Assert that the step's circuit opened during this execution; with a glob, that of each that matches."""
         __tracebackhide__ = True
-        if not any(_matches(event.step_id, step_id) for event in self._each(CircuitOpened)):
-            self._fail(f'the circuit of step "{step_id}" did not open', _of_step(step_id))
+        opened = {event.step_id for event in self._each(CircuitOpened)}
+        for wanted in self._ids(step_id, StepStarted, StepSkipped) or [step_id]:
+            if wanted not in opened:
+                self._fail(f'the circuit of step "{wanted}" did not open', _of_step(wanted))
 
     def assert_panicked(self, indicator: str | None = None) -> None:
         """Assert that the execution panicked, and by what.
@@ -216,12 +246,8 @@ def _of_step(step_id: str) -> _StepMark:
 
 def _is_marked(event: Event, mark: type[Event] | _StepMark) -> bool:
     if isinstance(mark, _StepMark):
-        return isinstance(event, StepEvent) and _matches(event.step_id, mark)
+        return isinstance(event, StepEvent) and event.step_id == mark
     return isinstance(event, mark)
-
-
-def _matches(step_id: str, pattern: str) -> bool:
-    return step_id == pattern or (("*" in pattern or "?" in pattern) and fnmatchcase(step_id, pattern))
 
 
 # Comparing -----------------------------------------------------------------------------------------------------------

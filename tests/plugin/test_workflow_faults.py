@@ -277,10 +277,12 @@ def test_workflow_narrows_a_rule(workflow, workflow_faults, shop):
 def test_brackets_in_a_step_id_are_taken_as_they_stand(workflow, workflow_faults):
     @workflow.define("indexed")
     async def indexed(ctx):
-        return await ctx.step("item[0]", lambda: "real")
+        return [await ctx.step(step_id, lambda: "real") for step_id in ("item[0]", "item0", "item1", "item?")]
 
     workflow_faults.returns("item[0]", "double")
-    assert workflow.run("indexed").output == "double"
+    workflow_faults.returns("item[1-9]*", "glob")
+    workflow_faults.returns("item[?]", "literal")
+    assert workflow.run("indexed").output == ["double", "real", "glob", "literal"]
 
 
 def test_attempts_are_counted_from_the_start_of_the_execution(workflow, workflow_faults, workflow_db, shop):
