@@ -320,14 +320,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     if environment is None:
         return result
     environment.failures.surface_at_end(_code(item))
-    unused = environment.faults.unused()
-    if unused:
-        names = "\n".join(f"  workflow_faults.{rule.description}" for rule in unused)
-        pytest.fail(
-            f"these faults never struck, so the test shows less than it says:\n{names}\n"
-            "Mend the step id or the attempts, or pass strict=False to the rule or set workflow_faults.strict = False",
-            pytrace=False,
-        )
+    _refuse_unused(environment.faults)
     return result
 
 
@@ -356,6 +349,18 @@ def _leave_virtual_time(item: pytest.Item, nextitem: pytest.Item | None) -> None
     freezer = item.config.stash.get(_freezer_key, None)
     if freezer is not None and freezer.active and not _uses_workflow(nextitem):
         freezer.stop()
+
+
+def _refuse_unused(faults: WorkflowFaults) -> None:
+    unused = faults.unused()
+    if unused:
+        names = "\n".join(f"  workflow_faults.{rule.description}" for rule in unused)
+        pytest.fail(
+            f"these faults never struck, so the test shows less than it says:\n{names}\n"
+            "Mend the step id, the attempts or the order (a fault made later hides those that it strikes before), or "
+            "pass strict=False to the rule or set workflow_faults.strict = False",
+            pytrace=False,
+        )
 
 
 def _code(item: pytest.Item) -> CodeType | None:
