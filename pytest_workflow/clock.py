@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
+import numbers
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -86,6 +88,7 @@ class VirtualClock:
         self._thread = threading.get_ident()
         self._outside = 0
         self._describe: Callable[[], Iterable[str]] = list
+        self._check: Callable[[], object] = list
 
     def __repr__(self) -> str:
         mode = "automatic" if self.automatic else "manual"
@@ -128,16 +131,25 @@ class VirtualClock:
             duration: Milliseconds, or a ``timedelta``; not negative.
 
         Raises:
-            ValueError: The duration is negative: time does not go backwards.
+            TypeError: The duration is neither a number nor a ``timedelta``.
+            ValueError: The duration is negative, because time does not go backwards, or infinite.
+            AssertionError: An assertion in a workflow failed, or nothing could go on.
         """
-        milliseconds = duration / timedelta(milliseconds=1) if isinstance(duration, timedelta) else float(duration)
-        if not milliseconds >= 0:
+        __tracebackhide__ = True
+        milliseconds = _milliseconds(duration, "advance")
+        if milliseconds < 0:
             raise ValueError(f"cannot advance by {duration!r}: time does not go backwards")
         target = self._elapsed + milliseconds / 1_000
         if _is_running():
-            return self._advance_to(target)
+            return self._advance_and_check(target)
         self.run(self._advance_to(target))
+        self._check()
         return _Advance()
+
+    async def _advance_and_check(self, target: float) -> None:
+        __tracebackhide__ = True
+        await self._advance_to(target)
+        self._check()
 
     async def _advance_to(self, target: float) -> None:
         loop = asyncio.get_running_loop()
@@ -166,8 +178,12 @@ class VirtualClock:
 
         Args:
             duration: Milliseconds, or a ``timedelta``; negative is backwards.
+
+        Raises:
+            TypeError: The duration is neither a number nor a ``timedelta``.
+            ValueError: The duration is infinite.
         """
-        self._wall_offset += duration if isinstance(duration, timedelta) else timedelta(milliseconds=duration)
+        self._wall_offset += timedelta(milliseconds=_milliseconds(duration, "jump"))
 
     def _move_to(self, elapsed: float) -> None:
         self._elapsed = max(self._elapsed, elapsed)
@@ -193,6 +209,10 @@ class VirtualClock:
     def explain_with(self, describe: Callable[[], Iterable[str]]) -> None:
         """Take the lines that a `WorkflowStuckError` shows from ``describe``."""
         self._describe = describe
+
+    def check_with(self, check: Callable[[], object]) -> None:
+        """Call ``check`` at the end of each `advance`, which raises what it raises."""
+        self._check = check
 
     # Event loops -----------------------------------------------------------------------------------------------------
 
@@ -439,6 +459,16 @@ def sleep_in_thread(seconds: float) -> bool:
     """Let virtual time pass in a thread that works for an event loop; tell whether the running one does."""
     pool: _Pool | None = getattr(_worker, "pool", None)
     return pool is not None and pool.sleep(seconds)
+
+
+def _milliseconds(duration: object, verb: str) -> float:
+    if isinstance(duration, timedelta):
+        return duration / timedelta(milliseconds=1)
+    if not isinstance(duration, numbers.Real) or isinstance(duration, bool):
+        raise TypeError(f"cannot {verb} by {duration!r}: a number of milliseconds or a timedelta is needed")
+    if not math.isfinite(duration):
+        raise ValueError(f"cannot {verb} by {duration!r}: no moment is that far away")
+    return float(duration)
 
 
 def _is_running() -> bool:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import sys
+from types import CodeType
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -319,17 +321,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test whose faults did not all strike."""
+    """Fail a test in which an assertion of a workflow failed unseen, or whose faults did not all strike."""
+    __tracebackhide__ = True
     result = yield
     environment = item.stash.get(_environment_key, None)
-    unused = environment.faults.unused() if environment is not None else []
-    if unused:
-        names = "\n".join(f"  workflow_faults.{rule.description}" for rule in unused)
-        pytest.fail(
-            f"these faults never struck, so the test shows less than it says:\n{names}\n"
-            "Mend the step id or the attempts, or pass strict=False to the rule or set workflow_faults.strict = False",
-            pytrace=False,
-        )
+    if environment is None:
+        return result
+    environment.failures.surface_at_end(_code(item))
+    _refuse_unused(environment.faults)
     return result
 
 
@@ -358,6 +357,25 @@ def _leave_virtual_time(item: pytest.Item, nextitem: pytest.Item | None) -> None
     freezer = item.config.stash.get(_freezer_key, None)
     if freezer is not None and freezer.active and not _uses_workflow(nextitem):
         freezer.stop()
+
+
+def _refuse_unused(faults: WorkflowFaults) -> None:
+    unused = faults.unused()
+    if unused:
+        names = "\n".join(f"  workflow_faults.{rule.description}" for rule in unused)
+        pytest.fail(
+            f"these faults never struck, so the test shows less than it says:\n{names}\n"
+            "Mend the step id, the attempts or the order (a fault made later hides those that it strikes before), or "
+            "pass strict=False to the rule or set workflow_faults.strict = False",
+            pytrace=False,
+        )
+
+
+def _code(item: pytest.Item) -> CodeType | None:
+    if not isinstance(item, pytest.Function):
+        return None
+    code = getattr(inspect.unwrap(item.obj), "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def _uses_workflow(item: pytest.Item | None) -> bool:

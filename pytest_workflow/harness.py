@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pytest_workflow.clock import Sleep, VirtualClock
 from pytest_workflow.database import WorkflowDatabase
+from pytest_workflow.failures import AssertionFailures, users_traceback
 from pytest_workflow.faults import WorkflowFaults
 from pytest_workflow.history import History, table
 from pytest_workflow.observation import Death, Observation, Witness, observe, step_states
@@ -126,6 +126,7 @@ class Environment:
         self.processes = SimulatedProcesses()
         self.faults = WorkflowFaults(clock, custom)
         self.custom_fault = custom
+        self.failures = AssertionFailures()
         self.next_execution_id = execution_ids()
         self._recovery: asyncio.Task[None] | None = None
         self._stack = contextlib.ExitStack()
@@ -147,6 +148,7 @@ class Environment:
         self.database = WorkflowDatabase(reader, ":memory:" if file is None else str(file))
         self.harness = WorkflowHarness(self)
         clock.explain_with(self.describe)
+        clock.check_with(self.failures.surface)
 
     def open_engine(self) -> MortalEngine:
         """Start a process: an engine on the test's database, made the current one."""
@@ -324,10 +326,18 @@ class WorkflowHarness:
         detach: bool = False,
     ) -> ExecutionResult:
         """Start a workflow in an asynchronous test: ``WorkflowEngine.start`` on virtual time."""
+        __tracebackhide__ = True
+        failures = self._environment.failures
         self._environment.clock.attach(asyncio.get_running_loop())
-        return await self.engine.start(
-            name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=detach
-        )
+        try:
+            result = await self.engine.start(
+                name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=detach
+            )
+        except BaseException as error:
+            failures.see(error)
+            raise
+        failures.surface()
+        return result
 
     def wait(self, execution_id: str) -> ExecutionResult:
         """Wait until an execution is at rest, and return its result."""
@@ -397,27 +407,18 @@ class WorkflowHarness:
 
     def _complete(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         __tracebackhide__ = True
+        failures = self._environment.failures
         try:
-            return self._environment.clock.run(coroutine)
-        except (AssertionError, WorkflowCoreError) as error:
-            # The engine's frames between the test and what went wrong tell the test's author nothing.
-            raise error.with_traceback(_users_traceback(error.__traceback__)) from error.__cause__
-
-
-def _users_traceback(traceback: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without the frames of asyncio, the engine and the harness."""
-    users: TracebackType | None = None
-    frames = []
-    while traceback is not None:
-        frames.append(traceback)
-        traceback = traceback.tb_next
-    for entry in reversed(frames):
-        if entry.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS:
-            users = TracebackType(users, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    return users
-
-
-_NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
+            result = self._environment.clock.run(coroutine)
+        except BaseException as error:
+            if not failures.see(error) and isinstance(error, Exception):
+                failures.surface()
+            if isinstance(error, (AssertionError, WorkflowCoreError)):
+                # The engine's frames between the test and what went wrong tell the test's author nothing.
+                raise error.with_traceback(users_traceback(error.__traceback__)) from error.__cause__
+            raise
+        failures.surface()
+        return result
 
 
 async def _recover(engine: MortalEngine) -> None:

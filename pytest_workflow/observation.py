@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from pytest_workflow.matching import literal
 from pytest_workflow.plan import Crash, FaultRule, When, Where
 from workflow_core.database.store import DURABLE_POINTS
 from workflow_core.errors import ValidationError
@@ -76,7 +77,7 @@ class Place:
 
     def rule(self) -> FaultRule:
         """Return the fault that lets the process die here."""
-        step = None if self.step_id is None else "".join(f"[{c}]" if c in "*?[" else c for c in self.step_id)
+        step = None if self.step_id is None else literal(self.step_id)
         return FaultRule(where=Where(step=step, point=self.point, nth=self.nth), what=Crash(when=self.when))
 
 

@@ -13,6 +13,9 @@ from workflow_core.timeouts import cancelled_from_outside
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from pytest_workflow.failures import AssertionFailures
+    from workflow_core.engine import _Active
+    from workflow_core.execution import Execution
     from workflow_core.models import ExecutionResult, PanicConfig, RetryConfig
 
 __all__ = ["MortalEngine", "SimulatedCrash", "SimulatedProcesses", "Successor", "execution_ids"]
@@ -49,9 +52,10 @@ class SimulatedProcesses:
 
 
 class Successor(Protocol):
-    """Knows which engine goes on after a crashed one."""
+    """Knows which engine goes on after a crashed one, and what the executions of all of them came to."""
 
     engine: MortalEngine
+    failures: AssertionFailures
 
     async def recovered(self) -> None:
         """Wait until the engine that runs now has recovered what its predecessor left."""
@@ -98,6 +102,11 @@ class MortalEngine(WorkflowEngine):
             engine = self.successor.engine
             await self.successor.recovered()
             operation = again or operation
+
+    def _launch(self, execution: Execution) -> _Active:
+        active = super()._launch(execution)
+        active.final.add_done_callback(self.successor.failures.note_end)
+        return active
 
     async def start(
         self,

@@ -116,6 +116,7 @@ class WorkflowCrashes:
                 result = scenario(**_arguments(scenario, environment))
                 if isinstance(result, Coroutine):
                     clock.run(result)
+                environment.failures.surface()
             except Exception as raised:
                 if not places:
                     raise  # without a crash the scenario's error is the test's

@@ -122,10 +122,7 @@ class ReportPlugin:
         value = yield
         if fixturedef.argname == _ENVIRONMENT_FIXTURE:
             environment = cast("Environment", value)
-            watch = FaultWatch(environment)
-            environment.plugins = [*environment.plugins, watch]
-            environment.engine.register(watch)
-            request.node.stash[_source_key] = _Source(environment, watch)
+            request.node.stash[_source_key] = _Source(environment, FaultWatch(environment))
         return value
 
     @pytest.hookimpl(wrapper=True)

@@ -160,3 +160,151 @@ def test_a_passing_test_shows_no_history(run_within, pytester):
     result = run_within("-rA")
     result.assert_outcomes(passed=1)
     assert "workflow history" not in result.stdout.str()
+
+
+# Executions that nobody awaits ---------------------------------------------------------------------------------------
+
+UNSEEN = """
+    import asyncio
+    import pytest
+    from workflow_core import Workflow
+
+    @pytest.fixture(autouse=True)
+    def detached(workflow):
+        @workflow.define("checked")
+        async def checked(ctx):
+            await ctx.sleep("nap", 1000)
+            {wrong}
+
+        @workflow.define("fine")
+        async def fine(ctx):
+            await ctx.sleep("nap", 10_000)
+
+        return lambda: workflow.run("checked", "c-1", detach=True)
+
+    async def order():
+        try:
+            await Workflow.start("checked", "c-1")
+        except (Exception, pytest.fail.Exception):
+            return "later"
+
+    async def never_awaited(workflow):
+        task = asyncio.create_task(workflow.engine.start("checked"))
+        await asyncio.sleep(5)
+
+    def test_advance(detached, workflow_clock):
+        detached()
+        workflow_clock.advance(5000)
+        print("too late")
+
+    def test_wait(detached, workflow):
+        detached()
+        workflow.wait("c-1")
+        print("too late")
+
+    def test_run_of_another(detached, workflow):
+        detached()
+        workflow.run("fine")
+        print("too late")
+
+    def test_second_run(detached, workflow, workflow_clock):
+        detached()
+        workflow_clock.run(asyncio.sleep(5))
+        workflow.run("checked", "c-1")
+        print("too late")
+
+    def test_after_reopen(detached, workflow, workflow_clock):
+        detached()
+        workflow.reopen()
+        workflow_clock.advance(5000)
+        print("too late")
+
+    def test_reopen(detached, workflow, workflow_clock):
+        detached()
+        workflow_clock.run(asyncio.sleep(5))
+        workflow.reopen()
+        print("too late")
+
+    def test_end(detached, workflow_clock):
+        detached()
+        workflow_clock.run(asyncio.sleep(5))
+
+    def test_production_code(workflow_clock):
+        workflow_clock.run(order())
+
+    def test_production_code_on_its_own_loop():
+        asyncio.run(order())
+
+    def test_never_awaited(workflow, workflow_clock):
+        workflow_clock.run(never_awaited(workflow))
+
+    @pytest.mark.asyncio
+    async def test_asynchronous_advance(workflow, workflow_clock):
+        await workflow.start("checked", "c-1", detach=True)
+        await workflow_clock.advance(5000)
+        print("too late")
+
+    @pytest.mark.asyncio
+    async def test_asynchronous_start_of_another(workflow, workflow_clock):
+        await workflow.start("checked", "c-1", detach=True)
+        await workflow.start("fine")
+        print("too late")
+
+    @pytest.mark.asyncio
+    async def test_asynchronous_wait(workflow):
+        await Workflow.start("checked", "c-1", detach=True)
+        await asyncio.sleep(5)
+        assert (await Workflow.wait("c-1")).status
+
+    @pytest.mark.asyncio
+    async def test_asynchronous_end():
+        await Workflow.start("checked", detach=True)
+        await asyncio.sleep(5)
+
+    @pytest.mark.asyncio
+    async def test_asynchronous_production_code():
+        await order()
+
+    @pytest.mark.asyncio
+    async def test_asynchronous_never_awaited(workflow):
+        await never_awaited(workflow)
+"""
+
+
+@pytest.mark.parametrize("wrong", ["assert 1 == 2, 'not 2'", "pytest.fail('not 2')"], ids=["assert", "fail"])
+def test_an_assertion_fails_the_test_whoever_awaits_it(run_within, pytester, wrong):
+    pytester.makepyfile(UNSEEN.format(wrong=wrong))
+    result = run_within("--tb=short")
+    result.assert_outcomes(failed=UNSEEN.count("def test_"))
+    text = result.stdout.str()
+    assert text.count("not 2") >= 2 * UNSEEN.count("def test_")
+    assert "in checked" in text
+    assert "too late" not in text.replace('print("too late")', "")
+
+
+def test_an_assertion_is_raised_once(workflow, workflow_clock):
+    @workflow.define("checked")
+    async def checked(ctx):
+        await ctx.sleep("nap", 1000)
+        raise AssertionError(ctx.execution_id)
+
+    for execution_id in ("c-1", "c-2"):
+        workflow.run("checked", execution_id, detach=True)
+    for execution_id in ("c-1", "c-2"):
+        with pytest.raises(AssertionError, match=execution_id):
+            workflow_clock.advance(5000)
+    workflow_clock.advance(5000)
+    workflow.define("fine", lambda ctx: 1)
+    assert workflow.run("fine").output == 1
+
+
+@pytest.mark.asyncio
+async def test_an_assertion_that_the_test_itself_caught_has_been_seen(workflow):
+    from workflow_core import Workflow
+
+    @workflow.define("checked")
+    async def checked(ctx):
+        raise AssertionError("seen")
+
+    with pytest.raises(AssertionError, match="seen"):
+        await Workflow.start("checked")
