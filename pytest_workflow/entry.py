@@ -283,7 +283,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test whose faults did not all strike."""
+    """Fail a test whose faults did not all strike, or whose workflows forgot a step."""
     result = yield
     environment = item.stash.get(_environment_key, None)
     unused = environment.faults.unused() if environment is not None else []
@@ -294,6 +294,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
             "Mend the step id or the attempts, or pass strict=False to the rule or set workflow_faults.strict = False",
             pytrace=False,
         )
+    if environment is not None and environment.never_awaited:
+        messages, environment.never_awaited = environment.never_awaited, []
+        pytest.fail("\n".join(messages), pytrace=False)
     return result
 
 

@@ -126,6 +126,7 @@ class Environment:
         self.processes = SimulatedProcesses()
         self.faults = WorkflowFaults(clock, custom)
         self.custom_fault = custom
+        self.never_awaited: list[str] = []
         self.next_execution_id = execution_ids()
         self._recovery: asyncio.Task[None] | None = None
         self._stack = contextlib.ExitStack()
@@ -236,7 +237,10 @@ class Environment:
             histories = [self.harness.history(row["id"]) for row in self.database.executions()]
         except (WorkflowCoreError, sqlite3.Error) as error:  # whatever the test has done to its engine or its tables
             return [("workflow histories", f"cannot be read: {error}")]
-        return [(f"workflow {history.title}", table(history)) for history in histories]
+        sections = [(f"workflow {history.title}", table(history)) for history in histories]
+        if self.never_awaited:
+            sections.append(("workflow steps that were never awaited", "\n".join(self.never_awaited)))
+        return sections
 
     def close(self) -> None:
         """End the test's processes, and let go of everything."""

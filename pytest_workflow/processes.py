@@ -49,9 +49,15 @@ class SimulatedProcesses:
 
 
 class Successor(Protocol):
-    """Knows which engine goes on after a crashed one."""
+    """Knows which engine goes on after a crashed one.
+
+    Attributes:
+        engine: The engine that runs now.
+        never_awaited: What was found of steps that their handlers did not await.
+    """
 
     engine: MortalEngine
+    never_awaited: list[str]
 
     async def recovered(self) -> None:
         """Wait until the engine that runs now has recovered what its predecessor left."""
@@ -81,7 +87,12 @@ class MortalEngine(WorkflowEngine):
     """
 
     crashed = False
+    locates_steps = True
     successor: Successor
+
+    def step_never_awaited(self, message: str) -> None:
+        """Note a step that its handler did not await: the test fails of it."""
+        self.successor.never_awaited.append(message)
 
     async def _outlive(
         self,

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import uuid
+import warnings
 import weakref
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -173,6 +174,9 @@ class WorkflowEngine:
         process_probe: Tells which processes live; tests replace it.
     """
 
+    locates_steps = False
+    """Whether executions note where in the code each of their steps was made; asyncio's debug mode makes them, too."""
+
     def __init__(
         self,
         store: Store | None = None,
@@ -252,6 +256,10 @@ class WorkflowEngine:
     def forced_circuit(self, attempt: Attempt) -> CircuitStatus | None:
         """Return the status that a plugin forces a circuit to."""
         return cast("CircuitStatus | None", self._plugins.hook.force_circuit(attempt=attempt)) if self._forces else None
+
+    def step_never_awaited(self, message: str) -> None:
+        """Tell the developer that a handler returned without awaiting one of its steps."""
+        warnings.warn(message, RuntimeWarning, stacklevel=1)
 
     def is_fatal(self, error: BaseException) -> bool:
         """Tell whether an error ends its execution at once."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import enum
 import functools
+import inspect
 import math
 import sys
 import types
@@ -462,9 +463,13 @@ def _refusal(what: str | Callable[[], str], reason: str) -> ValidationError:
 def _encode_declared(
     value: object, what: str | Callable[[], str], returns: ReturnType | None, reason: _NotPlainError
 ) -> tuple[bytes, object]:
+    cls = type(reason.value).__qualname__
+    if inspect.isawaitable(reason.value):
+        if inspect.iscoroutine(reason.value):
+            reason.value.close()  # said once is enough: Python would warn of it as well, at some later time
+        raise _refusal(what, f"{reason.path or 'the value'} is a {cls} that was never awaited; write await before it")
     adapter = returns.adapter() if returns is not None else None
     if adapter is None:
-        cls = type(reason.value).__qualname__
         raise _refusal(
             what,
             f"{reason.path or 'the value'} is a {cls}; JSON cannot express it, so declare the type "
