@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from workflow_core.models import ExecutionResult, PanicConfig, RetryConfig
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["MortalEngine", "SimulatedCrash", "SimulatedProcesses", "Successor", "execution_ids"]
 
 _T = TypeVar("_T")

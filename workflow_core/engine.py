@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.ownership import Owner
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["WorkflowEngine"]
 
 logger = logging.getLogger("workflow_core")

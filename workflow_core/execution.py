@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from workflow_core.serialization import Codec
     from workflow_core.step import StepBuilder
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["Execution", "result_of"]
 
 _frame: contextvars.ContextVar[tuple[Execution, int] | None] = contextvars.ContextVar(

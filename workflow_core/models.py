@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from workflow_core.errors import ValidationError, WorkflowError
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
     "ExecutionStatus",
     "StepStatus",

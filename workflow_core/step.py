@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.execution import Execution
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["StepBuilder", "ErrorHandler", "OpenHandler", "run_sleep", "validate_step_id"]
 
 ResultT = TypeVar("ResultT")
