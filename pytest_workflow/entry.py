@@ -321,7 +321,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test in which an assertion of a workflow failed unseen, or whose faults did not all strike."""
+    """Fail a test whose assertions failed unseen, whose faults did not all strike, or whose workflows forgot a step."""
     __tracebackhide__ = True
     result = yield
     environment = item.stash.get(_environment_key, None)
@@ -329,6 +329,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         return result
     environment.failures.surface_at_end(_code(item))
     _refuse_unused(environment.faults)
+    if environment.never_awaited:
+        messages, environment.never_awaited = environment.never_awaited, []
+        pytest.fail("\n".join(messages), pytrace=False)
     return result
 
 

@@ -13,6 +13,7 @@ from pytest_workflow.failures import AssertionFailures, users_traceback
 from pytest_workflow.faults import WorkflowFaults
 from pytest_workflow.history import History, table
 from pytest_workflow.observation import Death, Observation, Witness, observe, step_states
+from pytest_workflow.places import ErrorPlaces
 from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedProcesses, execution_ids
 from workflow_core.current import replaced_default
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
@@ -66,9 +67,10 @@ def emptied(database: sqlite3.Connection) -> sqlite3.Connection:
 class _HarnessPlugin:
     """Notes every wait and every attempt, and lets a failed assertion in a workflow fail the test at once."""
 
-    def __init__(self, clock: VirtualClock, faults: WorkflowFaults) -> None:
+    def __init__(self, clock: VirtualClock, faults: WorkflowFaults, places: ErrorPlaces) -> None:
         self._clock = clock
         self._faults = faults
+        self._places = places
 
     def __dir__(self) -> list[str]:
         # Each name costs pluggy a look at every registration, which is once for each test.
@@ -89,6 +91,7 @@ class _HarnessPlugin:
     @hookimpl
     def is_fatal(self, error: BaseException) -> bool | None:
         """A failed assertion is the test's result, not an error of the workflow; so is one among those of a group."""
+        self._places.note(error)
         if isinstance(error, BaseExceptionGroup):
             return True if error.subgroup(AssertionError) is not None else None
         return True if isinstance(error, AssertionError) else None
@@ -127,12 +130,14 @@ class Environment:
         self.faults = WorkflowFaults(clock, custom)
         self.custom_fault = custom
         self.failures = AssertionFailures()
+        self.never_awaited: list[str] = []
         self.next_execution_id = execution_ids()
         self._recovery: asyncio.Task[None] | None = None
         self._stack = contextlib.ExitStack()
         self._borrowed = memory is not None
         self._memory = None if file is not None else memory or memory_database()
-        self._plugin = _HarnessPlugin(clock, self.faults)
+        self._places = ErrorPlaces()
+        self._plugin = _HarnessPlugin(clock, self.faults, self._places)
         if observation is not None:
             self.plugins.insert(0, Witness(observation))
             for place in observation.places:
@@ -238,7 +243,10 @@ class Environment:
             histories = [self.harness.history(row["id"]) for row in self.database.executions()]
         except (WorkflowCoreError, sqlite3.Error) as error:  # whatever the test has done to its engine or its tables
             return [("workflow histories", f"cannot be read: {error}")]
-        return [(f"workflow {history.title}", table(history)) for history in histories]
+        sections = [(f"workflow {each.title}", f"{table(each)}{self._places.of(each)}") for each in histories]
+        if self.never_awaited:
+            sections.append(("workflow steps that were never awaited", "\n".join(self.never_awaited)))
+        return sections
 
     def close(self) -> None:
         """End the test's processes, and let go of everything."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from workflow_core.execution import Execution
     from workflow_core.models import ExecutionResult, PanicConfig, RetryConfig
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["MortalEngine", "SimulatedCrash", "SimulatedProcesses", "Successor", "execution_ids"]
 
 _T = TypeVar("_T")
@@ -52,10 +53,17 @@ class SimulatedProcesses:
 
 
 class Successor(Protocol):
-    """Knows which engine goes on after a crashed one, and what the executions of all of them came to."""
+    """Knows which engine goes on after a crashed one, and what the executions of all of them came to.
+
+    Attributes:
+        engine: The engine that runs now.
+        failures: The assertions that failed in executions.
+        never_awaited: What was found of steps that their handlers did not await.
+    """
 
     engine: MortalEngine
     failures: AssertionFailures
+    never_awaited: list[str]
 
     async def recovered(self) -> None:
         """Wait until the engine that runs now has recovered what its predecessor left."""
@@ -85,7 +93,12 @@ class MortalEngine(WorkflowEngine):
     """
 
     crashed = False
+    locates_steps = True
     successor: Successor
+
+    def step_never_awaited(self, message: str) -> None:
+        """Note a step that its handler did not await: the test fails of it."""
+        self.successor.never_awaited.append(message)
 
     async def _outlive(
         self,

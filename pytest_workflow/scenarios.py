@@ -122,6 +122,8 @@ class WorkflowCrashes:
                     raise  # without a crash the scenario's error is the test's
                 error = f"{type(raised).__name__}: {raised}"
             environment.finish_observation(error)
+            if not places:
+                outer.never_awaited += environment.never_awaited
         finally:
             environment.close()
             self._freezer.lead(outer.clock)

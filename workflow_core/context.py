@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from workflow_core.execution import Execution
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["InputT", "WorkflowContext"]
 
 InputT = TypeVar("InputT", default=Any)

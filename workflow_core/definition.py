@@ -18,6 +18,7 @@ from workflow_core.serialization import ReturnType
 if TYPE_CHECKING:
     from workflow_core.context import WorkflowContext
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["WorkflowHandler", "Definition", "Definitions", "SHARED_DEFINITIONS", "make_definition"]
 
 WorkflowHandler: TypeAlias = Callable[["WorkflowContext[Any]"], object]

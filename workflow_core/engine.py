@@ -12,6 +12,7 @@ import os
 import re
 import types
 import uuid
+import warnings
 import weakref
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.ownership import Owner
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["WorkflowEngine"]
 
 logger = logging.getLogger("workflow_core")
@@ -174,6 +176,9 @@ class WorkflowEngine:
         process_probe: Tells which processes live; tests replace it.
     """
 
+    locates_steps = False
+    """Whether executions note where in the code each of their steps was made; asyncio's debug mode makes them, too."""
+
     def __init__(
         self,
         store: Store | None = None,
@@ -269,6 +274,10 @@ class WorkflowEngine:
     def forced_circuit(self, attempt: Attempt) -> CircuitStatus | None:
         """Return the status that a plugin forces a circuit to."""
         return cast("CircuitStatus | None", self._plugins.hook.force_circuit(attempt=attempt)) if self._forces else None
+
+    def step_never_awaited(self, message: str) -> None:
+        """Tell the developer that a handler returned without awaiting one of its steps."""
+        warnings.warn(message, RuntimeWarning, stacklevel=1)
 
     def is_fatal(self, error: BaseException) -> bool:
         """Tell whether an error ends its execution at once."""
@@ -989,8 +998,19 @@ class WorkflowEngine:
         if self.settings.sync_handlers == "thread":
             result = await asyncio.to_thread(_call_in_thread, function, args)
         else:
-            result = function(*args)
+            result = await self._call_inline(function, args)
         return await result if inspect.isawaitable(result) else result
+
+    async def _call_inline(self, function: Callable[..., object], args: tuple[object, ...]) -> object:
+        """Call a plain function in the event loop's thread, with what a thread leaves room for before and after it."""
+        await asyncio.sleep(0)  # tasks beside this one find the step running
+        begun_at = self.clock.monotonic()
+        try:
+            return function(*args)
+        finally:
+            if self.clock.monotonic() > begun_at:
+                await asyncio.sleep(0)  # the loop collects the timers that fell due meanwhile
+                await asyncio.sleep(0)  # and they run: the time-out of this attempt is one
 
     def _launch(self, execution: Execution) -> _Active:
         loop = asyncio.get_running_loop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus, PanicConfig, RetryConfig
     from workflow_core.serialization import Codec
+    from workflow_core.step import StepBuilder
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["Execution", "result_of"]
 
 _frame: contextvars.ContextVar[tuple[Execution, int] | None] = contextvars.ContextVar(
@@ -112,6 +115,8 @@ class Execution:
         self.doom: BaseException | None = None
         self.bodies = 0
         self.sleepers = 0
+        self.not_begun: dict[StepBuilder[Any], str] = {}
+        self.locates_steps = engine.locates_steps or _is_debugged()
         self._over = False
         self._active: dict[str, asyncio.Task[Any] | None] = {}
         self._waiting: dict[int, str] = {}
@@ -277,6 +282,7 @@ class Execution:
                 await self._stop_leftovers()
             if self.doom is None:
                 text, _ = self.codec.encode(output, f"what {self} returned", self.definition.returns)
+                self._tell_of_steps_never_awaited()
                 seq, at = self.next_seq(), self.now()
                 await self.store.execution_completed(self.lease, text, self._abandon_steps(), seq, at)
                 self.record.output_data, self.record.completed_at = text, at
@@ -292,6 +298,12 @@ class Execution:
                 raise
             error = self.doom or raised
         return await self._ended_by(error)
+
+    def _tell_of_steps_never_awaited(self) -> None:
+        for step, place in self.not_begun.items():
+            self.engine.step_never_awaited(
+                f'step "{step.step_id}" of {self} was never awaited, so it did not run{place}; write await before it'
+            )
 
     async def _call_handler(self) -> object:
         deadline = self.record.deadline_at
@@ -456,6 +468,11 @@ def _leading(error: BaseException) -> BaseException:
             break
         error = error.exceptions[0]
     return error
+
+
+def _is_debugged() -> bool:
+    """Tell whether asyncio is in its debug mode, in which it lets coroutines note where they were made."""
+    return sys.get_coroutine_origin_tracking_depth() > 0
 
 
 def _where(task: asyncio.Task[Any] | None) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from workflow_core.errors import ValidationError, WorkflowError
 from workflow_core.timeouts import LONGEST_MS
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
     "ExecutionStatus",
     "StepStatus",

@@ -12,6 +12,7 @@ import dataclasses
 import enum
 import functools
 import hashlib
+import inspect
 import json
 import math
 import sys
@@ -535,9 +536,13 @@ def _encode_declared(
     reason: _NotPlainError,
     fingerprint: str | None,
 ) -> tuple[bytes, object]:
+    cls = type(reason.value).__qualname__
+    if inspect.isawaitable(reason.value):
+        if inspect.iscoroutine(reason.value):
+            reason.value.close()  # said once is enough: Python would warn of it as well, at some later time
+        raise _refusal(what, f"{reason.path or 'the value'} is a {cls} that was never awaited; write await before it")
     adapter = returns.adapter() if returns is not None else None
     if adapter is None:
-        cls = type(reason.value).__qualname__
         raise _refusal(
             what,
             f"{reason.path or 'the value'} is a {cls}; JSON cannot express it, so declare the type "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -43,6 +44,7 @@ from workflow_core.timeouts import Timeout, cancelled_from_outside, validate_tim
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from types import FrameType
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.context import WorkflowContext
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.execution import Execution
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["StepBuilder", "ErrorHandler", "OpenHandler", "run_sleep", "validate_step_id"]
 
 ResultT = TypeVar("ResultT")
@@ -118,6 +121,7 @@ class StepBuilder(Generic[ResultT]):
         self._on_open: OpenHandler | None = None
         self._on_error: dict[type[BaseException] | str, ErrorHandler] = {}
         self._catch: ErrorHandler | None = None
+        execution.not_begun[self] = _place_of(sys._getframe(2)) if execution.locates_steps else ""
 
     def __repr__(self) -> str:
         return f'<step "{self.step_id}" of {self._execution}; await it to run it>'
@@ -201,6 +205,7 @@ class StepBuilder(Generic[ResultT]):
             StepConflictError: The same step runs already, in another task.
         """
         execution = self._execution
+        execution.not_begun.pop(self, None)
         execution.check_alive()
         record = execution.steps.get(self.step_id)
         if record is not None:
@@ -222,6 +227,10 @@ class StepBuilder(Generic[ResultT]):
     def __await__(self) -> Generator[Any, None, ResultT]:
         """Run the step: the same as ``execute()``."""
         return self.execute().__await__()
+
+
+def _place_of(frame: FrameType) -> str:
+    return f" (made at {frame.f_code.co_filename}:{frame.f_lineno})"
 
 
 class _StepRun:

@@ -129,6 +129,66 @@ def test_the_report_shows_the_users_frames_and_the_histories(run_within, pyteste
         assert foreign not in result.stdout.str()
 
 
+BROKEN = """
+    import json
+    import pytest
+    from workflow_core import Workflow
+
+    def price_of(text):
+        return json.loads(text)["price"]
+
+    async def in_a_step(ctx):
+        return await ctx.step("price", lambda: price_of(ctx.input))
+
+    async def outside(ctx):
+        return price_of(ctx.input)
+"""
+
+
+@pytest.mark.parametrize("name", ["in_a_step", "outside"])
+@pytest.mark.parametrize(("text", "error"), [("{}", "KeyError: 'price'"), ("no", "JSONDecodeError: Expecting *")])
+def test_the_report_shows_where_an_error_was_raised(run_within, pytester, name, text, error):
+    pytester.makepyfile(shop=BROKEN)
+    pytester.makepyfile(
+        f"""
+        import shop
+
+        def test_it(workflow):
+            workflow.define("pricing", shop.{name})
+            workflow.run("pricing", input="{text}").raise_for_status()
+        """
+    )
+    pytester.syspathinsert()
+    result = run_within()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*- workflow history of * (pricing) -*",
+            error,
+            "  *shop.py:6, in price_of: return json.loads(text)*price*",
+        ]
+    )
+    assert "models.py" not in result.stdout.str()
+
+
+@pytest.mark.parametrize("starter", ["workflow", "Workflow"])
+def test_an_asynchronous_test_shows_no_frames_of_the_engine(run_within, pytester, starter):
+    pytester.makepyfile(
+        f"""
+        {BROKEN}
+    @pytest.mark.asyncio
+    async def test_it(workflow):
+        workflow.define("pricing", in_a_step)
+        await {starter}.start("pricing", input="{{}}")
+        """
+    )
+    result = run_within()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*.py:6: KeyError", "*.py:*: WorkflowError"])
+    for foreign in ("engine.py", "execution.py", "step.py", "harness.py", "processes.py"):
+        assert f"{foreign}:" not in result.stdout.str()
+
+
 def test_a_failure_in_a_test_that_closed_its_engine_is_reported(run_within, pytester):
     pytester.makepyfile(
         """

@@ -369,6 +369,7 @@ def test_what_a_builder_refuses(machine):
             step.with_circuit_breaker(0)
         with pytest.raises(ValidationError, match="max_attempts"):
             step.with_retry(max_attempts=0)
+        await step
 
     assert run(machine, flow).status == "completed"
 
