@@ -17,7 +17,7 @@ import freezegun
 import freezegun.api
 from pydantic_core import core_schema
 
-from pytest_workflow.clock import sleep_in_thread
+from pytest_workflow.threads import sleep_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

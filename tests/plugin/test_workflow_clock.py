@@ -9,15 +9,17 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from pytest_workflow import Sleep, VirtualClock, WorkflowStuckError
-from pytest_workflow.clock import sleep_in_thread
 from pytest_workflow.harness import Environment
+from pytest_workflow.threads import sleep_in_thread
 
 pytest_plugins = ["pytester"]
 
+WHICH = ("first", "second")
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -180,6 +182,19 @@ def test_by_hand_what_is_left_running_may_need_time_to_end(workflow, workflow_cl
     workflow.run("slow-to-end", detach=True)
 
 
+@pytest.mark.workflow_clock(manual=True)
+def test_by_hand_several_tasks_let_time_pass(workflow_clock):
+    async def both():
+        await asyncio.gather(workflow_clock.advance(1_000), workflow_clock.advance(2_000))
+        assert workflow_clock.monotonic() == 2
+        one = asyncio.ensure_future(workflow_clock.advance(1_000))
+        await asyncio.wait_for(workflow_clock.advance(2_000), 60)
+        await one
+
+    workflow_clock.run(both())
+    assert workflow_clock.monotonic() == 4
+
+
 # When nothing can go on ----------------------------------------------------------------------------------------------
 
 
@@ -202,8 +217,29 @@ def test_a_handler_that_waits_for_ever_is_named(workflow):
     async def waiting(ctx):
         await asyncio.Event().wait()
 
-    with pytest.raises(WorkflowStuckError, match="its handler, outside every step"):
+    with pytest.raises(
+        WorkflowStuckError, match=r"its handler, outside every step, at .*test_workflow_clock.py:\d+ in"
+    ):
         workflow.run("waiting")
+
+
+def test_the_line_where_a_step_waits_is_named(workflow):
+    async def post():
+        await asyncio.Event().wait()  # the first one
+
+    async def pack():
+        await asyncio.gather(asyncio.Event().wait())  # the second one
+
+    @workflow.define("waiting")
+    async def waiting(ctx):
+        await asyncio.gather(ctx.step("post", post), ctx.step("pack", pack))
+
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    first, second = (next(i for i, line in enumerate(lines, 1) if line.endswith(f"# the {n} one")) for n in WHICH)
+    with pytest.raises(WorkflowStuckError) as raised:
+        workflow.run("waiting")
+    assert f'step "post", attempt 1, at {__file__}:{first} in post' in str(raised.value)
+    assert f'step "pack", attempt 1, at {__file__}:{second} in pack' in str(raised.value)
 
 
 def test_by_hand_the_sleep_is_named(run_within, pytester):
