@@ -6,6 +6,7 @@ tests pays next to nothing.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import sys
 from typing import TYPE_CHECKING
@@ -88,7 +89,7 @@ def _store_option(config: pytest.Config) -> str:
 
 @pytest.fixture
 def workflow_settings() -> Settings:
-    """Settings of the engine under test; override this fixture to change them."""
+    """Settings of the engine under test; override this fixture to change some of them."""
     from pytest_workflow.harness import HARNESS_SETTINGS  # noqa: PLC0415 - not before the first workflow test
 
     return HARNESS_SETTINGS
@@ -114,12 +115,11 @@ def _workflow_environment(
     environment = Environment(clock, file, workflow_settings, workflow_plugins)
     item.stash[_environment_key] = environment
     freezer = _freezer(request.config)
-    freezer.lead(clock)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(freezer.release)
+        stack.callback(environment.close)
+        freezer.lead(clock)
         yield environment
-    finally:
-        environment.close()
-        freezer.release()
 
 
 @pytest.fixture
