@@ -171,6 +171,12 @@ def test_by_hand_in_one_leap(workflow, naps, workflow_clock):
 
 
 @pytest.mark.workflow_clock(manual=True)
+def test_by_hand_time_sleep_moves_time_all_the_same(workflow_clock):
+    time.sleep(60)
+    assert workflow_clock.monotonic() == 60
+
+
+@pytest.mark.workflow_clock(manual=True)
 def test_by_hand_what_is_left_running_may_need_time_to_end(workflow, workflow_clock):
     @workflow.define("slow-to-end")
     async def slow_to_end(ctx):
@@ -429,6 +435,10 @@ def test_a_program_that_never_ends_is_stopped(workflow_clock, monkeypatch):
         ("start='soon'", "*the start of virtual time 'soon' is no ISO date and time"),
         ("start='2025-01-01T00:00:00'", "*must be a datetime with a time zone, not *"),
         ("start=7", "*must be a datetime with a time zone, not 7"),
+        ("start=0", "*must be a datetime with a time zone, not 0"),
+        ("start=''", "*the start of virtual time '' is no ISO date and time"),
+        ("start='0001-01-01T00:00:00+05:00'", "*'0001-01-01T00:00:00+05:00' is outside the years that Python knows"),
+        ("manual='no'", "*takes manual=True or manual=False, not 'no'"),
     ],
 )
 def test_a_wrong_marker_fails_in_one_line(run_within, pytester, marker, line):
@@ -444,6 +454,19 @@ def test_a_wrong_marker_fails_in_one_line(run_within, pytester, marker, line):
     result.assert_outcomes(errors=1)
     result.stdout.fnmatch_lines([line])
     assert "markers.py" not in result.stdout.str()
+
+
+@pytest.mark.workflow_clock(manual=True, start="2030-01-01T00:00:00+00:00")
+class TestMarkers:
+    @pytest.mark.workflow_clock(start="2031-01-01T00:00:00+00:00")
+    def test_the_closest_one_changes_what_it_names(self, workflow_clock):
+        assert not workflow_clock.automatic
+        assert workflow_clock.now() == datetime(2031, 1, 1, tzinfo=UTC)
+
+    @pytest.mark.workflow_clock(manual=False, start=None)
+    def test_none_is_the_default(self, workflow_clock):
+        assert workflow_clock.automatic
+        assert workflow_clock.now() == START
 
 
 def test_ini_start(run_within, pytester):
