@@ -6,6 +6,7 @@ tests pays next to nothing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import inspect
@@ -200,7 +201,7 @@ def _store_option(config: pytest.Config) -> str:
 
 @pytest.fixture
 def workflow_settings() -> Settings:
-    """Settings of the engine under test; override this fixture to change them."""
+    """Settings of the engine under test; override this fixture to change some of them."""
     from pytest_workflow.harness import HARNESS_SETTINGS  # noqa: PLC0415 - not before the first workflow test
 
     return HARNESS_SETTINGS
@@ -231,15 +232,14 @@ def _workflow_environment(
     environment = Environment(clock, file, workflow_settings, plugins, observation, memory, custom)
     item.stash[_environment_key] = environment
     freezer = _freezer(request.config)
-    freezer.lead(clock)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(freezer.release)
+        stack.callback(environment.close)
+        freezer.lead(clock)
         arm(item, environment.faults)
         yield environment
         if observation is not None:
             environment.finish_observation()
-    finally:
-        environment.close()
-        freezer.release()
 
 
 @pytest.fixture

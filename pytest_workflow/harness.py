@@ -79,6 +79,7 @@ class _HarnessPlugin:
     @hookimpl
     def on_event(self, event: Event) -> None:
         """Note the attempts and the waits."""
+        self._clock.note_progress()
         if isinstance(event, StepStarted):
             self._faults.note_run(event.execution_id, event.step_id, event.seq)
         elif isinstance(event, SleepStarted):
@@ -103,7 +104,7 @@ class Environment:
     Args:
         clock: The clock.
         file: The database file; ``None`` for a database in memory.
-        settings: The engine's settings.
+        settings: The engine's settings; those that are not set are the harness's, not the engine's defaults.
         plugins: Further plugins for the engine.
         observation: Where the process is to die; what is seen of the run is put there.
         memory: An empty database in memory to use instead of a new one; it is not closed.
@@ -122,7 +123,7 @@ class Environment:
     ) -> None:
         self.clock = clock
         self.file = file
-        self.settings = settings
+        self.settings = HARNESS_SETTINGS.model_copy(update=settings.model_dump(include=settings.model_fields_set))
         self.observation = observation or Observation()
         self.user_plugins = tuple(plugins)
         self.plugins = list(plugins)
@@ -172,19 +173,21 @@ class Environment:
 
     # Dying -----------------------------------------------------------------------------------------------------------
 
-    def succeed(self) -> tuple[MortalEngine, list[asyncio.Task[None]]]:
+    def succeed(self) -> MortalEngine:
         """Let the engine's process die, and open the surviving database in a new one.
 
         Returns:
-            The new engine, which knows the workflows of the old one, and the old one's tasks, which are being
-            cancelled.
+            The new engine, which knows the workflows of the old one.
         """
         old = self.engine
-        tasks = old.abandon(SimulatedCrash())
-        self.processes.end(old.owner)
-        new = self.open_engine()
-        new.definitions = old.definitions
-        return new, tasks
+        try:
+            old.abandon(SimulatedCrash())
+        finally:
+            self.processes.end(old.owner)
+            new = self.open_engine()
+            new.definitions = old.definitions
+        self.clock.bury(old, SimulatedCrash())
+        return new
 
     def die(self) -> NoReturn:
         """Let the process die at once, in the middle of what it does; a new one recovers what it left.
@@ -199,7 +202,7 @@ class Environment:
         for state in steps.values():
             if state.is_cut_off:
                 self.faults.take_back(state.execution_id, state.step_id, state.started_seq)
-        new, _ = self.succeed()
+        new = self.succeed()
         self._recovery = asyncio.get_running_loop().create_task(_recover(new))
         raise SimulatedCrash
 
@@ -233,9 +236,8 @@ class Environment:
     def describe(self) -> Iterable[str]:
         """Tell what each execution waits for."""
         for execution in self.engine.running():
-            waits = execution.waiting_for() or ["its handler, outside every step"]
             yield f"{execution} is {execution.status} and waits for:"
-            yield from (f"  {line}" for line in waits)
+            yield from (f"  {line}" for line in execution.waiting_for())
 
     def report(self) -> list[tuple[str, str]]:
         """Return, with a title each, the history of each execution as a table, the first started first."""
@@ -249,13 +251,18 @@ class Environment:
         return sections
 
     def close(self) -> None:
-        """End the test's processes, and let go of everything."""
-        with contextlib.suppress(RuntimeError):  # the event loop of an asynchronous test may be closed already
-            self.engine.abandon()
-        self.clock.detach()
-        self._stack.close()
-        if not self._borrowed:
-            self.database.connection.close()
+        """End the test's processes, and let go of everything.
+
+        Raises:
+            RuntimeError: Something of the test's cannot be ended; everything else is.
+        """
+        with contextlib.ExitStack() as stack:
+            if not self._borrowed:
+                stack.callback(self.database.connection.close)
+            stack.callback(self._stack.close)
+            stack.callback(self.clock.detach)
+            with contextlib.suppress(RuntimeError):  # the event loop of an asynchronous test may be closed already
+                self.engine.abandon()
 
 
 class WorkflowHarness:
@@ -385,18 +392,19 @@ class WorkflowHarness:
     def reopen(self) -> WorkflowEngine:
         """Let the process die, and open the surviving database in a new one, which recovers what was interrupted.
 
-        What the old engine was doing cannot write any more. Workflows defined in the old engine are known to the new
-        one. In a synchronous test the recovered executions go on with the next call that runs the clock.
+        What the old engine was doing cannot write any more, and ends: its tasks are cancelled, and dropped where they
+        wait for anything after that; threads of its end in their next sleep. Workflows defined in the old engine are
+        known to the new one. In a synchronous test the recovered executions go on with the next call that runs the
+        clock.
 
         Returns:
             The new engine.
         """
         environment = self._environment
-        new, tasks = environment.succeed()
+        new = environment.succeed()
         running = _running_loop()
-        if running is None and tasks:
-            self._complete(_ended(tasks))
         if running is None:
+            environment.clock.settle()
             self._complete(new.recover())
         else:
             environment.clock.attach(running)
@@ -435,10 +443,6 @@ async def _recover(engine: MortalEngine) -> None:
     except BaseException:
         if not engine.closed:  # else it has a successor of its own, which recovers
             raise
-
-
-async def _ended(tasks: list[asyncio.Task[None]]) -> None:
-    await asyncio.wait(tasks)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

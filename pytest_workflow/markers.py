@@ -57,23 +57,32 @@ def make_clock(item: pytest.Item, configured_start: str) -> Clock:
 
     A marker, or an ini value, that does not name a wall time fails the test.
     """
-    marker = item.get_closest_marker("workflow_clock")
-    options = dict(marker.kwargs) if marker is not None else {}
-    if marker is not None and (marker.args or set(options) - {"start", "manual"}):
-        _refuse(f"{item.nodeid}: @pytest.mark.workflow_clock takes start= and manual=, nothing else")
-    start = _moment(options.get("start") or configured_start or DEFAULT_START, item.nodeid)
-    return VirtualClock(start, automatic=not options.get("manual", False))
+    options: dict[str, object] = {}
+    for marker in reversed(list(item.iter_markers("workflow_clock"))):  # the closest one has the last word
+        if marker.args or set(marker.kwargs) - {"start", "manual"}:
+            _refuse(f"{item.nodeid}: @pytest.mark.workflow_clock takes start= and manual=, nothing else")
+        options |= marker.kwargs
+    manual, start = options.get("manual", False), options.get("start")
+    if not isinstance(manual, bool):
+        _refuse(f"{item.nodeid}: @pytest.mark.workflow_clock takes manual=True or manual=False, not {manual!r}")
+    if start is None:
+        start = configured_start or DEFAULT_START
+    return VirtualClock(_moment(start, item.nodeid), automatic=not manual)
 
 
 def _moment(value: object, where: str) -> datetime:
+    named = value
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            _refuse(f"{where}: the start of virtual time {value!r} is no ISO date and time")
+            _refuse(f"{where}: the start of virtual time {named!r} is no ISO date and time")
     if not isinstance(value, datetime) or value.tzinfo is None:
         _refuse(f"{where}: the start of virtual time must be a datetime with a time zone, not {value!r}")
-    return value.astimezone(DEFAULT_START.tzinfo)
+    try:
+        return value.astimezone(DEFAULT_START.tzinfo)
+    except OverflowError:
+        _refuse(f"{where}: the start of virtual time {named!r} is outside the years that Python knows")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import uuid
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from pytest_workflow.loops import background
+from pytest_workflow.threads import process
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import InvalidStateError
 from workflow_core.ownership import Owner
@@ -100,6 +104,26 @@ class MortalEngine(WorkflowEngine):
         """Note a step that its handler did not await: the test fails of it."""
         self.successor.never_awaited.append(message)
 
+    def _launch(self, execution: Execution) -> _Active:
+        """As `WorkflowEngine._launch`; tasks, threads and timers of the execution's are known as this process's."""
+        context = contextvars.copy_context()
+        context.run(process.set, self)
+        active = context.run(super()._launch, execution)
+        active.final.add_done_callback(self.successor.failures.note_end)
+        return active
+
+    async def _drive(self, active: _Active) -> None:
+        """As `WorkflowEngine._drive`; those who wait for the execution meet its error, so nobody asks its task."""
+        task = asyncio.current_task()
+        if task is not None:
+            task.add_done_callback(_seen)
+        await super()._drive(active)
+
+    async def _renew_leases(self, lease_ms: int) -> None:
+        """As `WorkflowEngine._renew_leases`; nobody waits for it."""
+        background.set(True)
+        await super()._renew_leases(lease_ms)
+
     async def _outlive(
         self,
         operation: Callable[[WorkflowEngine], Awaitable[_T]],
@@ -115,11 +139,6 @@ class MortalEngine(WorkflowEngine):
             engine = self.successor.engine
             await self.successor.recovered()
             operation = again or operation
-
-    def _launch(self, execution: Execution) -> _Active:
-        active = super()._launch(execution)
-        active.final.add_done_callback(self.successor.failures.note_end)
-        return active
 
     async def start(
         self,
@@ -191,6 +210,11 @@ class MortalEngine(WorkflowEngine):
     history = _outlives(WorkflowEngine.history)
     recover = _outlives(WorkflowEngine.recover)
     set_circuit = _outlives(WorkflowEngine.set_circuit)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 async def _joined(engine: WorkflowEngine, execution_id: str) -> ExecutionResult:

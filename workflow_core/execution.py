@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pydantic_core
 
@@ -35,6 +35,7 @@ from workflow_core.models import ErrorInfo, ExecutionResult, StepResult
 from workflow_core.timeouts import Timeout, cancelled_from_outside
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from datetime import datetime
 
     from workflow_core.database.store import ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowStore
@@ -46,7 +47,9 @@ if TYPE_CHECKING:
     from workflow_core.step import StepBuilder
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["Execution", "result_of"]
+__all__ = ["Execution", "result_of", "where"]
+
+ResultT = TypeVar("ResultT")
 
 _frame: contextvars.ContextVar[tuple[Execution, int] | None] = contextvars.ContextVar(
     "workflow_core_frame", default=None
@@ -119,6 +122,8 @@ class Execution:
         self.locates_steps = engine.locates_steps or _is_debugged()
         self._over = False
         self._active: dict[str, asyncio.Task[Any] | None] = {}
+        self._bodies: dict[str, Coroutine[Any, Any, object]] = {}
+        self._handler: Coroutine[Any, Any, object] | None = None
         self._waiting: dict[int, str] = {}
         self._seq = seq
         self._next_status: ExecutionStatus | None = None
@@ -183,6 +188,12 @@ class Execution:
     def end_activity(self, step_id: str) -> None:
         """Mark a step or sleep as not running any more."""
         del self._active[step_id]
+        self._bodies.pop(step_id, None)
+
+    def show(self, step_id: str, body: Coroutine[Any, Any, ResultT]) -> Coroutine[Any, Any, ResultT]:
+        """Keep a running step's coroutine, whose frames tell where it waits; an awaited step hides them."""
+        self._bodies[step_id] = body
+        return body
 
     def check_alive(self) -> None:
         """Raise what has doomed this run: a panic cannot be ignored by the workflow's code.
@@ -254,13 +265,12 @@ class Execution:
     def waiting_for(self) -> list[str]:
         """Describe what this execution waits for, one line each."""
         lines = list(self._waiting.values())
-        for step_id, task in self._active.items():
+        for step_id in self._active:
             step = self.steps.get(step_id)
             if step is None or step.status != "running":
                 continue
-            where = _where(task)
-            lines.append(f'step "{step_id}", attempt {step.attempt}{where}')
-        return lines
+            lines.append(f'step "{step_id}", attempt {step.attempt}{where(self._bodies.get(step_id))}')
+        return lines or [f"its handler, outside every step{where(self._handler)}"]
 
     # One run of the handler ------------------------------------------------------------------------------------------
 
@@ -307,14 +317,15 @@ class Execution:
 
     async def _call_handler(self) -> object:
         deadline = self.record.deadline_at
-        if deadline is None:
-            return await self.engine.invoke(self.definition.handler, self.context)
-        if self.deadline_has_passed():
+        if deadline is not None and self.deadline_has_passed():
             raise self.timed_out()
+        self._handler = self.engine.invoke(self.definition.handler, self.context)
+        if deadline is None:
+            return await self._handler
         timeout = Timeout(self.engine.clock, deadline - to_epoch_ms(self.now()))
         try:
             async with timeout:
-                return await self.engine.invoke(self.definition.handler, self.context)
+                return await self._handler
         except TimeoutError as error:
             if not timeout.expired:
                 raise
@@ -475,9 +486,9 @@ def _is_debugged() -> bool:
     return sys.get_coroutine_origin_tracking_depth() > 0
 
 
-def _where(task: asyncio.Task[Any] | None) -> str:
-    """Tell where a suspended task waits: the innermost frame that is neither asyncio's nor the engine's."""
-    awaited: Any = task.get_coro() if task is not None and not task.done() else None
+def where(coroutine: object) -> str:
+    """Tell where a suspended coroutine waits: the innermost frame that is neither asyncio's nor the engine's."""
+    awaited: Any = coroutine
     place = ""
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)

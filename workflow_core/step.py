@@ -219,7 +219,7 @@ class StepBuilder(Generic[ResultT]):
         execution.begin_activity(self.step_id)
         run = _StepRun(execution, self, record)
         try:
-            return await run.run()  # type: ignore[no-any-return]
+            return await execution.show(self.step_id, run.run())
         finally:
             run.leave_body()
             execution.end_activity(self.step_id)
