@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import sqlite3
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -15,6 +16,7 @@ from pytest_workflow.history import History, table
 from pytest_workflow.observation import Death, Observation, Witness, observe, step_states
 from pytest_workflow.places import ErrorPlaces
 from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedProcesses, execution_ids
+from pytest_workflow.threads import process
 from workflow_core.current import replaced_default
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore, open_database
@@ -203,7 +205,9 @@ class Environment:
             if state.is_cut_off:
                 self.faults.take_back(state.execution_id, state.step_id, state.started_seq)
         new = self.succeed()
-        self._recovery = asyncio.get_running_loop().create_task(_recover(new))
+        context = contextvars.copy_context()
+        context.run(process.set, None)  # the recovery is not of the process that dies, which asks for it
+        self._recovery = asyncio.get_running_loop().create_task(_recover(new), context=context)
         raise SimulatedCrash
 
     async def recovered(self) -> None:

@@ -129,6 +129,7 @@ class MortalEngine(WorkflowEngine):
         operation: Callable[[WorkflowEngine], Awaitable[_T]],
         again: Callable[[WorkflowEngine], Awaitable[_T]] | None = None,
     ) -> _T:
+        await self.successor.recovered()
         engine: MortalEngine = self.successor.engine if self.crashed else self
         while True:
             try:

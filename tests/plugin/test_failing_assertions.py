@@ -186,7 +186,7 @@ def test_an_asynchronous_test_shows_no_frames_of_the_engine(run_within, pytester
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*.py:6: KeyError", "*.py:*: WorkflowError"])
     for foreign in ("engine.py", "execution.py", "step.py", "harness.py", "processes.py"):
-        assert f"{foreign}:" not in result.stdout.str()
+        assert f"/{foreign}:" not in result.stdout.str()
 
 
 def test_a_failure_in_a_test_that_closed_its_engine_is_reported(run_within, pytester):
