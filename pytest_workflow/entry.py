@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_workflow.faults import WorkflowFaults
     from pytest_workflow.freezer import Freezer
     from pytest_workflow.harness import Environment, WorkflowHarness
+    from pytest_workflow.replay import WorkflowReplay
     from workflow_core.settings import Settings
 
 _STORES = ("memory", "file")
@@ -144,6 +145,14 @@ def workflow_clock(_workflow_environment: Environment) -> VirtualClock:
 def workflow_faults(_workflow_environment: Environment) -> WorkflowFaults:
     """Faults and doubles for steps: .fail(), .panic(), .delay(), .returns(); unused ones fail the test."""
     return _workflow_environment.faults
+
+
+@pytest.fixture
+def workflow_replay(request: pytest.FixtureRequest, _workflow_environment: Environment) -> WorkflowReplay:
+    """Replay recorded executions against today's code: a database, a result of this test, or a saved history."""
+    from pytest_workflow.replay import WorkflowReplay  # noqa: PLC0415 - not before the first workflow test
+
+    return WorkflowReplay(_workflow_environment, _freezer(request.config))
 
 
 def _marked_store(item: pytest.Item) -> str | None:
