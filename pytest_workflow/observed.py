@@ -61,6 +61,7 @@ class Ask:
         captured: What the step's function brings along, by name, as JSON text: its closure's variables, its defaults
             and the arguments of ``functools.partial``, as far as they are plain data.
         code: The function's name, which tells whether a step of another id does the same.
+        nests: Whether the function holds a context, so that it may ask for steps itself.
         tasks: The task that asked, as a number, after those that it was started from, as far as they asked before.
     """
 
@@ -71,6 +72,7 @@ class Ask:
     returns: ReturnType | None = None
     captured: Mapping[str, str] = field(default_factory=dict)
     code: str = ""
+    nests: bool = False
     tasks: tuple[int, ...] = ()
 
     def is_ordered_with(self, other: Ask) -> bool:
@@ -177,8 +179,8 @@ class _ObservedStep(StepBuilder[Any]):
     async def execute(self) -> Any:  # noqa: ANN401 - the step's result
         """Run the step, or return its stored result."""
         captured = dict(captured_values(self._handler))
-        code = _name_of(self._handler)
-        ask = Ask(self.step_id, "step", self.site, None, self._returns, captured, code, _tasks())
+        code, nests = _name_of(self._handler), _holds_context(self._handler)
+        ask = Ask(self.step_id, "step", self.site, None, self._returns, captured, code, nests, _tasks())
         for observer in self.observers:
             await observer.asked(self._execution, ask)
         return await super().execute()
@@ -230,35 +232,36 @@ def captured_values(function: object) -> Iterator[tuple[str, str]]:
         function: A step's function: its closure's variables, its defaults and the arguments of ``functools.partial``
             are read; all other values, such as clients and models, are passed over.
     """
+    for name, value in _brought(function):
+        try:
+            text, _ = _PLAIN.encode(value, name)
+        except ValidationError:
+            continue
+        yield name, "null" if text is None else text
+
+
+def _brought(function: object) -> Iterator[tuple[str, object]]:
     if isinstance(function, functools.partial):
-        named: dict[str, object] = {f"argument {place}": value for place, value in enumerate(function.args, start=1)}
-        named.update(function.keywords)
-        yield from _plain(named)
-        yield from captured_values(function.func)
+        yield from ((f"argument {place}", value) for place, value in enumerate(function.args, start=1))
+        yield from function.keywords.items()
+        yield from _brought(function.func)
         return
     code = getattr(function, "__code__", None)
     if code is None:
         return
     positional = code.co_varnames[: code.co_argcount]
     defaults = getattr(function, "__defaults__", None) or ()
-    yield from _plain(dict(zip(positional[len(positional) - len(defaults) :], defaults, strict=True)))
-    yield from _plain(getattr(function, "__kwdefaults__", None) or {})
-    cells = getattr(function, "__closure__", None) or ()
-    for name, cell in zip(code.co_freevars, cells, strict=True):
+    yield from zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
+    yield from (getattr(function, "__kwdefaults__", None) or {}).items()
+    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=True):
         try:
-            value = cell.cell_contents
+            yield name, cell.cell_contents
         except ValueError:  # assigned later
             continue
-        yield from _plain({name: value})
 
 
-def _plain(values: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    for name, value in values.items():
-        try:
-            text, _ = _PLAIN.encode(value, name)
-        except ValidationError:
-            continue
-        yield name, "null" if text is None else text
+def _holds_context(function: object) -> bool:
+    return any(isinstance(value, WorkflowContext) for _, value in _brought(function))
 
 
 def _name_of(function: object) -> str:

@@ -121,7 +121,7 @@ class _RefusesToRun:
     def __dir__(self) -> list[str]:
         return ["wrap_attempt", "panic_indicators"]
 
-    @hookimpl(trylast=True)
+    @hookimpl
     def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler]:
         """Wait for ever in place of the step's function."""
         del attempt
@@ -191,7 +191,7 @@ class _Replay:
             if not repeated:
                 await self._ask_unknown(execution, ask)
             return
-        self._timeline.ask(ask.step_id)
+        self._timeline.ask(ask.step_id, nests=ask.nests)
         if not repeated:
             self._check_order(ask, place)
         difference = self._difference(ask, place)

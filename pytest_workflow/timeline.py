@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from workflow_core.database.store import ABANDONED
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pytest_workflow.recorded_history import RecordedExecution, RecordedStep
 
 __all__ = ["RecordedPlace", "Timeline"]
@@ -81,10 +83,27 @@ class Timeline:
         self._asked: set[str] = set()
         self._by_end = sorted((place for place in self.places.values() if place.is_answered), key=lambda p: p.ended)
         self._answered: set[str] = set()
+        self._inner = {
+            inner.step_id
+            for outer in self.places.values()
+            for begun, ended in _handled(execution, outer.record)
+            for inner in self._between(begun, ended)
+        }
 
-    def ask(self, step_id: str) -> None:
-        """Note that the replay has asked for a recorded step."""
+    def ask(self, step_id: str, *, nests: bool = False) -> None:
+        """Note that the replay has asked for a recorded step.
+
+        Args:
+            step_id: The step.
+            nests: Whether its function may ask for steps itself; what was recorded meanwhile need not be asked for.
+        """
         self._asked.add(step_id)
+        if nests:
+            place = self.places[step_id]
+            self._inner.update(inner.step_id for inner in self._between(place.begun, place.ended))
+
+    def _between(self, begun: int, ended: int) -> list[RecordedPlace]:
+        return [place for place in self.places.values() if begun < place.begun and place.ended < ended]
 
     def answer(self, step_id: str) -> None:
         """Note that the replay was given a recorded step's answer."""
@@ -95,8 +114,11 @@ class Timeline:
         return step_id in self._asked
 
     def unasked(self) -> list[RecordedPlace]:
-        """Return what the replay has not asked for, in the recorded order."""
-        return [place for place in self.places.values() if place.step_id not in self._asked]
+        """Return what the replay has not asked for, in the recorded order.
+
+        Steps that were asked for by a handler of another step are not among them: the handler does not run again.
+        """
+        return [place for place in self.places.values() if place.step_id not in self._asked | self._inner]
 
     def skipped_by(self, place: RecordedPlace) -> RecordedPlace | None:
         """Return the first step that had ended before ``place`` began and that the replay has not asked for."""
@@ -107,11 +129,24 @@ class Timeline:
 
     def is_due(self, place: RecordedPlace) -> bool:
         """Tell whether everything has happened that happened before a step was answered."""
-        unasked = next((other for other in self.places.values() if other.step_id not in self._asked), None)
+        unasked = next(iter(self.unasked()), None)
         if unasked is not None and unasked.begun < place.ended:
             return False
-        waiting = next((other for other in self._by_end if other.step_id not in self._answered), None)
+        waiting = next((other for other in self._by_end if other.step_id not in self._answered | self._inner), None)
         return waiting is None or waiting.ended >= place.ended
+
+
+def _handled(execution: RecordedExecution, step: RecordedStep) -> Iterator[tuple[int, int]]:
+    """Yield, as positions in the history, when the error handlers of a step ran, and its ``on_open``."""
+    own = [
+        event for event in execution.events if event.step_id == step.step_id and not event.type.startswith("Circuit")
+    ]
+    last = max((event.seq for event in execution.events), default=0) + 1
+    for event, following in zip(own, [*own[1:], None], strict=True):
+        if event.type == "StepFailed":
+            yield event.seq, following.seq if following is not None else last
+        elif event.type == "StepSkipped":  # that its circuit was open is no event: only the row tells since when
+            yield min(other.seq for other in execution.events if other.at >= step.created_at) - 1, event.seq
 
 
 def _moment(text: str) -> datetime:
