@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_workflow.freezer import Freezer
     from pytest_workflow.harness import Environment, WorkflowHarness
     from pytest_workflow.replay import WorkflowReplay
+    from pytest_workflow.upgrade import WorkflowUpgrade
     from workflow_core.settings import Settings
 
 _STORES = ("memory", "file")
@@ -153,6 +154,14 @@ def workflow_replay(request: pytest.FixtureRequest, _workflow_environment: Envir
     from pytest_workflow.replay import WorkflowReplay  # noqa: PLC0415 - not before the first workflow test
 
     return WorkflowReplay(_workflow_environment, _freezer(request.config))
+
+
+@pytest.fixture
+def workflow_upgrade(request: pytest.FixtureRequest, _workflow_environment: Environment) -> WorkflowUpgrade:
+    """Freeze an execution of the old code at every durable point, and resume each on the new code."""
+    from pytest_workflow.upgrade import WorkflowUpgrade  # noqa: PLC0415 - not before the first workflow test
+
+    return WorkflowUpgrade(_workflow_environment, _freezer(request.config))
 
 
 def _marked_store(item: pytest.Item) -> str | None:

@@ -12,7 +12,7 @@ import concurrent.futures
 import dataclasses
 import functools
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.divergence import Divergence, ExecutionReplay
@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from workflow_core.execution import Execution
     from workflow_core.hookspecs import Attempt, AttemptHandler
 
-__all__ = ["replay_execution"]
+__all__ = ["outside_loops", "replay_execution"]
+
+_T = TypeVar("_T")
 
 _END_OF_TIME_SECONDS = 1e9
 """Some thirty years: what has not happened in virtual time by then is waited for in vain."""
@@ -86,14 +88,14 @@ def replay_execution(
         finally:
             freezer.lead(clock)
 
-    return _outside_loops(replayed)
+    return outside_loops(replayed)
 
 
 def _shared(engine: WorkflowEngine, name: str) -> Any:  # noqa: ANN401 - a definition or None
     return engine.definition(name) if name in engine.workflow_names() else None
 
 
-def _outside_loops(function: Callable[[], ExecutionReplay]) -> ExecutionReplay:
+def outside_loops(function: Callable[[], _T]) -> _T:
     """Call a function that runs an event loop of its own; from asynchronous code in a thread."""
     try:
         asyncio.get_running_loop()
