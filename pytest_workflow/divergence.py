@@ -12,7 +12,7 @@ __all__ = ["Divergence", "DivergenceKind", "ExecutionReplay", "ReplayDivergenceE
 
 DivergenceKind: TypeAlias = Literal[
     "new", "missing", "renamed", "order", "duration", "kind", "result", "input", "raises", "ending", "output",
-    "undefined", "captured", "environment",
+    "undefined", "captured", "environment", "unordered",
 ]  # fmt: skip
 """What differs; docs/replay.md explains each."""
 
@@ -35,6 +35,7 @@ _ADVICE: dict[DivergenceKind, str] = {
     "undefined": "import the module that defines the workflow, keep its definition for old executions, or name a "
     "workflow to replay",
     "captured": "get the value in a step of its own, so that it is recorded, and hand its result on",
+    "unordered": "iterate over sorted(...): the order of a set of strings differs from process to process",
     "environment": "read it in a step, so that it is recorded: another process may have another value",
 }
 

@@ -61,6 +61,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=None,
         help="where the workflow fixtures keep their state: memory (default), or a real file for each test",
     )
+    group.addoption(
+        "--workflow-replay-check",
+        action="store_true",
+        help="after every workflow.run, replay it from its record, and let a new engine go on after every step",
+    )
     parser.addini("workflow_store", "default of --workflow-store", default="memory")
     parser.addini("workflow_start", "wall time at which virtual time begins, as ISO text with a zone", default="")
 
@@ -117,6 +122,10 @@ def _workflow_environment(
     item.stash[_environment_key] = environment
     freezer = _freezer(request.config)
     freezer.lead(clock)
+    if request.config.getoption("--workflow-replay-check"):
+        from pytest_workflow.replay_check import install  # noqa: PLC0415 - not without the option
+
+        install(environment, freezer, item)
     try:
         yield environment
     finally:

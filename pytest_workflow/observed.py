@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
     from types import FrameType
 
+    from workflow_core.engine import WorkflowEngine
     from workflow_core.execution import Execution
     from workflow_core.serialization import ReturnType
 
-__all__ = ["Ask", "ObservedDefinitions", "Observer", "Site", "captured_values", "users_frame"]
+__all__ = ["Ask", "ObservedDefinitions", "Observer", "Site", "captured_values", "unobserved", "users_frame"]
 
 _PLAIN = Codec()
 _NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
@@ -107,6 +108,11 @@ class ObservedDefinitions(Definitions):
         self._inner = inner
         self._observers = tuple(observers)
 
+    @property
+    def inner(self) -> Definitions:
+        """The engine's own workflows, unobserved."""
+        return self._inner
+
     def add(self, definition: Definition, stacklevel: int) -> None:
         """Add a workflow to the engine's own."""
         self._inner.add(definition, stacklevel + 1)
@@ -133,6 +139,14 @@ class ObservedDefinitions(Definitions):
             return output
 
         return observed
+
+
+def unobserved(engine: WorkflowEngine, name: str) -> Definition | None:
+    """Return a workflow that an engine knows, with its own handler; ``None`` if it knows none of that name."""
+    definitions = engine.definitions
+    while isinstance(definitions, ObservedDefinitions):
+        definitions = definitions.inner
+    return definitions.get(name) or SHARED_DEFINITIONS.get(name)
 
 
 class _ObservedContext(WorkflowContext[Any]):

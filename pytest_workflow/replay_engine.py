@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.divergence import Divergence, ExecutionReplay
-from pytest_workflow.observed import ObservedDefinitions
+from pytest_workflow.observed import ObservedDefinitions, unobserved
 from pytest_workflow.processes import SimulatedProcesses
 from pytest_workflow.recorded_history import RecordedExecution, read_executions
 from pytest_workflow.replay_ending import ending_divergence, has_own_ending
@@ -25,7 +25,7 @@ from pytest_workflow.timeline import RecordedPlace, Timeline
 from workflow_core.current import activated
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.database.store import StepRecord
-from workflow_core.definition import Definitions
+from workflow_core.definition import Definition, Definitions
 from workflow_core.engine import WorkflowEngine
 from workflow_core.hookspecs import hookimpl
 from workflow_core.models import PanicConfig
@@ -68,7 +68,7 @@ def replay_execution(
         clock: What the freezer shows afterwards.
         shift: How much later than the record the replay happens.
     """
-    definition = today.definitions.get(execution.workflow_name) or _shared(today, execution.workflow_name)
+    definition = unobserved(today, execution.workflow_name)
     outcome = ExecutionReplay(execution.execution_id, execution.workflow_name, execution.status)
     if definition is None:
         known = ", ".join(today.workflow_names()) or "none"
@@ -89,10 +89,6 @@ def replay_execution(
             freezer.lead(clock)
 
     return outside_loops(replayed)
-
-
-def _shared(engine: WorkflowEngine, name: str) -> Any:  # noqa: ANN401 - a definition or None
-    return engine.definition(name) if name in engine.workflow_names() else None
 
 
 def outside_loops(function: Callable[[], _T]) -> _T:
@@ -171,9 +167,7 @@ class _Replay:
             SQLiteStore(connection=database), self.clock, plugins, _SETTINGS, SimulatedProcesses()
         )
         self._engine.codec = today.codec
-        inner = Definitions()
-        inner.add(today.definition(execution.workflow_name), stacklevel=1)
-        self._engine.definitions = ObservedDefinitions(_Fallback(inner, today), [self])
+        self._engine.definitions = ObservedDefinitions(_Todays(today), [self])
         self._asked: list[Ask] = []
         self._found: list[Divergence | _Suspicion] = []
         self._blocked: list[Ask] = []
@@ -387,16 +381,16 @@ class _Replay:
         return Divergence("missing", what, str(place), today, place.step_id, str(ask.site) if ask is not None else "")
 
 
-class _Fallback(Definitions):
-    """The workflows of the test's engine, for child executions."""
+class _Todays(Definitions):
+    """The workflows of another engine, with their own handlers."""
 
-    def __init__(self, first: Definitions, today: WorkflowEngine) -> None:
+    def __init__(self, today: WorkflowEngine) -> None:
         super().__init__()
-        self._first = first
         self._today = today
 
-    def get(self, name: str) -> Any:  # noqa: ANN401 - a definition or None
-        return self._first.get(name) or self._today.definitions.get(name)
+    def get(self, name: str) -> Definition | None:
+        """Return a workflow, or ``None``."""
+        return unobserved(self._today, name)
 
 
 def _settle(future: asyncio.Future[None]) -> None:
