@@ -44,6 +44,7 @@ class MemoryDrops:
         self._armed = False
         self._due: dict[str, str] = {}
         self._recovering: set[str] = set()
+        self._gaps: set[str] = set()
         self._last: dict[str, str] = {}
         self._asked: dict[str, tuple[Execution, set[str]]] = {}
 
@@ -67,6 +68,7 @@ class MemoryDrops:
             self._due[point.execution_id] = point.step_id
         elif point.name == "execution_recovered" and point.execution_id in self._recovering:
             self._recovering.discard(point.execution_id)
+            self._gaps.add(point.execution_id)
             self._environment.database.connection.execute(
                 "DELETE FROM event_log WHERE execution_id = ?1 AND type = 'ExecutionRecovered'"
                 " AND seq = (SELECT max(seq) FROM event_log WHERE execution_id = ?1)",
@@ -75,6 +77,7 @@ class MemoryDrops:
 
     async def asked(self, execution: Execution, ask: Ask) -> None:
         """Let the engine die before a step that follows a completed one."""
+        self._close_gap(execution)
         run, asked = self._asked.get(execution.execution_id, (None, set[str]()))
         if run is not execution:
             asked = set()
@@ -84,7 +87,14 @@ class MemoryDrops:
 
     async def returned(self, execution: Execution) -> None:
         """Let the engine die before the output is recorded."""
+        self._close_gap(execution)
         self._die_if_due(execution)
+
+    def _close_gap(self, execution: Execution) -> None:
+        """Give back the place in the history that the new engine's taking over has used."""
+        if execution.execution_id in self._gaps:
+            self._gaps.discard(execution.execution_id)
+            execution.release_seq(execution._seq)
 
     def _die_if_due(self, execution: Execution) -> None:
         execution_id, engine = execution.execution_id, self._environment.engine

@@ -16,23 +16,24 @@ import sys
 import weakref
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from workflow_core.context import WorkflowContext
 from workflow_core.definition import SHARED_DEFINITIONS, Definition, Definitions
 from workflow_core.errors import ValidationError
 from workflow_core.serialization import Codec
-from workflow_core.step import StepBuilder
+from workflow_core.step import StepBuilder, validate_step_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-    from types import FrameType
+    from types import CellType, FrameType
 
     from workflow_core.engine import WorkflowEngine
     from workflow_core.execution import Execution
     from workflow_core.serialization import ReturnType
 
-__all__ = ["Ask", "ObservedDefinitions", "Observer", "Site", "captured_values", "unobserved", "users_frame"]
+__all__ = ["Ask", "Captured", "ObservedDefinitions", "Observer", "Site", "captured_values", "unobserved", "users_frame"]
 
 _PLAIN = Codec()
 _NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
@@ -50,6 +51,25 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Captured:
+    """A plain value that a step's function brings along.
+
+    Attributes:
+        text: The value as JSON text.
+        value: The value itself.
+        cell: The closure's cell that holds it, if one does.
+    """
+
+    text: str
+    value: object
+    cell: CellType | None
+
+    def is_shared_with(self, other: Captured) -> bool:
+        """Tell whether two runs of a handler were given the very same object: then neither run has made it."""
+        return self.value is other.value or (self.cell is not None and self.cell is other.cell)
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """One step or sleep that a handler asked for.
 
@@ -59,8 +79,8 @@ class Ask:
         site: Where ``ctx.step`` or ``ctx.sleep`` was called.
         duration_ms: Length of a sleep, in milliseconds.
         returns: Declared type of a step's result.
-        captured: What the step's function brings along, by name, as JSON text: its closure's variables, its defaults
-            and the arguments of ``functools.partial``, as far as they are plain data.
+        captured: What the step's function brings along, by name: its closure's variables, its defaults and the
+            arguments of ``functools.partial``, as far as they are plain data.
         code: The function's name, which tells whether a step of another id does the same.
         nests: Whether the function holds a context, so that it may ask for steps itself.
         tasks: The task that asked, as a number, after those that it was started from, as far as they asked before.
@@ -71,7 +91,7 @@ class Ask:
     site: Site
     duration_ms: int | None = None
     returns: ReturnType | None = None
-    captured: Mapping[str, str] = field(default_factory=dict)
+    captured: Mapping[str, Captured] = field(default_factory=dict)
     code: str = ""
     nests: bool = False
     tasks: tuple[int, ...] = ()
@@ -103,9 +123,9 @@ class ObservedDefinitions(Definitions):
         observers: Who sees what is asked for, in this order.
     """
 
-    def __init__(self, inner: Definitions, observers: Sequence[Observer]) -> None:
+    def __init__(self, inner: Definitions | None = None, observers: Sequence[Observer] = ()) -> None:
         super().__init__()
-        self._inner = inner
+        self._inner = inner or Definitions()
         self._observers = tuple(observers)
 
     @property
@@ -175,7 +195,10 @@ class _ObservedContext(WorkflowContext[Any]):
 
     async def _sleep(self, step_id: str, duration: float | timedelta, site: Site) -> None:
         duration_ms = _milliseconds(duration)
-        if duration_ms is not None:
+        longest = self._execution.engine.settings.max_sleep_ms
+        if duration_ms is not None and 0 <= duration_ms <= longest:
+            validate_step_id(step_id)
+            self._execution.check_alive()
             ask = Ask(step_id, "sleep", site, duration_ms, tasks=_tasks())
             for observer in self._observers:
                 await observer.asked(self._execution, ask)
@@ -192,6 +215,7 @@ class _ObservedStep(StepBuilder[Any]):
 
     async def execute(self) -> Any:  # noqa: ANN401 - the step's result
         """Run the step, or return its stored result."""
+        self._execution.check_alive()
         captured = dict(captured_values(self._handler))
         code, nests = _name_of(self._handler), _holds_context(self._handler)
         ask = Ask(self.step_id, "step", self.site, None, self._returns, captured, code, nests, _tasks())
@@ -239,43 +263,45 @@ def _site() -> Site:
 # What a step's function brings along ---------------------------------------------------------------------------------
 
 
-def captured_values(function: object) -> Iterator[tuple[str, str]]:
-    """Yield, with its name, each plain value that a function brings along, as JSON text.
+def captured_values(function: object) -> Iterator[tuple[str, Captured]]:
+    """Yield, with its name, each plain value that a function brings along.
 
     Args:
         function: A step's function: its closure's variables, its defaults and the arguments of ``functools.partial``
             are read; all other values, such as clients and models, are passed over.
     """
-    for name, value in _brought(function):
+    for name, value, cell in _brought(function):
         try:
             text, _ = _PLAIN.encode(value, name)
         except ValidationError:
             continue
-        yield name, "null" if text is None else text
+        yield name, Captured("null" if text is None else text, value, cell)
 
 
-def _brought(function: object) -> Iterator[tuple[str, object]]:
+def _brought(function: object) -> Iterator[tuple[str, object, CellType | None]]:
     if isinstance(function, functools.partial):
-        yield from ((f"argument {place}", value) for place, value in enumerate(function.args, start=1))
-        yield from function.keywords.items()
+        yield from ((f"argument {place}", value, None) for place, value in enumerate(function.args, start=1))
+        yield from ((name, value, None) for name, value in function.keywords.items())
         yield from _brought(function.func)
         return
-    code = getattr(function, "__code__", None)
-    if code is None:
+    if isinstance(function, MethodType):
+        function = function.__func__
+    if not isinstance(function, FunctionType):
         return
-    positional = code.co_varnames[: code.co_argcount]
-    defaults = getattr(function, "__defaults__", None) or ()
-    yield from zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
-    yield from (getattr(function, "__kwdefaults__", None) or {}).items()
-    for name, cell in zip(code.co_freevars, getattr(function, "__closure__", None) or (), strict=True):
+    code = function.__code__
+    defaults = function.__defaults__ or ()
+    names = code.co_varnames[: code.co_argcount][code.co_argcount - len(defaults) :]
+    yield from ((name, value, None) for name, value in zip(names, defaults, strict=True))
+    yield from ((name, value, None) for name, value in (function.__kwdefaults__ or {}).items())
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield name, cell.cell_contents
+            yield name, cell.cell_contents, cell
         except ValueError:  # assigned later
             continue
 
 
 def _holds_context(function: object) -> bool:
-    return any(isinstance(value, WorkflowContext) for _, value in _brought(function))
+    return any(isinstance(value, WorkflowContext) for _, value, _ in _brought(function))
 
 
 def _name_of(function: object) -> str:

@@ -67,7 +67,7 @@ class WorkflowReplay:
             _refuse_nothing(found, workflow, execution_id)
             report = ReplayReport(
                 tuple(
-                    replay_execution(database, execution, environment.engine, self._freezer, environment.clock)
+                    replay_execution(database, execution, environment.engine, self._freezer)
                     for database, execution in found
                 )
             )

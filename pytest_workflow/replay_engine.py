@@ -29,7 +29,6 @@ from workflow_core.definition import Definition, Definitions
 from workflow_core.engine import WorkflowEngine
 from workflow_core.hookspecs import hookimpl
 from workflow_core.models import PanicConfig
-from workflow_core.settings import Settings
 
 if TYPE_CHECKING:
     import sqlite3
@@ -47,15 +46,12 @@ _T = TypeVar("_T")
 _END_OF_TIME_SECONDS = 1e9
 """Some thirty years: what has not happened in virtual time by then is waited for in vain."""
 
-_SETTINGS = Settings(sync_handlers="inline", lease_ms=None, recover_on_start=False)
-
 
 def replay_execution(
     database: sqlite3.Connection,
     execution: RecordedExecution,
     today: WorkflowEngine,
     freezer: Freezer,
-    clock: VirtualClock,
     shift: timedelta = timedelta(0),
 ) -> ExecutionReplay:
     """Replay one execution.
@@ -65,7 +61,6 @@ def replay_execution(
         execution: The record.
         today: The engine whose workflows are today's code.
         freezer: Shows virtual time to the user's code.
-        clock: What the freezer shows afterwards.
         shift: How much later than the record the replay happens.
     """
     definition = unobserved(today, execution.workflow_name)
@@ -82,11 +77,8 @@ def replay_execution(
 
     def replayed() -> ExecutionReplay:
         replay = _Replay(database, execution, today, shift)
-        freezer.lead(replay.clock)
-        try:
+        with freezer.led_by(replay.clock):
             return replay.run()
-        finally:
-            freezer.lead(clock)
 
     return outside_loops(replayed)
 
@@ -163,8 +155,9 @@ class _Replay:
         self._timeline = Timeline(execution)
         self.clock = VirtualClock(self._timeline.started_at + shift)
         plugins = [_RefusesToRun(today)]
+        settings = today.settings.model_copy(update={"sync_handlers": "inline", "lease_ms": None})
         self._engine = WorkflowEngine(
-            SQLiteStore(connection=database), self.clock, plugins, _SETTINGS, SimulatedProcesses()
+            SQLiteStore(connection=database), self.clock, plugins, settings, SimulatedProcesses()
         )
         self._engine.codec = today.codec
         self._engine.definitions = ObservedDefinitions(_Todays(today), [self])

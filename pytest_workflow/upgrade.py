@@ -6,6 +6,7 @@ moment would find it. Each copy is then opened by an engine with the new code.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import sqlite3
@@ -187,21 +188,17 @@ class WorkflowUpgrade:
         execution_id: str,
         doubles: Mapping[str, object],
     ) -> UpgradeReport:
-        try:
-            before = _Run(self._test, self._freezer, self._test.clock.now(), doubles, freezes=True)
-            with before:
-                name = before.define(old, workflow)
-                before.finish(lambda: before.environment.harness.run(name, execution_id, input_value))
-                expected = before.record(execution_id)
-            places = []
-            for frozen in before.frozen:
-                after = _Run(self._test, self._freezer, frozen.at, doubles, frozen.database)
-                with after:
-                    after.define(new, name)
-                    places.append(_taken_over(frozen, before, after, expected))
-            return UpgradeReport(name, _ending(expected), tuple(places))
-        finally:
-            self._freezer.lead(self._test.clock)
+        now = self._test.clock.now()
+        with _Run(self._test, self._freezer, now, doubles, freezes=True) as before:
+            name = before.define(old, workflow)
+            before.finish(lambda: before.environment.harness.run(name, execution_id, input_value))
+            expected = before.record(execution_id)
+        places = []
+        for frozen in before.frozen:
+            with _Run(self._test, self._freezer, frozen.at, doubles, frozen.database) as after:
+                after.define(new, name)
+                places.append(_taken_over(frozen, before, after, expected))
+        return UpgradeReport(name, _ending(expected), tuple(places))
 
 
 class _Run:
@@ -234,17 +231,20 @@ class _Run:
             self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
             self._connection.deserialize(database)
         clock = VirtualClock(start)
-        freezer.lead(clock)
+        self._freezer = freezer
+        self._stack = contextlib.ExitStack()
         plugins = [*test.user_plugins, _Watch(self, freezes=freezes)]
         self.environment = Environment(clock, settings=test.settings, plugins=plugins, memory=self._connection)
         for step_id, value in doubles.items():
             self.environment.faults.returns(step_id, value, strict=False)
 
     def __enter__(self) -> Self:
+        self._stack.enter_context(self._freezer.led_by(self.environment.clock))
         return self
 
     def __exit__(self, *error: object) -> None:
         self.environment.close()
+        self._stack.close()
         if self._connection is not None:
             self._connection.close()
 
