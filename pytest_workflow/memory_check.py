@@ -14,7 +14,7 @@ from pytest_workflow.processes import SimulatedCrash
 from workflow_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pytest_workflow.harness import Environment
     from pytest_workflow.observed import Ask
@@ -110,16 +110,17 @@ class MemoryDrops:
         self._last[execution_id] = step_id
         self.dropped.append((execution_id, step_id))
         self._recovering |= {other.execution_id for other in engine.running()}
+        plugins = engine._plugins.get_plugins()
         try:
             self._environment.die()
         except SimulatedCrash:
-            _hand_over_plugins(engine, self._environment.engine)
+            _hand_over(plugins, self._environment.engine)
             raise
 
 
-def _hand_over_plugins(old: WorkflowEngine, new: WorkflowEngine) -> None:
+def _hand_over(plugins: Iterable[object], new: WorkflowEngine) -> None:
     """Register with the new engine what the test has registered with the old one."""
-    for plugin in old._plugins.get_plugins():
+    for plugin in plugins:
         ours = type(plugin).__module__.partition(".")[0] == "pytest_workflow"
         if not ours and not new._plugins.is_registered(plugin):
             new.register(plugin)

@@ -179,17 +179,19 @@ def _asks(body: ast.AST, context: str) -> bool:
 
 
 def _own_nodes(handler: Callable[..., object]) -> Iterator[ast.AST]:
-    """Yield the nodes of a function's source without those of functions within it."""
+    """Yield the nodes of a function's source; of functions within it, only the defaults, which it evaluates itself."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(handler)))
     except (OSError, TypeError, SyntaxError, ValueError):
         return
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
     waiting: list[ast.AST] = [*getattr(tree.body[0], "body", ())] if tree.body else []
     while waiting:
         node = waiting.pop(0)
-        yield node
-        waiting += [child for child in ast.iter_child_nodes(node) if not isinstance(child, functions)]
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            waiting += [default for default in (*node.args.defaults, *node.args.kw_defaults) if default is not None]
+        elif not isinstance(node, ast.ClassDef):
+            yield node
+            waiting += ast.iter_child_nodes(node)
 
 
 def _site(handler: Callable[..., object], node: ast.AST) -> Site:

@@ -33,7 +33,17 @@ if TYPE_CHECKING:
     from workflow_core.execution import Execution
     from workflow_core.serialization import ReturnType
 
-__all__ = ["Ask", "Captured", "ObservedDefinitions", "Observer", "Site", "captured_values", "unobserved", "users_frame"]
+__all__ = [
+    "Ask",
+    "Captured",
+    "ObservedDefinitions",
+    "OwnHandlers",
+    "Observer",
+    "Site",
+    "captured_values",
+    "unobserved",
+    "users_frame",
+]
 
 _PLAIN = Codec()
 _NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
@@ -167,6 +177,18 @@ def unobserved(engine: WorkflowEngine, name: str) -> Definition | None:
     while isinstance(definitions, ObservedDefinitions):
         definitions = definitions.inner
     return definitions.get(name) or SHARED_DEFINITIONS.get(name)
+
+
+class OwnHandlers(Definitions):
+    """The workflows of another engine, unobserved."""
+
+    def __init__(self, today: WorkflowEngine) -> None:
+        super().__init__()
+        self._today = today
+
+    def get(self, name: str) -> Definition | None:
+        """Return a workflow, or ``None``."""
+        return unobserved(self._today, name)
 
 
 class _ObservedContext(WorkflowContext[Any]):

@@ -68,6 +68,19 @@ class CheckedHarness(WorkflowHarness):
         self._check.check_finished()
         return result
 
+    async def start(self, *args: Any, **options: Any) -> ExecutionResult:  # noqa: ANN401 - as WorkflowHarness.start
+        """Start a workflow as `WorkflowHarness.start` does, and replay what has finished."""
+        result = await super().start(*args, **options)
+        self._check.check_finished()
+        return result
+
+    def wait(self, execution_id: str) -> ExecutionResult:
+        """Wait as `WorkflowHarness.wait` does, and replay what has finished."""
+        __tracebackhide__ = True
+        result = super().wait(execution_id)
+        self._check.check_finished()
+        return result
+
     def _tell(self, dropped: list[tuple[str, str]]) -> None:
         for execution_id in dict.fromkeys(execution_id for execution_id, _ in dropped):
             steps = ", ".join(f'"{step_id}"' for other, step_id in dropped if other == execution_id)
@@ -97,13 +110,19 @@ class ReplayCheck:
         if ask.step_id not in first or record is None or record.status not in {"completed", "skipped"}:
             first[ask.step_id] = ask
 
+        self._note_handler(execution)
+
     async def returned(self, execution: Execution) -> None:
-        """Note which handler it was: a test may define the workflow again afterwards."""
+        """Note the handler of an execution that asked for nothing."""
+        self._note_handler(execution)
+
+    def _note_handler(self, execution: Execution) -> None:
+        """Note which handler it is: a test may define the workflow again afterwards."""
         definition = unobserved(self._environment.engine, execution.definition.name)
         self._handlers[execution.execution_id] = definition.handler if definition is not None else None
 
     def check_finished(self) -> None:
-        """Replay the executions that have completed since the last call.
+        """Replay the executions that have finished since the last call.
 
         Raises:
             ReplayDivergenceError: One does not do the same again.
@@ -112,7 +131,7 @@ class ReplayCheck:
         replays = []
         for record in read_executions(self._environment.database.connection):
             key = record.execution_id, record.restart_attempt
-            if record.status == "completed" and key not in self._checked:
+            if record.status in {"completed", "failed"} and key not in self._checked:
                 self._checked.add(key)
                 definition = unobserved(self._environment.engine, record.workflow_name)
                 if definition is not None and definition.handler is self._handlers.get(record.execution_id):
@@ -124,7 +143,9 @@ class ReplayCheck:
         database = copied(environment.database.connection)
         try:
             with other_randomness(), environment_reads() as reads:
-                replay = replay_execution(database, record, environment.engine, self._freezer, _ANOTHER_TIME)
+                replay = replay_execution(
+                    database, record, environment.engine, self._freezer, _ANOTHER_TIME, same_code=True
+                )
         finally:
             database.close()
         function = cast("Any", handler)

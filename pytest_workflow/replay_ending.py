@@ -50,7 +50,7 @@ def ending_divergence(
             what = "today's code makes another output of the same results"
             return Divergence("output", what, _ending(record), _ending(replayed))
         return None
-    if record.status != "completed" and _error_type(record) == _error_type(replayed):
+    if record.status != "completed" and (_error_type(record) == _error_type(replayed) or _is_recorded(error, record)):
         return None
     outside = isinstance(error, PanicError) and error.step_id is None
     kind, who = ("raises", "the handler") if outside or not isinstance(error, StepFailure) else ("ending", "a step")
@@ -60,6 +60,12 @@ def ending_divergence(
     if kind == "raises":
         return Divergence("raises", what, _ending(record), _ending(replayed), site=site)
     return Divergence("ending", what, _ending(record), _ending(replayed), site=site)
+
+
+def _is_recorded(error: BaseException | None, record: RecordedExecution) -> bool:
+    """Tell whether an error is that of a step that failed in the record: built again, it may have another class."""
+    failed = {step.step_id for step in record.steps if step.status == "failed"}
+    return isinstance(error, StepFailure) and error.step_id in failed
 
 
 def users_line(traceback: TracebackType | None) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.divergence import Divergence, ExecutionReplay
-from pytest_workflow.observed import ObservedDefinitions, unobserved
+from pytest_workflow.observed import ObservedDefinitions, OwnHandlers, unobserved
 from pytest_workflow.processes import SimulatedProcesses
 from pytest_workflow.recorded_history import RecordedExecution, read_executions
 from pytest_workflow.replay_ending import ending_divergence, has_own_ending
@@ -25,7 +25,6 @@ from pytest_workflow.timeline import RecordedPlace, Timeline
 from workflow_core.current import activated
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.database.store import StepRecord
-from workflow_core.definition import Definition, Definitions
 from workflow_core.engine import WorkflowEngine
 from workflow_core.hookspecs import hookimpl
 from workflow_core.models import PanicConfig
@@ -53,6 +52,8 @@ def replay_execution(
     today: WorkflowEngine,
     freezer: Freezer,
     shift: timedelta = timedelta(0),
+    *,
+    same_code: bool = False,
 ) -> ExecutionReplay:
     """Replay one execution.
 
@@ -62,6 +63,8 @@ def replay_execution(
         today: The engine whose workflows are today's code.
         freezer: Shows virtual time to the user's code.
         shift: How much later than the record the replay happens.
+        same_code: Whether today's code made the record: then what was stored need not fit the declared types better
+            than the engine asks for.
     """
     definition = unobserved(today, execution.workflow_name)
     outcome = ExecutionReplay(execution.execution_id, execution.workflow_name, execution.status)
@@ -69,14 +72,14 @@ def replay_execution(
         known = ", ".join(today.workflow_names()) or "none"
         what = f'today\'s code defines no workflow "{execution.workflow_name}"'
         return dataclasses.replace(outcome, divergence=Divergence("undefined", what, execution.title, known))
-    problem = stored_type_problem(today.codec, execution.input, definition.input_type)
+    problem = stored_type_problem(today.codec, execution.input, definition.input_type, only_read=same_code)
     if problem is not None:
         what = "the input does not fit its declared type any more"
         return dataclasses.replace(outcome, divergence=Divergence("input", what, *problem))
     _put_back(database, execution)
 
     def replayed() -> ExecutionReplay:
-        replay = _Replay(database, execution, today, shift)
+        replay = _Replay(database, execution, today, shift, same_code=same_code)
         with freezer.led_by(replay.clock):
             return replay.run()
 
@@ -147,8 +150,15 @@ class _Replay:
     """One replay: an observer of what is asked for, which holds each answer back until its time."""
 
     def __init__(
-        self, database: sqlite3.Connection, execution: RecordedExecution, today: WorkflowEngine, shift: timedelta
+        self,
+        database: sqlite3.Connection,
+        execution: RecordedExecution,
+        today: WorkflowEngine,
+        shift: timedelta,
+        *,
+        same_code: bool,
     ) -> None:
+        self._same_code = same_code
         self._database = database
         self._record = execution
         self._shift = shift
@@ -160,7 +170,7 @@ class _Replay:
             SQLiteStore(connection=database), self.clock, plugins, settings, SimulatedProcesses()
         )
         self._engine.codec = today.codec
-        self._engine.definitions = ObservedDefinitions(_Todays(today), [self])
+        self._engine.definitions = ObservedDefinitions(OwnHandlers(today), [self])
         self._asked: list[Ask] = []
         self._found: list[Divergence | _Suspicion] = []
         self._blocked: list[Ask] = []
@@ -211,7 +221,7 @@ class _Replay:
             lengths = f"{record.duration_ms} ms", f"{ask.duration_ms} ms"
             return Divergence("duration", what, *lengths, ask.step_id, str(ask.site))
         if record.status in {"completed", "skipped"}:
-            problem = stored_type_problem(self._engine.codec, record.result, ask.returns)
+            problem = stored_type_problem(self._engine.codec, record.result, ask.returns, only_read=self._same_code)
             if problem is not None:
                 what = f'the recorded result of step "{ask.step_id}" does not fit its declared type any more'
                 return Divergence("result", what, *problem, ask.step_id, str(ask.site))
@@ -372,18 +382,6 @@ class _Replay:
         what = f'{place.record.kind} "{place.step_id}" is recorded, and today\'s code does not ask for it'
         today = str(ask) if ask is not None else "the handler ended without it"
         return Divergence("missing", what, str(place), today, place.step_id, str(ask.site) if ask is not None else "")
-
-
-class _Todays(Definitions):
-    """The workflows of another engine, with their own handlers."""
-
-    def __init__(self, today: WorkflowEngine) -> None:
-        super().__init__()
-        self._today = today
-
-    def get(self, name: str) -> Definition | None:
-        """Return a workflow, or ``None``."""
-        return unobserved(self._today, name)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

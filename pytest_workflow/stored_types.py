@@ -15,13 +15,16 @@ __all__ = ["stored_type_problem"]
 _SHOWN = 300
 
 
-def stored_type_problem(codec: Codec, stored: object, declared: ReturnType | None) -> tuple[str, str] | None:
+def stored_type_problem(
+    codec: Codec, stored: object, declared: ReturnType | None, *, only_read: bool = False
+) -> tuple[str, str] | None:
     """Compare a stored value with a declared type.
 
     Args:
         codec: Reads stored values.
         stored: The stored value, as parsed JSON.
         declared: The declared type; ``None`` if none is declared.
+        only_read: Whether it is enough that the engine can read it: plain JSON is read without a look at the type.
 
     Returns:
         What is stored and what is wrong with it, or ``None`` if it fits.
@@ -33,7 +36,7 @@ def stored_type_problem(codec: Codec, stored: object, declared: ReturnType | Non
     except Exception as error:  # noqa: BLE001 - a user's type may refuse in any way
         return shown, f"{type(error).__name__}: {error}"
     adapter = declared.adapter() if declared is not None else None
-    if adapter is None:
+    if adapter is None or only_read:
         return None
     try:
         fitting = adapter.validate_python(value)
