@@ -306,11 +306,8 @@ class _Replay:
             self.clock.detach()
         (after,) = read_executions(self._database, execution_id=self._record.execution_id)
         divergence = self._first_divergence(ended=ended, failed=error is not None and self._record.error is None)
-        if divergence is None and ended:
-            divergence = ending_divergence(self._record, after, error)
-            missing = self._timeline.unasked()
-            if missing and (divergence is None or divergence.kind != "raises"):
-                divergence = self._missing(missing[0])
+        if divergence is None:
+            divergence = self._unlike_the_end(after, error, ended=ended)
         following: tuple[str, ...] = ()
         if divergence is None and not has_own_ending(self._record):
             following = tuple(f"{ask} at {ask.site}" for ask in self._blocked)
@@ -324,6 +321,18 @@ class _Replay:
             tuple(self._asked),
             following,
         )
+
+    def _unlike_the_end(
+        self, after: RecordedExecution, error: BaseException | None, *, ended: bool
+    ) -> Divergence | None:
+        divergence = ending_divergence(self._record, after, error) if ended else None
+        missing = self._timeline.unasked()
+        if missing and (divergence is None or divergence.kind != "raises"):
+            return self._missing(missing[0], "the handler ends without it" if ended else "it is waited for in vain")
+        if not ended and divergence is None and has_own_ending(self._record):
+            what = "today's handler does not come to its end: it waits for something outside its steps"
+            return Divergence("ending", what, f"the execution {self._record.status}", "it waits for ever")
+        return divergence
 
     async def _run(self) -> tuple[bool, BaseException | None]:
         loop = asyncio.get_running_loop()
@@ -361,7 +370,7 @@ class _Replay:
         recorded = str(place) if place is not None else f"nothing more ({self._record.status})"
         if place is not None and is_missing and not failed:
             if place.record.kind != ask.kind:
-                return self._missing(place, ask)
+                return self._missing(place, str(ask), str(ask.site))
             what = f'{ask.kind} "{ask.step_id}" is asked for where "{place.step_id}" is recorded'
             return Divergence("renamed", what, recorded, str(ask), place.step_id, str(ask.site))
         what = f'{ask.kind} "{ask.step_id}" is new, although the execution was past it'
@@ -370,7 +379,7 @@ class _Replay:
 
     def _out_of_order(self, ask: Ask, place: RecordedPlace, *, is_missing: bool) -> Divergence | None:
         if is_missing:
-            return self._missing(place, ask)
+            return self._missing(place, str(ask), str(ask.site))
         later = next(other for other in self._asked if other.step_id == place.step_id)
         if not ask.is_ordered_with(later):
             return None  # in tasks that run side by side: neither waits for the other
@@ -378,10 +387,9 @@ class _Replay:
         order = f'"{place.step_id}" ended before "{ask.step_id}" began'
         return Divergence("order", what, order, str(ask), ask.step_id, str(ask.site))
 
-    def _missing(self, place: RecordedPlace, ask: Ask | None = None) -> Divergence:
+    def _missing(self, place: RecordedPlace, today: str, site: str = "") -> Divergence:
         what = f'{place.record.kind} "{place.step_id}" is recorded, and today\'s code does not ask for it'
-        today = str(ask) if ask is not None else "the handler ended without it"
-        return Divergence("missing", what, str(place), today, place.step_id, str(ask.site) if ask is not None else "")
+        return Divergence("missing", what, str(place), today, place.step_id, site)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

@@ -230,16 +230,34 @@ def test_no_alarm_for_parallel_steps(workflow, workflow_replay, recorded, handle
 
 
 def test_branches_whose_steps_overlap_are_asked_for_as_recorded(workflow, workflow_replay):
-    async def branch(ctx, name, first, second):
+    async def branch(ctx, name, first, pause):
         await ctx.step(f"{name}-1", lambda: asyncio.sleep(first))
-        await asyncio.sleep(0.5)
-        await ctx.step(f"{name}-2", lambda: asyncio.sleep(second))
+        await asyncio.sleep(pause)
+        await ctx.step(f"{name}-2", lambda: asyncio.sleep(20))
 
     @workflow.define("branches")
     async def branches(ctx):
-        await asyncio.gather(branch(ctx, "a", 9, 1), branch(ctx, "b", 1, 1), branch(ctx, "c", 5, 20))
+        await asyncio.gather(branch(ctx, "a", 9, 0), branch(ctx, "b", 1, 0.5), branch(ctx, "c", 5, 0.1))
 
     replay = workflow_replay(workflow.run("branches", "b")).executions[0]
+    assert [ask.step_id for ask in replay.asked] == ["a-1", "b-1", "c-1", "b-2", "c-2", "a-2"]
+
+
+def test_steps_of_the_same_moment_are_asked_for_as_recorded(workflow, workflow_replay):
+    async def turns(count):
+        await asyncio.sleep(1)
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    async def branch(ctx, name, first):
+        await ctx.step(f"{name}-1", lambda: turns(first))
+        await ctx.step(f"{name}-2", lambda: turns(1))
+
+    @workflow.define("turns")
+    async def branches(ctx):
+        await asyncio.gather(branch(ctx, "a", 30), branch(ctx, "b", 1), branch(ctx, "c", 10))
+
+    replay = workflow_replay(workflow.run("turns", "t")).executions[0]
     assert [ask.step_id for ask in replay.asked] == ["a-1", "b-1", "c-1", "b-2", "c-2", "a-2"]
 
 
@@ -346,6 +364,50 @@ def test_what_comes_next_between_two_steps(workflow, workflow_replay, workflow_d
 
     redefine(workflow, ending)
     assert workflow_replay(workflow).executions[0].next == ("the execution ends: completed",)
+
+
+def test_steps_of_child_executions_do_not_run_either(workflow, workflow_replay, recorded):
+    async def child(ctx):
+        await ctx.step("charge", lambda: body("charge"))
+
+    async def parent(ctx):
+        await ctx.step("charge", lambda: 1)
+        await Workflow.start("child", "c-1")
+
+    workflow.define("child", child)
+    redefine(workflow, parent)
+    assert [found.kind for found in workflow_replay(workflow, check=False).divergences] == ["missing"]
+    assert ran == []
+
+
+def test_a_handler_that_never_ends(workflow, workflow_replay, recorded):
+    async def endless(ctx):
+        await order(ctx)
+        await asyncio.Future()
+
+    redefine(workflow, endless)
+    (divergence,) = workflow_replay(workflow, check=False).divergences
+    assert divergence.kind == "ending"
+    assert "does not come to its end" in divergence.what
+
+
+def test_a_branch_that_an_unfinished_execution_has_begun(workflow, workflow_replay, workflow_clock):
+    async def slow():
+        await asyncio.sleep(60)
+
+    async def both(ctx):
+        await asyncio.gather(ctx.step("left", slow), ctx.step("right", slow))
+
+    async def one(ctx):
+        await ctx.step("left", slow)
+
+    workflow.define("order", both)
+    workflow.run("order", "o-1", detach=True)
+    workflow_clock.advance(1_000)
+    assert len(workflow_replay(workflow).executions[0].next) == 2
+    redefine(workflow, one)
+    (divergence,) = workflow_replay(workflow, check=False).divergences
+    assert (divergence.kind, divergence.step_id) == ("missing", "right")
 
 
 @pytest.mark.asyncio
