@@ -243,11 +243,15 @@ def replay_command(test: str, places: Sequence[Place]) -> str:
 
 
 def _described(failure: CrashFailure, baseline: Observation, test: str) -> Iterator[str]:
-    for name, found in failure.violations:
-        first, *rest = found.splitlines() or [""]
+    for name in dict.fromkeys(name for name, _ in failure.violations):
+        found = [text for broken, text in failure.violations if broken == name]
         yield f"   broken: {name}"
-        yield f"     {first}"
-        yield from (f"     {line}" for line in rest)
+        for text in found[:_SHOWN]:
+            first, *rest = text.splitlines() or [""]
+            yield f"     - {first}"
+            yield from (f"       {line}" for line in rest)
+        if len(found) > _SHOWN:
+            yield f"     - ... and {len(found) - _SHOWN} more"
     yield from _advice(failure)
     ledger = _ledger(failure.run, baseline)
     if ledger:

@@ -6,21 +6,28 @@ tests pays next to nothing.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from pytest_workflow.clock import VirtualClock
+    from pytest_workflow.coverage_plugin import CoveragePlugin
+    from pytest_workflow.crash_everywhere import Rerun
     from pytest_workflow.database import WorkflowDatabase
     from pytest_workflow.faults import WorkflowFaults
     from pytest_workflow.freezer import Freezer
     from pytest_workflow.harness import Environment, WorkflowHarness
+    from pytest_workflow.injection import AttemptWrapper
+    from pytest_workflow.invariants import Invariant
+    from pytest_workflow.plan import Custom
     from pytest_workflow.replay import WorkflowReplay
+    from pytest_workflow.scenarios import WorkflowCrashes
     from pytest_workflow.upgrade import WorkflowUpgrade
     from workflow_core.settings import Settings
 
@@ -28,10 +35,25 @@ _STORES = ("memory", "file")
 _MARKERS = (
     'workflow_store(kind): keep the state of this test in "memory" or in a real "file" of its own',
     (
+        "workflow_crash_everywhere(*, depth=1, nondeterministic=(), most_runs=None): run this test once for every "
+        "place where the process could die, and check what is left; depth=2 tries pairs of crashes"
+    ),
+    "workflow_faults(*plans): arm fault plans, each the path of a JSON file or a pytest_workflow.plan.FaultPlan",
+    (
         "workflow_clock(*, start=None, manual=False): begin virtual time at start (a datetime or ISO text), and let "
         "only workflow_clock.advance() move it if manual"
     ),
 )
+
+_COVERAGE_OPTIONS: tuple[tuple[str, Literal["bool", "string", "args"], str | None, str], ...] = (
+    ("workflow_coverage", "bool", None, "end the run with what the tests made happen to each step and handler"),
+    ("workflow_coverage_fail_under", "string", "PERCENT", "fail a run that covers less than this percentage"),
+    ("workflow_coverage_json", "string", "FILE", "write the workflow coverage to this file as JSON"),
+    ("workflow_coverage_html", "string", "FILE", "write the workflow coverage to this file as a page of HTML"),
+    ("workflow_coverage_only", "args", "GLOB", "count the workflows of this name, or glob; may be given several times"),
+    ("workflow_coverage_each_id", "bool", None, "do not group step ids that differ in digits alone"),
+)
+_ACTIONS = {"bool": "store_true", "string": "store", "args": "append"}
 
 NAMESAKE = (
     "pytest-workflow-core and pytest-workflow are both installed, and both install a package pytest_workflow, so one "
@@ -39,6 +61,10 @@ NAMESAKE = (
     "pip uninstall pytest-workflow pytest-workflow-core; pip install 'pytest-workflow-core[pytest]'"
 )
 
+CRASHES_PROPERTY = "workflow_crashes"
+"""The user property of a report that holds the summary of a crash exploration."""
+
+_rerun_key: pytest.StashKey[Rerun] = pytest.StashKey()
 _environment_key = pytest.StashKey["Environment"]()
 _freezer_key = pytest.StashKey["Freezer"]()
 
@@ -66,6 +92,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="after every workflow.run, replay it from its record, and let a new engine go on after every step",
     )
+    group.addoption(
+        "--workflow-crash-everywhere",
+        nargs="?",
+        choices=("all", "invariants"),
+        const="all",
+        default=None,
+        help="run every workflow test once for each place where the process could die; with =invariants the test's own "
+        "assertions do not count after a crash",
+    )
+    group.addoption(
+        "--workflow-crash-at",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="let the process die at this place, such as step_completed:charge#1:before, and check what is left; "
+        "again for a further crash in the same run",
+    )
+    group.addoption(
+        "--workflow-faults",
+        action="append",
+        default=[],
+        metavar="PLAN",
+        help="arm a fault plan in every workflow test: the path of a JSON file, or the JSON itself",
+    )
+    for name, kind, metavar, explained in _COVERAGE_OPTIONS:
+        flag = f"--{name.replace('_', '-')}"
+        extra = {"metavar": metavar} if metavar else {}
+        group.addoption(flag, dest=name, action=_ACTIONS[kind], default=None, help=explained, **extra)
+        parser.addini(name, f"same as {flag}", type=kind)
+    group.addoption("--workflow-report", metavar="FILE.html", help="write an HTML report of the workflow tests")
     parser.addini("workflow_store", "default of --workflow-store", default="memory")
     parser.addini("workflow_start", "wall time at which virtual time begins, as ISO text with a zone", default="")
 
@@ -79,6 +135,52 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"workflow_store = {config.getini('workflow_store')!r} in the configuration: use {' or '.join(_STORES)}"
         )
+    given = any(config.getoption(name) is not None for name, *_ in _COVERAGE_OPTIONS)
+    if given or config.getini("workflow_coverage"):
+        from pytest_workflow import coverage_plugin  # noqa: PLC0415 - not without the option
+
+        coverage_plugin.register(config)
+    if (report := config.getoption("--workflow-report")) is not None:
+        from pytest_workflow.report import plugin as report_plugin  # noqa: PLC0415 - not without the option
+
+        report_plugin.register(config, report)
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Offer the hooks of the harness."""
+    pluginmanager.add_hookspecs(WorkflowHarnessHooks)
+
+
+class WorkflowHarnessHooks:
+    """What plugins and ``conftest.py`` files may add to the harness."""
+
+    def pytest_workflow_invariants(self, item: pytest.Item) -> Sequence[Invariant]:  # type: ignore[empty-body]
+        """Return what must hold after a crash besides the default invariants."""
+
+    @pytest.hookspec(firstresult=True)
+    def pytest_workflow_fault(self, fault: Custom, item: pytest.Item) -> AttemptWrapper | None:
+        """Return what carries out a fault of the kind ``custom``; ``None`` for one of another plugin's."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Load crash exploration if any test asks for it."""
+    mode = config.getoption("--workflow-crash-everywhere")
+    if (
+        mode
+        or config.getoption("--workflow-crash-at")
+        or any(item.get_closest_marker("workflow_crash_everywhere") for item in items)
+    ):
+        from pytest_workflow.crash_everywhere import CrashEverywhere, asked_places  # noqa: PLC0415 - not before that
+
+        asked_places(config)
+        config.pluginmanager.register(
+            CrashEverywhere(mode, _rerun_key, CRASHES_PROPERTY, _invariants, _leave_virtual_time)
+        )
+
+
+def _invariants(item: pytest.Item) -> list[Invariant]:
+    return [one for several in item.ihook.pytest_workflow_invariants(item=item) for one in several]
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -112,22 +214,30 @@ def _workflow_environment(
     request: pytest.FixtureRequest, workflow_settings: Settings, workflow_plugins: list[object]
 ) -> Generator[Environment, None, None]:
     from pytest_workflow.harness import Environment  # noqa: PLC0415
-    from pytest_workflow.markers import make_clock  # noqa: PLC0415 - not before the first workflow test
+    from pytest_workflow.markers import arm, make_clock  # noqa: PLC0415 - not before the first workflow test
 
     item = request.node
     clock = make_clock(item, str(request.config.getini("workflow_start")))
     kind = _marked_store(item) or _store_option(request.config)
     file = request.getfixturevalue("tmp_path") / "workflow.db" if kind == "file" else None
-    environment = Environment(clock, file, workflow_settings, workflow_plugins)
+    rerun = item.stash.get(_rerun_key, None)
+    observation, memory = (None, None) if rerun is None else (rerun.observation, rerun.memory)
+    custom = functools.partial(_custom_fault, item)
+    coverage: CoveragePlugin | None = request.config.pluginmanager.get_plugin("workflow_coverage")
+    plugins = [*workflow_plugins, coverage.observer(item)] if coverage is not None else workflow_plugins
+    environment = Environment(clock, file, workflow_settings, plugins, observation, memory, custom)
     item.stash[_environment_key] = environment
     freezer = _freezer(request.config)
     freezer.lead(clock)
-    if request.config.getoption("--workflow-replay-check"):
+    if request.config.getoption("--workflow-replay-check") and observation is None:
         from pytest_workflow.replay_check import install  # noqa: PLC0415 - not without the option
 
         install(environment, freezer, item)
     try:
+        arm(item, environment.faults)
         yield environment
+        if observation is not None:
+            environment.finish_observation()
     finally:
         environment.close()
         freezer.release()
@@ -171,6 +281,30 @@ def workflow_upgrade(request: pytest.FixtureRequest, _workflow_environment: Envi
     from pytest_workflow.upgrade import WorkflowUpgrade  # noqa: PLC0415 - not before the first workflow test
 
     return WorkflowUpgrade(_workflow_environment, _freezer(request.config))
+
+
+@pytest.fixture
+def workflow_crashes(_workflow_environment: Environment, request: pytest.FixtureRequest) -> WorkflowCrashes:
+    """Crash exploration inside a test: .explore(scenario, depth=1) lets the process die at every place."""
+    from pytest_workflow.crash_everywhere import asked_places  # noqa: PLC0415
+    from pytest_workflow.scenarios import WorkflowCrashes  # noqa: PLC0415 - not before the first workflow test
+
+    item = request.node
+    return WorkflowCrashes(
+        _workflow_environment,
+        _freezer(request.config),
+        item.nodeid,
+        asked_places(request.config),
+        _invariants(item),
+        lambda report: item.user_properties.append((CRASHES_PROPERTY, report.summary())),
+    )
+
+
+def _custom_fault(item: pytest.Item, fault: Custom) -> AttemptWrapper:
+    wrapper: AttemptWrapper | None = item.ihook.pytest_workflow_fault(fault=fault, item=item)
+    if wrapper is None:
+        raise ValueError(f'no plugin carries out the custom fault "{fault.name}" (hook pytest_workflow_fault)')
+    return wrapper
 
 
 def _marked_store(item: pytest.Item) -> str | None:
@@ -234,15 +368,35 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     try:
         return (yield)
     finally:
-        freezer = item.config.stash.get(_freezer_key, None)
-        if freezer is not None and freezer.active and not _uses_workflow(nextitem):
-            freezer.stop()
+        _leave_virtual_time(item, nextitem)
         if _environment_key in item.stash:
             del item.stash[_environment_key]
 
 
+def _leave_virtual_time(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    freezer = item.config.stash.get(_freezer_key, None)
+    if freezer is not None and freezer.active and not _uses_workflow(nextitem):
+        freezer.stop()
+
+
 def _uses_workflow(item: pytest.Item | None) -> bool:
     return "_workflow_environment" in getattr(item, "fixturenames", ())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what crash explorations covered."""
+    lines = [
+        f"{report.nodeid}: {summary}"
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport) and report.when == "call"
+        for name, summary in report.user_properties
+        if name == CRASHES_PROPERTY
+    ]
+    if lines:
+        terminalreporter.section("workflow crash exploration")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:

@@ -51,9 +51,10 @@ __all__ = ["ArmedFault", "CustomFault", "WorkflowFaults"]
 
 @dataclass(slots=True)
 class _Run:
-    """One step of one execution: how often it ran, and what struck its latest run."""
+    """One step of one execution: how often it ran, where its latest run stands in the history, and what struck it."""
 
     count: int = 0
+    seq: int | None = None
     struck: list[ArmedFault] = field(default_factory=list)
 
 
@@ -81,6 +82,7 @@ class WorkflowFaults:
         self._registered: set[type] = set()
         self._runs: defaultdict[tuple[str, str], _Run] = defaultdict(_Run)
         self._after: dict[int, list[ArmedFault]] = {}
+        self._forced: dict[tuple[str, str | None], ArmedFault] = {}
 
     def serve(
         self,
@@ -390,17 +392,19 @@ class WorkflowFaults:
 
     # Carrying out ----------------------------------------------------------------------------------------------------
 
-    def note_run(self, execution_id: str, step_id: str) -> None:
-        """Count an attempt that began."""
+    def note_run(self, execution_id: str, step_id: str, seq: int) -> None:
+        """Count an attempt that began at position ``seq`` of the history."""
         run = self._runs[execution_id, step_id]
         run.count += 1
+        run.seq = seq
         run.struck = []
 
-    def take_back(self, execution_id: str, step_id: str) -> None:
-        """Forget the latest attempt of a step, and what struck it: a crash cut it off."""
+    def take_back(self, execution_id: str, step_id: str, seq: int | None) -> None:
+        """Forget the attempt of a step that began at ``seq``, and what struck it: a crash cut it off."""
         run = self._runs.get((execution_id, step_id))
-        if run is not None and run.count:
+        if run is not None and run.count and run.seq == seq:
             run.count -= 1
+            run.seq = None
             for armed in run.struck:
                 armed.take_back()
             run.struck = []
@@ -436,6 +440,7 @@ class WorkflowFaults:
                 and _is_at(armed.rule.where, attempt.workflow_name, attempt.step_id)
                 and armed.counts(self._clock.monotonic() * 1_000)
             ):
+                self._forced[attempt.execution_id, attempt.step_id] = armed
                 return fault.status
         return None
 
@@ -455,6 +460,9 @@ class WorkflowFaults:
                 where_it_lies = self._engine.store.location(point.workflow_name) if self._engine else "the database"
                 raise storage_error(sqlite3.OperationalError(fault.message), where_it_lies)
             elif isinstance(fault, Crash) and fault.when == "before" and self._die is not None:
+                forced = self._forced.pop((point.execution_id, point.step_id), None)
+                if forced is not None and point.name == "circuit_admitted":
+                    forced.take_back()  # the circuit will be asked again
                 self._die()
             else:
                 later.append(armed)

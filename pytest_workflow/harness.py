@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Sequence
     from pathlib import Path
 
+    from pytest_workflow.injection import CustomFault
     from workflow_core.hookspecs import DurablePoint
     from workflow_core.models import PanicConfig, RetryConfig
 
@@ -77,7 +78,7 @@ class _HarnessPlugin:
     def on_event(self, event: Event) -> None:
         """Note the attempts and the waits."""
         if isinstance(event, StepStarted):
-            self._faults.note_run(event.execution_id, event.step_id)
+            self._faults.note_run(event.execution_id, event.step_id, event.seq)
         elif isinstance(event, SleepStarted):
             self._clock.sleeps.append(Sleep(event.step_id, event.duration_ms, "sleep"))
         elif isinstance(event, StepRetrying):
@@ -103,6 +104,7 @@ class Environment:
         plugins: Further plugins for the engine.
         observation: Where the process is to die; what is seen of the run is put there.
         memory: An empty database in memory to use instead of a new one; it is not closed.
+        custom: Carries out the faults that plugins define.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class Environment:
         plugins: Sequence[object] = (),
         observation: Observation | None = None,
         memory: sqlite3.Connection | None = None,
+        custom: CustomFault | None = None,
     ) -> None:
         self.clock = clock
         self.file = file
@@ -121,7 +124,8 @@ class Environment:
         self.user_plugins = tuple(plugins)
         self.plugins = list(plugins)
         self.processes = SimulatedProcesses()
-        self.faults = WorkflowFaults(clock)
+        self.faults = WorkflowFaults(clock, custom)
+        self.custom_fault = custom
         self.next_execution_id = execution_ids()
         self._recovery: asyncio.Task[None] | None = None
         self._stack = contextlib.ExitStack()
@@ -187,7 +191,7 @@ class Environment:
         seen.deaths.append(Death(self.clock.monotonic() * 1_000, len(seen.passed), steps, dict(seen.bodies)))
         for state in steps.values():
             if state.is_cut_off:
-                self.faults.take_back(state.execution_id, state.step_id)
+                self.faults.take_back(state.execution_id, state.step_id, state.started_seq)
         new, _ = self.succeed()
         self._recovery = asyncio.get_running_loop().create_task(_recover(new))
         raise SimulatedCrash
@@ -420,7 +424,7 @@ async def _recover(engine: MortalEngine) -> None:
     try:
         await WorkflowEngine.recover(engine)
     except BaseException:
-        if not engine.crashed:  # else its own successor recovers
+        if not engine.closed:  # else it has a successor of its own, which recovers
             raise
 
 

@@ -144,12 +144,12 @@ class MortalEngine(WorkflowEngine):
 
     async def restart(self, execution_id: str) -> ExecutionResult:
         """As `WorkflowEngine.restart`."""
+        before = (await self.get_status(execution_id)).restart_attempt
 
         async def again(engine: WorkflowEngine) -> ExecutionResult:
-            try:
+            if (await WorkflowEngine.get_status(engine, execution_id)).restart_attempt == before:
                 return await WorkflowEngine.restart(engine, execution_id)
-            except InvalidStateError:  # the crash came after the restart was recorded
-                return await _joined(engine, execution_id)
+            return await _joined(engine, execution_id)  # the crash came after the restart was recorded
 
         return await self._outlive(lambda engine: WorkflowEngine.restart(engine, execution_id), again)
 

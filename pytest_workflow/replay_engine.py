@@ -198,10 +198,14 @@ class _Replay:
             self._found.append(difference)
             self._over.set_result(None)
             await _for_ever()
-        if not place.is_answered:
-            self._blocked.append(ask)
-            await _for_ever()
-        await self._turn(place)
+        execution.begin_activity(ask.step_id)  # which refuses the same step in two tasks at the same time
+        try:
+            if not place.is_answered:
+                self._blocked.append(ask)
+                await _for_ever()
+            await self._turn(place)
+        finally:
+            execution.end_activity(ask.step_id)
 
     async def returned(self, execution: Execution) -> None:
         """Nothing to do: the end is read from the database."""

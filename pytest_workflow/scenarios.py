@@ -105,7 +105,9 @@ class WorkflowCrashes:
         outer = self._environment
         observation = Observation(places)
         clock = VirtualClock(outer.clock.start, automatic=outer.clock.automatic)
-        environment = Environment(clock, None, outer.settings, outer.user_plugins, observation, emptied(database))
+        environment = Environment(
+            clock, None, outer.settings, outer.user_plugins, observation, emptied(database), outer.custom_fault
+        )
         environment.engine.definitions = outer.engine.definitions
         self._freezer.lead(clock)
         try:

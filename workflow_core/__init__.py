@@ -25,7 +25,7 @@ from workflow_core.errors import (
     WorkflowRedefinedWarning,
     WorkflowTimeoutError,
 )
-from workflow_core.hookspecs import Attempt, DurablePoint, hookimpl
+from workflow_core.hookspecs import Attempt, DurablePoint, StepDescription, hookimpl
 from workflow_core.models import (
     CircuitBreakerConfig,
     ErrorInfo,
@@ -64,6 +64,7 @@ __all__ = [
     "hookimpl",
     "Attempt",
     "DurablePoint",
+    "StepDescription",
     # Errors
     "WorkflowCoreError",
     "ValidationError",

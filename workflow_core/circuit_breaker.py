@@ -53,7 +53,8 @@ def admit(state: CircuitState, config: CircuitBreakerConfig, execution_id: str, 
     if state.status == "closed":
         return Admission(allowed=True, state=state)
     if state.status == "open":
-        if state.reset_time is not None and now_ms < state.reset_time:
+        # A wall clock that was set back must not keep the circuit open for as long again.
+        if state.reset_time is not None and (state.last_failure_time or 0) <= now_ms < state.reset_time:
             return Admission(allowed=False, state=state)
         return Admission(allowed=True, state=_probing(state, config, execution_id, now_ms))
     if state.probe_execution_id == execution_id:

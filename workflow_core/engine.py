@@ -8,8 +8,11 @@ import functools
 import importlib.metadata
 import inspect
 import logging
+import os
 import re
+import types
 import uuid
+import weakref
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -39,10 +42,11 @@ from workflow_core.errors import (
     ValidationError,
     WorkflowCoreError,
     WorkflowNotFoundError,
+    WorkflowTimeoutError,
 )
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
 from workflow_core.execution import Execution, result_of
-from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager
+from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager, StepDescription
 from workflow_core.interception import intercepted
 from workflow_core.models import (
     TERMINAL_STATUSES,
@@ -61,7 +65,7 @@ from workflow_core.settings import Settings, default_directory
 from workflow_core.timeouts import validate_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -73,6 +77,10 @@ __all__ = ["WorkflowEngine"]
 logger = logging.getLogger("workflow_core")
 
 HandlerT = TypeVar("HandlerT", bound=WorkflowHandler)
+
+_CLAIM_POLL_MS = 1
+_CANCEL_GRACE_SECONDS = 5.0
+"""How long a cancellation waits for code that does not want to end."""
 
 _BUSINESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 
@@ -91,6 +99,7 @@ class _Active:
     first: asyncio.Future[ExecutionResult]
     final: asyncio.Future[ExecutionResult]
     task: asyncio.Task[None] | None = None
+    begun: bool = False
     cancelled: bool = False
     lost: bool = False
     restart_now: asyncio.Event | None = None
@@ -99,10 +108,46 @@ class _Active:
         """Settle what `start` waits for, unless it is settled."""
         _settle(self.first, result)
 
+    def renew_first(self) -> None:
+        """Let whoever joins from now on wait for the next run, unless somebody waits for it already."""
+        if self.first.done():
+            self.first = self.loop.create_future()
+
     def finish(self, result: ExecutionResult | BaseException) -> None:
         """Settle everything that is waited for."""
         _settle(self.first, result)
         _settle(self.final, result)
+
+
+class _Claim:
+    """Lets one task at a time, in whatever thread, do something about an execution, in an ``async with`` block."""
+
+    __slots__ = ("_claims", "_clock", "_execution_id")
+
+    def __init__(self, claims: dict[str, object], execution_id: str, clock: Clock) -> None:
+        self._claims = claims
+        self._execution_id = execution_id
+        self._clock = clock
+
+    async def __aenter__(self) -> None:
+        while self._claims.setdefault(self._execution_id, self) is not self:
+            await self._clock.sleep(_CLAIM_POLL_MS)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        del self._claims[self._execution_id]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """An execution that is at rest already.
+
+    Attributes:
+        result: Its result.
+        joined: Whether it ran when it was asked for, and was waited for.
+    """
+
+    result: ExecutionResult
+    joined: bool
 
 
 def _settle(future: asyncio.Future[ExecutionResult], result: ExecutionResult | BaseException) -> None:
@@ -148,6 +193,7 @@ class WorkflowEngine:
         self._probe: ProcessProbe = process_probe or SystemProcessProbe()
         self.owner: Owner = self._probe.make_owner()
         self._active: dict[str, _Active] = {}
+        self._claims: dict[str, object] = {}
         self._known_workflows: set[str] = set()
         self._renewal: asyncio.Task[None] | None = None
         self._closed = False
@@ -155,6 +201,7 @@ class WorkflowEngine:
         for plugin in (*_installed_plugins(), *plugins):
             self._plugins.register(plugin)
         self._hooks_changed()
+        _engines.add(self)
 
     def __repr__(self) -> str:
         return f"<WorkflowEngine on {self._bare_store.location()}>"
@@ -183,6 +230,8 @@ class WorkflowEngine:
             return bool(getattr(hook, name).get_hookimpls())
 
         self.observed = used("on_event")
+        self.announces_steps = used("on_step")
+        self.announces_handlers = used("on_handler")
         self.wraps_attempts = used("wrap_attempt")
         self._judges = used("is_fatal")
         self._forces = used("force_circuit")
@@ -198,6 +247,20 @@ class WorkflowEngine:
             self._plugins.hook.on_event(event=event)
         except Exception:
             logger.exception("A plugin failed while it was told of %r", event)
+
+    def announce_step(self, step: StepDescription) -> None:
+        """Tell the observers of a step that is about to run."""
+        try:
+            self._plugins.hook.on_step(step=step)
+        except Exception:
+            logger.exception("A plugin failed while it was told of %r", step)
+
+    def announce_handler(self, attempt: Attempt, handler: str, error: Exception | None) -> None:
+        """Tell the observers of a step's handler that is about to be called."""
+        try:
+            self._plugins.hook.on_handler(attempt=attempt, handler=handler, error=error)
+        except Exception:
+            logger.exception("A plugin failed while it was told of the handler %s of %r", handler, attempt)
 
     def attempt_wrappers(self, attempt: Attempt) -> list[Callable[[AttemptHandler], AttemptHandler]]:
         """Return the plugins' wrappers around an attempt, the innermost first."""
@@ -306,18 +369,30 @@ class WorkflowEngine:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop what runs in this event loop, giving it back for another engine to go on with, and close the store."""
-        self._closed = True
+        """Stop what runs in this event loop, giving it back for another engine to go on with, and close the store.
+
+        Raises:
+            InvalidStateError: It was called inside a workflow of this engine.
+        """
         running = [active.task for active in self._active.values() if active.task is not None]
         if self._renewal is not None:
             running.append(self._renewal)
         running = [task for task in running if task.get_loop() is asyncio.get_running_loop()]
+        if asyncio.current_task() in running:
+            raise InvalidStateError("aclose() cannot be awaited inside a workflow: it waits for the workflows to stop")
+        self._closed = True
+        await self._begun(self._active.values())
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         with contextlib.suppress(StorageError):
             await self.store.owner_retired(self.owner)
         self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the engine was closed: it starts and writes nothing any more."""
+        return self._closed
 
     def close(self) -> None:
         """Close the store at once; executions that still run here find it closed."""
@@ -391,12 +466,10 @@ class WorkflowEngine:
             WorkflowTimeoutError: ``timeout_ms`` ran out.
             StorageError: The database cannot be used.
         """
-        active_or_result = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms)
-        if isinstance(active_or_result, ExecutionResult):
-            return active_or_result
-        if detach:
-            return active_or_result.execution.snapshot()
-        return await asyncio.shield(active_or_result.first)
+        begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms, detach=detach)
+        if isinstance(begun, _Ended):
+            return _as_joined(begun.result) if begun.joined and not detach else begun.result
+        return begun.execution.snapshot() if detach else await asyncio.shield(begun.first)
 
     async def start_and_wait(
         self,
@@ -414,7 +487,7 @@ class WorkflowEngine:
         and the final result is returned whatever its status.
         """
         begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms)
-        return begun if isinstance(begun, ExecutionResult) else await asyncio.shield(begun.final)
+        return begun.result if isinstance(begun, _Ended) else await asyncio.shield(begun.final)
 
     def run(
         self,
@@ -458,18 +531,38 @@ class WorkflowEngine:
         retry_config: RetryConfig | dict[str, Any] | None,
         panic_config: PanicConfig | dict[str, Any] | None,
         timeout_ms: int | None,
-    ) -> _Active | ExecutionResult:
+        *,
+        detach: bool = False,
+    ) -> _Active | _Ended:
         definition = self.definition(name)
         execution_id = str(uuid.uuid4()) if execution_id is None else self._validated_id(execution_id)
         retry = definition.retry_config if retry_config is None else configured(RetryConfig, retry_config)
         panic = definition.panic_config if panic_config is None else configured(PanicConfig, panic_config)
         validate_timeout(f'Workflow "{name}"', timeout_ms)
         text, value = self._encode_input(definition, execution_id, input_value)
-        active = self._active.get(execution_id)
-        if active is not None:
-            self._check_same(active.execution.record, name, text)
-            return await self._joined(active)
-        at = self.clock.now()
+        async with self._claimed(execution_id):
+            active = self._active_execution(execution_id)
+            if active is None:
+                found = await self._begin_new(definition, execution_id, text, value, retry, panic, timeout_ms)
+                if isinstance(found, _Active):
+                    return found
+            else:
+                found = active.execution.record
+        self._check_same(found, name, text)
+        return await self._found(found, detach=detach)
+
+    async def _begin_new(
+        self,
+        definition: Definition,
+        execution_id: str,
+        text: str | None,
+        value: object,
+        retry: RetryConfig,
+        panic: PanicConfig,
+        timeout_ms: int | None,
+    ) -> _Active | ExecutionRecord:
+        """Record an execution and launch it; return the record instead if the store knew the id already."""
+        name, at = definition.name, self.clock.now()
         if name not in self._known_workflows:
             await self.store.workflow_defined(name, _definition_file(definition, at), at)
             self._known_workflows.add(name)
@@ -483,8 +576,7 @@ class WorkflowEngine:
         )
         existing = await self.store.execution_started(new, self.owner, self.lease_expiry(), at)
         if existing is not None:
-            self._check_same(existing, name, text)
-            return await self._found(existing)
+            return existing
         record = ExecutionRecord(
             execution_id=execution_id,
             workflow_name=name,
@@ -511,7 +603,7 @@ class WorkflowEngine:
         if self.settings.execution_id_format == "uuid":
             try:
                 if isinstance(execution_id, str) and str(uuid.UUID(execution_id)) == execution_id.lower():
-                    return execution_id
+                    return execution_id.lower()
             except ValueError:
                 pass
             raise ValidationError(f"Invalid execution id {execution_id!r:.300}: a UUID is required")
@@ -543,22 +635,44 @@ class WorkflowEngine:
                 "another id, or start it with the input it had"
             )
 
-    async def _found(self, record: ExecutionRecord) -> _Active | ExecutionResult:
-        """Answer a start whose id the store knew already."""
-        active = self._active.get(record.execution_id)
-        if active is not None:
-            return await self._joined(active)
-        if _at_rest(record):
-            return await self.get_status(record.execution_id)
-        if await self._is_alive_elsewhere(record):
-            return await self._poll(record.execution_id)
-        return await self._take_over(record)
+    async def _found(self, record: ExecutionRecord, *, detach: bool = False) -> _Active | _Ended:
+        """Answer a start whose id was known already: join what runs, go on with what was interrupted."""
+        joined = False
+        while True:
+            active = self._active_execution(record.execution_id)
+            if active is not None and active.loop is asyncio.get_running_loop():
+                return active
+            if active is None:
+                if _at_rest(record):
+                    return _Ended(await self.get_status(record.execution_id), joined)
+                if not await self._is_alive_elsewhere(record):
+                    with contextlib.suppress(LeaseLostError):  # it changed hands, or ended, since it was read
+                        return await self._take_over(record)
+            if detach:
+                return _Ended(await self.get_status(record.execution_id), joined=True)
+            joined = True
+            await self.clock.sleep(self.settings.poll_interval_ms)
+            record = await self._load(record.execution_id)
 
-    async def _joined(self, active: _Active) -> _Active | ExecutionResult:
-        """Join an execution of this engine, from whatever event loop it runs in."""
-        if active.loop is asyncio.get_running_loop():
-            return active
-        return await self._poll(active.execution.execution_id)
+    # What runs here --------------------------------------------------------------------------------------------------
+
+    def _active_execution(self, execution_id: str) -> _Active | None:
+        """Return an execution that runs in this engine; one whose event loop was closed does not run any more."""
+        active = self._active.get(execution_id)
+        if active is not None and active.loop.is_closed():
+            del self._active[execution_id]
+            return None
+        return active
+
+    def _claimed(self, execution_id: str) -> _Claim:
+        """Keep other threads, and other tasks, from beginning the same execution in this engine meanwhile."""
+        return _Claim(self._claims, execution_id, self.clock)
+
+    @staticmethod
+    async def _begun(executions: Iterable[_Active]) -> None:
+        """Let tasks begin: one that is cancelled before it has begun cannot tell anybody."""
+        if not all(active.begun for active in executions):
+            await asyncio.sleep(0)  # they were scheduled before this task goes on
 
     # Joining, resuming, restarting, cancelling -----------------------------------------------------------------------
 
@@ -570,7 +684,7 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
         """
         record = await self._load(execution_id)
-        active = self._active.get(record.execution_id)
+        active = self._active_execution(record.execution_id)
         if active is not None and active.loop is _running_loop():
             return active.execution.snapshot()
         workflow = self.store.workflow(record.workflow_name)
@@ -603,10 +717,11 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: Nobody runs it: it was interrupted and waits for `resume` or `recover`.
         """
-        active = self._active.get(execution_id)
+        execution_id = self._validated_id(execution_id)
+        active = self._active_execution(execution_id)
         if active is not None and active.loop is asyncio.get_running_loop():
             return await asyncio.shield(active.final)
-        return await self._poll(self._validated_id(execution_id))
+        return await self._poll(execution_id)
 
     async def resume(self, execution_id: str) -> ExecutionResult:
         """Go on with a sleeping or interrupted execution, and return its result as `start` does.
@@ -617,10 +732,12 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest, or another process runs it.
         """
-        active = self._active.get(execution_id)
+        execution_id = self._validated_id(execution_id)
+        active = self._active_execution(execution_id)
         if active is not None and active.execution.status != "panicked":
-            joined = await self._joined(active)
-            return joined if isinstance(joined, ExecutionResult) else await asyncio.shield(joined.first)
+            if active.loop is asyncio.get_running_loop():
+                return await asyncio.shield(active.first)
+            return _as_joined(await self._poll(execution_id))
         record = await self._load(execution_id)
         if record.status not in {"sleeping", "running", "restarting"}:
             raise InvalidStateError(
@@ -633,8 +750,12 @@ class WorkflowEngine:
                 f'Execution "{execution_id}" of workflow "{record.workflow_name}" runs in another process; wait for it '
                 "with wait()"
             )
-        begun = await self._take_over(record)
-        return begun if isinstance(begun, ExecutionResult) else await asyncio.shield(begun.first)
+        try:
+            return await asyncio.shield((await self._take_over(record)).first)
+        except LeaseLostError:
+            if (await self._load(execution_id)).fencing_token == record.fencing_token:
+                raise
+        return await self.resume(execution_id)  # it changed hands, or ended, since it was read: say what it is now
 
     async def restart(self, execution_id: str) -> ExecutionResult:
         """Run a panicked or failed execution again, with its completed steps kept; return its result as `start` does.
@@ -643,9 +764,13 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is neither panicked nor failed.
         """
-        active = self._active.get(execution_id)
+        execution_id = self._validated_id(execution_id)
+        active = self._active_execution(execution_id)
         if active is not None and active.execution.status == "panicked" and active.restart_now is not None:
-            active.first = active.loop.create_future()
+            if active.loop is not asyncio.get_running_loop():
+                active.loop.call_soon_threadsafe(active.restart_now.set)
+                return _as_joined(await self._poll(execution_id))
+            active.renew_first()
             active.restart_now.set()
             return await asyncio.shield(active.first)
         record = await self._load(execution_id)
@@ -654,9 +779,17 @@ class WorkflowEngine:
                 f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status}; only a panicked '
                 "or failed execution can be restarted"
             )
-        execution = await self._revive(record)
-        execution = await execution.restart()
-        return await asyncio.shield(self._launch(execution).first)
+        async with self._claimed(execution_id):
+            execution = await self._revive(record)
+            try:
+                execution = await execution.restart(by_hand=True)
+            except LeaseLostError:
+                raise InvalidStateError(
+                    f'Execution "{execution_id}" of workflow "{record.workflow_name}" was restarted, or cancelled, by '
+                    "somebody else at the same moment; wait for it with wait()"
+                ) from None
+            active = self._launch(execution)
+        return await asyncio.shield(active.first)
 
     async def cancel(self, execution_id: str) -> ExecutionResult:
         """Cancel an execution, wherever it runs; its running steps are cancelled.
@@ -668,17 +801,19 @@ class WorkflowEngine:
             InvalidStateError: It is at rest already.
         """
         record, at = await self._cancel_stored(execution_id)
-        active = self._active.get(record.execution_id)
-        if active is not None:
-            active.cancelled = True
-            if active.execution.observed:
-                active.execution.emit(ExecutionCancelled(), active.execution.next_seq(), at)
-            if active.task is not None and active.loop is asyncio.get_running_loop():
-                if active.task is not asyncio.current_task():
-                    active.task.cancel()
-                    await asyncio.wait([active.task])
-            elif active.task is not None:
+        active = self._active_execution(record.execution_id)
+        if active is not None and active.task is not None:
+            execution = active.execution
+            active.cancelled, execution.status = True, "cancelled"
+            execution.doomed(asyncio.CancelledError(f"{execution} was cancelled"))
+            if execution.observed:
+                execution.emit(ExecutionCancelled(), execution.next_seq(), at)
+            if active.loop is not asyncio.get_running_loop():
                 active.loop.call_soon_threadsafe(active.task.cancel)
+            elif active.task is not asyncio.current_task():
+                await self._begun([active])
+                active.task.cancel()
+                await asyncio.wait([active.task], timeout=_CANCEL_GRACE_SECONDS)
         return await self.get_status(execution_id)
 
     async def _cancel_stored(self, execution_id: str) -> tuple[ExecutionRecord, datetime]:
@@ -707,7 +842,7 @@ class WorkflowEngine:
         """
         taken = []
         for record, owner, expires_at in await self.store.unfinished_executions():
-            if record.execution_id in self._active or self._lives(owner, expires_at):
+            if self._active_execution(record.execution_id) is not None or self._lives(owner, expires_at):
                 continue
             if self._known_definition(record.workflow_name) is None:
                 logger.warning(
@@ -754,10 +889,13 @@ class WorkflowEngine:
             record = await self._load(execution_id)
             if _at_rest(record):
                 return await self.get_status(execution_id)
-            if execution_id not in self._active and not await self._is_alive_elsewhere(record):
+            if self._active_execution(execution_id) is None and not await self._is_alive_elsewhere(record):
+                again = await self._load(execution_id)
+                if again != record:
+                    continue  # it ended, or changed hands, while it was looked at
                 raise InvalidStateError(
                     f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status}, but no '
-                    "process runs it: it was interrupted; call resume() or recover()"
+                    "process runs it: it was interrupted; start() with its id, resume() or recover() goes on with it"
                 )
             await self.clock.sleep(self.settings.poll_interval_ms)
 
@@ -793,7 +931,9 @@ class WorkflowEngine:
             Lease(record.workflow_name, record.execution_id, record.fencing_token),
             RetryConfig.model_validate_json(record.retry_config),
             PanicConfig.model_validate_json(record.panic_config),
-            self.codec.decode(record.input_data, definition.input_type),
+            self.codec.decode(
+                record.input_data, definition.input_type, f'the input of execution "{record.execution_id}"'
+            ),
             steps,
             seq,
         )
@@ -801,6 +941,15 @@ class WorkflowEngine:
         return execution
 
     async def _take_over(self, record: ExecutionRecord) -> _Active:
+        """Go on with an interrupted execution, unless another thread of this engine does so already.
+
+        Raises:
+            LeaseLostError: It changed hands, or ended, since it was read.
+        """
+        async with self._claimed(record.execution_id):
+            return self._active_execution(record.execution_id) or await self._taken_over(record)
+
+    async def _taken_over(self, record: ExecutionRecord) -> _Active:
         execution = await self._revive(record)
         seq, at = execution.next_seq(), self.clock.now()
         status: ExecutionStatus = record.status if record.status in {"sleeping", "panicked"} else "running"
@@ -832,8 +981,10 @@ class WorkflowEngine:
 
     async def invoke(self, function: Callable[..., Any], *args: object) -> object:
         """Call a user's function: in this task if it is asynchronous, else where the settings say."""
-        code = getattr(function, "__code__", None)
-        if (code is not None and code.co_flags & inspect.CO_COROUTINE) or inspect.iscoroutinefunction(function):
+        code: object = getattr(function, "__code__", None)
+        # a proxy has whatever attribute it is asked for, so having a __code__ says little
+        is_coroutine = isinstance(code, types.CodeType) and code.co_flags & inspect.CO_COROUTINE
+        if is_coroutine or inspect.iscoroutinefunction(function):
             return await function(*args)
         if self.settings.sync_handlers == "thread":
             result = await asyncio.to_thread(_call_in_thread, function, args)
@@ -846,6 +997,7 @@ class WorkflowEngine:
         active = _Active(execution, loop, loop.create_future(), loop.create_future())
         self._active[execution.execution_id] = active
         active.task = loop.create_task(self._drive(active), name=f"workflow {execution.execution_id}")
+        active.task.add_done_callback(functools.partial(self._settled, active))
         lease_ms = self.settings.lease_ms
         if lease_ms is not None and (
             self._renewal is None or self._renewal.done() or self._renewal.get_loop() is not loop
@@ -853,14 +1005,24 @@ class WorkflowEngine:
             self._renewal = loop.create_task(self._renew_leases(lease_ms), name="workflow lease renewal")
         return active
 
+    def _settled(self, active: _Active, _: asyncio.Task[None]) -> None:
+        """Let nobody wait for an execution whose task was cancelled before it had begun."""
+        active.finish(_interrupted(active.execution))
+        self._forget(active)
+
+    def _forget(self, active: _Active) -> None:
+        if self._active.get(active.execution.execution_id) is active:
+            del self._active[active.execution.execution_id]
+
     async def _drive(self, active: _Active) -> None:
         """Run an execution until it is at rest, restarting it after panics."""
+        active.begun = True
         try:
             await self._run_to_rest(active)
             active.finish(active.execution.snapshot())
         except asyncio.CancelledError:
             if not active.cancelled and not active.lost:
-                await self._release(active.execution)
+                await self._release(active.execution, give_back=True)
                 active.finish(_interrupted(active.execution))
                 raise
             active.finish(await self._result_after_loss(active))
@@ -868,15 +1030,15 @@ class WorkflowEngine:
             active.finish(await self._result_after_loss(active))
         except BaseException as error:
             active.finish(error)
-            if not isinstance(error, SystemExit):  # what ends the process has used up its attempt, like any crash
-                await self._release(active.execution)
+            # Only an orderly stop gives the attempt back: what breaks out otherwise has used it up, like any crash.
+            orderly = isinstance(error, (Exception, KeyboardInterrupt, GeneratorExit))
+            await self._release(active.execution, give_back=orderly)
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
             if not self._closed:
                 logger.exception("%s stopped and can be resumed", active.execution)
         finally:
-            if self._active.get(active.execution.execution_id) is active:
-                del self._active[active.execution.execution_id]
+            self._forget(active)
 
     async def _run_to_rest(self, active: _Active) -> None:
         while True:
@@ -894,22 +1056,28 @@ class WorkflowEngine:
             if execution.status != "panicked" or execution.record.restart_at is None:
                 return
             await self._wait_for_restart(active, execution.record.restart_at)
+            if execution.deadline_has_passed():
+                await execution.fail(execution.timed_out())
+                return
+            active.renew_first()
             active.execution = await execution.restart()
 
     async def _wait_for_restart(self, active: _Active, restart_at: int) -> None:
         active.restart_now = asyncio.Event()
         event = active.restart_now
-        handle = self.clock.call_at(from_epoch_ms(restart_at), event.set)
+        deadline_at = active.execution.record.deadline_at
+        due = restart_at if deadline_at is None else min(restart_at, deadline_at)
+        handle = self.clock.call_at(from_epoch_ms(due), event.set)
         try:
             await event.wait()
         finally:
             handle.cancel()
             active.restart_now = None
 
-    async def _release(self, execution: Execution) -> None:
-        """Give an execution back that this process will not go on with."""
+    async def _release(self, execution: Execution, *, give_back: bool) -> None:
+        """Give an execution back that this process will not go on with, and if asked for the attempt in flight."""
         with contextlib.suppress(StorageError, LeaseLostError):
-            await execution.store.execution_released(execution.lease, self.clock.now(), execution.next_seq())
+            await execution.store.execution_released(execution.lease, give_back, self.clock.now(), execution.next_seq())
 
     async def _result_after_loss(self, active: _Active) -> ExecutionResult | BaseException:
         execution_id = active.execution.execution_id
@@ -939,6 +1107,18 @@ def _interrupted(execution: Execution) -> InvalidStateError:
     return InvalidStateError(f"{execution}: the engine stopped before it ended; resume() or recover() goes on with it")
 
 
+def _as_joined(result: ExecutionResult) -> ExecutionResult:
+    """Return a result that was waited for from elsewhere, or raise what ended the execution, as `start` does."""
+    error = result.error
+    if error is None or result.status not in {"failed", "panicked"}:
+        return result
+    if result.status == "panicked":
+        raise PanicError(error.message, error.step_id, error.attempt or 1, None, error.indicator)
+    if error.type == WorkflowTimeoutError.__name__:
+        raise WorkflowTimeoutError(error.message)
+    return result.raise_for_status()
+
+
 def _at_rest(record: ExecutionRecord) -> bool:
     return record.status in TERMINAL_STATUSES or (record.status == "panicked" and record.restart_at is None)
 
@@ -962,6 +1142,20 @@ def _definition_file(definition: Definition, at: datetime) -> dict[str, object]:
         "retry_config": definition.retry_config.model_dump(),
         "panic_config": definition.panic_config.model_dump(),
     }
+
+
+_engines: weakref.WeakSet[WorkflowEngine] = weakref.WeakSet()
+
+
+def _begin_again_in_child() -> None:
+    """After a fork: what the parent's engines run is not run in the child, which is a process of its own."""
+    for engine in list(_engines):
+        engine.owner = engine._probe.make_owner()
+        engine._active, engine._claims, engine._renewal = {}, {}, None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_again_in_child)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "error_text",
+    "printable",
     "WorkflowCoreError",
     "ValidationError",
     "UnstorableResultError",
@@ -36,12 +37,21 @@ __all__ = [
 ]
 
 
-def error_text(error: BaseException) -> str:
-    """Return an error's message, also of an error whose own ``__str__`` fails."""
+def error_text(error: object) -> str:
+    """Return the message of an error, or the text of a part of it, so that it can be stored.
+
+    Surrogates that stand alone, as in the names of files that are not UTF-8, are escaped: neither SQLite nor JSON takes
+    them. Of an object whose own ``__str__`` fails, the text says so.
+    """
     try:
-        return str(error)
+        return printable(str(error))
     except Exception:  # noqa: BLE001 - another's class may fail in any way
         return f"(the text of this {type(error).__name__} cannot be read)"
+
+
+def printable(text: str) -> str:
+    """Return a text with the surrogates that stand alone escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class WorkflowCoreError(Exception):
@@ -162,19 +172,38 @@ class RecordedError(WorkflowCoreError):
 
     Attributes:
         error_type: The class name of the error as it was recorded.
+        class_paths: Its class and the bases of that, the most specific first, each as ``module:name``. By these, and
+            not by its own class, ``on_error`` and ``non_retryable`` recognise it.
     """
 
-    def __init__(self, error_type: str, message: str) -> None:
+    def __init__(self, error_type: str, message: str, class_paths: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.error_type = error_type
+        self.class_paths = list(class_paths)
 
 
 class LeaseLostError(WorkflowCoreError):
-    """Another process has taken this execution over, or cancelled it: this one may no longer write."""
+    """Another process has taken this execution over, or ended it: this one may no longer write.
+
+    Attributes:
+        execution_id: The execution; ``None`` for an error that no store raised.
+    """
+
+    def __init__(self, message: str, execution_id: str | None = None) -> None:
+        super().__init__(message)
+        self.execution_id = execution_id
 
 
 class StorageError(WorkflowCoreError):
-    """The database could not be read or written; the message names the file and the reason."""
+    """The database could not be read or written; the message names the file and the reason.
+
+    Attributes:
+        location: Where the database lies; ``None`` for an error that no store raised.
+    """
+
+    def __init__(self, message: str, location: str | None = None) -> None:
+        super().__init__(message)
+        self.location = location
 
 
 class SchemaVersionError(StorageError):

@@ -187,10 +187,21 @@ class Execution:
         """
         if self.doom is not None:
             raise self.doom
+        if self.record.deadline_at is not None and self.deadline_has_passed():
+            self.doomed(self.timed_out())
+            raise self.timed_out()
         if self._over:
             raise InvalidStateError(
                 f"{self}: its handler has ended, so no step can begin; await all tasks that run steps in the handler"
             )
+
+    def cannot_be_written(self, error: BaseException) -> bool:
+        """Tell whether an error says that this execution cannot be written, rather than another one, or nothing."""
+        if isinstance(error, LeaseLostError):
+            return error.execution_id == self.execution_id
+        if isinstance(error, StorageError):
+            return error.location is not None and error.location == self.store.location(self.definition.name)
+        return False
 
     def doomed(self, error: BaseException) -> None:
         """Let every further step and sleep of this run raise ``error``."""
@@ -274,9 +285,9 @@ class Execution:
                     self.emit(ExecutionCompleted(), seq, at)
                 return None
             error: BaseException = self.doom
-        except (LeaseLostError, StorageError):
-            raise
         except (Exception, asyncio.CancelledError) as raised:
+            if self.cannot_be_written(raised):
+                raise
             if isinstance(raised, asyncio.CancelledError) and cancelled_from_outside():
                 raise
             error = self.doom or raised
@@ -286,6 +297,8 @@ class Execution:
         deadline = self.record.deadline_at
         if deadline is None:
             return await self.engine.invoke(self.definition.handler, self.context)
+        if self.deadline_has_passed():
+            raise self.timed_out()
         timeout = Timeout(self.engine.clock, deadline - to_epoch_ms(self.now()))
         try:
             async with timeout:
@@ -293,7 +306,16 @@ class Execution:
         except TimeoutError as error:
             if not timeout.expired:
                 raise
-            raise WorkflowTimeoutError(f"{self}: it took longer than the timeout_ms it was started with") from error
+            raise self.timed_out() from error
+
+    def deadline_has_passed(self) -> bool:
+        """Tell whether the execution has taken longer than its ``timeout_ms``."""
+        deadline = self.record.deadline_at
+        return deadline is not None and to_epoch_ms(self.now()) >= deadline
+
+    def timed_out(self) -> WorkflowTimeoutError:
+        """Return the error of an execution that took too long."""
+        return WorkflowTimeoutError(f"{self}: it took longer than the timeout_ms it was started with")
 
     async def _stop_leftovers(self) -> None:
         """Cancel steps that run on although the handler is done with them."""
@@ -376,16 +398,22 @@ class Execution:
             indicator=error.indicator if isinstance(error, PanicError) else None,
         )
 
-    async def restart(self) -> Execution:
+    async def restart(self, *, by_hand: bool = False) -> Execution:
         """Begin again: completed steps are kept; all others get their attempts back.
+
+        Args:
+            by_hand: Somebody asked for it: the time that the execution may take begins anew.
 
         Returns:
             The execution to run from now on, on a new lease.
         """
         seq, at = self.next_seq(), self.now()
         attempt = self.restart_attempt + 1
+        deadline_at = self.record.deadline_at
+        if by_hand and deadline_at is not None:
+            deadline_at = to_epoch_ms(at) + deadline_at - to_epoch_ms(self.record.started_at)
         lease = await self.store.execution_restarted(
-            self.lease, self.engine.owner, self.engine.lease_expiry(), attempt, seq, at
+            self.lease, self.engine.owner, self.engine.lease_expiry(), attempt, deadline_at, seq, at
         )
         steps, seq_now = await self.store.load_steps(self.definition.name, self.execution_id)
         record = replace(
@@ -393,6 +421,7 @@ class Execution:
             status="restarting",
             restart_attempt=attempt,
             restart_at=None,
+            deadline_at=deadline_at,
             error_data=None,
             completed_at=None,
             owner_id=self.engine.owner.owner_id,
@@ -405,7 +434,7 @@ class Execution:
             lease,
             self.retry_config,
             self.panic_config,
-            self.codec.decode(record.input_data, self.definition.input_type),
+            self.codec.decode(record.input_data, self.definition.input_type, f"the input of {self}"),
             steps,
             seq_now,
         )

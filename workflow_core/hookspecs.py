@@ -27,6 +27,7 @@ __all__ = [
     "Attempt",
     "AttemptHandler",
     "DurablePoint",
+    "StepDescription",
     "PluginManager",
     "WorkflowHooks",
 ]
@@ -72,6 +73,27 @@ class DurablePoint:
     step_id: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class StepDescription:
+    """A step as the workflow's code built it, about to run.
+
+    Attributes:
+        handlers: Their names: ``"on_error:NetworkError"`` for each entry of ``on_error``, then ``"catch"``
+            and ``"on_open"``.
+        has_circuit: Whether it has a circuit breaker.
+        max_attempts: How many attempts it has, the first one included.
+        timeout_ms: Longest duration of an attempt in milliseconds; ``None`` sets no limit.
+    """
+
+    workflow_name: str
+    execution_id: str
+    step_id: str
+    handlers: tuple[str, ...]
+    has_circuit: bool
+    max_attempts: int
+    timeout_ms: float | None
+
+
 class PluginManager(pluggy.PluginManager):
     """pluggy's manager with the specifications below, made so that an engine is cheap.
 
@@ -106,6 +128,22 @@ class WorkflowHooks:
     def on_event(self, event: Event) -> None:
         """Watch every event of every execution, after it was committed.
 
+        An error raised here is logged and does not disturb the execution.
+        """
+
+    @hookspec
+    def on_step(self, step: StepDescription) -> None:
+        """Watch every step that is about to run: not those whose stored result is returned.
+
+        A step that goes on after a crash or a restart is announced again. An error raised here is logged and does not
+        disturb the execution.
+        """
+
+    @hookspec
+    def on_handler(self, attempt: Attempt, handler: str, error: Exception | None) -> None:
+        """Watch every handler of a step that is about to be called, whatever it will return or raise.
+
+        ``handler`` is named as in `StepDescription.handlers`; ``error`` is what it is given, ``None`` for ``on_open``.
         An error raised here is logged and does not disturb the execution.
         """
 

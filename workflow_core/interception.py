@@ -6,6 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any, cast
 
 from workflow_core.database.store import DURABLE_POINTS, Lease, NewExecution, StepRecord
+from workflow_core.errors import StorageError
 from workflow_core.hookspecs import DurablePoint
 
 if TYPE_CHECKING:
@@ -40,9 +41,14 @@ class _Intercepted:
 
     async def _pass(self, name: str, method: Callable[..., Awaitable[object]], *args: object) -> object:
         point = _describe(name, args)
-        self._hooks.before_durable_point(point=point)
-        result = await method(*args)
-        self._hooks.after_durable_point(point=point)
+        try:
+            self._hooks.before_durable_point(point=point)
+            result = await method(*args)
+            self._hooks.after_durable_point(point=point)
+        except StorageError as error:
+            if error.location is None:  # a plugin speaks for the database
+                error.location = self._inner.location(point.workflow_name)
+            raise
         return result
 
 

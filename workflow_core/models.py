@@ -9,6 +9,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from workflow_core.errors import ValidationError, WorkflowError
+from workflow_core.timeouts import LONGEST_MS
 
 __all__ = [
     "ExecutionStatus",
@@ -52,14 +53,14 @@ class RetryConfig(Model):
         max_attempts: Attempts in all, the first one included (1 to 10).
         backoff_ms: Wait before the second attempt, in milliseconds.
         exponential_backoff: Double the wait after each further attempt; otherwise it stays the same.
-        max_backoff_ms: No wait is longer than this, in milliseconds; ``None`` sets no limit.
+        max_backoff_ms: No wait is longer than this, in milliseconds; without it, none is longer than a century.
         non_retryable: Error classes, or class names, that fail a step at once.
     """
 
     max_attempts: int = Field(default=3, ge=1, le=10)
-    backoff_ms: int = Field(default=1_000, ge=0)
+    backoff_ms: int = Field(default=1_000, ge=0, le=LONGEST_MS)
     exponential_backoff: bool = True
-    max_backoff_ms: int | None = Field(default=None, ge=0)
+    max_backoff_ms: int | None = Field(default=None, ge=0, le=LONGEST_MS)
     non_retryable: tuple[str, ...] = ()
 
     @pydantic.field_validator("non_retryable", mode="before")
@@ -82,7 +83,7 @@ class PanicConfig(Model):
     """
 
     max_restart_attempts: int = Field(default=3, ge=1, le=5)
-    restart_delay_ms: int = Field(default=5_000, ge=1_000)
+    restart_delay_ms: int = Field(default=5_000, ge=1_000, le=LONGEST_MS)
     enable_auto_restart: bool = True
 
 
@@ -95,7 +96,7 @@ class CircuitBreakerConfig(Model):
     """
 
     failure_threshold: int = Field(ge=1)
-    reset_timeout_ms: int = Field(default=60_000, ge=1_000)
+    reset_timeout_ms: int = Field(default=60_000, ge=1_000, le=LONGEST_MS)
 
 
 class ErrorInfo(Model):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from workflow_core.errors import NonRetryableError
 from workflow_core.failures import type_names
+from workflow_core.timeouts import LONGEST_MS
 
 if TYPE_CHECKING:
     from workflow_core.models import RetryConfig
@@ -24,7 +25,7 @@ def backoff_ms(config: RetryConfig, attempt: int) -> int:
         attempt: The attempt that failed, counted from 1.
     """
     wait = config.backoff_ms * 2 ** (attempt - 1) if config.exponential_backoff else config.backoff_ms
-    return wait if config.max_backoff_ms is None else min(wait, config.max_backoff_ms)
+    return min(wait, LONGEST_MS if config.max_backoff_ms is None else config.max_backoff_ms)
 
 
 def is_retryable(config: RetryConfig, error: BaseException) -> bool:

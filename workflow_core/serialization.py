@@ -25,7 +25,7 @@ from zoneinfo import ZoneInfo
 import pydantic
 import pydantic_core
 
-from workflow_core.errors import ValidationError
+from workflow_core.errors import ValidationError, error_text
 
 __all__ = ["MAX_DEPTH", "ReturnType", "Serializer", "Codec", "find_class", "return_type_of", "same_json"]
 
@@ -44,6 +44,8 @@ _Json: TypeAlias = bool | int | float | str | list["_Json"] | dict[str, "_Json"]
 
 _PLAIN_SCALARS: frozenset[type] = frozenset({str, int, bool, type(None)})
 _FIXED_ZONES = (timezone,)
+_A_MOMENT = datetime.min.replace(tzinfo=UTC)
+_A_DAY = date.min
 
 
 class ReturnType:
@@ -55,12 +57,22 @@ class ReturnType:
         self._handler = handler
         self._declared = declared
 
-    def adapter(self) -> pydantic.TypeAdapter[Any] | None:
-        """Return pydantic's adapter for the declared type, or ``None`` if nothing usable is declared."""
+    def __str__(self) -> str:
+        declared = self._resolved()
+        if declared is None:
+            return "plain data"
+        return declared.__qualname__ if isinstance(declared, type) else repr(declared)
+
+    def _resolved(self) -> object:
         if self._declared is None and self._handler is not None:
             self._declared = return_type_of(self._handler)
             self._handler = None
-        return None if self._declared is None else _adapter_for(self._declared)
+        return self._declared
+
+    def adapter(self) -> pydantic.TypeAdapter[Any] | None:
+        """Return pydantic's adapter for the declared type, or ``None`` if nothing usable is declared."""
+        declared = self._resolved()
+        return None if declared is None else _adapter_for(declared)
 
 
 def return_type_of(handler: Callable[..., object]) -> object | None:
@@ -172,18 +184,15 @@ class _Encoder:
             return {_TAG: serializer.name, "value": self.encode(serializer.to_json(value), path, depth + 1)}
         if isinstance(value, enum.Enum):
             return _encode_enum(value, path)
-        if isinstance(value, datetime):
-            return _encode_datetime(value, path)
-        if isinstance(value, date):
-            return {_TAG: "date", "value": value.isoformat()}
         cls = type(value)
+        if isinstance(value, datetime) and _stands_for(cls, _A_MOMENT):
+            return {_TAG: "datetime", "value": value.isoformat(), **_encode_zone(value, path)}
+        if isinstance(value, date) and _stands_for(cls, _A_DAY):
+            return {_TAG: "date", "value": value.isoformat()}
         if cls is time:
             return _encode_time(value, path)
-        if isinstance(value, timedelta):
-            parts: list[_Json] = [value.days, value.seconds, value.microseconds]
-            if timedelta(value.days, value.seconds, value.microseconds) != value:
-                raise _RefusedError(f"{path or 'the value'} is a {type(value).__qualname__} finer than microseconds")
-            return {_TAG: "timedelta", "value": parts}
+        if cls is timedelta:
+            return {_TAG: "timedelta", "value": [value.days, value.seconds, value.microseconds]}
         if cls is UUID or cls is Decimal:
             return {_TAG: cls.__name__.lower(), "value": str(value)}
         if cls is bytes:
@@ -261,11 +270,9 @@ def _encode_zone(value: datetime | time, path: str) -> dict[str, _Json]:
     )
 
 
-def _encode_datetime(value: datetime, path: str) -> _Json:
-    encoded: dict[str, _Json] = {_TAG: "datetime", "value": value.isoformat(), **_encode_zone(value, path)}
-    if _decode_datetime(encoded) != value:
-        raise _RefusedError(f"{path or 'the value'} is a {type(value).__qualname__} finer than microseconds")
-    return encoded
+def _stands_for(cls: type, example: object) -> bool:
+    """Tell whether a class is that of ``example``, or counts it as an instance, as freezegun's do in tests."""
+    return isinstance(example, cls)
 
 
 def _encode_time(value: time, path: str) -> _Json:
@@ -376,8 +383,8 @@ class Codec:
         except (pydantic_core.PydanticSerializationError, UnicodeEncodeError) as error:
             raise _refusal(what, str(error)) from None
         else:
-            if encoder.tagged or len(raw) > _LONGEST_NUMBER:
-                value = self._read_back(raw, what)
+            # what was encoded is a copy already: a result must not change with the object that the handler keeps
+            value = self._read_back(raw, what) if encoder.tagged or len(raw) > _LONGEST_NUMBER else plain
         if self._max_bytes is not None and len(raw) > self._max_bytes:
             raise _refusal(
                 what,
@@ -389,39 +396,48 @@ class Codec:
     def _read_back(self, raw: bytes, what: str | Callable[[], str]) -> object:
         try:
             return self.from_json(pydantic_core.from_json(raw))
-        except ValueError as error:
+        except (ValueError, LookupError) as error:
             raise _refusal(what, f"it could not be read back: {error}") from None
 
-    def decode(self, text: str | None, returns: ReturnType | None = None) -> Any:  # noqa: ANN401 - what was stored
+    def decode(
+        self,
+        text: str | None,
+        returns: ReturnType | None = None,
+        what: str | Callable[[], str] = "a stored value",
+    ) -> Any:  # noqa: ANN401 - what was stored
         """Read a stored value.
 
         Args:
             text: The stored text.
             returns: The declared type of the value; without it, declared types appear in their JSON form.
+            what: What the value is, for the error message, or a function that tells it.
 
         Raises:
-            ValidationError: The stored value does not fit the declared type (any more), or its type is not loaded.
+            ValidationError: The text is damaged, or the value does not fit its type (any more), or that is not loaded.
         """
         if text is None:
             return None
-        data = pydantic_core.from_json(text)
-        if _TAG not in text:
-            return data  # plain JSON, which most values are
-        if type(data) is dict and data.get(_TAG) == _DECLARED and returns is not None:
-            adapter = returns.adapter()
-            if adapter is not None:
-                try:
+        try:
+            data = pydantic_core.from_json(text)
+            if _TAG not in text:
+                return data  # plain JSON, which most values are
+            if type(data) is dict and data.get(_TAG) == _DECLARED and returns is not None:
+                adapter = returns.adapter()
+                if adapter is not None:
                     return adapter.validate_json(pydantic_core.to_json(data["value"]))
-                except pydantic.ValidationError as error:
-                    raise ValidationError.from_pydantic("stored value for its declared type", error) from error
-        return self.from_json(data)
+            return self.from_json(data)
+        except Exception as error:  # classes and serializers of others may refuse in any way
+            raise _unreadable(text, returns, what, error) from error
 
     def decode_for_display(self, text: str | None) -> Any:  # noqa: ANN401 - what was stored
-        """Read a stored value for people: what cannot be built here is shown as the JSON it is stored as."""
+        """Read a stored value for people: what cannot be built here is shown as it is stored, as JSON if it is JSON."""
         try:
             return self.decode(text)
-        except (ValidationError, ValueError, KeyError, TypeError):
-            return pydantic_core.from_json(text or "null")
+        except ValidationError:
+            try:
+                return pydantic_core.from_json(text or "")
+            except ValueError:
+                return text
 
     def from_json(self, value: Any) -> Any:  # noqa: ANN401 - JSON of any shape
         """Turn parsed JSON with tags into the value it stands for."""
@@ -457,6 +473,17 @@ def _refusal(what: str | Callable[[], str], reason: str) -> ValidationError:
         f"Cannot store {what if isinstance(what, str) else what()}: {reason}",
         [{"type": "serialization", "loc": ("value",), "msg": reason, "input": None}],
     )
+
+
+def _unreadable(
+    text: str, returns: ReturnType | None, what: str | Callable[[], str], error: Exception
+) -> ValidationError:
+    name = what if isinstance(what, str) else what()
+    as_type = f" as {returns}" if returns is not None else ""
+    if isinstance(error, pydantic.ValidationError):
+        return ValidationError.from_pydantic(f"{name}, read{as_type} from {text:.200}", error)
+    reason = error_text(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error_text(error)}"
+    return ValidationError(f"Cannot read {name}{as_type} from {text:.200}: {reason}")
 
 
 def _encode_declared(

@@ -6,17 +6,34 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import pydantic
 from pydantic import Field
 
+from workflow_core.errors import ValidationError
 from workflow_core.models import Model
+from workflow_core.timeouts import LONGEST_MS
 
 __all__ = ["Settings", "default_directory"]
 
 
+_LONGEST_BUSY_MS = 2**31 - 1
+"""SQLite counts these milliseconds in a C integer."""
+
+
 def default_directory() -> Path:
-    """Return the runtime directory: ``$WORKFLOW_DIR``, or ``~/.workflow``."""
-    named = os.environ.get("WORKFLOW_DIR")
-    return Path(named).expanduser() if named else Path.home() / ".workflow"
+    """Return the runtime directory: ``$WORKFLOW_DIR``, or ``~/.workflow``.
+
+    Raises:
+        ValidationError: It begins with ``~``, and whose home that is cannot be found out.
+    """
+    named = os.environ.get("WORKFLOW_DIR") or "~/.workflow"
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:
+        raise ValidationError(
+            f'There is no home directory for the runtime directory "{named}" ({error}); set WORKFLOW_DIR to a path '
+            "without ~"
+        ) from None
 
 
 class Settings(Model):
@@ -39,11 +56,18 @@ class Settings(Model):
 
     directory: Path | None = None
     execution_id_format: Literal["business", "uuid"] = "business"
-    max_sleep_ms: int = Field(default=300_000, ge=0)
+    max_sleep_ms: int = Field(default=300_000, ge=0, le=LONGEST_MS)
     max_result_bytes: int = Field(default=16_777_216, ge=1_024)
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
-    busy_timeout_ms: int = Field(default=5_000, ge=0)
-    lease_ms: int | None = Field(default=30_000, ge=1_000)
-    poll_interval_ms: int = Field(default=200, ge=10)
+    busy_timeout_ms: int = Field(default=5_000, ge=0, le=_LONGEST_BUSY_MS)
+    lease_ms: int | None = Field(default=30_000, ge=1_000, le=LONGEST_MS)
+    poll_interval_ms: int = Field(default=200, ge=10, le=LONGEST_MS)
     sync_handlers: Literal["thread", "inline"] = "thread"
     recover_on_start: bool = True
+
+    @pydantic.field_validator("directory")
+    @classmethod
+    def _nameable(cls, directory: Path | None) -> Path | None:
+        if directory is not None and "\0" in str(directory):
+            raise ValueError("a directory's name cannot hold a null character")
+        return directory

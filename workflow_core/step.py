@@ -12,12 +12,10 @@ from workflow_core.clock import to_epoch_ms
 from workflow_core.database.store import CircuitChange, StepRecord
 from workflow_core.errors import (
     CircuitOpenError,
-    LeaseLostError,
     PanicError,
     StepConflictError,
     StepInterruptedError,
     StepTimeoutError,
-    StorageError,
     UnstorableResultError,
     ValidationError,
     WorkflowError,
@@ -36,8 +34,8 @@ from workflow_core.events import (
     StepSkipped,
     StepStarted,
 )
-from workflow_core.failures import error_name, rebuild_error, record_error, type_names
-from workflow_core.hookspecs import Attempt, AttemptHandler
+from workflow_core.failures import classes_of, error_name, rebuild_error, record_error
+from workflow_core.hookspecs import Attempt, AttemptHandler, StepDescription
 from workflow_core.models import CircuitBreakerConfig, RetryConfig
 from workflow_core.retry import backoff_ms, is_retryable
 from workflow_core.serialization import ReturnType
@@ -190,6 +188,10 @@ class StepBuilder(Generic[ResultT]):
         self._retry = RetryConfig(**{**base.model_dump(), **changes}) if changes else base
         return self
 
+    def result_name(self) -> str:
+        """Name the step's result, for error messages."""
+        return f'the result of step "{self.step_id}" ({self._execution})'
+
     async def execute(self) -> ResultT:
         """Run the step, or return its stored result if it is completed.
 
@@ -207,7 +209,7 @@ class StepBuilder(Generic[ResultT]):
                     f'{execution}: "{self.step_id}" is the id of a sleep already; give the step another id'
                 )
             if record.status in {"completed", "skipped"}:
-                value: ResultT = execution.codec.decode(record.result_data, self._returns)
+                value: ResultT = execution.codec.decode(record.result_data, self._returns, self.result_name)
                 return value
         execution.begin_activity(self.step_id)
         run = _StepRun(execution, self, record)
@@ -240,6 +242,8 @@ class _StepRun:
     async def run(self) -> Any:  # noqa: ANN401 - the step's result
         """Go on from whatever is recorded until there is a result or an error."""
         record = self.record
+        if self.execution.engine.announces_steps:
+            self.execution.engine.announce_step(self._describe_step())
         if record.status == "failed":
             raise self._as_final_error(await self._recorded_error())
         if record.status == "running" or record.error_message is not None:
@@ -277,8 +281,7 @@ class _StepRun:
         rows = await execution.store.load_errors(execution.definition.name, execution.execution_id, self.record.step_id)
         if not rows:
             return WorkflowError(self.record.error_message or "unknown error", self.record.step_id, self.record.attempt)
-        known = [key for key in builder._on_error if isinstance(key, type)]
-        return rebuild_error(rows[-1][1], self.record.step_id, known, execution.codec)
+        return rebuild_error(rows[-1][1], self.record.step_id, _classes(builder._on_error), execution.codec)
 
     # One attempt -----------------------------------------------------------------------------------------------------
 
@@ -303,8 +306,6 @@ class _StepRun:
         try:
             value = await self._call_handler(attempt)
             text, value = self._encode(value)
-        except (LeaseLostError, StorageError):
-            raise
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - a step may fail with anything
             return await self._failed(self._as_failure(raised), counts=True)
         await self._complete(text, None)
@@ -359,9 +360,12 @@ class _StepRun:
     def _as_failure(self, raised: BaseException) -> Exception:
         """Return what a handler of this step raised, as an error that can be recorded.
 
-        A cancellation of something that the handler awaited is such an error; one that is meant for this task goes on.
+        A cancellation of something that the handler awaited is such an error. One that is meant for this task goes on,
+        and so does the failure of this execution's own store, which a nested step of it met.
         """
         if isinstance(raised, Exception):
+            if self.execution.cannot_be_written(raised):
+                raise raised
             return raised
         if cancelled_from_outside():
             raise raised
@@ -377,14 +381,33 @@ class _StepRun:
             execution.definition.name, execution.execution_id, self.record.step_id, attempt, execution.restart_attempt
         )
 
+    def _describe_step(self) -> StepDescription:
+        execution, builder = self.execution, self.builder
+        keys = (key if isinstance(key, str) else key.__name__ for key in builder._on_error)
+        handlers = dict.fromkeys(f"on_error:{key}" for key in keys)
+        if builder._catch is not None:
+            handlers["catch"] = None
+        if builder._on_open is not None:
+            handlers["on_open"] = None
+        return StepDescription(
+            execution.definition.name,
+            execution.execution_id,
+            builder.step_id,
+            tuple(handlers),
+            builder._circuit is not None,
+            self.retry.max_attempts,
+            builder._timeout_ms,
+        )
+
+    def _announce(self, handler: str, error: Exception | None) -> None:
+        if self.execution.engine.announces_handlers:
+            self.execution.engine.announce_handler(self._describe(self.record.attempt), handler, error)
+
     def _encode(self, value: object) -> tuple[str | None, Any]:
         try:
-            return self.execution.codec.encode(value, self._result_name, self.builder._returns)
+            return self.execution.codec.encode(value, self.builder.result_name, self.builder._returns)
         except ValidationError as error:
             raise UnstorableResultError(str(error), error.errors) from None
-
-    def _result_name(self) -> str:
-        return f'the result of step "{self.record.step_id}" ({self.execution})'
 
     # What becomes of an attempt --------------------------------------------------------------------------------------
 
@@ -440,12 +463,11 @@ class _StepRun:
         execution, builder, record = self.execution, self.builder, self.record
         await self._raise_if_final(error)
         for name, handler in self._handlers_for(error):
+            self._announce(name, error)
             try:
                 with execution.frame(record.attempt):
                     value = await execution.engine.invoke(handler, error, execution.context)
                 text, value = self._encode(value)
-            except (LeaseLostError, StorageError):
-                raise
             except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - passes on to the next handler
                 error = self._as_failure(raised)
                 await self._raise_if_final(error)
@@ -558,12 +580,11 @@ class _StepRun:
         """Answer an open circuit by ``on_open``."""
         execution, record, on_open = self.execution, self.record, self.builder._on_open
         assert on_open is not None  # noqa: S101 - the callers ask
+        self._announce("on_open", None)
         try:
             with execution.frame(record.attempt):
                 value = await execution.engine.invoke(on_open, execution.context)
             text, value = self._encode(value)
-        except (LeaseLostError, StorageError):
-            raise
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - on_open may fail with anything
             return await self._failed(self._as_failure(raised), counts=False)
         seq, at = execution.next_seq(), execution.now()
@@ -597,13 +618,16 @@ def _select(
     handlers: Mapping[type[BaseException] | str, ErrorHandler], error: BaseException
 ) -> tuple[str, ErrorHandler] | None:
     """Choose the handler for the most specific class of the error, by class or by class name, else the default."""
-    names = type_names(error)
-    for cls, name in zip([*type(error).__mro__, *[None] * len(names)], names, strict=False):
+    for cls, name in classes_of(error, _classes(handlers)):
         if cls is not None and cls in handlers:
             return name, handlers[cls]
         if name in handlers:
             return name, handlers[name]
     return ("default", handlers["default"]) if "default" in handlers else None
+
+
+def _classes(handlers: Mapping[type[BaseException] | str, ErrorHandler]) -> list[type[BaseException]]:
+    return [key for key in handlers if isinstance(key, type)]
 
 
 async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> None:

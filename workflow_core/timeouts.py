@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from workflow_core.clock import Clock, TimerHandle
 
-__all__ = ["Timeout", "cancelled_from_outside", "validate_timeout"]
+__all__ = ["LONGEST_MS", "Timeout", "cancelled_from_outside", "validate_timeout"]
 
-_LONGEST_MS = 100 * 366 * 24 * 3_600_000
-"""A century: longer time-outs are mistakes, and calendars end."""
+LONGEST_MS = 100 * 366 * 24 * 3_600_000
+"""A century: longer waits are mistakes, and calendars end."""
 
 
 def validate_timeout(what: str, timeout_ms: object) -> None:
@@ -32,9 +32,9 @@ def validate_timeout(what: str, timeout_ms: object) -> None:
     if timeout_ms is None:
         return
     is_number = isinstance(timeout_ms, (int, float)) and not isinstance(timeout_ms, bool)
-    if not (is_number and 0 < cast("float", timeout_ms) <= _LONGEST_MS):
+    if not (is_number and 0 < cast("float", timeout_ms) <= LONGEST_MS):
         raise ValidationError(
-            f"{what}: timeout_ms must be a positive number of milliseconds, at most {_LONGEST_MS}, not {timeout_ms!r}"
+            f"{what}: timeout_ms must be a positive number of milliseconds, at most {LONGEST_MS}, not {timeout_ms!r}"
         )
 
 

@@ -53,6 +53,23 @@ def test_plain_functions_run_in_a_thread(engine):
     assert inside != outside
 
 
+def test_an_object_that_has_every_attribute_can_be_a_handler(engine):
+    class Proxy:
+        """As those of remote procedures are."""
+
+        def __getattr__(self, name):
+            return Proxy()
+
+        def __call__(self):
+            return "called"
+
+    @engine.define("w")
+    async def flow(ctx):
+        return await ctx.step("s", Proxy())
+
+    assert engine.run("w").output == "called"
+
+
 def test_the_attempt_is_known_in_a_thread(engine):
     @engine.define("w")
     async def flow(ctx):

@@ -1,10 +1,11 @@
 """One execution: sleeps, panics, restarts, what ends it, and what a new process makes of it."""
 
 import asyncio
+import enum
 
 import pytest
 
-from workflow_core import InvalidStateError, PanicError, hookimpl
+from workflow_core import InvalidStateError, PanicError, ValidationError, hookimpl
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.failures import rebuild_error, record_error
 from workflow_core.panic import find_panic_indicator
@@ -304,3 +305,57 @@ def test_sys_exit_in_a_step_leaves_the_attempt_used(machine):
     store = SQLiteStore(machine.path)
     assert store.select("SELECT status, attempt FROM steps") == [("running", 1)]
     store.close()
+
+
+@pytest.mark.parametrize("place", ["step", "body"])
+def test_a_message_with_a_lone_surrogate_ends_the_execution_like_any_other(machine, place):
+    """Such as the name of a file in another encoding than this system's."""
+
+    async def flow(ctx):
+        async def read():
+            raise ValueError("cannot read " + b"caf\xe9.csv".decode("utf-8", "surrogateescape"))
+
+        if place == "step":
+            await ctx.step("s", read).with_retry(max_attempts=1)
+        await read()
+
+    result = run(machine, flow, panic_config={"enable_auto_restart": False})
+    assert result.status == ("failed" if place == "step" else "panicked")
+    assert result.error.message == "cannot read caf\\udce9.csv"
+    assert result.model_dump_json()
+
+
+class Shade(enum.Enum):
+    DARK = "dark"
+
+
+def test_a_value_that_a_new_release_cannot_read_is_shown_as_it_is_stored(machine):
+    async def flow(ctx):
+        await ctx.step("s", lambda: Shade.DARK)
+        return Shade.DARK
+
+    result = run(machine, flow, input=[Shade.DARK])
+    assert (result.input, result.output, result.steps["s"].result) == ([Shade.DARK], Shade.DARK, Shade.DARK)
+    engine = machine.boot()
+    engine.store.connection.execute("UPDATE steps SET result_data = replace(result_data, 'DARK', 'GREY')")
+    engine.store.connection.execute(
+        "UPDATE executions SET status = 'running', input_data = replace(input_data, 'DARK', 'GREY'), output_data = '{'"
+    )
+    stored = {"$type": "enum", "class": f"{__name__}:Shade", "name": "GREY"}
+    shown = asyncio.run(engine.get_status("e"))
+    assert (shown.input, shown.output, shown.steps["s"].result) == ([stored], "{", stored)
+    with pytest.raises(ValidationError, match=r'Cannot read the input of execution "e".*GREY'):
+        asyncio.run(engine.resume("e"))
+
+
+def test_a_step_s_result_that_a_new_release_cannot_read_fails_the_execution(machine):
+    async def flow(ctx):
+        await ctx.step("s", lambda: Shade.DARK)
+
+    run(machine, flow)
+    engine = machine.boot()
+    engine.store.connection.execute("UPDATE steps SET result_data = replace(result_data, 'DARK', 'GREY')")
+    engine.store.connection.execute("UPDATE executions SET status = 'failed'")
+    with pytest.raises(ValidationError, match=r'Cannot read the result of step "s".*GREY'):
+        asyncio.run(engine.restart("e"))
+    assert asyncio.run(engine.get_status("e")).status == "failed"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pluggy
 import pytest
 
-from workflow_core import Serializer, Settings, StorageError, WorkflowEngine, hookimpl
+from workflow_core import Serializer, Settings, StepDescription, StorageError, WorkflowEngine, hookimpl
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.database.store import DURABLE_POINTS
 from workflow_core.hookspecs import WorkflowHooks
@@ -51,6 +51,89 @@ def test_a_watcher_that_fails_disturbs_nothing(caplog):
 
     assert run(Clumsy()).status == "completed"
     assert "A plugin failed" in caplog.text
+
+
+class Announcements:
+    def __init__(self):
+        self.steps = []
+        self.handlers = []
+
+    @hookimpl
+    def on_step(self, step):
+        self.steps.append(step)
+
+    @hookimpl
+    def on_handler(self, attempt, handler, error):
+        self.handlers.append((attempt.step_id, attempt.attempt, handler, error and str(error)))
+
+
+def test_on_step_describes_each_step_before_it_runs():
+    seen = Announcements()
+
+    async def flow(ctx):
+        assert not seen.steps
+        await ctx.step("plain", lambda: len(seen.steps))
+        await ctx.step("plain", lambda: "its stored result is returned, so it is not announced again")
+        await (
+            ctx.step("rich", lambda: 2, timeout_ms=500)
+            .on_error({ValueError: handler, "ValueError": handler, "default": handler})
+            .catch(handler)
+            .with_circuit_breaker(3, on_open=lambda ctx: None)
+            .with_retry(max_attempts=5)
+        )
+        return await ctx.step("plain", lambda: None)
+
+    def handler(error, ctx): ...
+
+    assert run(seen, handler=flow).output == 1
+    assert seen.steps == [
+        StepDescription("w", "e", "plain", (), False, 3, None),
+        StepDescription(
+            "w", "e", "rich", ("on_error:ValueError", "on_error:default", "catch", "on_open"), True, 5, 500
+        ),
+    ]
+
+
+def test_on_handler_is_told_before_a_handler_runs_whatever_it_does():
+    seen = Announcements()
+
+    async def flow(ctx):
+        def broken():
+            raise KeyError("x")
+
+        def pass_on(error, ctx):
+            assert len(seen.handlers) == 1
+            raise LookupError("worse")
+
+        await ctx.step("s", broken).on_error({LookupError: pass_on}).catch(lambda error, ctx: "caught")
+        await ctx.step("open", broken).with_circuit_breaker(1, on_open=lambda ctx: 1).with_retry(backoff_ms=0)
+
+    run(seen, handler=flow)
+    assert seen.handlers == [
+        ("s", 1, "on_error:LookupError", "'x'"),
+        ("s", 1, "catch", "worse"),
+        ("open", 2, "on_open", None),
+    ]
+
+
+def test_an_observer_of_steps_and_handlers_that_fails_disturbs_nothing(caplog):
+    class Clumsy:
+        @hookimpl
+        def on_step(self, step):
+            raise RuntimeError("oops")
+
+        @hookimpl
+        def on_handler(self, attempt, handler, error):
+            raise RuntimeError("oops")
+
+    async def flow(ctx):
+        return await ctx.step("s", lambda: 1 / 0).catch(lambda error, ctx: "caught")
+
+    assert run(Clumsy(), handler=flow).output == "caught"
+    assert [record.message.partition(" Attempt")[0].partition(" Step")[0] for record in caplog.records] == [
+        "A plugin failed while it was told of",
+        "A plugin failed while it was told of the handler catch of",
+    ]
 
 
 def test_wrap_attempt_changes_what_runs():

@@ -2,12 +2,14 @@
 
 import pytest
 
-from workflow_core import CircuitBreakerConfig, NonRetryableError, PanicConfig, RetryConfig, ValidationError
+from workflow_core import CircuitBreakerConfig, NonRetryableError, PanicConfig, RetryConfig, Settings, ValidationError
 from workflow_core.circuit_breaker import CircuitState, admit, after_failure, after_success, forced
 from workflow_core.clock import from_epoch_ms, to_epoch_ms
 from workflow_core.events import EVENT_TYPES, UNSET, StepCompleted, StepFailed
 from workflow_core.panic import PANIC_INDICATORS, find_panic_indicator
 from workflow_core.retry import backoff_ms, is_retryable
+from workflow_core.settings import default_directory
+from workflow_core.timeouts import LONGEST_MS
 
 
 @pytest.mark.parametrize(
@@ -17,8 +19,9 @@ from workflow_core.retry import backoff_ms, is_retryable
         (RetryConfig(backoff_ms=50, exponential_backoff=False), [50, 50, 50, 50]),
         (RetryConfig(backoff_ms=1_000, max_backoff_ms=3_000), [1_000, 2_000, 3_000, 3_000]),
         (RetryConfig(backoff_ms=0), [0, 0, 0, 0]),
+        (RetryConfig(backoff_ms=LONGEST_MS // 2), [LONGEST_MS // 2, LONGEST_MS, LONGEST_MS, LONGEST_MS]),
     ],
-    ids=["default", "constant", "capped", "none"],
+    ids=["default", "constant", "capped", "none", "a century"],
 )
 def test_back_off(config, waits):
     assert [backoff_ms(config, attempt) for attempt in range(1, 5)] == waits
@@ -128,3 +131,30 @@ def test_events_compare_by_the_fields_that_are_set():
     with pytest.raises(AttributeError):
         full.attempt = 2
     assert {"StepStarted", "ExecutionPanicked", "CircuitClosed"} <= set(EVENT_TYPES)
+
+
+@pytest.mark.parametrize("milliseconds", [LONGEST_MS + 1, 10**15, 10**30])
+@pytest.mark.parametrize(
+    ("model", "name", "required"),
+    [
+        (RetryConfig, "backoff_ms", {}),
+        (RetryConfig, "max_backoff_ms", {}),
+        (PanicConfig, "restart_delay_ms", {}),
+        (CircuitBreakerConfig, "reset_timeout_ms", {"failure_threshold": 1}),
+        (Settings, "lease_ms", {}),
+        (Settings, "max_sleep_ms", {}),
+        (Settings, "poll_interval_ms", {}),
+        (Settings, "busy_timeout_ms", {}),
+    ],
+)
+def test_no_wait_is_longer_than_a_century(model, name, required, milliseconds):
+    with pytest.raises(ValidationError, match=name):
+        model(**required, **{name: milliseconds})
+
+
+def test_directories_that_cannot_be(monkeypatch):
+    with pytest.raises(ValidationError, match="null character"):
+        Settings(directory="a\0b")
+    monkeypatch.setenv("WORKFLOW_DIR", "~a user who is not there/x")
+    with pytest.raises(ValidationError, match="set WORKFLOW_DIR"):
+        default_directory()

@@ -93,9 +93,9 @@ def test_starting_an_id_again_returns_what_is_there(store):
         lambda store, lease, step: store.execution_completed(lease, None, False, 9, NOW),
         lambda store, lease, step: store.execution_failed(lease, '{"type":"E","message":"m"}', "m", 9, NOW),
         lambda store, lease, step: store.execution_panicked(lease, "{}", "m", None, "{}", 9, NOW),
-        lambda store, lease, step: store.execution_restarted(lease, OWNER, None, 2, 9, NOW),
+        lambda store, lease, step: store.execution_restarted(lease, OWNER, None, 2, None, 9, NOW),
         lambda store, lease, step: store.execution_cancelled(lease, 9, NOW),
-        lambda store, lease, step: store.execution_released(lease, NOW, 9),
+        lambda store, lease, step: store.execution_released(lease, True, NOW, 9),
         lambda store, lease, step: store.execution_recovered(lease, OWNER, None, "running", 9, NOW),
     ],
 )

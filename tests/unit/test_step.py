@@ -40,6 +40,43 @@ def test_a_completed_step_runs_once_in_one_run(machine):
     assert calls == ["one"]
 
 
+def test_a_result_does_not_change_with_the_object_that_the_handler_keeps(machine, clock):
+    seen = []
+
+    async def flow(ctx):
+        items = []
+
+        async def add(item):
+            items.append(item)
+            return items
+
+        first = await ctx.step("first", lambda: add(1))
+        second = await ctx.step("second", lambda: add(2))
+        seen.append((list(first), list(second)))
+        await ctx.sleep("rest", 1_000)
+
+    machine.define("w")(flow)
+
+    async def main():
+        engine = machine.boot()
+        await engine.start("w", "e", detach=True)
+        await clock.settle()
+        engine = await machine.reboot(engine)
+        await clock.finish(engine.wait("e"))
+
+    asyncio.run(main())
+    assert seen == [([1], [1, 2])] * 2
+
+
+def test_the_input_is_not_the_caller_s_own_object(machine):
+    async def flow(ctx):
+        ctx.input["seen"].append(ctx.execution_id)
+
+    given = {"seen": []}
+    run(machine, flow, input=given)
+    assert given == {"seen": []}
+
+
 def test_an_inner_step_of_a_handler_runs_once_over_all_attempts(machine):
     calls = []
 
@@ -225,9 +262,11 @@ def test_a_non_retryable_error_that_cannot_be_built_again_stays_non_retryable(ma
 
 
 def test_a_recorded_error_answers_to_the_names_of_its_bases():
-    recorded = RecordedError("FinalError", "closed")
-    recorded.base_types = ["NonRetryableError", "WorkflowCoreError", "Exception"]
+    recorded = RecordedError(
+        "FinalError", "closed", ["shop:FinalError", "workflow_core.errors:NonRetryableError", "builtins:Exception"]
+    )
     assert not is_retryable(RetryConfig(), recorded)
+    assert not is_retryable(RetryConfig(non_retryable=("FinalError",)), RecordedError("FinalError", "closed"))
 
 
 @pytest.mark.parametrize("place", ["step", "on_error", "catch", "on_open"])

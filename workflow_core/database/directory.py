@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
-from workflow_core.database.sqlite import SQLiteStore, open_database
+from workflow_core.database.sqlite import SQLiteStore, after_fork, leave_to_parent, open_database, storage_error
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from workflow_core.ownership import Owner
 
 __all__ = ["DirectoryStore"]
+
+logger = logging.getLogger("workflow_core")
 
 
 class DirectoryStore:
@@ -41,6 +45,14 @@ class DirectoryStore:
         self._registry: sqlite3.Connection | None = None
         self._stores: dict[str, SQLiteStore] = {}
         self._closed = False
+        after_fork(self)
+
+    def forked(self) -> None:
+        """Begin again in a child process, which may not use a connection of its parent's."""
+        self._lock = threading.RLock()
+        if self._registry is not None:
+            leave_to_parent(self._registry)
+            self._registry = None
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data of a workflow lies, or the directory of all."""
@@ -61,7 +73,7 @@ class DirectoryStore:
 
     def _open_registry(self) -> sqlite3.Connection:
         if self._closed:
-            raise StorageError(f"{self.layout.root}: the store is closed; make a new engine")
+            raise StorageError(f"{self.layout.root}: the store is closed; make a new engine", str(self.layout.root))
         if self._registry is None:
             self.layout.make_root()
             self._registry = open_database(
@@ -74,7 +86,21 @@ class DirectoryStore:
             try:
                 return self._open_registry().execute(sql, parameters).fetchall()
             except sqlite3.Error as error:
-                raise StorageError(f"{self.layout.registry}: {error}") from error
+                raise storage_error(error, str(self.layout.registry)) from error
+
+    @contextlib.contextmanager
+    def _registry_transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            registry = self._open_registry()
+            try:
+                registry.execute("BEGIN IMMEDIATE")
+                yield registry
+                registry.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise storage_error(error, str(self.layout.registry)) from error
+            finally:
+                if registry.in_transaction:
+                    registry.execute("ROLLBACK")
 
     def workflow_names(self) -> list[str]:
         """Return the names of the workflows in the registry."""
@@ -128,29 +154,34 @@ class DirectoryStore:
         self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
-        name = execution.workflow_name
+        name, execution_id = execution.workflow_name, execution.execution_id
+        store = self.workflow(name)
         self._registry_rows(
             "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            (execution.execution_id, name),
+            (execution_id, name),
         )
-        holder = self._workflow_of(execution.execution_id) or name
-        if holder != name:
-            existing = await self.workflow(holder).load_execution(execution.execution_id)
-            if existing is not None:
-                return existing
-            # The index was written, and the process died before the execution was: the id is free again.
-            self._registry_rows(
-                "UPDATE execution_index SET workflow_name = ? WHERE execution_id = ? AND workflow_name = ?",
-                (name, execution.execution_id, holder),
-            )
-        found = await self.workflow(name).execution_started(execution, owner, lease_expires_at, at)
-        if found is None:
-            self._registry_rows(
-                "UPDATE workflow_registry SET last_execution_at = ?, execution_count = execution_count + 1"
-                " WHERE name = ?",
-                (at.isoformat(timespec="microseconds"), name),
-            )
-        return found
+        while True:
+            # While the registry is locked nobody else can move the id to another workflow. The index is committed
+            # before the execution is: a crash in between leaves an id without an execution, never the reverse.
+            with self._registry_transaction() as registry:
+                holder = self._workflow_of(execution_id)
+                if holder == name:
+                    found = await store.execution_started(execution, owner, lease_expires_at, at)
+                    if found is None:
+                        registry.execute(
+                            "UPDATE workflow_registry SET last_execution_at = ?, execution_count = execution_count + 1"
+                            " WHERE name = ?",
+                            (at.isoformat(timespec="microseconds"), name),
+                        )
+                    return found
+                existing = None if holder is None else await self.workflow(holder).load_execution(execution_id)
+                if existing is not None:
+                    return existing
+                registry.execute(
+                    "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?)"
+                    " ON CONFLICT (execution_id) DO UPDATE SET workflow_name = excluded.workflow_name",
+                    (execution_id, name),
+                )
 
     async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
         """Prolong an owner's lease in every open database."""
@@ -181,8 +212,12 @@ class DirectoryStore:
     async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
         """Read all executions that are not at rest, of all workflows."""
         found: list[tuple[ExecutionRecord, Owner | None, int | None]] = []
-        for store in self._existing_stores():
-            found += await store.unfinished_executions()
+        for name in self.workflow_names():
+            if self.layout.database(name).exists():
+                try:
+                    found += await self.workflow(name).unfinished_executions()
+                except StorageError:  # one damaged database must not keep the others from being recovered
+                    logger.exception('The executions of workflow "%s" cannot be read', name)
         return found
 
     async def list_executions(

@@ -6,10 +6,13 @@ lock only matters when engines in several threads share one store.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
+import time
+import weakref
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pydantic_core
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus
 
-__all__ = ["SQLiteStore", "open_database", "storage_error"]
+__all__ = ["SQLiteStore", "after_fork", "leave_to_parent", "open_database", "storage_error"]
 
 _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
@@ -40,6 +43,8 @@ _EXECUTION_COLUMNS: Final = (
 
 _LEASE_TOLERANCE_MS: Final = 1_000
 """A lease that starting an execution would prolong by less than this is left as it is."""
+
+_WAL_TRIES: Final = 100
 
 _CIRCUIT_EVENTS: Final = {"open": "CircuitOpened", "half_open": "CircuitHalfOpened", "closed": "CircuitClosed"}
 
@@ -69,7 +74,7 @@ def open_database(
         raise storage_error(error, where) from error
     try:
         if path is not None:
-            connection.execute("PRAGMA journal_mode = WAL")
+            _switch_to_wal(connection, busy_timeout_ms)
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA foreign_keys = ON")
         found = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -92,6 +97,22 @@ def open_database(
             "install the version that wrote it, or a newer one"
         )
     return connection
+
+
+def _switch_to_wal(connection: sqlite3.Connection, busy_timeout_ms: int) -> None:
+    """Switch to write-ahead logging, waiting for a process that does so at the same time.
+
+    SQLite does not wait for that by itself: its busy time-out covers transactions, not this change.
+    """
+    for tries_left in range(_WAL_TRIES, -1, -1):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if not tries_left or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            time.sleep(busy_timeout_ms / 1_000 / _WAL_TRIES)
+        else:
+            return
 
 
 def _statements(script: str) -> list[str]:
@@ -122,7 +143,38 @@ def storage_error(error: sqlite3.Error, where: str) -> StorageError:
         advice = "the disk reported an error; check the device, then resume the execution"
     elif "closed" in lowered:
         advice = "the store was closed; make a new engine"
-    return StorageError(f"{where}: {text} ({advice})")
+    return StorageError(f"{where}: {text} ({advice})", where)
+
+
+class _Forked(Protocol):
+    def forked(self) -> None:
+        """Begin again in a child process."""
+
+
+_stores: weakref.WeakSet[_Forked] = weakref.WeakSet()
+_left_to_parent: list[sqlite3.Connection] = []
+
+
+def after_fork(store: _Forked) -> None:
+    """Let a store begin again in each child that this process is forked into."""
+    _stores.add(store)
+
+
+def leave_to_parent(connection: sqlite3.Connection) -> None:
+    """Keep a parent's connection for ever: closing it in the child would drop the parent's locks.
+
+    See https://www.sqlite.org/howtocorrupt.html, section 2.6.
+    """
+    _left_to_parent.append(connection)
+
+
+def _begin_again_in_child() -> None:
+    for store in list(_stores):
+        store.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_again_in_child)
 
 
 def _text(at: datetime) -> str:
@@ -197,12 +249,27 @@ class SQLiteStore:
         connection: sqlite3.Connection | None = None,
     ) -> None:
         self._path = path
+        self._synchronous = synchronous
+        self._busy_timeout_ms = busy_timeout_ms
         self._lock = threading.RLock()
         self._borrowed = connection is not None
-        self._connection: sqlite3.Connection | None = connection or open_database(
-            path, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, synchronous, busy_timeout_ms
-        )
+        self._closed = False
+        self._connection: sqlite3.Connection | None = connection or self._open()
         self._known_owners: dict[str, int | None] = {}
+        after_fork(self)
+
+    def _open(self) -> sqlite3.Connection:
+        return open_database(
+            self._path, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, self._synchronous, self._busy_timeout_ms
+        )
+
+    def forked(self) -> None:
+        """Begin again in a child process, which may not use a connection of its parent's."""
+        self._lock = threading.RLock()
+        self._known_owners = {}
+        if self._connection is not None and self._path is not None and not self._borrowed:
+            leave_to_parent(self._connection)
+            self._connection = None
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -211,9 +278,13 @@ class SQLiteStore:
         Raises:
             StorageError: The store was closed.
         """
-        if self._connection is None:
-            raise StorageError(f"{self.location()}: the store is closed; make a new engine")
-        return self._connection
+        connection = self._connection
+        if connection is None:
+            if self._closed:
+                raise StorageError(f"{self.location()}: the store is closed; make a new engine", self.location())
+            with self._lock:
+                connection = self._connection = self._connection or self._open()
+        return connection
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data lies."""
@@ -223,6 +294,7 @@ class SQLiteStore:
     def close(self) -> None:
         """Let go of the database; a borrowed connection stays open."""
         with self._lock:
+            self._closed = True
             connection, self._connection = self._connection, None
             if connection is not None and not self._borrowed:
                 connection.close()
@@ -278,6 +350,7 @@ class SQLiteStore:
                 now,
                 "status = ?, owner_id = ?, fencing_token = fencing_token + 1",
                 (status, owner.owner_id),
+                "status IN ('running', 'sleeping', 'restarting', 'panicked')",
             )
             # The first statement took the row, so no other process can have written the history since.
             seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
@@ -342,7 +415,14 @@ class SQLiteStore:
             self._log(connection, lease.execution_id, seq, "ExecutionPanicked", now, data=event_data)
 
     async def execution_restarted(
-        self, lease: Lease, owner: Owner, lease_expires_at: int | None, restart_attempt: int, seq: int, at: datetime
+        self,
+        lease: Lease,
+        owner: Owner,
+        lease_expires_at: int | None,
+        restart_attempt: int,
+        deadline_at: int | None,
+        seq: int,
+        at: datetime,
     ) -> Lease:
         """Begin again with completed steps kept and all other steps' attempts given back."""
         now = _text(at)
@@ -353,16 +433,18 @@ class SQLiteStore:
                 lease,
                 now,
                 "status = 'restarting', completed_at = NULL, error_message = NULL, error_data = NULL,"
-                " restart_at = NULL, restart_attempt = ?, owner_id = ?,"
+                " restart_at = NULL, restart_attempt = ?, owner_id = ?, deadline_at = ?,"
                 " fencing_token = fencing_token + 1",
-                (restart_attempt, owner.owner_id),
+                (restart_attempt, owner.owner_id, deadline_at),
+                "status IN ('panicked', 'failed')",
             )
             self._keep_start_events(
                 connection, lease.execution_id, "status NOT IN ('completed', 'skipped', 'sleeping')"
             )
             connection.execute(
-                "UPDATE steps SET status = 'pending', attempt = 0, next_attempt_at = NULL, started_seq = NULL,"
-                " error_message = NULL, revision = revision + 1, updated_at = ?"
+                "UPDATE steps SET status = CASE kind WHEN 'sleep' THEN 'sleeping' ELSE 'pending' END, attempt = 0,"
+                " next_attempt_at = NULL, started_seq = CASE kind WHEN 'sleep' THEN started_seq END,"
+                " error_message = NULL, completed_at = NULL, revision = revision + 1, updated_at = ?"
                 " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'sleeping')",
                 (now, lease.execution_id),
             )
@@ -382,6 +464,12 @@ class SQLiteStore:
                 "status = 'cancelled', completed_at = ?, owner_id = NULL, restart_at = NULL,"
                 " fencing_token = fencing_token + 1",
                 (now,),
+                "status NOT IN ('completed', 'failed', 'cancelled')",
+            )
+            connection.execute(
+                "UPDATE circuit_breaker_state SET probe_execution_id = NULL, probe_expires_at = NULL"
+                " WHERE probe_execution_id = ?",
+                (lease.execution_id,),
             )
             connection.execute(
                 "UPDATE steps SET status = 'failed', error_message = 'the execution was cancelled', completed_at = ?,"
@@ -392,11 +480,13 @@ class SQLiteStore:
             seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
             self._log(connection, lease.execution_id, seq, "ExecutionCancelled", now)
 
-    async def execution_released(self, lease: Lease, at: datetime, seq: int) -> None:
-        """Give an unfinished execution back; an attempt in flight is given back as well."""
+    async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
+        """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
         now = _text(at)
         with _Transaction(self) as connection:
             self._update_execution(connection, lease, now, "owner_id = NULL, fencing_token = fencing_token + 1", ())
+            if not give_back:
+                return
             running = connection.execute(
                 "SELECT step_id, attempt FROM steps WHERE execution_id = ? AND status = 'running' AND kind = 'step'"
                 " AND error_message IS NULL",
@@ -787,16 +877,23 @@ class SQLiteStore:
 
     def _lease_lost(self, lease: Lease) -> LeaseLostError:
         return LeaseLostError(
-            f'Execution "{lease.execution_id}" of workflow "{lease.workflow_name}" was taken over or cancelled by '
-            "another process; this process no longer writes it"
+            f'Execution "{lease.execution_id}" of workflow "{lease.workflow_name}" was taken over, ended or cancelled '
+            "elsewhere; this process no longer writes it",
+            lease.execution_id,
         )
 
     def _update_execution(
-        self, connection: sqlite3.Connection, lease: Lease, now: str, assignments: str, values: tuple[object, ...]
+        self,
+        connection: sqlite3.Connection,
+        lease: Lease,
+        now: str,
+        assignments: str,
+        values: tuple[object, ...],
+        condition: str = "TRUE",
     ) -> None:
         cursor = connection.execute(
             f"UPDATE executions SET {assignments}, revision = revision + 1, updated_at = ?"
-            " WHERE id = ? AND fencing_token = ?",
+            f" WHERE id = ? AND fencing_token = ? AND {condition}",
             (*values, now, lease.execution_id, lease.fencing_token),
         )
         if cursor.rowcount != 1:
@@ -841,7 +938,7 @@ class SQLiteStore:
         connection.execute(
             "UPDATE steps SET status = 'failed', error_message = coalesce(error_message, ?), next_attempt_at = NULL,"
             " revision = revision + 1, updated_at = ?"
-            " WHERE execution_id = ? AND status IN ('pending', 'running', 'retrying')",
+            " WHERE execution_id = ? AND status IN ('pending', 'running', 'retrying', 'sleeping')",
             (ABANDONED, now, execution_id),
         )
 

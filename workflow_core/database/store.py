@@ -56,7 +56,7 @@ DURABLE_POINTS: tuple[str, ...] = (
 """The names of all durable points, which are methods of `WorkflowStore`; the first one is a method of `Store`."""
 
 
-UNFINISHED_STEPS: frozenset[StepStatus] = frozenset({"pending", "running", "retrying"})
+UNFINISHED_STEPS: frozenset[StepStatus] = frozenset({"pending", "running", "retrying", "sleeping"})
 """What a step cannot stay once its execution has ended."""
 
 ABANDONED = "the execution ended without it"
@@ -163,14 +163,15 @@ class WorkflowStore(Protocol):
     """A database of executions.
 
     Every writing method is one transaction, returns after its commit, and raises `LeaseLostError` if the lease is not
-    good any more, and `StorageError` if the database cannot be written; in both cases nothing was written.
+    good any more or the execution is not in a status that the method is for, and `StorageError` if the database cannot
+    be written; in both cases nothing was written.
     ``status`` is the execution's new status where the point changes it, else ``None``. ``at`` is the engine's time.
     """
 
     async def execution_recovered(
         self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
     ) -> Lease:
-        """Take an execution over; return the new lease. ``lease`` is what the taker saw."""
+        """Take an execution over that is not at rest; return the new lease. ``lease`` is what the taker saw."""
 
     async def execution_completed(
         self,
@@ -198,15 +199,25 @@ class WorkflowStore(Protocol):
         """Record a panic, and when the automatic restart is due."""
 
     async def execution_restarted(
-        self, lease: Lease, owner: Owner, lease_expires_at: int | None, restart_attempt: int, seq: int, at: datetime
+        self,
+        lease: Lease,
+        owner: Owner,
+        lease_expires_at: int | None,
+        restart_attempt: int,
+        deadline_at: int | None,
+        seq: int,
+        at: datetime,
     ) -> Lease:
-        """Begin again with completed steps kept and all other steps' attempts given back; return the new lease."""
+        """Begin a panicked or failed execution again; return the new lease.
+
+        Completed steps are kept, sleeps keep their wake time, and all other steps get their attempts back.
+        """
 
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
-        """Record a cancellation and end the lease."""
+        """Record the cancellation of an execution that has not ended, free the probe it makes, and end the lease."""
 
-    async def execution_released(self, lease: Lease, at: datetime, seq: int) -> None:
-        """Give an unfinished execution back; an attempt in flight is given back as well."""
+    async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
+        """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
 
     async def step_started(
         self, lease: Lease, step: StepRecord, attempt: int, seq: int, at: datetime, status: ExecutionStatus | None
@@ -306,6 +317,9 @@ class WorkflowStore(Protocol):
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""
+
+    def location(self, workflow_name: str | None = None) -> str:
+        """Tell where the data lies, for people to read."""
 
 
 class Store(Protocol):

@@ -1,0 +1,248 @@
+"""Running whole tests as scenarios of crash exploration: each place where the process could die is one more run.
+
+Every run sets the test up anew, with all its fixtures, and tears it down; pytest hears of the test once.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, cast
+
+import pytest
+from _pytest.runner import runtestprotocol
+
+from pytest_workflow.crashes import CrashReport, explore
+from pytest_workflow.harness import emptied, memory_database
+from pytest_workflow.observation import Observation, Place
+from workflow_core.errors import ValidationError
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+
+    from _pytest.nodes import Node
+
+    from pytest_workflow.invariants import Invariant
+
+__all__ = ["CrashEverywhere", "Exploration", "Rerun", "asked_places", "exploration_of"]
+
+MARKER = "workflow_crash_everywhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Exploration:
+    """How a test is to be explored.
+
+    Attributes:
+        depth: Most crashes in one run.
+        nondeterministic: Ids, or globs, of steps whose results may differ from run to run.
+        most_runs: Limit of the runs.
+        own_assertions: Whether the test's own assertions count after a crash.
+        at: Try these places alone.
+    """
+
+    depth: int = 1
+    nondeterministic: tuple[str, ...] = ()
+    most_runs: int | None = None
+    own_assertions: bool = True
+    at: tuple[Place, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rerun:
+    """What the fixtures of a test need in one of its runs.
+
+    Attributes:
+        observation: Where the process is to die, and where they leave what they saw.
+        memory: An empty database in memory.
+    """
+
+    observation: Observation
+    memory: sqlite3.Connection
+
+
+def asked_places(config: pytest.Config) -> tuple[Place, ...]:
+    """Return the places that ``--workflow-crash-at`` names.
+
+    Raises:
+        UsageError: One of them is none.
+    """
+    try:
+        return tuple(Place.parse(text) for text in config.getoption("--workflow-crash-at"))
+    except ValidationError as error:
+        raise pytest.UsageError(f"--workflow-crash-at: {error}") from None
+
+
+def exploration_of(item: pytest.Item, mode: Literal["all", "invariants"] | None) -> Exploration | None:
+    """Return how a test is to be explored; ``None`` if it is not.
+
+    Args:
+        item: The test.
+        mode: What ``--workflow-crash-everywhere`` says.
+    """
+    marker = item.get_closest_marker(MARKER)
+    at = asked_places(item.config)
+    if not isinstance(item, pytest.Function) or "_workflow_environment" not in item.fixturenames:
+        if marker is not None:
+            pytest.fail(
+                f"{item.nodeid}: @pytest.mark.{MARKER} is for a test that uses the workflow fixtures", pytrace=False
+            )
+        return None
+    if "workflow_crashes" in item.fixturenames or not (marker or mode or at):
+        return None  # such a test explores for itself
+    options = dict(marker.kwargs) if marker is not None else {}
+    if marker is not None and (marker.args or set(options) - {"depth", "nondeterministic", "most_runs"}):
+        pytest.fail(
+            f"{item.nodeid}: @pytest.mark.{MARKER} takes depth=, nondeterministic= and most_runs=, nothing else",
+            pytrace=False,
+        )
+    depth, most_runs = options.get("depth", 1), options.get("most_runs")
+    if type(depth) is not int or depth < 0 or not (most_runs is None or (type(most_runs) is int and most_runs > 0)):
+        pytest.fail(
+            f"{item.nodeid}: @pytest.mark.{MARKER}: depth is 1 or more (0 leaves the test out), most_runs 1 or more",
+            pytrace=False,
+        )
+    if depth == 0:
+        return None
+    steps = options.get("nondeterministic", ())
+    steps = (steps,) if isinstance(steps, str) else tuple(steps)
+    return Exploration(depth, steps, most_runs, own_assertions=marker is not None or mode != "invariants", at=at)
+
+
+class _SameTestAgain:
+    """Stands for the next test while a test is run again: all fixtures but its own stay."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+
+    def listchain(self) -> list[Node]:
+        """Return the collectors that stay set up."""
+        return self._item.listchain()[:-1]
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._item, name)
+
+
+class CrashEverywhere:
+    """The plugin that runs marked tests as scenarios.
+
+    Args:
+        mode: What ``--workflow-crash-everywhere`` says.
+        rerun_key: Where the fixtures of a test find what they need in each run.
+        property_name: The user property that carries the summary to the terminal.
+        invariants: What must hold besides the default invariants.
+        left: Called with the test and the next one when all is torn down.
+    """
+
+    def __init__(
+        self,
+        mode: Literal["all", "invariants"] | None,
+        rerun_key: pytest.StashKey[Rerun],
+        property_name: str,
+        invariants: Callable[[pytest.Item], Sequence[Invariant]],
+        left: Callable[[pytest.Item, pytest.Item | None], object],
+    ) -> None:
+        self._mode = mode
+        self._rerun_key = rerun_key
+        self._memory = memory_database()
+        self._property_name = property_name
+        self._invariants = invariants
+        self._left = left
+
+    @pytest.hookimpl
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Run a test once for each place, and report it once."""
+        try:
+            exploration = exploration_of(item, self._mode)
+        except pytest.fail.Exception as error:
+            _report_once(item, [_mistake(item, str(error))])
+            return True
+        if exploration is None:
+            return None
+        begin = time.perf_counter()
+        reports: list[pytest.TestReport] = []
+
+        def run(places: tuple[Place, ...]) -> Observation:
+            observation = Observation(places)
+            reports[:] = self._run_once(item, observation)
+            observation.error = _first_error(reports)
+            return observation
+
+        baseline = run(())
+        outcome = list(reports)
+        if all(report.passed for report in outcome):
+            found = explore(
+                run,
+                test=item.nodeid,
+                depth=exploration.depth,
+                nondeterministic=exploration.nondeterministic,
+                invariants=self._invariants(item),
+                most_runs=exploration.most_runs,
+                at=exploration.at,
+                own_assertions=exploration.own_assertions,
+                baseline=baseline,
+            )
+            self._tell(outcome, found, time.perf_counter() - begin)
+        failure = self._leave(item, nextitem)
+        if failure is not None and outcome[-1].passed:
+            outcome[-1].outcome, outcome[-1].longrepr = "failed", failure
+        _report_once(item, outcome)
+        return True
+
+    def _run_once(self, item: pytest.Item, observation: Observation) -> list[pytest.TestReport]:
+        item.stash[self._rerun_key] = Rerun(observation, emptied(self._memory))
+        if hasattr(item, "_request"):
+            item._initrequest()  # type: ignore[attr-defined] # what makes fixtures anew; plugins that rerun tests call it
+        try:
+            return runtestprotocol(item, log=False, nextitem=cast("pytest.Item", _SameTestAgain(item)))
+        finally:
+            del item.stash[self._rerun_key]
+
+    def _leave(self, item: pytest.Item, nextitem: pytest.Item | None) -> str | None:
+        """Tear down what the next test does not need; return what went wrong."""
+        try:
+            item.session._setupstate.teardown_exact(nextitem)
+        except Exception:  # noqa: BLE001 - a fixture may fail with anything
+            return traceback.format_exc()
+        finally:
+            self._left(item, nextitem)
+        return None
+
+    def _tell(self, reports: list[pytest.TestReport], found: CrashReport, seconds: float) -> None:
+        call = next((report for report in reports if report.when == "call"), reports[-1])
+        call.duration = seconds
+        call.user_properties.append((self._property_name, found.summary()))
+        if not found.ok:
+            call.outcome = "failed"
+            call.longrepr = str(found)
+
+
+def _first_error(reports: list[pytest.TestReport]) -> str | None:
+    for report in reports:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            text = crash.message if crash is not None else str(report.longrepr)
+            return text if report.when == "call" else f"in the {report.when}: {text}"
+        if report.skipped:
+            return "the test was skipped after the crash"
+    return None
+
+
+def _mistake(item: pytest.Item, message: str) -> pytest.TestReport:
+    return pytest.TestReport(
+        nodeid=item.nodeid,
+        location=item.location,
+        keywords=dict.fromkeys(item.keywords, 1),
+        outcome="failed",
+        longrepr=message,
+        when="setup",
+    )
+
+
+def _report_once(item: pytest.Item, reports: Sequence[pytest.TestReport]) -> None:
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)

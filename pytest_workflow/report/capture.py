@@ -1,0 +1,163 @@
+"""Reads what a report shows out of a test's engine, and notes the faults that strike in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from typing import TYPE_CHECKING
+
+from pytest_workflow.report.model import ErrorEntry, EventEntry, ExecutionEntry, StepEntry, WorkflowRecord
+from pytest_workflow.report.timeline import FaultStrike
+from workflow_core.errors import WorkflowCoreError
+from workflow_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pytest_workflow.database import Row
+    from pytest_workflow.harness import Environment
+    from workflow_core.hookspecs import Attempt, DurablePoint
+
+__all__ = ["LONGEST_TEXT", "MOST_EVENTS", "MOST_EXECUTIONS", "FaultWatch", "capture", "shortened"]
+
+MOST_EXECUTIONS = 100
+"""A test's further executions are left out, and counted."""
+
+MOST_EVENTS = 500
+"""The further events of one execution are left out, and counted."""
+
+LONGEST_TEXT = 10_000
+"""Longer inputs, outputs, results and tracebacks are cut, in characters."""
+
+
+class FaultWatch:
+    """Notes which fault struck where: an engine plugin that compares the counts of the rules around each hook."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.strikes: dict[str, list[FaultStrike]] = {}
+        self._faults = environment.faults
+        self._database = environment.database
+        self._pending: list[str] = []
+
+    def __dir__(self) -> list[str]:
+        # Each name costs pluggy a look at every registration, which is once for each test.
+        return ["wrap_attempt", "force_circuit", "before_durable_point", "after_durable_point"]
+
+    @hookimpl(wrapper=True)
+    def wrap_attempt(self, attempt: Attempt) -> Generator[None, object, object]:
+        """Note what strikes an attempt."""
+        before = self._counts()
+        result = yield
+        self._note(attempt, self._fired_since(before))
+        return result
+
+    @hookimpl(wrapper=True)
+    def force_circuit(self, attempt: Attempt) -> Generator[None, object, object]:
+        """Note which circuit is forced."""
+        before = self._counts()
+        result = yield
+        self._note(attempt, self._fired_since(before))
+        return result
+
+    @hookimpl(wrapper=True)
+    def before_durable_point(self, point: DurablePoint) -> Generator[None, object, object]:
+        """Note what prevents a transaction, and remember what fired without preventing it: it strikes afterwards."""
+        before = self._counts()
+        try:
+            result = yield
+        except BaseException:
+            self._note(point, self._fired_since(before))
+            raise
+        self._pending += self._fired_since(before)
+        return result
+
+    @hookimpl(wrapper=True)
+    def after_durable_point(self, point: DurablePoint) -> Generator[None, object, object]:
+        """Note what strikes after a commit."""
+        before = self._counts()
+        try:
+            return (yield)
+        finally:
+            struck, self._pending = self._pending + self._fired_since(before), []
+            self._note(point, struck)
+
+    def _counts(self) -> list[int]:
+        return [rule.fired for rule in self._faults.rules]
+
+    def _fired_since(self, before: list[int]) -> list[str]:
+        rules = zip(self._faults.rules, before, strict=False)
+        return [rule.description for rule, fired in rules if rule.fired > fired]
+
+    def _note(self, place: Attempt | DurablePoint, struck: list[str]) -> None:
+        for description in struck:
+            strike = FaultStrike(self._latest_seq(place.execution_id), place.step_id, shortened(description))
+            self.strikes.setdefault(place.execution_id, []).append(strike)
+
+    def _latest_seq(self, execution_id: str) -> int:
+        # Read rather than heard of: a crash after a commit strikes before the engine tells anyone of the event.
+        with contextlib.suppress(sqlite3.Error):
+            (row,) = self._database.query(
+                "SELECT max(seq) AS seq FROM step_events WHERE execution_id = ?", execution_id
+            )
+            return row["seq"] or 0
+        return 0
+
+
+def capture(environment: Environment, watch: FaultWatch) -> WorkflowRecord:
+    """Read the executions of a test; it may have done anything to its engine and its tables."""
+    virtual_ms = environment.clock.monotonic() * 1_000
+    try:
+        rows = environment.database.executions()
+        executions = tuple(_execution(environment, watch, row) for row in rows[:MOST_EXECUTIONS])
+    except (WorkflowCoreError, sqlite3.Error, ValueError, KeyError, RuntimeError) as error:
+        return WorkflowRecord(virtual_ms=virtual_ms, problem=f"The executions cannot be read: {error}")
+    left_out = len(rows) - len(executions)
+    problem = f"{left_out} more executions of this test are not shown." if left_out else None
+    return WorkflowRecord(virtual_ms=virtual_ms, executions=executions, problem=problem)
+
+
+def _execution(environment: Environment, watch: FaultWatch, row: Row) -> ExecutionEntry:
+    execution_id = row["id"]
+    events = environment.harness.history(execution_id)
+    database = environment.database
+    return ExecutionEntry(
+        execution_id=execution_id,
+        workflow_name=row["workflow_name"],
+        status=row["status"],
+        input=_readable_json(row["input_data"]),
+        output=_readable_json(row["output_data"]),
+        error=row["error_message"] and shortened(row["error_message"]),
+        events=tuple(EventEntry.of(event) for event in events[:MOST_EVENTS]),
+        left_out=max(len(events) - MOST_EVENTS, 0),
+        steps=tuple(
+            StepEntry(step_id=step["step_id"], status=step["status"], result=_readable_json(step["result_data"]))
+            for step in database.steps(execution_id)
+        ),
+        errors=tuple(
+            ErrorEntry(
+                step_id=error["step_id"],
+                attempt=error["attempt"],
+                type=error["error_type"],
+                message=shortened(error["error_message"]),
+                stack=error["error_stack"] and shortened(error["error_stack"]),
+            )
+            for error in database.step_errors(execution_id)
+        ),
+        faults=tuple(watch.strikes.get(execution_id, ())),
+    )
+
+
+def _readable_json(text: str | None) -> str | None:
+    """Return stored JSON indented, and whatever else is stored, such as a damaged result, as it is."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError, RecursionError):
+        text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """Return a text without what is beyond `LONGEST_TEXT`."""
+    beyond = len(text) - LONGEST_TEXT
+    return f"{text[:LONGEST_TEXT]}\n... {beyond:,} more characters" if beyond > 0 else text

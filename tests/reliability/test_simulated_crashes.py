@@ -1,0 +1,84 @@
+"""A simulated crash leaves what a real one leaves: the same rows as SIGKILL of a real process, at every place."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples.order_processing import workflow as order_workflow
+from pytest_workflow.clock import VirtualClock
+from pytest_workflow.harness import Environment
+from pytest_workflow.observation import Observation
+from tests.reliability.crash_server import scenario
+
+SERVER = Path(__file__).with_name("crash_server.py")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
+
+TABLES = ("executions", "steps", "step_errors", "event_log", "step_events", "circuit_breaker_state", "owners")
+DIFFERS = {"owner_id": "made at random for each process", "error_stack": "names the files and lines of the caller"}
+
+
+def rows(path):
+    """Return all rows of a database, as a new process would find them."""
+    connection = sqlite3.connect(path)
+    try:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        found = {}
+        for table in TABLES:
+            cursor = connection.execute(f'SELECT * FROM "{table}"')
+            names = [column[0] for column in cursor.description]
+            found[table] = sorted(
+                repr({name: value for name, value in zip(names, row, strict=True) if name not in DIFFERS})
+                for row in cursor
+            )
+        return found
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def services():
+    before = order_workflow.services
+    yield
+    order_workflow.use_services(before)
+
+
+def run(path, places=()):
+    """Run the scenario; return what was seen, and the rows that the first death left."""
+    observation = Observation(tuple(places))
+    environment = Environment(VirtualClock(), path, observation=observation)
+    left, succeed = [], environment.succeed
+
+    def look_then_succeed():
+        left.append(rows(path))
+        return succeed()
+
+    environment.succeed = look_then_succeed
+    try:
+        scenario(environment.harness, environment.faults)
+    finally:
+        environment.close()
+    return observation, left
+
+
+def test_the_rows_are_those_of_a_killed_process_at_every_place(tmp_path, services, capfd):
+    baseline, _ = run(tmp_path / "whole.db")
+    places = baseline.places_from(0)
+    assert len(places) > 100
+    assert {point for point, _, _ in baseline.passed} >= {"step_retrying", "execution_panicked", "step_skipped"}
+    (tmp_path / "killed").mkdir()
+    killed = subprocess.run(
+        [sys.executable, str(SERVER), str(tmp_path / "killed")],
+        input="".join(f"{place}\n" for place in places),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert killed.stdout.split() == [str(int(signal.SIGKILL))] * len(places), killed.stderr
+    for number, place in enumerate(places):
+        _, left = run(tmp_path / f"simulated-{number}.db", [place])
+        assert left == [rows(tmp_path / "killed" / f"{number}.db")], str(place)
