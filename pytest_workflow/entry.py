@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from pytest_workflow.injection import AttemptWrapper
     from pytest_workflow.invariants import Invariant
     from pytest_workflow.plan import Custom
+    from pytest_workflow.replay import WorkflowReplay
     from pytest_workflow.scenarios import WorkflowCrashes
+    from pytest_workflow.upgrade import WorkflowUpgrade
     from workflow_core.settings import Settings
 
 _STORES = ("memory", "file")
@@ -87,6 +89,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=_STORES,
         default=None,
         help="where the workflow fixtures keep their state: memory (default), or a real file for each test",
+    )
+    group.addoption(
+        "--workflow-replay-check",
+        action="store_true",
+        help="after every workflow.run, replay it from its record, and let a new engine go on after every step",
     )
     group.addoption(
         "--workflow-crash-everywhere",
@@ -236,6 +243,10 @@ def _workflow_environment(
         stack.callback(freezer.release)
         stack.callback(environment.close)
         freezer.lead(clock)
+        if request.config.getoption("--workflow-replay-check") and observation is None:
+            from pytest_workflow.replay_check import install  # noqa: PLC0415 - not without the option
+
+            install(environment, freezer, item)
         arm(item, environment.faults)
         yield environment
         if observation is not None:
@@ -264,6 +275,22 @@ def workflow_clock(_workflow_environment: Environment) -> VirtualClock:
 def workflow_faults(_workflow_environment: Environment) -> WorkflowFaults:
     """Faults and doubles for steps: .fail(), .panic(), .delay(), .returns(); unused ones fail the test."""
     return _workflow_environment.faults
+
+
+@pytest.fixture
+def workflow_replay(request: pytest.FixtureRequest, _workflow_environment: Environment) -> WorkflowReplay:
+    """Replay recorded executions against today's code: a database, a result of this test, or a saved history."""
+    from pytest_workflow.replay import WorkflowReplay  # noqa: PLC0415 - not before the first workflow test
+
+    return WorkflowReplay(_workflow_environment, _freezer(request.config))
+
+
+@pytest.fixture
+def workflow_upgrade(request: pytest.FixtureRequest, _workflow_environment: Environment) -> WorkflowUpgrade:
+    """Freeze an execution of the old code at every durable point, and resume each on the new code."""
+    from pytest_workflow.upgrade import WorkflowUpgrade  # noqa: PLC0415 - not before the first workflow test
+
+    return WorkflowUpgrade(_workflow_environment, _freezer(request.config))
 
 
 @pytest.fixture

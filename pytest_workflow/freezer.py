@@ -7,6 +7,7 @@ before a test that does not use virtual time.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
 import time
@@ -133,6 +134,19 @@ class Freezer:
             self._inner = self._freeze_once_more()
         self._clock = clock
         self._set_callers(_REAL_TIME)
+
+    @contextlib.contextmanager
+    def led_by(self, clock: VirtualClock) -> Iterator[None]:
+        """Let the user's code see the time of another clock in the ``with`` block, unless it has frozen time itself."""
+        before = self._clock
+        if before is None or not self._is_topmost():
+            yield
+            return
+        self.lead(clock)
+        try:
+            yield
+        finally:
+            self.lead(before)
 
     def release(self) -> None:
         """Let the user's code see real time until the next `lead`."""

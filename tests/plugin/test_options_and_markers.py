@@ -20,7 +20,8 @@ def test_fixtures_are_explained(run_within):
     text = shown.partition("fixtures defined from pytest_workflow")[2].partition("\n---")[0]
     described = dict(re.findall(r"^(workflow\w*) -- .*\n    (.+)$", text, re.MULTILINE))
     assert set(described) == {
-        f"workflow{name}" for name in ("", "_db", "_clock", "_faults", "_crashes", "_settings", "_plugins")
+        f"workflow{name}"
+        for name in ("", "_db", "_clock", "_faults", "_crashes", "_settings", "_plugins", "_replay", "_upgrade")
     }
     assert "An isolated workflow engine on virtual time" in described["workflow"]
     assert "no docstring" not in text
