@@ -251,6 +251,14 @@ class VirtualClock:
         if loop is not None:
             loop.close()
 
+    def pause(self) -> asyncio.Future[None]:
+        """Let what is runnable in the running event loop wait until nothing else is runnable.
+
+        Returns:
+            What is done then. Whoever awaits it goes on first, then the others in their old order.
+        """
+        return self.attach(asyncio.get_running_loop()).pause()
+
     def _stuck(self, reason: str) -> WorkflowStuckError:
         lines = [f"  {line}" for line in self._describe()]
         return WorkflowStuckError("\n".join([f"{reason} (virtual time {self.now().isoformat()})", *lines]))
@@ -278,6 +286,7 @@ class _Attachment:
         self._run_in_executor = loop.run_in_executor
         self._pools: dict[object, _Pool] = {}
         self._idle: list[asyncio.Future[None]] = []
+        self._paused: list[asyncio.Future[None]] = []
         self._jumps = 0
         self._loop.time = self.time
         self._loop._selector = self
@@ -292,6 +301,8 @@ class _Attachment:
         del loop.time, loop.run_in_executor
         for pool in self._pools.values():
             pool.wake_all()
+        if not loop.is_closed():
+            _finish(self._paused)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the selector
         return getattr(self._selector, name)
@@ -321,20 +332,30 @@ class _Attachment:
         self._idle.append(waiter)
         await waiter
 
+    def pause(self) -> asyncio.Future[None]:
+        """Set aside what is runnable; see `VirtualClock.pause`."""
+        loop, aside = self._loop, []
+        while loop._ready:  # one by one, because a thread may add to it meanwhile
+            aside.append(loop._ready.popleft())
+        for _ in aside:  # the loop has counted what it runs in this turn
+            loop.call_soon(_do_nothing)
+        paused: asyncio.Future[None] = loop.create_future()
+        paused.add_done_callback(lambda _: loop._ready.extend(aside))
+        self._paused.append(paused)
+        return paused
+
     def select(self, timeout: float | None = None) -> list[Any]:
         """Move the clock instead of waiting."""
         events: list[Any] = self._selector.select(0)
         if events or (timeout is not None and timeout <= 0):
             return events
+        if self._paused:
+            return _finish(self._paused)
         if self._clock._outside or not all(pool.is_waiting() for pool in self._pools.values()):
             brought: list[Any] = self._selector.select(None)
             return brought
         if self._idle:
-            waiters, self._idle = self._idle, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-            return []
+            return _finish(self._idle)
         if timeout is None:
             return self._nothing_left()
         clock = self._clock
@@ -439,6 +460,19 @@ def sleep_in_thread(seconds: float) -> bool:
     """Let virtual time pass in a thread that works for an event loop; tell whether the running one does."""
     pool: _Pool | None = getattr(_worker, "pool", None)
     return pool is not None and pool.sleep(seconds)
+
+
+def _finish(waiters: list[asyncio.Future[None]]) -> list[Any]:
+    """Let all who wait go on; return that nothing else has happened, as a selector does."""
+    while waiters:
+        waiter = waiters.pop(0)
+        if not waiter.done():
+            waiter.set_result(None)
+    return []
+
+
+def _do_nothing() -> None:
+    """Stand in a loop's queue for what was set aside."""
 
 
 def _is_running() -> bool:
