@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_workflow.invariants import Invariant
     from pytest_workflow.plan import Custom
     from pytest_workflow.scenarios import WorkflowCrashes
+    from pytest_workflow.spy import WorkflowSpy
     from workflow_core.settings import Settings
 
 _STORES = ("memory", "file")
@@ -278,6 +279,17 @@ def _custom_fault(item: pytest.Item, fault: Custom) -> AttemptWrapper:
     if wrapper is None:
         raise ValueError(f'no plugin carries out the custom fault "{fault.name}" (hook pytest_workflow_fault)')
     return wrapper
+
+
+@pytest.fixture
+def workflow_spy(_workflow_environment: Environment) -> WorkflowSpy:
+    """The calls of steps: .calls, .count(), .assert_called(), .assert_not_called(), .assert_called_with()."""
+    from pytest_workflow.spy import WorkflowSpy  # noqa: PLC0415 - not before the first test that spies
+
+    spy = WorkflowSpy(_workflow_environment.clock)
+    for plugin in spy.plugins():
+        _workflow_environment.add_plugin(plugin)
+    return spy
 
 
 def _marked_store(item: pytest.Item) -> str | None:
