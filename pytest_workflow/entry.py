@@ -16,6 +16,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
+    from syrupy.assertion import SnapshotAssertion
+
     from pytest_workflow.clock import VirtualClock
     from pytest_workflow.coverage_plugin import CoveragePlugin
     from pytest_workflow.crash_everywhere import Rerun
@@ -290,6 +292,14 @@ def workflow_spy(_workflow_environment: Environment) -> WorkflowSpy:
     for plugin in spy.plugins():
         _workflow_environment.add_plugin(plugin)
     return spy
+
+
+@pytest.fixture
+def workflow_snapshot(request: pytest.FixtureRequest) -> SnapshotAssertion:
+    """Compares histories with stored snapshots, by syrupy: assert workflow_snapshot == workflow.history(result)."""
+    from pytest_workflow.snapshots import snapshot_of_histories  # noqa: PLC0415 - not before the first such test
+
+    return snapshot_of_histories(request)
 
 
 def _marked_store(item: pytest.Item) -> str | None:
