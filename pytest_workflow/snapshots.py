@@ -108,6 +108,10 @@ def snapshot_of_histories(request: pytest.FixtureRequest) -> SnapshotAssertion:
     try:
         from syrupy.assertion import SnapshotAssertion  # noqa: PLC0415 - optional
     except ImportError:
+        found = False
+    else:
+        found = True
+    if not found:  # outside of the handler, whose error would be shown as well
         pytest.fail(_MISSING.format(state="installed", remedy=""), pytrace=False)
     if not request.config.pluginmanager.hasplugin("syrupy"):
         pytest.fail(_MISSING.format(state="active", remedy=", and run pytest without -p no:syrupy"), pytrace=False)
