@@ -15,6 +15,7 @@ from pytest_workflow import (
     StepFailed,
     StepRetrying,
     StepStarted,
+    VirtualClock,
     WorkflowStuckError,
 )
 from workflow_core import ExecutionNotFoundError, ValidationError, hookimpl
@@ -337,3 +338,22 @@ def test_other_watchers_are_told_before_the_stop(workflow, ran):
     workflow.engine.register(Watcher())
     workflow.run("flow", "x", until="a")
     assert told == ["ExecutionStarted", "StepStarted", "StepCompleted"]
+
+
+def test_a_clock_that_lets_go_of_a_loop_gives_back_what_it_set_aside():
+    clock, loop = VirtualClock(), asyncio.SelectorEventLoop()
+    clock.attach(loop)
+
+    async def other():
+        return 42
+
+    async def main():
+        task = asyncio.ensure_future(other())
+        clock.pause()
+        return task
+
+    task = loop.run_until_complete(main())
+    assert not task.done()
+    clock.detach()
+    assert loop.run_until_complete(asyncio.wait_for(task, 5)) == 42
+    loop.close()
