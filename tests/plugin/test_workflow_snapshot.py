@@ -130,6 +130,13 @@ SUITE = """
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_worker(monkeypatch):
+    """Let syrupy within this process write, although the tests may run in a worker of pytest-xdist."""
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+
+
 def suite(pytester, settle=1_500):
     pytester.makepyfile(test_suite=SUITE.replace("SETTLE", str(settle)))
 
