@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import time
 
 import pytest
 
@@ -359,3 +361,25 @@ def test_a_clock_that_lets_go_of_a_loop_gives_back_what_it_set_aside():
         loop.run_until_complete(asyncio.sleep(0))
     assert task.done()
     loop.close()
+
+
+@pytest.mark.workflow_crash_everywhere
+@pytest.mark.parametrize("until", ["running", "a", "p-1", "sleeping"])
+def test_the_process_may_die_everywhere(workflow, ran, until):
+    workflow.run("flow", "x", until=until)
+    assert workflow.wait("x").status == "completed"
+
+
+def test_steps_in_threads_and_task_groups(workflow, workflow_clock):
+    @workflow.define("threads")
+    async def threads(ctx):
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            for seconds in (1, 2, 3):
+                body = functools.partial(asyncio.to_thread, time.sleep, seconds)
+                group.create_task(ctx.step(f"s-{seconds}", body).execute())
+
+    for seconds in (1, 2, 3):
+        result = workflow.run("threads", "x", until=f"s-{seconds}")
+        assert workflow_clock.monotonic() == seconds
+        assert [step.status for step in result.steps.values()].count("completed") == seconds
+    assert workflow.wait("x").status == "completed"
