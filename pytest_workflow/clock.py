@@ -362,6 +362,14 @@ class VirtualClock:
         loop.run_until_complete(loop.shutdown_asyncgens())
         return stubborn
 
+    def pause(self) -> asyncio.Future[None]:
+        """Let what is runnable in the running event loop wait until nothing else is runnable.
+
+        Returns:
+            What is done then. Whoever awaits it goes on first, then the others in their old order.
+        """
+        return self.attach(asyncio.get_running_loop()).pause()
+
     def stuck(self, reason: str, outside: Iterable[str] = ()) -> WorkflowStuckError:
         """Return the error that explains why nothing goes on.
 

@@ -19,6 +19,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
+    from syrupy.assertion import SnapshotAssertion
+
     from pytest_workflow.clock import VirtualClock
     from pytest_workflow.coverage_plugin import CoveragePlugin
     from pytest_workflow.crash_everywhere import Rerun
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from pytest_workflow.plan import Custom
     from pytest_workflow.replay import WorkflowReplay
     from pytest_workflow.scenarios import WorkflowCrashes
+    from pytest_workflow.spy import WorkflowSpy
     from pytest_workflow.upgrade import WorkflowUpgrade
     from workflow_core.settings import Settings
 
@@ -315,6 +318,25 @@ def _custom_fault(item: pytest.Item, fault: Custom) -> AttemptWrapper:
     if wrapper is None:
         raise ValueError(f'no plugin carries out the custom fault "{fault.name}" (hook pytest_workflow_fault)')
     return wrapper
+
+
+@pytest.fixture
+def workflow_spy(_workflow_environment: Environment) -> WorkflowSpy:
+    """The calls of steps: .calls, .count(), .assert_called(), .assert_not_called(), .assert_called_with()."""
+    from pytest_workflow.spy import WorkflowSpy  # noqa: PLC0415 - not before the first test that spies
+
+    spy = WorkflowSpy(_workflow_environment.clock)
+    for plugin in spy.plugins():
+        _workflow_environment.add_plugin(plugin)
+    return spy
+
+
+@pytest.fixture
+def workflow_snapshot(request: pytest.FixtureRequest) -> SnapshotAssertion:
+    """Compares histories with stored snapshots, by syrupy: assert workflow_snapshot == workflow.history(result)."""
+    from pytest_workflow.snapshots import snapshot_of_histories  # noqa: PLC0415 - not before the first such test
+
+    return snapshot_of_histories(request)
 
 
 def _marked_store(item: pytest.Item) -> str | None:

@@ -17,6 +17,7 @@ from pytest_workflow.observation import Death, Observation, Witness, observe, st
 from pytest_workflow.places import ErrorPlaces
 from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedProcesses, execution_ids
 from pytest_workflow.threads import process
+from pytest_workflow.until import Stops, Until, validate_until
 from workflow_core.current import replaced_default
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore, open_database
@@ -135,6 +136,7 @@ class Environment:
         self.failures = AssertionFailures()
         self.never_awaited: list[str] = []
         self.next_execution_id = execution_ids()
+        self.stops: Stops | None = None
         self._recovery: asyncio.Task[None] | None = None
         self._stack = contextlib.ExitStack()
         self._borrowed = memory is not None
@@ -172,6 +174,11 @@ class Environment:
         self.faults.serve(engine, self.die, self.corrupt)
         self._stack.enter_context(replaced_default(engine))
         return engine
+
+    def add_plugin(self, plugin: object) -> None:
+        """Register a plugin in the engine, and in those that come after it."""
+        self.plugins.append(plugin)
+        self.engine.register(plugin)
 
     # Dying -----------------------------------------------------------------------------------------------------------
 
@@ -302,6 +309,7 @@ class WorkflowHarness:
         *,
         timeout_ms: int | None = None,
         detach: bool = False,
+        until: Until | None = None,
     ) -> ExecutionResult:
         """Run a workflow to its final state, through sleeps and automatic restarts.
 
@@ -313,17 +321,32 @@ class WorkflowHarness:
             panic_config: What happens after a panic.
             timeout_ms: Longest duration of the execution, in virtual milliseconds.
             detach: Return the first snapshot; the execution goes on when time is advanced or something is waited for.
+            until: Stop here: at a status, after a step or sleep (an id or a glob), or at an event; nothing more happens
+                before the next call that lets the execution go on.
 
         Returns:
-            The final result, whatever its status.
+            The final result, whatever its status; with ``until``, what is known at that place.
 
         Raises:
-            AssertionError: An assertion in the workflow failed, or nothing could go on.
+            AssertionError: An assertion in the workflow failed, nothing could go on, or ``until`` was never reached.
             ValidationError: An argument is not acceptable.
             WorkflowNotFoundError: No such workflow is defined.
             ExecutionConflictError: The id is in use for another workflow or another input.
         """
         __tracebackhide__ = True
+        if until is not None:
+            return self._complete(
+                self.start(
+                    name,
+                    execution_id,
+                    input,
+                    retry_config,
+                    panic_config,
+                    timeout_ms=timeout_ms,
+                    detach=detach,
+                    until=until,
+                )
+            )
         if detach:
             begin = self.engine.start(
                 name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=True
@@ -343,24 +366,55 @@ class WorkflowHarness:
         *,
         timeout_ms: int | None = None,
         detach: bool = False,
+        until: Until | None = None,
     ) -> ExecutionResult:
-        """Start a workflow in an asynchronous test: ``WorkflowEngine.start`` on virtual time."""
+        """Start a workflow in an asynchronous test: ``WorkflowEngine.start`` on virtual time.
+
+        Takes the arguments of `run`. An execution that was stopped by ``until`` goes on as soon as the test awaits
+        something and nothing else is runnable, before time moves.
+        """
         __tracebackhide__ = True
         failures = self._environment.failures
         self._environment.clock.attach(asyncio.get_running_loop())
+        if until is not None:
+            validate_until(until, detach=detach)
         try:
-            result = await self.engine.start(
-                name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=detach
+            begun = await self.engine.start(
+                name,
+                execution_id,
+                input,
+                retry_config,
+                panic_config,
+                timeout_ms=timeout_ms,
+                detach=detach or until is not None,
             )
+            result = begun if until is None else await self.reach(begun.execution_id, until)
         except BaseException as error:
             failures.see(error)
             raise
         failures.surface()
         return result
 
-    def wait(self, execution_id: str) -> ExecutionResult:
-        """Wait until an execution is at rest, and return its result."""
+    async def reach(self, execution_id: str, until: Until) -> ExecutionResult:
+        """Wait in an asynchronous test until an execution is at a place: `wait` with ``until``."""
         __tracebackhide__ = True
+        validate_until(until)
+        environment = self._environment
+        if environment.stops is None:
+            environment.stops = Stops(self, environment.clock)
+            environment.add_plugin(environment.stops)
+        return await environment.stops.reach(execution_id, until)
+
+    def wait(self, execution_id: str, *, until: Until | None = None) -> ExecutionResult:
+        """Wait until an execution is at rest, and return its result.
+
+        Args:
+            execution_id: The execution.
+            until: Stop here instead, as in `run`; return at once if the execution is or was there already.
+        """
+        __tracebackhide__ = True
+        if until is not None:
+            return self._complete(self.reach(execution_id, until))
         return self._complete(self.engine.wait(execution_id))
 
     def resume(self, execution_id: str) -> ExecutionResult:

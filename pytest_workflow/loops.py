@@ -58,6 +58,7 @@ class Attachment:
         self._children: weakref.WeakSet[asyncio.SubprocessTransport] = weakref.WeakSet()
         self._patience = Patience()
         self._owners: weakref.WeakKeyDictionary[asyncio.Task[Any], object] = weakref.WeakKeyDictionary()
+        self._paused: list[Callable[[], None]] = []
         self._settling: list[Callable[[], None]] = []
         self._idle: list[Callable[[], None]] = []
         self._create_task = loop.create_task
@@ -77,6 +78,8 @@ class Attachment:
         for name in ("time", "run_in_executor", "create_task", "_make_subprocess_transport"):
             vars(loop).pop(name, None)
         self._threads.wake_all()
+        if not loop.is_closed():
+            _call_all(self._paused)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the selector
         return getattr(self._selector, name)
@@ -138,6 +141,18 @@ class Attachment:
         waiters.append(lambda: None if quiet.done() else quiet.set_result(None))
         await quiet
 
+    def pause(self) -> asyncio.Future[None]:
+        """Set aside what is runnable; see `VirtualClock.pause`."""
+        loop, aside = self._loop, []
+        while loop._ready:  # one by one, because a thread may add to it meanwhile
+            aside.append(loop._ready.popleft())
+        for _ in aside:  # the loop has counted what it runs in this turn
+            loop.call_soon(_do_nothing)
+        paused: asyncio.Future[None] = loop.create_future()
+        paused.add_done_callback(lambda _: loop._ready.extend(aside))
+        self._paused.append(lambda: None if paused.done() else paused.set_result(None))
+        return paused
+
     def bury(self, owner: object, doom: BaseException) -> None:
         """Let go on nothing of a simulated process that has died.
 
@@ -177,6 +192,8 @@ class Attachment:
             self._patience.renew()
         if events or (timeout is not None and timeout <= 0):
             return events
+        if self._paused:
+            return _call_all(self._paused)
         if self._settling:
             return _call_all(self._settling)
         if self._clock.is_held:
@@ -237,6 +254,10 @@ class Attachment:
             yield "outside the event loop, nothing has come for a while from:"
             yield from (f"  {line}" for line in described)
             yield "use `with workflow_clock.outside_work():` around what has to wait longer for it"
+
+
+def _do_nothing() -> None:
+    """Stand in a loop's queue for what was set aside."""
 
 
 def _call_all(waiters: list[Callable[[], None]]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Telling whether a step or a workflow is meant by an id or a glob."""
+"""Telling whether a step or a workflow is meant by an id or a glob, and an event by an expectation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-__all__ = ["literal", "matches", "matching"]
+    from workflow_core.events import Event
+
+__all__ = ["is_expected", "literal", "matches", "matching"]
 
 
 def matches(name: str, pattern: str) -> bool:
@@ -30,3 +32,8 @@ def literal(name: str) -> str:
     if "*" not in name and "?" not in name:
         return name
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
+
+
+def is_expected(event: Event, expected: Event | type[Event]) -> bool:
+    """Tell whether an event is of the expected class, or equal in the fields that the expectation names."""
+    return isinstance(event, expected) if isinstance(expected, type) else event == expected

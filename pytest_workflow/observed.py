@@ -237,6 +237,7 @@ class _ObservedStep(StepBuilder[Any]):
 
     async def execute(self) -> Any:  # noqa: ANN401 - the step's result
         """Run the step, or return its stored result."""
+        self._execution.not_begun.pop(self, None)  # it is awaited, even if an observer never lets it begin
         self._execution.check_alive()
         captured = dict(captured_values(self._handler))
         code, nests = _name_of(self._handler), _holds_context(self._handler)

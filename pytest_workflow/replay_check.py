@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_workflow.nondeterminism import EnvironmentRead
     from pytest_workflow.observed import Ask
     from pytest_workflow.recorded_history import RecordedExecution
+    from pytest_workflow.until import Until
     from workflow_core.execution import Execution
     from workflow_core.models import ExecutionResult
 
@@ -74,10 +75,10 @@ class CheckedHarness(WorkflowHarness):
         self._check.check_finished()
         return result
 
-    def wait(self, execution_id: str) -> ExecutionResult:
+    def wait(self, execution_id: str, *, until: Until | None = None) -> ExecutionResult:
         """Wait as `WorkflowHarness.wait` does, and replay what has finished."""
         __tracebackhide__ = True
-        result = super().wait(execution_id)
+        result = super().wait(execution_id, until=until)
         self._check.check_finished()
         return result
 

@@ -14,7 +14,7 @@ import types
 import uuid
 import warnings
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -63,7 +63,7 @@ from workflow_core.ownership import ProcessProbe, SystemProcessProbe
 from workflow_core.panic import find_panic_indicator
 from workflow_core.serialization import Codec, same_json
 from workflow_core.settings import Settings, default_directory
-from workflow_core.timeouts import validate_timeout
+from workflow_core.timeouts import cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -94,6 +94,7 @@ class _Active:
     Attributes:
         first: The result of the first run of the handler, or the error that ended it.
         final: The result once the execution is at rest.
+        between_runs: Set when no run of the handler is under way, and all observers have been told how it ended.
     """
 
     execution: Execution
@@ -105,6 +106,7 @@ class _Active:
     cancelled: bool = False
     lost: bool = False
     restart_now: asyncio.Event | None = None
+    between_runs: asyncio.Event = field(default_factory=asyncio.Event)
 
     def finish_first(self, result: ExecutionResult | BaseException) -> None:
         """Settle what `start` waits for, unless it is settled."""
@@ -246,10 +248,16 @@ class WorkflowEngine:
         intercepts = used("before_durable_point") or used("after_durable_point")
         self.store: Store = intercepted(self._bare_store, hook) if intercepts else self._bare_store
 
-    def emit(self, event: Event) -> None:
-        """Tell the observers of an event."""
+    async def emit(self, event: Event) -> None:
+        """Tell the observers of an event, and await what they return."""
         try:
-            self._plugins.hook.on_event(event=event)
+            for answer in self._plugins.hook.on_event(event=event):
+                if inspect.isawaitable(answer):
+                    await answer
+        except asyncio.CancelledError:
+            if cancelled_from_outside():
+                raise
+            logger.exception("Something that a plugin awaited was cancelled while it was told of %r", event)
         except Exception:
             logger.exception("A plugin failed while it was told of %r", event)
 
@@ -604,8 +612,7 @@ class WorkflowEngine:
             fencing_token=1,
         )
         execution = Execution(self, definition, record, Lease(name, execution_id, 1), retry, panic, value, {}, 1)
-        if self.observed:
-            execution.emit(ExecutionStarted(), 1, at)
+        execution.opens_with(ExecutionStarted(), 1, at)
         return self._launch(execution)
 
     def _validated_id(self, execution_id: object) -> str:
@@ -775,6 +782,9 @@ class WorkflowEngine:
         """
         execution_id = self._validated_id(execution_id)
         active = self._active_execution(execution_id)
+        if active is not None and active.execution.status == "panicked" and active.loop is asyncio.get_running_loop():
+            await active.between_runs.wait()
+            active = self._active_execution(execution_id)
         if active is not None and active.execution.status == "panicked" and active.restart_now is not None:
             if active.loop is not asyncio.get_running_loop():
                 active.loop.call_soon_threadsafe(active.restart_now.set)
@@ -816,7 +826,7 @@ class WorkflowEngine:
             active.cancelled, execution.status = True, "cancelled"
             execution.doomed(asyncio.CancelledError(f"{execution} was cancelled"))
             if execution.observed:
-                execution.emit(ExecutionCancelled(), execution.next_seq(), at)
+                await execution.emit(ExecutionCancelled(), execution.next_seq(), at)
             if active.loop is not asyncio.get_running_loop():
                 active.loop.call_soon_threadsafe(active.task.cancel)
             elif active.task is not asyncio.current_task():
@@ -966,8 +976,7 @@ class WorkflowEngine:
             execution.lease, self.owner, self.lease_expiry(), status, seq, at
         )
         execution.status = status
-        if execution.observed:
-            execution.emit(ExecutionRecovered(), seq, at)
+        execution.opens_with(ExecutionRecovered(), seq, at)
         return self._launch(execution)
 
     async def _renew_leases(self, lease_ms: int) -> None:
@@ -1026,9 +1035,10 @@ class WorkflowEngine:
         return active
 
     def _settled(self, active: _Active, _: asyncio.Task[None]) -> None:
-        """Let nobody wait for an execution whose task was cancelled before it had begun."""
+        """Let nobody wait for an execution whose task has ended, be it that it was cancelled before it had begun."""
         active.finish(_interrupted(active.execution))
         self._forget(active)
+        active.between_runs.set()
 
     def _forget(self, active: _Active) -> None:
         if self._active.get(active.execution.execution_id) is active:
@@ -1042,6 +1052,9 @@ class WorkflowEngine:
             active.finish(active.execution.snapshot())
         except asyncio.CancelledError:
             if not active.cancelled and not active.lost:
+                if active.execution.status in TERMINAL_STATUSES:  # only its observers were cut off
+                    active.finish(active.execution.snapshot())
+                    raise
                 await self._release(active.execution, give_back=True)
                 active.finish(_interrupted(active.execution))
                 raise
@@ -1063,6 +1076,8 @@ class WorkflowEngine:
     async def _run_to_rest(self, active: _Active) -> None:
         while True:
             execution = active.execution
+            if execution.opening is not None:
+                await self.emit(execution.opening)
             if execution.status != "panicked":
                 error = await execution.run()
                 if error is None:
@@ -1085,6 +1100,7 @@ class WorkflowEngine:
     async def _wait_for_restart(self, active: _Active, restart_at: int) -> None:
         active.restart_now = asyncio.Event()
         event = active.restart_now
+        active.between_runs.set()
         deadline_at = active.execution.record.deadline_at
         due = restart_at if deadline_at is None else min(restart_at, deadline_at)
         handle = self.clock.call_at(from_epoch_ms(due), event.set)
@@ -1093,6 +1109,7 @@ class WorkflowEngine:
         finally:
             handle.cancel()
             active.restart_now = None
+            active.between_runs.clear()
 
     async def _release(self, execution: Execution, *, give_back: bool) -> None:
         """Give an execution back that this process will not go on with, and if asked for the attempt in flight."""

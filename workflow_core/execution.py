@@ -115,6 +115,7 @@ class Execution:
         self.store: WorkflowStore = engine.store.workflow(definition.name)
         self.context: WorkflowContext[Any] = WorkflowContext(self)
         self.observed = engine.observed
+        self.opening: Event | None = None
         self.doom: BaseException | None = None
         self.bodies = 0
         self.sleepers = 0
@@ -157,9 +158,14 @@ class Execution:
         if self._seq == seq:
             self._seq -= 1
 
-    def emit(self, event: Event, seq: int, at: datetime) -> None:
+    def opens_with(self, event: Event, seq: int, at: datetime) -> None:
+        """Note by what this run begins; the observers are told before anything of it runs."""
+        if self.observed:
+            self.opening = event.stamped(seq, at, self.execution_id, self.definition.name)
+
+    async def emit(self, event: Event, seq: int, at: datetime) -> None:
         """Tell the observers of an event that was committed."""
-        self.engine.emit(event.stamped(seq, at, self.execution_id, self.definition.name))
+        await self.engine.emit(event.stamped(seq, at, self.execution_id, self.definition.name))
 
     # What runs at the moment -----------------------------------------------------------------------------------------
 
@@ -284,6 +290,7 @@ class Execution:
             LeaseLostError: Another process owns the execution now.
             StorageError: The database could not be written; the execution can be resumed.
         """
+        error: BaseException | None
         try:
             try:
                 output = await self._call_handler()
@@ -297,17 +304,20 @@ class Execution:
                 await self.store.execution_completed(self.lease, text, self._abandon_steps(), seq, at)
                 self.record.output_data, self.record.completed_at = text, at
                 self.status = "completed"
-                if self.observed:
-                    self.emit(ExecutionCompleted(), seq, at)
-                return None
-            error: BaseException = self.doom
+                error = None
+            else:
+                error = self.doom
         except (Exception, asyncio.CancelledError) as raised:
             if self.cannot_be_written(raised):
                 raise
             if isinstance(raised, asyncio.CancelledError) and cancelled_from_outside():
                 raise
             error = self.doom or raised
-        return await self._ended_by(error)
+        if error is not None:
+            return await self._ended_by(error)
+        if self.observed:
+            await self.emit(ExecutionCompleted(), seq, at)
+        return None
 
     def _tell_of_steps_never_awaited(self) -> None:
         for step, place in self.not_begun.items():
@@ -381,7 +391,7 @@ class Execution:
         self.record.restart_at = None
         self._abandon_steps()
         if self.observed:
-            self.emit(ExecutionFailed(info.type, info.message), seq, at)
+            await self.emit(ExecutionFailed(info.type, info.message), seq, at)
 
     def _abandon_steps(self) -> bool:
         """Count the steps that were begun and not finished as failed; tell whether there were any."""
@@ -406,7 +416,7 @@ class Execution:
         await self.store.execution_panicked(self.lease, info.model_dump_json(), str(info), restart_at, data, seq, at)
         self.status, self.record.restart_at, self.record.error_data = "panicked", restart_at, info.model_dump_json()
         if self.observed:
-            self.emit(event, seq, at)
+            await self.emit(event, seq, at)
 
     def _describe(self, error: BaseException) -> ErrorInfo:
         failure = error if isinstance(error, StepFailure) else None
@@ -461,8 +471,7 @@ class Execution:
             steps,
             seq_now,
         )
-        if again.observed:
-            again.emit(ExecutionRestarted(attempt), seq_now, at)
+        again.opens_with(ExecutionRestarted(attempt), seq_now, at)
         return again
 
     def snapshot(self) -> ExecutionResult:

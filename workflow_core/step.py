@@ -328,16 +328,17 @@ class _StepRun:
         execution.bodies += 1
         self._in_body = True
         await execution.store.step_started(execution.lease, record, attempt, seq, at, execution.status_change())
+        earlier_attempt, earlier_seq = record.attempt, seq
         if cut_off:
-            if execution.observed:
-                execution.emit(StepInterrupted(record.step_id, record.attempt), seq, at)
             seq = execution.next_seq()
         execution.status_changed()
         record.stored, record.status, record.attempt = True, "running", attempt
         record.started_at, record.started_seq = at, seq
         record.error_message = record.next_attempt_at = None
+        if cut_off and execution.observed:
+            await execution.emit(StepInterrupted(record.step_id, earlier_attempt), earlier_seq, at)
         if execution.observed:
-            execution.emit(StepStarted(record.step_id, attempt), seq, at)
+            await execution.emit(StepStarted(record.step_id, attempt), seq, at)
 
     def leave_body(self) -> None:
         """Note that the step's own function does not run any more."""
@@ -387,7 +388,12 @@ class _StepRun:
     def _describe(self, attempt: int) -> Attempt:
         execution = self.execution
         return Attempt(
-            execution.definition.name, execution.execution_id, self.record.step_id, attempt, execution.restart_attempt
+            execution.definition.name,
+            execution.execution_id,
+            self.record.step_id,
+            attempt,
+            execution.restart_attempt,
+            self.builder._handler,
         )
 
     def _describe_step(self) -> StepDescription:
@@ -437,9 +443,10 @@ class _StepRun:
         record.status, record.result_data, record.handled_by = "completed", text, handled_by
         record.completed_at, record.completed_seq, record.error_message = at, seq, None
         execution.last_errors.pop(record.step_id, None)
+        changed = self._circuit_asked(circuit, change)
         if execution.observed:
-            execution.emit(StepCompleted(record.step_id, record.attempt, handled_by), seq, at)
-        self._circuit_asked(circuit, change, at)
+            await execution.emit(StepCompleted(record.step_id, record.attempt, handled_by), seq, at)
+            await self._emit_all(changed, at)
 
     async def _failed(self, error: Exception, *, counts: bool) -> tuple[bool, Any]:
         """Record a failed attempt, then see what the handlers make of it."""
@@ -462,9 +469,9 @@ class _StepRun:
         record.status, record.error_message, record.started_seq = "running", entry.error_message, None
         self._recorded = error
         execution.note_error(record.step_id, entry)
-        if execution.observed:
-            execution.emit(StepFailed(record.step_id, record.attempt, entry.error_type, entry.error_message), seq, at)
-        self._circuit_asked(circuit, change, at)
+        changed = self._circuit_asked(circuit, change)
+        failed = StepFailed(record.step_id, record.attempt, entry.error_type, entry.error_message)
+        await self._emit_all([(failed, seq), *changed], at)
         return await self._handle(error)
 
     async def _handle(self, error: Exception) -> tuple[bool, Any]:
@@ -562,7 +569,7 @@ class _StepRun:
         await execution.store.step_retrying(execution.lease, record, due, wait, seq, at)
         record.status, record.next_attempt_at = "retrying", due
         if execution.observed:
-            execution.emit(StepRetrying(record.step_id, record.attempt, wait), seq, at)
+            await execution.emit(StepRetrying(record.step_id, record.attempt, wait), seq, at)
 
     # The circuit -----------------------------------------------------------------------------------------------------
 
@@ -582,7 +589,7 @@ class _StepRun:
         allowed, before, after = await execution.store.circuit_admitted(
             execution.lease, record.step_id, ask, change.seq, at
         )
-        self._circuit_asked((before, after), change, at)
+        await self._emit_all(self._circuit_asked((before, after), change), at)
         return allowed
 
     async def _skip(self) -> tuple[bool, Any]:
@@ -601,20 +608,25 @@ class _StepRun:
         record.status, record.result_data, record.completed_at = "skipped", text, at
         record.completed_seq, record.error_message = seq, None
         if execution.observed:
-            execution.emit(StepSkipped(record.step_id, record.attempt), seq, at)
+            await execution.emit(StepSkipped(record.step_id, record.attempt), seq, at)
         return True, value
 
     def _circuit_asked(
-        self, circuit: tuple[CircuitState, CircuitState] | None, change: CircuitChange | None, at: datetime
-    ) -> None:
-        """Tell observers of a change of the circuit; give its place in the history back if there was none."""
+        self, circuit: tuple[CircuitState, CircuitState] | None, change: CircuitChange | None
+    ) -> list[tuple[Event, int]]:
+        """Return the event of a change of the circuit; give its place in the history back if there was none."""
         if circuit is None or change is None:
-            return
+            return []
         before, after = circuit
         if before.status == after.status:
             self.execution.release_seq(change.seq)
-        elif self.execution.observed:
-            self.execution.emit(_circuit_event(self.record.step_id, after), change.seq, at)
+            return []
+        return [(_circuit_event(self.record.step_id, after), change.seq)]
+
+    async def _emit_all(self, events: list[tuple[Event, int]], at: datetime) -> None:
+        if self.execution.observed:
+            for event, seq in events:
+                await self.execution.emit(event, seq, at)
 
 
 def _circuit_event(step_id: str, state: CircuitState) -> Event:
@@ -669,7 +681,7 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         execution.status_changed()
         record.status, record.completed_at, record.completed_seq = "completed", at, seq
         if execution.observed:
-            execution.emit(SleepCompleted(step_id), seq, at)
+            await execution.emit(SleepCompleted(step_id), seq, at)
     finally:
         execution.end_activity(step_id)
 
@@ -685,5 +697,5 @@ async def _begin_sleep(execution: Execution, step_id: str, duration_ms: int) -> 
     record.wake_time, record.started_at, record.started_seq, record.stored = wake_time, at, seq, True
     execution.steps[step_id] = record
     if execution.observed:
-        execution.emit(SleepStarted(step_id, duration_ms), seq, at)
+        await execution.emit(SleepStarted(step_id, duration_ms), seq, at)
     return record

@@ -42,8 +42,9 @@ def test_the_code_of_a_page_runs(page, pytester, monkeypatch):
     if script:
         exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
     if tests:
+        update = ["--snapshot-update"] if page.name == "snapshots.md" else []
         result = pytester.runpytest_subprocess(
-            "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-o", "asyncio_mode=strict"
+            "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-o", "asyncio_mode=strict", *update
         )
         assert result.ret == 0, result.stdout.str()
 
