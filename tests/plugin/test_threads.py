@@ -126,7 +126,7 @@ def test_time_goes_on_past_a_thread_that_stands_still(workflow_clock, graces):
     assert workflow_clock.monotonic() == pytest.approx(3_600)
 
 
-def test_a_thread_that_computes_is_not_given_up(workflow_clock, graces):
+def test_a_thread_that_computes_is_not_given_up(workflow_clock):
     def compute():
         until = real_seconds() + 0.6
         while real_seconds() < until:
