@@ -235,6 +235,7 @@ def _workflow_environment(
     with contextlib.ExitStack() as stack:
         stack.callback(freezer.release)
         stack.callback(environment.close)
+        stack.callback(environment.keep_histories)
         freezer.lead(clock)
         arm(item, environment.faults)
         yield environment
@@ -337,11 +338,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the histories of a failing test."""
+    """Show the histories of a test of which a phase fails."""
     report = yield
     environment = item.stash.get(_environment_key, None)
-    if report.when == "call" and report.failed and environment is not None:
-        report.sections.extend(environment.report())
+    if environment is not None:
+        if report.failed:
+            report.sections.extend(environment.report())
+        if report.when == "teardown":
+            del item.stash[_environment_key]
     return report
 
 
@@ -352,8 +356,6 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return (yield)
     finally:
         _leave_virtual_time(item, nextitem)
-        if _environment_key in item.stash:
-            del item.stash[_environment_key]
 
 
 def _leave_virtual_time(item: pytest.Item, nextitem: pytest.Item | None) -> None:

@@ -209,6 +209,53 @@ def test_a_failure_in_a_test_that_closed_its_engine_is_reported(run_within, pyte
     assert "INTERNALERROR" not in result.stdout.str()
 
 
+def test_a_failing_setup_or_teardown_is_reported_with_the_histories(run_within, pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def ran(workflow):
+            workflow.define("one", lambda ctx: 1)
+            workflow.run("one", "early")
+
+        @pytest.fixture
+        def failing_setup(ran):
+            raise ValueError("before")
+
+        @pytest.fixture
+        def failing_teardown(ran, workflow):
+            yield
+            workflow.run("one", "late")
+            raise ValueError("after")
+
+        def test_setup(failing_setup):
+            pass
+
+        def test_teardown(failing_teardown):
+            pass
+
+        def test_again(ran):
+            pass
+        """
+    )
+    for store in ("memory", "file"):
+        result = run_within(f"--workflow-store={store}")
+        result.assert_outcomes(passed=2, errors=2)
+        result.stdout.fnmatch_lines(
+            [
+                "*ERROR at setup of test_setup*",
+                '*- workflow history of "early" (one) -*',
+                "*ExecutionCompleted*",
+                "*ERROR at teardown of test_teardown*",
+                '*- workflow history of "early" (one) -*',
+                '*- workflow history of "late" (one) -*',
+                "*ExecutionCompleted*",
+            ]
+        )
+        assert result.stdout.str().count("workflow history of") == 3
+
+
 def test_a_passing_test_shows_no_history(run_within, pytester):
     pytester.makepyfile(
         """
