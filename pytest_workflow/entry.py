@@ -379,7 +379,9 @@ def _refuse_unused(faults: WorkflowFaults) -> None:
 def _code(item: pytest.Item) -> CodeType | None:
     if not isinstance(item, pytest.Function):
         return None
-    code = getattr(inspect.unwrap(item.obj), "__code__", None)
+    hypothesis = getattr(item.obj, "hypothesis", None)  # @given puts a function of its own in front of the test's
+    function = item.obj if hypothesis is None else hypothesis.inner_test
+    code = getattr(inspect.unwrap(function), "__code__", None)
     return code if isinstance(code, CodeType) else None
 
 

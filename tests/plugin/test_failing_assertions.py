@@ -405,13 +405,46 @@ def test_an_assertion_is_raised_once(workflow, workflow_clock):
     assert workflow.run("fine").output == 1
 
 
-@pytest.mark.asyncio
-async def test_an_assertion_that_the_test_itself_caught_has_been_seen(workflow):
-    from workflow_core import Workflow
+def caught(kind):
+    return f"""
+        import asyncio
+        import functools
+        import pytest
+        from hypothesis import HealthCheck, given, settings, strategies
+        from workflow_core import Workflow
 
-    @workflow.define("checked")
-    async def checked(ctx):
-        raise AssertionError("seen")
+        @pytest.fixture(autouse=True)
+        def checked(workflow):
+            @workflow.define("checked")
+            async def checked(ctx):
+                raise AssertionError("seen")
 
-    with pytest.raises(AssertionError, match="seen"):
-        await Workflow.start("checked")
+        def wrapped(test):
+            @functools.wraps(test)
+            async def wrapper(*args, **kwargs):
+                return await test(*args, **kwargs)
+            return wrapper
+
+        hypothetical = settings(max_examples=2, database=None, suppress_health_check=list(HealthCheck))
+
+        {kind}
+            with pytest.raises(AssertionError, match="seen"):
+                await Workflow.start("checked")
+    """
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "@pytest.mark.asyncio\n        async def test_it():",
+        "@pytest.mark.anyio\n        async def test_it(anyio_backend):",
+        "@pytest.mark.asyncio\n        @wrapped\n        async def test_it():",
+        "class TestIt:\n         @pytest.mark.asyncio\n         async def test_it(self):",
+        "@pytest.mark.asyncio\n        @hypothetical\n        @given(strategies.none())\n        async def test_it(n):",
+    ],
+    ids=["asyncio", "anyio", "wrapped", "method", "hypothesis"],
+)
+def test_an_assertion_that_the_test_itself_caught_has_been_seen(run_within, pytester, kind):
+    pytester.makepyfile(caught(kind))
+    pytester.makeconftest("import pytest; anyio_backend = pytest.fixture(lambda: 'asyncio', name='anyio_backend')")
+    run_within().assert_outcomes(passed=1)
