@@ -245,6 +245,7 @@ def _workflow_environment(
     with contextlib.ExitStack() as stack:
         stack.callback(freezer.release)
         stack.callback(environment.close)
+        stack.callback(environment.keep_histories)
         freezer.lead(clock)
         if request.config.getoption("--workflow-replay-check") and observation is None:
             from pytest_workflow.replay_check import install  # noqa: PLC0415 - not without the option
@@ -386,11 +387,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the histories of a failing test."""
+    """Show the histories of a test of which a phase fails."""
     report = yield
     environment = item.stash.get(_environment_key, None)
-    if report.when == "call" and report.failed and environment is not None:
-        report.sections.extend(environment.report())
+    if environment is not None:
+        if report.failed:
+            report.sections.extend(environment.report())
+        if report.when == "teardown":
+            del item.stash[_environment_key]
     return report
 
 
@@ -401,8 +405,6 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return (yield)
     finally:
         _leave_virtual_time(item, nextitem)
-        if _environment_key in item.stash:
-            del item.stash[_environment_key]
 
 
 def _leave_virtual_time(item: pytest.Item, nextitem: pytest.Item | None) -> None:
@@ -426,7 +428,9 @@ def _refuse_unused(faults: WorkflowFaults) -> None:
 def _code(item: pytest.Item) -> CodeType | None:
     if not isinstance(item, pytest.Function):
         return None
-    code = getattr(inspect.unwrap(item.obj), "__code__", None)
+    hypothesis = getattr(item.obj, "hypothesis", None)  # @given puts a function of its own in front of the test's
+    function = item.obj if hypothesis is None else hypothesis.inner_test
+    code = getattr(inspect.unwrap(function), "__code__", None)
     return code if isinstance(code, CodeType) else None
 
 

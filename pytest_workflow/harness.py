@@ -138,6 +138,7 @@ class Environment:
         self.next_execution_id = execution_ids()
         self.stops: Stops | None = None
         self._recovery: asyncio.Task[None] | None = None
+        self._kept_histories: list[History] | str | None = None
         self._stack = contextlib.ExitStack()
         self._borrowed = memory is not None
         self._memory = None if file is not None else memory or memory_database()
@@ -252,14 +253,23 @@ class Environment:
 
     def report(self) -> list[tuple[str, str]]:
         """Return, with a title each, the history of each execution as a table, the first started first."""
-        try:
-            histories = [self.harness.history(row["id"]) for row in self.database.executions()]
-        except (WorkflowCoreError, sqlite3.Error) as error:  # whatever the test has done to its engine or its tables
-            return [("workflow histories", f"cannot be read: {error}")]
+        histories = self._kept_histories or self._read_histories()
+        if isinstance(histories, str):
+            return [("workflow histories", histories)]
         sections = [(f"workflow {each.title}", f"{table(each)}{self._places.of(each)}") for each in histories]
         if self.never_awaited:
             sections.append(("workflow steps that were never awaited", "\n".join(self.never_awaited)))
         return sections
+
+    def keep_histories(self) -> None:
+        """Read the histories for a report that is made after `close`, if the teardown fails."""
+        self._kept_histories = self._read_histories()
+
+    def _read_histories(self) -> list[History] | str:
+        try:
+            return [self.harness.history(row["id"]) for row in self.database.executions()]
+        except (WorkflowCoreError, sqlite3.Error) as error:  # whatever the test has done to its engine or its tables
+            return f"cannot be read: {error}"
 
     def close(self) -> None:
         """End the test's processes, and let go of everything.

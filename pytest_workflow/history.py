@@ -267,19 +267,59 @@ def first_difference(history: History, expected: Sequence[object]) -> int | None
 
 
 def compare(history: History, expected: Sequence[object]) -> list[str]:
-    """Explain, for pytest, where a history differs from an expectation."""
+    """Explain, for pytest, where a history differs from an expectation.
+
+    pytest cuts an explanation after eight lines or so, which is why the table shows only the surroundings.
+    """
     position = first_difference(history, expected)
     counted = history.compared_with(expected)
     if position is None:
         return []
-    wanted = repr(expected[position]) if position < len(expected) else "nothing more"
-    found = repr(counted[position][1]) if position < len(counted) else "nothing more"
-    place = {counted[position][0]} if position < len(counted) else set[int]()
+    wanted = expected[position] if position < len(expected) else None
+    place, found = counted[position] if position < len(counted) else (len(history), None)
+    names = _named(wanted)
     return [
         f"{history.title} differs from the expectation at position {position}",
-        f"  expected: {wanted}",
-        f"  happened: {found}",
-        *table(history, place).splitlines(),
+        f"  expected: {'nothing more' if position >= len(expected) else _as_written(wanted, names)}",
+        f"  happened: {'nothing more' if found is None else _as_written(found, [*found.named_fields(), *names])}",
+        *_fields_that_differ(wanted, found, names),
+        *_window(history, place),
+    ]
+
+
+def _named(wanted: object) -> list[str]:
+    """Return the fields that an expectation names, those of ``None`` and of the envelope among them."""
+    if not isinstance(wanted, Event):
+        return []
+    return [name for name in wanted.field_names() if getattr(wanted, name) is not UNSET]
+
+
+def _as_written(item: object, names: Iterable[str]) -> str:
+    """Return an item of an expectation, or an event, as it would be written in a test."""
+    if isinstance(item, type):
+        return item.__name__
+    if not isinstance(item, Event):
+        return repr(item)
+    chosen = set(names)
+    shown = ((name, getattr(item, name)) for name in item.field_names() if name in chosen)
+    return f"{type(item).__name__}({', '.join(f'{name}={value!r}' for name, value in shown)})"
+
+
+def _fields_that_differ(wanted: object, found: Event | None, names: Iterable[str]) -> list[str]:
+    if type(wanted) is not type(found):
+        return []
+    different = [name for name in names if getattr(wanted, name) != getattr(found, name) is not UNSET]
+    return [f"  differs in {', '.join(different)}"]
+
+
+def _window(history: History, place: int) -> list[str]:
+    """Draw the surroundings of a place, which is marked."""
+    last = min(place + 2, len(history))
+    first = max(min(place - 1, last - 2), 0)
+    left_out = len(history) - (last - first)
+    return [
+        *table(history, {place}, slice(first, last)).splitlines(),
+        *([f"({left_out} more events are not shown here)"] if left_out else []),
     ]
 
 
@@ -300,8 +340,14 @@ def _shown(event: Event, name: str) -> object:
     return "" if value is UNSET or (isinstance(event, ExecutionEvent) and name == "step_id") else value
 
 
-def table(events: Sequence[Event], marked: Iterable[int] = ()) -> str:
-    """Draw events as a table, with an arrow at the marked places; times are counted from the first event."""
+def table(events: Sequence[Event], marked: Iterable[int] = (), shown: slice = slice(None)) -> str:
+    """Draw events as a table, with an arrow at the marked places; times are counted from the first event.
+
+    Args:
+        events: The events.
+        marked: The places of those that are marked.
+        shown: The part that is drawn.
+    """
     if not events:
         return "(no events)"
     marks = set(marked)
@@ -316,7 +362,7 @@ def table(events: Sequence[Event], marked: Iterable[int] = ()) -> str:
             _shown(event, "attempt"),
             _details(event),
         )
-        for place, event in enumerate(events)
+        for place, event in list(enumerate(events))[shown]
     ]
     headers = ("", "#", "time", "event", "step", "attempt", "details")
     return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)

@@ -209,6 +209,53 @@ def test_a_failure_in_a_test_that_closed_its_engine_is_reported(run_within, pyte
     assert "INTERNALERROR" not in result.stdout.str()
 
 
+def test_a_failing_setup_or_teardown_is_reported_with_the_histories(run_within, pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.fixture
+        def ran(workflow):
+            workflow.define("one", lambda ctx: 1)
+            workflow.run("one", "early")
+
+        @pytest.fixture
+        def failing_setup(ran):
+            raise ValueError("before")
+
+        @pytest.fixture
+        def failing_teardown(ran, workflow):
+            yield
+            workflow.run("one", "late")
+            raise ValueError("after")
+
+        def test_setup(failing_setup):
+            pass
+
+        def test_teardown(failing_teardown):
+            pass
+
+        def test_again(ran):
+            pass
+        """
+    )
+    for store in ("memory", "file"):
+        result = run_within(f"--workflow-store={store}")
+        result.assert_outcomes(passed=2, errors=2)
+        result.stdout.fnmatch_lines(
+            [
+                "*ERROR at setup of test_setup*",
+                '*- workflow history of "early" (one) -*',
+                "*ExecutionCompleted*",
+                "*ERROR at teardown of test_teardown*",
+                '*- workflow history of "early" (one) -*',
+                '*- workflow history of "late" (one) -*',
+                "*ExecutionCompleted*",
+            ]
+        )
+        assert result.stdout.str().count("workflow history of") == 3
+
+
 def test_a_passing_test_shows_no_history(run_within, pytester):
     pytester.makepyfile(
         """
@@ -358,13 +405,46 @@ def test_an_assertion_is_raised_once(workflow, workflow_clock):
     assert workflow.run("fine").output == 1
 
 
-@pytest.mark.asyncio
-async def test_an_assertion_that_the_test_itself_caught_has_been_seen(workflow):
-    from workflow_core import Workflow
+def caught(kind):
+    return f"""
+        import asyncio
+        import functools
+        import pytest
+        from hypothesis import HealthCheck, given, settings, strategies
+        from workflow_core import Workflow
 
-    @workflow.define("checked")
-    async def checked(ctx):
-        raise AssertionError("seen")
+        @pytest.fixture(autouse=True)
+        def checked(workflow):
+            @workflow.define("checked")
+            async def checked(ctx):
+                raise AssertionError("seen")
 
-    with pytest.raises(AssertionError, match="seen"):
-        await Workflow.start("checked")
+        def wrapped(test):
+            @functools.wraps(test)
+            async def wrapper(*args, **kwargs):
+                return await test(*args, **kwargs)
+            return wrapper
+
+        hypothetical = settings(max_examples=2, database=None, suppress_health_check=list(HealthCheck))
+
+        {kind}
+            with pytest.raises(AssertionError, match="seen"):
+                await Workflow.start("checked")
+    """
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "@pytest.mark.asyncio\n        async def test_it():",
+        "@pytest.mark.anyio\n        async def test_it(anyio_backend):",
+        "@pytest.mark.asyncio\n        @wrapped\n        async def test_it():",
+        "class TestIt:\n         @pytest.mark.asyncio\n         async def test_it(self):",
+        "@pytest.mark.asyncio\n        @hypothetical\n        @given(strategies.none())\n        async def test_it(n):",
+    ],
+    ids=["asyncio", "anyio", "wrapped", "method", "hypothesis"],
+)
+def test_an_assertion_that_the_test_itself_caught_has_been_seen(run_within, pytester, kind):
+    pytester.makepyfile(caught(kind))
+    pytester.makeconftest("import pytest; anyio_backend = pytest.fixture(lambda: 'asyncio', name='anyio_backend')")
+    run_within().assert_outcomes(passed=1)

@@ -310,6 +310,95 @@ def test_a_comparison_of_different_lengths(history, expected, lines):
     assert (compare(history, expected)[1:3] or None) == lines
 
 
+@pytest.mark.parametrize(
+    ("found", "expected", "lines"),
+    [
+        (
+            StepCompleted("a", 1, "catch"),
+            StepCompleted(handled_by=None),
+            [
+                "  expected: StepCompleted(handled_by=None)",
+                "  happened: StepCompleted(step_id='a', attempt=1, handled_by='catch')",
+                "  differs in handled_by",
+            ],
+        ),
+        (
+            StepCompleted("a", 1, None),
+            StepCompleted("b", handled_by="catch"),
+            [
+                "  expected: StepCompleted(step_id='b', handled_by='catch')",
+                "  happened: StepCompleted(step_id='a', attempt=1, handled_by=None)",
+                "  differs in step_id, handled_by",
+            ],
+        ),
+        (
+            StepCompleted("a", 1, None, seq=4),
+            StepCompleted(seq=5),
+            [
+                "  expected: StepCompleted(seq=5)",
+                "  happened: StepCompleted(seq=4, step_id='a', attempt=1)",
+                "  differs in seq",
+            ],
+        ),
+        (
+            StepCompleted("a", 1, None),
+            StepFailed,
+            ["  expected: StepFailed", "  happened: StepCompleted(step_id='a', attempt=1)"],
+        ),
+        (StepCompleted("a", 1, None), 7, ["  expected: 7", "  happened: StepCompleted(step_id='a', attempt=1)"]),
+    ],
+)
+def test_a_comparison_shows_what_differs(found, expected, lines):
+    explained = compare(History([found]), [expected])
+    assert explained[1 : 1 + len(lines)] == lines
+    assert explained[1 + len(lines)].split() == ["#", "time", "event", "step", "attempt", "details"]
+
+
+@pytest.mark.parametrize("place", range(40))
+def test_a_comparison_shows_the_surroundings(workflow_clock, place):
+    start = workflow_clock.start
+    events = [SleepStarted(f"nap-{n}", n, seq=n + 1, at=start + timedelta(seconds=n)) for n in range(40)]
+    lines = compare(History(events), [*events[:place], SleepStarted("other"), *events[place + 1 :]])
+    assert len(lines) <= 10
+    (marked,) = (line for line in lines if line.startswith(">"))
+    assert f"nap-{place} " in marked
+    assert f"+{place}.000s" in marked
+    assert lines[-1] == f"({40 - len(lines) + 7} more events are not shown here)"
+
+
+def test_the_place_is_seen_although_pytest_shortens(run_within, pytester, monkeypatch):
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
+    pytester.makepyfile(
+        """
+        from pytest_workflow import *
+
+        def test_it(workflow):
+            @workflow.define("shop")
+            async def shop(ctx):
+                for number in range(30):
+                    await ctx.step(f"part-{number}", lambda: 1)
+            history = workflow.history(workflow.run("shop", "s-1"))
+            assert history == [
+                ExecutionStarted,
+                *(StepCompleted(f"part-{n}", handled_by="catch" if n == 20 else None) for n in range(30)),
+                ExecutionCompleted,
+            ]
+        """
+    )
+    result = run_within()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            'E * history of "s-1" (shop) differs from the expectation at position 21',
+            "E *   expected: StepCompleted(step_id='part-20', handled_by='catch')",
+            "E *   happened: StepCompleted(step_id='part-20', attempt=1, handled_by=None)",
+            "E *   differs in handled_by",
+            "E *>*StepCompleted*part-20*",
+        ]
+    )
+
+
 def test_in_a_failing_test(run_within, pytester):
     pytester.makepyfile(
         """

@@ -118,6 +118,13 @@ def test_faults(workflow_faults: WorkflowFaults) -> None:
     workflow_faults.calls("number", lambda: 1)
     workflow_faults.open_circuit("number", workflow="typed")
     workflow_faults.half_open_circuit("number", occurrence=2)
+    workflow_faults.panic("number", MemoryError)
+    workflow_faults.timeout("number", [1])
+    workflow_faults.crash("step_completed", "number", "before")
+    workflow_faults.storage_error("step_completed", "disk I/O error", occurrence=None)
+    workflow_faults.corrupt_result("number", "{")
+    workflow_faults.jump_clock(-3_600_000, "number")
+    assert_type(workflow_faults.add(workflow_faults.plan), list[ArmedFault])
 
 
 def test_history(workflow: WorkflowHarness) -> None:
@@ -129,5 +136,7 @@ def test_history(workflow: WorkflowHarness) -> None:
     assert_type(history.of("number"), History)
     assert events == [StepFailed(attempt=1, error="ValueError"), StepCompleted(attempt=2), ExecutionCompleted]
     history.assert_backoff("number", [1_000])
+    history.assert_completed("number")
+    history.assert_order("number", "nap")
     error: AssertionError = WorkflowStuckError("stuck")
     raise error
