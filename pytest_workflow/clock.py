@@ -313,7 +313,7 @@ class VirtualClock:
         """Make an event loop run on this clock.
 
         Raises:
-            TypeError: The loop is not one of asyncio's own, such as uvloop's.
+            InvalidStateError: The loop is not one of asyncio's own, such as uvloop's.
             RuntimeError: The loop runs on another virtual clock.
         """
         attachment = self._attached.get(loop)

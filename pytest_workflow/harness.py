@@ -385,7 +385,6 @@ class WorkflowHarness:
         """
         __tracebackhide__ = True
         failures = self._environment.failures
-        self._environment.clock.attach(asyncio.get_running_loop())
         if until is not None:
             validate_until(until, detach=detach)
         try:

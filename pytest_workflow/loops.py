@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_workflow.threads import OUTSIDE_GRACE_SECONDS, Patience, Threads, Work, process, processor_time
+from workflow_core.errors import InvalidStateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -44,7 +45,7 @@ class Attachment:
         self._selector: Any = getattr(loop, "_selector", None)
         if self._selector is None or not isinstance(loop, asyncio.BaseEventLoop):
             name = f"{type(loop).__module__}.{type(loop).__qualname__}"
-            raise TypeError(f"{name} cannot run on virtual time; use asyncio's own event loop in tests")
+            raise InvalidStateError(f"{name} cannot run on virtual time; use asyncio's own event loop in tests")
         self._clock = clock
         other = self._selector._clock if isinstance(self._selector, Attachment) else None
         if other is not None:

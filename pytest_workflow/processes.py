@@ -17,6 +17,7 @@ from workflow_core.timeouts import cancelled_from_outside
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from pytest_workflow.clock import VirtualClock
     from pytest_workflow.failures import AssertionFailures
     from workflow_core.engine import _Active
     from workflow_core.execution import Execution
@@ -60,11 +61,13 @@ class Successor(Protocol):
     """Knows which engine goes on after a crashed one, and what the executions of all of them came to.
 
     Attributes:
+        clock: The time that all engines of a test share.
         engine: The engine that runs now.
         failures: The assertions that failed in executions.
         never_awaited: What was found of steps that their handlers did not await.
     """
 
+    clock: VirtualClock
     engine: MortalEngine
     failures: AssertionFailures
     never_awaited: list[str]
@@ -99,6 +102,11 @@ class MortalEngine(WorkflowEngine):
     crashed = False
     locates_steps = True
     successor: Successor
+
+    def check_event_loop(self) -> None:
+        """Refuse an event loop that cannot run on virtual time, too."""
+        super().check_event_loop()
+        self.successor.clock.attach(asyncio.get_running_loop())
 
     def step_never_awaited(self, message: str) -> None:
         """Note a step that its handler did not await: the test fails of it."""

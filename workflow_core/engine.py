@@ -283,6 +283,18 @@ class WorkflowEngine:
         """Return the status that a plugin forces a circuit to."""
         return cast("CircuitStatus | None", self._plugins.hook.force_circuit(attempt=attempt)) if self._forces else None
 
+    def check_event_loop(self) -> None:
+        """Refuse to begin where executions cannot run; called before anything is written.
+
+        Raises:
+            InvalidStateError: No event loop of asyncio's runs in this thread, but perhaps one of trio's.
+        """
+        if _running_loop() is None:
+            raise InvalidStateError(
+                "Workflows run in asyncio's event loop, and none runs here; trio is not supported: with anyio, use its "
+                "asyncio backend"
+            )
+
     def step_never_awaited(self, message: str) -> None:
         """Tell the developer that a handler returned without awaiting one of its steps."""
         warnings.warn(message, RuntimeWarning, stacklevel=1)
@@ -551,6 +563,7 @@ class WorkflowEngine:
         *,
         detach: bool = False,
     ) -> _Active | _Ended:
+        self.check_event_loop()
         definition = self.definition(name)
         execution_id = str(uuid.uuid4()) if execution_id is None else self._validated_id(execution_id)
         retry = definition.retry_config if retry_config is None else configured(RetryConfig, retry_config)
@@ -733,6 +746,7 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: Nobody runs it: it was interrupted and waits for `resume` or `recover`.
         """
+        self.check_event_loop()
         execution_id = self._validated_id(execution_id)
         active = self._active_execution(execution_id)
         if active is not None and active.loop is asyncio.get_running_loop():
@@ -748,6 +762,7 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest, or another process runs it.
         """
+        self.check_event_loop()
         execution_id = self._validated_id(execution_id)
         active = self._active_execution(execution_id)
         if active is not None and active.execution.status != "panicked":
@@ -780,6 +795,7 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is neither panicked nor failed.
         """
+        self.check_event_loop()
         execution_id = self._validated_id(execution_id)
         active = self._active_execution(execution_id)
         if active is not None and active.execution.status == "panicked" and active.loop is asyncio.get_running_loop():
@@ -819,6 +835,7 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest already.
         """
+        self.check_event_loop()
         record, at = await self._cancel_stored(execution_id)
         active = self._active_execution(record.execution_id)
         if active is not None and active.task is not None:
@@ -859,6 +876,7 @@ class WorkflowEngine:
         Returns:
             The ids of the executions that this engine took over.
         """
+        self.check_event_loop()
         taken = []
         for record, owner, expires_at in await self.store.unfinished_executions():
             if self._active_execution(record.execution_id) is not None or self._lives(owner, expires_at):
