@@ -548,9 +548,12 @@ class WorkflowEngine:
         else:
             raise InvalidStateError("run() cannot be called from asynchronous code: await start() instead")
 
-        return asyncio.run(
-            self.start_and_wait(name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms)
-        )
+        try:
+            return asyncio.run(
+                self.start_and_wait(name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms)
+            )
+        except KeyboardInterrupt:  # asyncio chains it to the cancellation by which it stopped, which tells nobody more
+            raise KeyboardInterrupt(f'workflow "{name}" was interrupted; it goes on when it is started again') from None
 
     async def _begin(
         self,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -427,3 +428,23 @@ print(engine.run("w", "f", Tagged(tags=set("abcdef"))).output)
         for seed in "123"
     }
     assert len(outputs) == 1
+
+
+def test_an_interrupted_run_ends_with_a_keyboard_interrupt_alone(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import asyncio, os, signal\n"
+        "from workflow_core import Settings, WorkflowEngine\n"
+        f"engine = WorkflowEngine(settings=Settings(directory={str(tmp_path / 'state')!r}))\n"
+        "@engine.define('pause')\n"
+        "async def pause(ctx):\n"
+        "    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)\n"
+        "    await ctx.sleep('pause', 60_000)\n"
+        "engine.run('pause', 'p-1')\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGINT
+    lines = ended.stderr.splitlines()
+    assert lines[-1] == 'KeyboardInterrupt: workflow "pause" was interrupted; it goes on when it is started again'
+    assert len(lines) <= 6, ended.stderr
+    assert "CancelledError" not in ended.stderr
