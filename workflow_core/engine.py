@@ -43,7 +43,6 @@ from workflow_core.errors import (
     ValidationError,
     WorkflowCoreError,
     WorkflowNotFoundError,
-    WorkflowTimeoutError,
 )
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
 from workflow_core.execution import Execution, result_of
@@ -646,13 +645,15 @@ class WorkflowEngine:
         )
 
     def _encode_input(self, definition: Definition, execution_id: str, value: object) -> tuple[str | None, object]:
-        what = f'the input of workflow "{definition.name}", execution "{execution_id}"'
+        what = f'input of workflow "{definition.name}", execution "{execution_id}"'
+        advice = "declare the type (annotate the handler's parameter as WorkflowContext[...]) or pass plain data"
         declared = definition.input_type
         adapter = declared.adapter() if declared is not None else None
         if adapter is None:
-            return self.codec.encode(value, what)
+            return self.codec.encode(value, f"the {what}", advice=advice)
         fingerprint = self.codec.fingerprint(value)
-        return self.codec.encode(validated(adapter, value, what), what, declared, fingerprint)
+        value = validated(adapter, value, what)
+        return self.codec.encode(value, f"the {what}", declared, fingerprint, advice=advice)
 
     @staticmethod
     def _check_same(record: ExecutionRecord, name: str, input_data: str | None) -> None:
@@ -1167,14 +1168,7 @@ def _interrupted(execution: Execution) -> InvalidStateError:
 
 def _as_joined(result: ExecutionResult) -> ExecutionResult:
     """Return a result that was waited for from elsewhere, or raise what ended the execution, as `start` does."""
-    error = result.error
-    if error is None or result.status not in {"failed", "panicked"}:
-        return result
-    if result.status == "panicked":
-        raise PanicError(error.message, error.step_id, error.attempt or 1, None, error.indicator)
-    if error.type == WorkflowTimeoutError.__name__:
-        raise WorkflowTimeoutError(error.message)
-    return result.raise_for_status()
+    return result if result.status == "cancelled" else result.raise_for_status()
 
 
 def _at_rest(record: ExecutionRecord) -> bool:

@@ -41,6 +41,7 @@ MAX_DEPTH = 100
 _LONGEST_NUMBER = 4_000
 """A shorter text cannot hold a number of too many digits for readers of JSON; a longer one is read back first."""
 
+_ADVICE = "declare the type (annotate the handler's return type, or pass returns=...) or return plain data"
 _TAG = "$type"
 _DECLARED = "declared"
 _GIVEN = "given"
@@ -385,6 +386,8 @@ class Codec:
         what: str | Callable[[], str],
         returns: ReturnType | None = None,
         fingerprint: str | None = None,
+        *,
+        advice: str = _ADVICE,
     ) -> tuple[str | None, Any]:
         """Turn a value into the JSON text that is stored.
 
@@ -394,6 +397,7 @@ class Codec:
                 tells it.
             returns: The declared type, for values that JSON and the tags cannot express.
             fingerprint: What such a value was made from, for `same_json`.
+            advice: How to declare a type where none is declared.
 
         Returns:
             The text (``None`` for ``None``) and the value that reading it back gives.
@@ -408,7 +412,7 @@ class Codec:
             plain = encoder.encode(value)
             raw = pydantic_core.to_json(plain)
         except _NotPlainError as reason:
-            raw, value = _encode_declared(value, what, returns, reason, fingerprint)
+            raw, value = _encode_declared(value, what, returns, reason, fingerprint, advice)
         except _RefusedError as reason:
             raise _refusal(what, str(reason)) from None
         except (pydantic_core.PydanticSerializationError, UnicodeEncodeError) as error:
@@ -511,6 +515,10 @@ class Codec:
 _PLAIN_CODEC = Codec()
 
 
+def _with_article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
 def _refusal(what: str | Callable[[], str], reason: str) -> ValidationError:
     return ValidationError(
         f"Cannot store {what if isinstance(what, str) else what()}: {reason}",
@@ -535,19 +543,16 @@ def _encode_declared(
     returns: ReturnType | None,
     reason: _NotPlainError,
     fingerprint: str | None,
+    advice: str,
 ) -> tuple[bytes, object]:
-    cls = type(reason.value).__qualname__
+    found = f"{reason.path or 'the value'} is {_with_article(type(reason.value).__qualname__)}"
     if inspect.isawaitable(reason.value):
         if inspect.iscoroutine(reason.value):
             reason.value.close()  # said once is enough: Python would warn of it as well, at some later time
-        raise _refusal(what, f"{reason.path or 'the value'} is a {cls} that was never awaited; write await before it")
+        raise _refusal(what, f"{found} that was never awaited; write await before it")
     adapter = returns.adapter() if returns is not None else None
     if adapter is None:
-        raise _refusal(
-            what,
-            f"{reason.path or 'the value'} is a {cls}; JSON cannot express it, so declare the type "
-            "(annotate the handler's return type, or pass returns=...) or return plain data",
-        ) from None
+        raise _refusal(what, f"{found}; JSON cannot express it, so {advice}") from None
     try:
         raw = adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
         back = adapter.validate_json(raw)

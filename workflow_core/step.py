@@ -40,6 +40,7 @@ from workflow_core.hookspecs import Attempt, AttemptHandler, StepDescription
 from workflow_core.models import CircuitBreakerConfig, RetryConfig
 from workflow_core.retry import backoff_ms, is_retryable
 from workflow_core.serialization import ReturnType
+from workflow_core.signatures import takes
 from workflow_core.timeouts import Timeout, cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class StepBuilder(Generic[ResultT]):
                 passes on.
 
         Raises:
-            ValidationError: A key is neither an error class nor a string, or a value is not callable.
+            ValidationError: A key is neither an error class nor a string, or a value is no function of two arguments.
         """
         for key, handler in dict(handlers).items():
             if not (isinstance(key, str) or (isinstance(key, type) and issubclass(key, BaseException))):
@@ -144,6 +145,7 @@ class StepBuilder(Generic[ResultT]):
                 )
             if not callable(handler):
                 raise ValidationError(f'Step "{self.step_id}": the on_error handler for {key!r} is not callable')
+            self._check_arguments(f"on_error handler for {key!r}", handler, "error", "context")
             self._on_error[key] = handler
         return self
 
@@ -152,9 +154,13 @@ class StepBuilder(Generic[ResultT]):
 
         Args:
             handler: Called with the error and the context, like those of ``on_error``.
+
+        Raises:
+            ValidationError: It is no function of two arguments.
         """
         if not callable(handler):
             raise ValidationError(f'Step "{self.step_id}": the catch handler is not callable')
+        self._check_arguments("catch handler", handler, "error", "context")
         self._catch = handler
         return self
 
@@ -170,10 +176,12 @@ class StepBuilder(Generic[ResultT]):
                 Without it the step meets a `CircuitOpenError`.
 
         Raises:
-            ValidationError: A number is out of range, or ``on_open`` is not callable.
+            ValidationError: A number is out of range, or ``on_open`` is no function of one argument.
         """
-        if on_open is not None and not callable(on_open):
-            raise ValidationError(f'Step "{self.step_id}": on_open is not callable')
+        if on_open is not None:
+            if not callable(on_open):
+                raise ValidationError(f'Step "{self.step_id}": on_open is not callable')
+            self._check_arguments("on_open handler", on_open, "context")
         self._circuit = CircuitBreakerConfig(failure_threshold=failure_threshold, reset_timeout_ms=reset_timeout_ms)
         self._on_open = on_open
         return self
@@ -195,6 +203,13 @@ class StepBuilder(Generic[ResultT]):
     def result_name(self) -> str:
         """Name the step's result, for error messages."""
         return f'the result of step "{self.step_id}" ({self._execution})'
+
+    def _check_arguments(self, what: str, handler: Callable[..., object], *arguments: str) -> None:
+        if not takes(handler, len(arguments)):
+            raise ValidationError(
+                f'Step "{self.step_id}": the {what} is called with the {" and the ".join(arguments)}; {handler!r} '
+                "cannot be called like that"
+            )
 
     async def execute(self) -> ResultT:
         """Run the step, or return its stored result if it is completed.

@@ -151,7 +151,7 @@ class Span(dt.timedelta):
         (float("nan"), "nan"),
         (float("-inf"), "-inf"),
         ({1: "a"}, "keys are strings"),
-        ({"a": {"b": [object()]}}, r"a\.b\[0\] is a object"),
+        ({"a": {"b": [object()]}}, r"a\.b\[0\] is an object"),
         ("\udc00", "surrogate"),
         (Celsius(3.5), "Celsius"),
         (Stamp(2026, 1, 1), "Stamp"),

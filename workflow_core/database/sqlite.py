@@ -6,6 +6,7 @@ lock only matters when engines in several threads share one store.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -66,6 +67,9 @@ def open_database(
         StorageError: The file cannot be opened, or is not a database.
     """
     where = str(path) if path is not None else ":memory:"
+    if path is not None:
+        with contextlib.suppress(OSError):  # it is there already, or SQLite will say what is wrong
+            path.touch(mode=0o600, exist_ok=False)
     try:
         connection = sqlite3.connect(
             where, timeout=busy_timeout_ms / 1_000, isolation_level=None, check_same_thread=False, cached_statements=256
