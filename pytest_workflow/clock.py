@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from workflow_core.clock import TimerHandle
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["DEFAULT_START", "Sleep", "VirtualClock", "WorkflowStuckError"]
 
 DEFAULT_START = datetime(2025, 1, 1, tzinfo=UTC)

@@ -228,9 +228,10 @@ def _workflow_environment(
     request: pytest.FixtureRequest, workflow_settings: Settings, workflow_plugins: list[object]
 ) -> Generator[Environment, None, None]:
     from pytest_workflow.harness import Environment  # noqa: PLC0415
-    from pytest_workflow.markers import arm, make_clock  # noqa: PLC0415 - not before the first workflow test
+    from pytest_workflow.markers import arm, check_overrides, make_clock  # noqa: PLC0415 - not before the first workflow test
 
     item = request.node
+    check_overrides(item, workflow_settings, workflow_plugins)
     clock = make_clock(item, str(request.config.getini("workflow_start")))
     kind = _marked_store(item) or _store_option(request.config)
     file = request.getfixturevalue("tmp_path") / "workflow.db" if kind == "file" else None

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from pytest_workflow.clock import VirtualClock
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["ArmedFault", "CustomFault", "WorkflowFaults"]
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from workflow_core.hookspecs import DurablePoint
     from workflow_core.models import PanicConfig, RetryConfig
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness", "emptied", "memory_database"]
 
 _T = TypeVar("_T")

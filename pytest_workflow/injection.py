@@ -28,6 +28,7 @@ from workflow_core.hookspecs import Attempt, AttemptHandler
 if TYPE_CHECKING:
     from pytest_workflow.clock import VirtualClock
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
     "ArmedFault",
     "AttemptWrapper",

@@ -1,4 +1,4 @@
-"""What a test asks for with markers and options: its clock, and its faults."""
+"""What a test asks for with markers, options and fixtures: its clock, its faults, its settings and its plugins."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 from pytest_workflow.clock import DEFAULT_START, VirtualClock
 from pytest_workflow.plan import FaultPlan
 from workflow_core.errors import ValidationError
+from workflow_core.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_workflow.clock import VirtualClock as Clock
     from pytest_workflow.faults import WorkflowFaults
 
-__all__ = ["arm", "make_clock"]
+__all__ = ["arm", "check_overrides", "make_clock"]
 
 
 def arm(item: pytest.Item, faults: WorkflowFaults) -> None:
@@ -46,6 +47,17 @@ def _plan(item: pytest.Item, given: object) -> FaultPlan:
         return FaultPlan.load(beside if beside.exists() else given)
     except ValidationError as error:
         _refuse(f"{item.nodeid}: {error}")
+
+
+def check_overrides(item: pytest.Item, settings: object, plugins: object) -> None:
+    """Fail a test whose own ``workflow_settings`` or ``workflow_plugins`` return what the engine cannot use."""
+    if not isinstance(settings, Settings):
+        _refuse(
+            f"{item.nodeid}: the fixture workflow_settings must return a workflow_core.Settings, such as "
+            f"HARNESS_SETTINGS.model_copy(update={{...}}) of pytest_workflow.harness; not {settings!r}"
+        )
+    if not isinstance(plugins, (list, tuple)):
+        _refuse(f"{item.nodeid}: the fixture workflow_plugins must return a list of plugins; not {plugins!r}")
 
 
 def make_clock(item: pytest.Item, configured_start: str) -> Clock:

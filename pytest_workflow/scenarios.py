@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pytest_workflow.freezer import Freezer
     from pytest_workflow.invariants import Invariant
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["WorkflowCrashes"]
 
 
