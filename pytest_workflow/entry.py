@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pytest_workflow.injection import AttemptWrapper
     from pytest_workflow.invariants import Invariant
     from pytest_workflow.plan import Custom
+    from pytest_workflow.power import WorkflowPower
     from pytest_workflow.replay import WorkflowReplay
     from pytest_workflow.scenarios import WorkflowCrashes
     from pytest_workflow.spy import WorkflowSpy
@@ -313,6 +314,14 @@ def workflow_crashes(_workflow_environment: Environment, request: pytest.Fixture
         _invariants(item),
         lambda report: item.user_properties.append((CRASHES_PROPERTY, report.summary())),
     )
+
+
+@pytest.fixture
+def workflow_power(_workflow_environment: Environment, request: pytest.FixtureRequest) -> WorkflowPower:
+    """Power cuts inside a test: .explore(scenario, synchronous="FULL") opens each disk image that could survive one."""
+    from pytest_workflow.power import WorkflowPower  # noqa: PLC0415 - not before the first workflow test
+
+    return WorkflowPower(_workflow_environment, _freezer(request.config), _invariants(request.node))
 
 
 def _custom_fault(item: pytest.Item, fault: Custom) -> AttemptWrapper:

@@ -32,7 +32,7 @@ __all__ = ["Freezer"]
 _REAL_TIME = (
     *("_pytest", "pytest_timeout", "pytest_benchmark", "hypothesis", "coverage", "xdist", "execnet"),
     *("threading", "multiprocessing", "queue", "concurrent", "subprocess", "socketserver", "selectors"),
-    "pytest_workflow.crashes",
+    *("pytest_workflow.crashes", "pytest_workflow.power"),
 )
 """Modules that see real time always: they measure tests, or wait for what virtual time cannot bring."""
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_workflow.invariants import Invariant
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["WorkflowCrashes"]
+__all__ = ["WorkflowCrashes", "run_scenario"]
 
 
 class WorkflowCrashes:
@@ -114,9 +114,7 @@ class WorkflowCrashes:
         try:
             error = None
             try:
-                result = scenario(**_arguments(scenario, environment))
-                if isinstance(result, Coroutine):
-                    clock.run(result)
+                run_scenario(scenario, environment)
                 environment.failures.surface()
             except Exception as raised:
                 if not places:
@@ -129,6 +127,18 @@ class WorkflowCrashes:
             environment.close()
             self._freezer.lead(outer.clock)
         return observation
+
+
+def run_scenario(scenario: Callable[..., object], environment: Environment) -> None:
+    """Call a scenario with what it asks for by the names of its parameters.
+
+    Raises:
+        TypeError: It asks for something that there is not.
+    """
+    __tracebackhide__ = True
+    result = scenario(**_arguments(scenario, environment))
+    if isinstance(result, Coroutine):
+        environment.clock.run(result)
 
 
 def _arguments(scenario: Callable[..., object], environment: Environment) -> dict[str, object]:

@@ -21,6 +21,8 @@ def test_fixtures_are_explained(run_within):
     described = dict(re.findall(r"^(workflow\w*) -- .*\n    (.+)$", text, re.MULTILINE))
     names = (
         "",
+        "_power",
+        "_replay",
         "_db",
         "_clock",
         "_faults",
