@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from pytest_workflow.plan import Fault, FaultRule, Where
 from workflow_core.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from types import TracebackType
 
     from pydantic_core import ErrorDetails
 
@@ -71,25 +70,39 @@ class FaultCall:
         )
         return FaultRule(where=where, what=fault, strict=self.strict)
 
-    @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
-        """Let errors name the call.
+    def explained(self) -> _Explained:
+        """Let errors in a ``with`` block name the call.
 
         Raises:
             TypeError: An argument is of another kind than it must be.
             ValidationError: An argument is not acceptable.
         """
+        return _Explained(self)
+
+
+class _Explained:
+    """Lets errors name a call; a class, because the frames of `contextlib` would stand in the test's traceback."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: FaultCall) -> None:
+        self._call = call
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         __tracebackhide__ = True
-        try:
-            yield
-        except pydantic.ValidationError as error:
+        if isinstance(error, pydantic.ValidationError):
             details = error.errors(include_url=False)
             mistakes = "; ".join(_in_the_calls_words(item) for item in details)
-            raise ValidationError(f"workflow_faults.{self}: {mistakes}", details) from None
-        except TypeError as error:
-            raise TypeError(f"workflow_faults.{self}: {error}") from None
-        except ValueError as error:
-            raise ValidationError(f"workflow_faults.{self}: {error}") from None
+            raise ValidationError(f"workflow_faults.{self._call}: {mistakes}", details) from None
+        if isinstance(error, TypeError):
+            raise TypeError(f"workflow_faults.{self._call}: {error}") from None
+        if isinstance(error, ValueError):
+            raise ValidationError(f"workflow_faults.{self._call}: {error}") from None
 
 
 def _in_the_calls_words(item: ErrorDetails) -> str:

@@ -194,6 +194,7 @@ class MortalEngine(WorkflowEngine):
 
     async def restart(self, execution_id: str) -> ExecutionResult:
         """As `WorkflowEngine.restart`."""
+        self.check_event_loop()
         before = (await self.get_status(execution_id)).restart_attempt
 
         async def again(engine: WorkflowEngine) -> ExecutionResult:

@@ -13,8 +13,11 @@ MISTAKES = {
     "run": ('workflow.run("nope")', 'WorkflowNotFoundError: No workflow "nope" *'),
     "define": ('workflow.define("a", lambda: 1)', "ValidationError: *context alone*"),
     "retry": ("RetryConfig(max_attempts=50)", "ValidationError: Invalid RetryConfig: *"),
-    "panic": ('workflow_faults.panic("a", "weird text")', "ValueError: 'weird text' is no panic*"),
-    "fail": ('workflow_faults.fail("a", 5)', "TypeError: a step can fail with *"),
+    "panic": (
+        'workflow_faults.panic("a", "weird text")',
+        "ValidationError: workflow_faults.panic('a', 'weird text'): 'weird text' is no panic*",
+    ),
+    "fail": ('workflow_faults.fail("a", 5)', "TypeError: workflow_faults.fail('a', 5): a step can fail with *"),
     "advance": ("workflow_clock.advance(-5)", "ValueError: cannot advance by -5*"),
     "query": ('workflow_db.query("bad sql")', 'sqlite3.OperationalError: near "bad": syntax error'),
 }
