@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib.metadata
 import inspect
+import shlex
 import sys
 from types import CodeType
 from typing import TYPE_CHECKING, Literal
@@ -403,6 +404,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     if environment is not None:
         if report.failed:
             report.sections.extend(environment.report())
+            report.sections.extend(_armed(item, environment.faults))
         if report.when == "teardown":
             del item.stash[_environment_key]
     return report
@@ -433,6 +435,21 @@ def _refuse_unused(faults: WorkflowFaults) -> None:
             "pass strict=False to the rule or set workflow_faults.strict = False",
             pytrace=False,
         )
+
+
+def _armed(item: pytest.Item, faults: WorkflowFaults) -> list[tuple[str, str]]:
+    """Return the armed rules as a plan, and the command that arms them again."""
+    if not faults.rules:
+        return []
+    lines = [f"as a plan: {faults.plan.to_json()}"] if faults.plan.rules else []
+    lines += [
+        f"not in the plan, because JSON cannot hold it: workflow_faults.{rule.description}"
+        for rule in faults.rules
+        if not rule.portable
+    ]
+    options = (f"--workflow-faults={plan}" for plan in item.config.getoption("--workflow-faults"))
+    lines.append(f"replay:    {shlex.join(['pytest', item.nodeid, *options])}")
+    return [("workflow faults", "\n".join(lines))]
 
 
 def _code(item: pytest.Item) -> CodeType | None:

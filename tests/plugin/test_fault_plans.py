@@ -348,3 +348,26 @@ def test_a_plan_of_the_command_line_need_not_strike(run_within, pytester):
     )
     plan = FaultPlan(rules=(FaultRule(where=Where(step="ship"), what=Return(value=2)),))
     run_within(f"--workflow-faults={plan.to_json()}").assert_outcomes(passed=2)
+
+
+def test_a_failing_test_shows_its_plan_and_the_command_that_replays_it(pytester, run_within):
+    pytester.makepyfile(
+        """
+        def test_it(workflow, workflow_faults):
+            workflow.define("w", lambda ctx: ctx.step("a", lambda: 1))
+            workflow_faults.fail("a", ValueError("x"), attempts=[1])
+            workflow_faults.calls("b", lambda: 1, strict=False)
+            workflow.run("w")
+            assert False
+        """
+    )
+    plan = '{"rules": [{"where": {"step": "a", "attempts": [2]}, "what": {"kind": "delay", "ms": 5}}]}'
+    result = run_within(f"--workflow-faults={plan}")
+    result.stdout.fnmatch_lines(
+        [
+            "*- workflow faults -*",
+            'as a plan: {"version":1,"rules":[[]{"where":{"step":"a","attempts":[[]2]},"what":{"kind":"delay","ms":5*',
+            "not in the plan, because JSON cannot hold it: workflow_faults.calls('b', *",
+            f"replay:    pytest test_*.py::test_it '--workflow-faults={plan}'".replace("[", "[[]"),
+        ]
+    )
