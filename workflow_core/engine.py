@@ -493,6 +493,7 @@ class WorkflowEngine:
             PanicError: The execution panicked; an automatic restart follows in the background, and `wait` joins it.
             WorkflowTimeoutError: ``timeout_ms`` ran out.
             StorageError: The database cannot be used.
+            BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
         begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms, detach=detach)
         if isinstance(begun, _Ended):
@@ -513,6 +514,14 @@ class WorkflowEngine:
 
         Takes the arguments of `start`, and differs from it in what it does about failures: a panic is waited through,
         and the final result is returned whatever its status.
+
+        Raises:
+            InvalidStateError: No event loop of asyncio's runs here.
+            ValidationError: An argument is not acceptable; nothing was written.
+            WorkflowNotFoundError: No such workflow is defined.
+            ExecutionConflictError: The id is in use for another workflow or another input.
+            StorageError: The database cannot be used.
+            BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
         begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms)
         return begun.result if isinstance(begun, _Ended) else await asyncio.shield(begun.final)
@@ -535,10 +544,12 @@ class WorkflowEngine:
             The final result, whatever its status; ``result.raise_for_status()`` turns a failure into an error.
 
         Raises:
-            ValidationError: An argument is not acceptable, or an event loop runs in this thread already.
+            InvalidStateError: An event loop runs in this thread already.
+            ValidationError: An argument is not acceptable; nothing was written.
             WorkflowNotFoundError: No such workflow is defined.
             ExecutionConflictError: The id is in use for another workflow or another input.
             StorageError: The database cannot be used.
+            BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
         try:
             asyncio.get_running_loop()
@@ -749,6 +760,7 @@ class WorkflowEngine:
         Raises:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: Nobody runs it: it was interrupted and waits for `resume` or `recover`.
+            BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
         self.check_event_loop()
         execution_id = self._validated_id(execution_id)

@@ -176,7 +176,10 @@ class WorkflowHooks:
 
     @hookspec(firstresult=True)
     def is_fatal(self, error: BaseException) -> bool | None:
-        """Return ``True`` for an error that ends the execution at once: no handler, no retry, no restart."""
+        """Return ``True`` for an error that ends the execution at once: no handler, no retry, no restart.
+
+        Whoever waits for the execution is raised the error itself, also where a result is returned whatever its status.
+        """
 
     @hookspec(firstresult=True)
     def force_circuit(self, attempt: Attempt) -> CircuitStatus | None:

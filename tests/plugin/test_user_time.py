@@ -167,6 +167,24 @@ def test_freezegun_as_a_decorator(workflow, workflow_clock):
     assert workflow_clock.now() == START
 
 
+async def year(ctx):
+    return await ctx.step("year", lambda: datetime.now(UTC).year)
+
+
+@freezegun.freeze_time("2001-02-03")
+def test_a_time_that_the_test_freezes_is_not_the_engines(workflow):
+    workflow.define("year", year)
+    result = workflow.run("year")
+    assert (result.output, result.started_at.year) == (2001, START.year)
+
+
+@pytest.mark.workflow_clock(start="2030-01-01T00:00:00+00:00")
+def test_a_start_of_virtual_time_is_the_engines_as_well(workflow):
+    workflow.define("year", year)
+    result = workflow.run("year")
+    assert (result.output, result.started_at.year) == (2030, 2030)
+
+
 # Whole runs ----------------------------------------------------------------------------------------------------------
 
 REAL_YEAR = """

@@ -397,6 +397,30 @@ def test_is_fatal_ends_at_once():
     assert calls == [1]
 
 
+def test_everything_that_waits_is_raised_a_fatal_error():
+    class Strict:
+        @hookimpl
+        def is_fatal(self, error):
+            return isinstance(error, KeyError) or None
+
+    async def flow(ctx):
+        await asyncio.sleep(0)
+        raise KeyError("x")
+
+    async def main():
+        engine = WorkflowEngine(SQLiteStore(), plugins=[Strict()])
+        engine.define("w", flow)
+        first = asyncio.create_task(engine.start("w", "e"))
+        await asyncio.sleep(0)
+        waiting = [engine.start_and_wait("w", "e"), engine.wait("e"), engine.resume("e")]
+        raised = await asyncio.gather(first, *waiting, return_exceptions=True)
+        assert [repr(error) for error in raised] == ["KeyError('x')"] * 4
+        assert (await engine.wait("e")).status == (await engine.start("w", "e")).status == "failed"
+        await engine.aclose()
+
+    asyncio.run(main())
+
+
 def test_force_circuit_opens_it():
     class Tripped:
         @hookimpl
