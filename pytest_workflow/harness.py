@@ -269,8 +269,8 @@ class Environment:
     def _read_histories(self) -> list[History] | str:
         try:
             return [self.harness.history(row["id"]) for row in self.database.executions()]
-        except (WorkflowCoreError, sqlite3.Error) as error:  # whatever the test has done to its engine or its tables
-            return f"cannot be read: {error}"
+        except (WorkflowCoreError, sqlite3.Error, ValueError, KeyError, TypeError, RuntimeError) as error:
+            return f"cannot be read: {error}"  # whatever the test has done to its engine or its tables
 
     def close(self) -> None:
         """End the test's processes, and let go of everything.

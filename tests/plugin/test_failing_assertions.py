@@ -201,11 +201,30 @@ def test_a_failure_in_a_test_that_closed_its_engine_is_reported(run_within, pyte
         def test_dropped(workflow, workflow_db):
             workflow_db.query("DROP TABLE executions")
             assert 0
+
+        ODD = "INSERT INTO event_log VALUES ('o', 99, ?, NULL, NULL, ?, NULL)"
+
+        def test_odd_event(workflow, workflow_db):
+            workflow.define("one", lambda ctx: 1)
+            workflow.run("one", "o")
+            workflow_db.query(ODD, "Odd", "2025-01-01")
+            assert 0
+
+        def test_odd_time(workflow, workflow_db):
+            workflow.define("one", lambda ctx: 1)
+            workflow.run("one", "o")
+            workflow_db.query(ODD, "ExecutionFailed", "yesterday")
+            assert 0
+
+        def test_damaged_and_passed(workflow, workflow_db):
+            workflow.define("one", lambda ctx: 1)
+            workflow.run("one", "o")
+            workflow_db.query(ODD, "Odd", "2025-01-01")
         """
     )
     result = run_within()
-    result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*- workflow histories -*", "cannot be read: *"])
+    result.assert_outcomes(passed=1, failed=4)
+    result.stdout.fnmatch_lines(["*- workflow histories -*", "cannot be read: *"] * 4)
     assert "INTERNALERROR" not in result.stdout.str()
 
 
