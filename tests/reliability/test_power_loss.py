@@ -8,12 +8,15 @@ import os
 import random
 import sqlite3
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from pytest_workflow import power
+from pytest_workflow.observation import Observation
 from pytest_workflow.power_disk import Delete, Disk, Sync, Truncate, Write, image_digest
 from pytest_workflow.power_report import PowerLossError
+from pytest_workflow.power_states import Commit, Recording, State
 from workflow_core import Workflow
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import prepare
@@ -28,10 +31,13 @@ async def order(ctx):
     return await ctx.step("ship", lambda: f"{paid} and shipped")
 
 
-def scenario(workflow, workflow_faults):
+def scenario(workflow, workflow_faults, workflow_db):
     workflow_faults.fail("ship", ConnectionError("503"), attempts=[1])
     for number in (1, 2, 3):
         assert workflow.run("power-order", f"o-{number}").output == "paid and shipped"
+        # The fault strikes the first attempt that ends, once, whatever was cut off before.
+        errors = [row["error_type"] for row in workflow_db.step_errors(f"o-{number}")]
+        assert errors.count("ConnectionError") == 1, errors
 
 
 def one_order(workflow):
@@ -77,6 +83,14 @@ def test_an_asynchronous_scenario_and_a_detached_execution_go_on_to_their_end(wo
 
     report = workflow_power.explore(detached, most_cuts=40, images_per_cut=3)
     assert report.continued > 5 and report.commits >= 9
+
+
+def test_an_execution_that_no_client_asks_for_is_recovered(workflow_power):
+    def asks_once(workflow, workflow_db):
+        if not workflow_db.executions():
+            workflow.run("power-order", "o-1")
+
+    assert workflow_power.explore(asks_once, synchronous="FULL", images_per_cut=2).continued > 5
 
 
 def test_the_same_cuts_give_the_same_answer(workflow_power):
@@ -134,8 +148,28 @@ def test_a_scenario_that_fails_without_a_power_cut_fails_the_test(workflow_power
     def broken(workflow):
         assert workflow.run("power-order").output == "lost"
 
-    with pytest.raises(AssertionError, match="paid and shipped"):
+    with pytest.raises(AssertionError, match="paid and shipped") as raised:
         workflow_power.explore(broken)
+    assert raised.type is AssertionError
+
+
+# Commits -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_surviving_state_is_that_of_a_commit_before_the_cut_or_in_flight():
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    recording = Recording(
+        commits=[
+            Commit(10 * number, State(digest), start + timedelta(seconds=number), Counter(a=number))
+            for number, digest in enumerate((b"empty", b"one", b"two", b"one"))
+        ],
+        observation=Observation(bodies=Counter(a=7)),
+    )
+    assert [recording.acknowledged(position) for position in (0, 9, 10, 19, 20, 99)] == [0, 0, 1, 1, 2, 3]
+    assert [recording.surviving(State(b"one"), position) for position in (0, 10, 19, 20)] == [1, 1, 1, 3]
+    assert [recording.surviving(State(b"two"), position) for position in (9, 10, 99)] == [None, 2, 2]
+    assert recording.before_next(1) == (start + timedelta(seconds=2), Counter(a=2))
+    assert recording.before_next(3) == (start + timedelta(seconds=3), Counter(a=7))
 
 
 # The disk ------------------------------------------------------------------------------------------------------------
