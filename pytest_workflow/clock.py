@@ -25,6 +25,7 @@ from workflow_core.clock import WallTimer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_workflow.schedules import Reorder, Schedule
     from workflow_core.clock import TimerHandle
 
 __all__ = ["DEFAULT_START", "Sleep", "VirtualClock", "WorkflowStuckError"]
@@ -86,6 +87,7 @@ class VirtualClock:
         self._thread = threading.get_ident()
         self._outside = 0
         self._describe: Callable[[], Iterable[str]] = list
+        self._reorder: Reorder | None = None
 
     def __repr__(self) -> str:
         mode = "automatic" if self.automatic else "manual"
@@ -185,6 +187,18 @@ class VirtualClock:
             yield
         finally:
             self._outside -= 1
+
+    @contextlib.contextmanager
+    def scheduled(self, schedule: Schedule) -> Iterator[None]:
+        """Let a schedule choose, in the ``with`` block, which of several runnable tasks goes first.
+
+        It chooses in the clock's own event loop alone, which runs the harness's synchronous methods.
+        """
+        before, self._reorder = self._reorder, schedule.begin()
+        try:
+            yield
+        finally:
+            self._reorder = before
 
     def is_ours(self) -> bool:
         """Tell whether the running thread is the test's."""
@@ -323,6 +337,8 @@ class _Attachment:
 
     def select(self, timeout: float | None = None) -> list[Any]:
         """Move the clock instead of waiting."""
+        if self._own and self._clock._reorder is not None:
+            self._clock._reorder(self._loop._ready)
         events: list[Any] = self._selector.select(0)
         if events or (timeout is not None and timeout <= 0):
             return events

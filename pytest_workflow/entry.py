@@ -66,6 +66,9 @@ _rerun_key: pytest.StashKey[Rerun] = pytest.StashKey()
 _environment_key = pytest.StashKey["Environment"]()
 _freezer_key = pytest.StashKey["Freezer"]()
 
+running: list[pytest.Item] = []
+"""The test that runs, after those within which it runs."""
+
 
 def _refuse_namesake() -> None:
     """Stop with one clear error if the other distribution that owns the import name is installed."""
@@ -312,7 +315,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test whose faults did not all strike."""
-    result = yield
+    running.append(item)
+    try:
+        result = yield
+    finally:
+        running.pop()
     environment = item.stash.get(_environment_key, None)
     unused = environment.faults.unused() if environment is not None else []
     if unused:

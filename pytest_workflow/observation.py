@@ -23,12 +23,18 @@ __all__ = [
     "StepKey",
     "StepState",
     "Witness",
+    "literal",
     "observe",
     "step_states",
 ]
 
 StepKey: TypeAlias = tuple[str, str]
 """Execution id and step id."""
+
+
+def literal(step_id: str) -> str:
+    """Return the glob that matches a step id alone."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in step_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ class Place:
 
     def rule(self) -> FaultRule:
         """Return the fault that lets the process die here."""
-        step = None if self.step_id is None else "".join(f"[{c}]" if c in "*?[" else c for c in self.step_id)
+        step = None if self.step_id is None else literal(self.step_id)
         return FaultRule(where=Where(step=step, point=self.point, nth=self.nth), what=Crash(when=self.when))
 
 

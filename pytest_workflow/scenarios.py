@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_workflow.freezer import Freezer
     from pytest_workflow.invariants import Invariant
 
-__all__ = ["WorkflowCrashes"]
+__all__ = ["WorkflowCrashes", "scenario_arguments"]
 
 
 class WorkflowCrashes:
@@ -113,7 +113,7 @@ class WorkflowCrashes:
         try:
             error = None
             try:
-                result = scenario(**_arguments(scenario, environment))
+                result = scenario(**scenario_arguments(scenario, environment))
                 if isinstance(result, Coroutine):
                     clock.run(result)
             except Exception as raised:
@@ -127,7 +127,12 @@ class WorkflowCrashes:
         return observation
 
 
-def _arguments(scenario: Callable[..., object], environment: Environment) -> dict[str, object]:
+def scenario_arguments(scenario: Callable[..., object], environment: Environment) -> dict[str, object]:
+    """Return what a scenario is called with: those of the environment's parts that its parameters name.
+
+    Raises:
+        TypeError: It asks for something else.
+    """
     offered: dict[str, object] = {
         "workflow": environment.harness,
         "workflow_faults": environment.faults,
