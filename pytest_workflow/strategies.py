@@ -186,7 +186,13 @@ def _discovered(workflow: str, scenario: Callable[..., object] | None, given: ob
 
 
 def _simplest(strategy: SearchStrategy[object]) -> object:
-    quiet = hypothesis.settings(database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+    quiet = hypothesis.settings(
+        database=None,
+        deadline=None,
+        derandomize=True,
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
     return hypothesis.find(strategy, lambda _: True, settings=quiet)
 
 
