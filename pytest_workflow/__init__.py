@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pytest_workflow.faults import WorkflowFaults
     from pytest_workflow.harness import WorkflowHarness
     from pytest_workflow.history import History
+    from pytest_workflow.snapshots import normalized
+    from pytest_workflow.spy import Call, Calls, WorkflowSpy
     from workflow_core.events import (
         CircuitClosed,
         CircuitHalfOpened,
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Call",
+    "Calls",
     "CircuitClosed",
     "CircuitHalfOpened",
     "CircuitOpened",
@@ -62,17 +66,23 @@ __all__ = [
     "WorkflowDatabase",
     "WorkflowFaults",
     "WorkflowHarness",
+    "WorkflowSpy",
     "WorkflowStuckError",
+    "normalized",
 ]
 
 _HOMES = {
+    "Call": "pytest_workflow.spy",
+    "Calls": "pytest_workflow.spy",
     "History": "pytest_workflow.history",
     "Sleep": "pytest_workflow.clock",
     "VirtualClock": "pytest_workflow.clock",
     "WorkflowDatabase": "pytest_workflow.database",
     "WorkflowFaults": "pytest_workflow.faults",
     "WorkflowHarness": "pytest_workflow.harness",
+    "WorkflowSpy": "pytest_workflow.spy",
     "WorkflowStuckError": "pytest_workflow.clock",
+    "normalized": "pytest_workflow.snapshots",
 }
 
 

@@ -11,7 +11,7 @@ from pytest_workflow.coverage import RunCoverage
 from pytest_workflow.entry import _environment_key
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from pytest_workflow.coverage_observer import CoverageObserver
@@ -113,6 +113,16 @@ class CoveragePlugin:
             if seen.workflows:
                 setattr(report, _REPORT_ATTRIBUTE, seen.to_json())
         return report
+
+    @pytest.hookimpl
+    def pytest_workflow_explored(self, report: pytest.TestReport, reports: Sequence[pytest.TestReport]) -> None:
+        """Let the report of an explored test carry what was seen in all of its runs."""
+        seen = RunCoverage()
+        for each in reports:
+            text = getattr(each, _REPORT_ATTRIBUTE, None)
+            if text is not None:
+                seen.add(RunCoverage.from_json(text))
+        setattr(report, _REPORT_ATTRIBUTE, seen.to_json())
 
     def _news(self) -> set[str]:
         """Return the workflows of imported modules that no report of this process has named."""

@@ -163,11 +163,13 @@ class CrashEverywhere:
             return None
         begin = time.perf_counter()
         reports: list[pytest.TestReport] = []
+        last_reports: list[pytest.TestReport] = []
 
         def run(places: tuple[Place, ...]) -> Observation:
             observation = Observation(places)
             reports[:] = self._run_once(item, observation)
             observation.error = _first_error(reports)
+            last_reports.append(reports[-1])
             return observation
 
         baseline = run(())
@@ -185,6 +187,7 @@ class CrashEverywhere:
                 baseline=baseline,
             )
             self._tell(outcome, found, time.perf_counter() - begin)
+            item.ihook.pytest_workflow_explored(item=item, report=outcome[-1], reports=last_reports)
         failure = self._leave(item, nextitem)
         if failure is not None and outcome[-1].passed:
             outcome[-1].outcome, outcome[-1].longrepr = "failed", failure

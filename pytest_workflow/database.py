@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     import sqlite3
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["Row", "WorkflowDatabase"]
 
 Row: TypeAlias = dict[str, Any]

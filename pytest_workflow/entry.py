@@ -6,15 +6,21 @@ tests pays next to nothing.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import inspect
+import shlex
 import sys
+from types import CodeType
 from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
+
+    from syrupy.assertion import SnapshotAssertion
 
     from pytest_workflow.clock import VirtualClock
     from pytest_workflow.coverage_plugin import CoveragePlugin
@@ -26,7 +32,11 @@ if TYPE_CHECKING:
     from pytest_workflow.injection import AttemptWrapper
     from pytest_workflow.invariants import Invariant
     from pytest_workflow.plan import Custom
+    from pytest_workflow.power import WorkflowPower
+    from pytest_workflow.replay import WorkflowReplay
     from pytest_workflow.scenarios import WorkflowCrashes
+    from pytest_workflow.spy import WorkflowSpy
+    from pytest_workflow.upgrade import WorkflowUpgrade
     from workflow_core.settings import Settings
 
 _STORES = ("memory", "file")
@@ -87,6 +97,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=_STORES,
         default=None,
         help="where the workflow fixtures keep their state: memory (default), or a real file for each test",
+    )
+    group.addoption(
+        "--workflow-replay-check",
+        action="store_true",
+        help="after every workflow.run, replay it from its record, and let a new engine go on after every step",
     )
     group.addoption(
         "--workflow-crash-everywhere",
@@ -157,6 +172,14 @@ class WorkflowHarnessHooks:
     def pytest_workflow_fault(self, fault: Custom, item: pytest.Item) -> AttemptWrapper | None:
         """Return what carries out a fault of the kind ``custom``; ``None`` for one of another plugin's."""
 
+    def pytest_workflow_explored(
+        self, item: pytest.Item, report: pytest.TestReport, reports: Sequence[pytest.TestReport]
+    ) -> None:
+        """Carry over, to the report of a test that was explored, what is needed of the last reports of its runs."""
+
+    def pytest_workflow_report_sections(self, item: pytest.Item) -> Sequence[tuple[str, str]]:  # type: ignore[empty-body]
+        """Return further texts for a test in the HTML report, each with its title."""
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -193,7 +216,7 @@ def _store_option(config: pytest.Config) -> str:
 
 @pytest.fixture
 def workflow_settings() -> Settings:
-    """Settings of the engine under test; override this fixture to change them."""
+    """Settings of the engine under test; override this fixture to change some of them."""
     from pytest_workflow.harness import HARNESS_SETTINGS  # noqa: PLC0415 - not before the first workflow test
 
     return HARNESS_SETTINGS
@@ -210,9 +233,10 @@ def _workflow_environment(
     request: pytest.FixtureRequest, workflow_settings: Settings, workflow_plugins: list[object]
 ) -> Generator[Environment, None, None]:
     from pytest_workflow.harness import Environment  # noqa: PLC0415
-    from pytest_workflow.markers import arm, make_clock  # noqa: PLC0415 - not before the first workflow test
+    from pytest_workflow.markers import arm, check_overrides, make_clock  # noqa: PLC0415 - not before the first workflow test
 
     item = request.node
+    check_overrides(item, workflow_settings, workflow_plugins)
     clock = make_clock(item, str(request.config.getini("workflow_start")))
     kind = _marked_store(item) or _store_option(request.config)
     file = request.getfixturevalue("tmp_path") / "workflow.db" if kind == "file" else None
@@ -224,15 +248,19 @@ def _workflow_environment(
     environment = Environment(clock, file, workflow_settings, plugins, observation, memory, custom)
     item.stash[_environment_key] = environment
     freezer = _freezer(request.config)
-    freezer.lead(clock)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(freezer.release)
+        stack.callback(environment.close)
+        stack.callback(environment.keep_histories)
+        freezer.lead(clock)
+        if request.config.getoption("--workflow-replay-check") and observation is None:
+            from pytest_workflow.replay_check import install  # noqa: PLC0415 - not without the option
+
+            install(environment, freezer, item)
         arm(item, environment.faults)
         yield environment
         if observation is not None:
             environment.finish_observation()
-    finally:
-        environment.close()
-        freezer.release()
 
 
 @pytest.fixture
@@ -260,6 +288,22 @@ def workflow_faults(_workflow_environment: Environment) -> WorkflowFaults:
 
 
 @pytest.fixture
+def workflow_replay(request: pytest.FixtureRequest, _workflow_environment: Environment) -> WorkflowReplay:
+    """Replay recorded executions against today's code: a database, a result of this test, or a saved history."""
+    from pytest_workflow.replay import WorkflowReplay  # noqa: PLC0415 - not before the first workflow test
+
+    return WorkflowReplay(_workflow_environment, _freezer(request.config))
+
+
+@pytest.fixture
+def workflow_upgrade(request: pytest.FixtureRequest, _workflow_environment: Environment) -> WorkflowUpgrade:
+    """Freeze an execution of the old code at every durable point, and resume each on the new code."""
+    from pytest_workflow.upgrade import WorkflowUpgrade  # noqa: PLC0415 - not before the first workflow test
+
+    return WorkflowUpgrade(_workflow_environment, _freezer(request.config))
+
+
+@pytest.fixture
 def workflow_crashes(_workflow_environment: Environment, request: pytest.FixtureRequest) -> WorkflowCrashes:
     """Crash exploration inside a test: .explore(scenario, depth=1) lets the process die at every place."""
     from pytest_workflow.crash_everywhere import asked_places  # noqa: PLC0415
@@ -276,11 +320,38 @@ def workflow_crashes(_workflow_environment: Environment, request: pytest.Fixture
     )
 
 
+@pytest.fixture
+def workflow_power(_workflow_environment: Environment, request: pytest.FixtureRequest) -> WorkflowPower:
+    """Power cuts inside a test: .explore(scenario, synchronous="FULL") opens each disk image that could survive one."""
+    from pytest_workflow.power import WorkflowPower  # noqa: PLC0415 - not before the first workflow test
+
+    return WorkflowPower(_workflow_environment, _freezer(request.config), _invariants(request.node))
+
+
 def _custom_fault(item: pytest.Item, fault: Custom) -> AttemptWrapper:
     wrapper: AttemptWrapper | None = item.ihook.pytest_workflow_fault(fault=fault, item=item)
     if wrapper is None:
         raise ValueError(f'no plugin carries out the custom fault "{fault.name}" (hook pytest_workflow_fault)')
     return wrapper
+
+
+@pytest.fixture
+def workflow_spy(_workflow_environment: Environment) -> WorkflowSpy:
+    """The calls of steps: .calls, .count(), .assert_called(), .assert_not_called(), .assert_called_with()."""
+    from pytest_workflow.spy import WorkflowSpy  # noqa: PLC0415 - not before the first test that spies
+
+    spy = WorkflowSpy(_workflow_environment.clock)
+    for plugin in spy.plugins():
+        _workflow_environment.add_plugin(plugin)
+    return spy
+
+
+@pytest.fixture
+def workflow_snapshot(request: pytest.FixtureRequest) -> SnapshotAssertion:
+    """Compares histories with stored snapshots, by syrupy: assert workflow_snapshot == workflow.history(result)."""
+    from pytest_workflow.snapshots import snapshot_of_histories  # noqa: PLC0415 - not before the first such test
+
+    return snapshot_of_histories(request)
 
 
 def _marked_store(item: pytest.Item) -> str | None:
@@ -314,31 +385,35 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test whose faults did not all strike."""
+    """Fail a test whose assertions failed unseen, whose faults did not all strike, or whose workflows forgot a step."""
+    __tracebackhide__ = True
     running.append(item)
     try:
         result = yield
     finally:
         running.pop()
     environment = item.stash.get(_environment_key, None)
-    unused = environment.faults.unused() if environment is not None else []
-    if unused:
-        names = "\n".join(f"  workflow_faults.{rule.description}" for rule in unused)
-        pytest.fail(
-            f"these faults never struck, so the test shows less than it says:\n{names}\n"
-            "Mend the step id or the attempts, or pass strict=False to the rule or set workflow_faults.strict = False",
-            pytrace=False,
-        )
+    if environment is None:
+        return result
+    environment.failures.surface_at_end(_code(item))
+    _refuse_unused(environment.faults)
+    if environment.never_awaited:
+        messages, environment.never_awaited = environment.never_awaited, []
+        pytest.fail("\n".join(messages), pytrace=False)
     return result
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the histories of a failing test."""
+    """Show the histories of a test of which a phase fails."""
     report = yield
     environment = item.stash.get(_environment_key, None)
-    if report.when == "call" and report.failed and environment is not None:
-        report.sections.extend(environment.report())
+    if environment is not None:
+        if report.failed:
+            report.sections.extend(environment.report())
+            report.sections.extend(_armed(item, environment.faults))
+        if report.when == "teardown":
+            del item.stash[_environment_key]
     return report
 
 
@@ -349,14 +424,48 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         return (yield)
     finally:
         _leave_virtual_time(item, nextitem)
-        if _environment_key in item.stash:
-            del item.stash[_environment_key]
 
 
 def _leave_virtual_time(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     freezer = item.config.stash.get(_freezer_key, None)
     if freezer is not None and freezer.active and not _uses_workflow(nextitem):
         freezer.stop()
+
+
+def _refuse_unused(faults: WorkflowFaults) -> None:
+    unused = faults.unused()
+    if unused:
+        names = "\n".join(f"  workflow_faults.{rule.description}" for rule in unused)
+        pytest.fail(
+            f"these faults never struck, so the test shows less than it says:\n{names}\n"
+            "Mend the step id, the attempts or the order (a fault made later hides those that it strikes before), or "
+            "pass strict=False to the rule or set workflow_faults.strict = False",
+            pytrace=False,
+        )
+
+
+def _armed(item: pytest.Item, faults: WorkflowFaults) -> list[tuple[str, str]]:
+    """Return the armed rules as a plan, and the command that arms them again."""
+    if not faults.rules:
+        return []
+    lines = [f"as a plan: {faults.plan.to_json()}"] if faults.plan.rules else []
+    lines += [
+        f"not in the plan, because JSON cannot hold it: workflow_faults.{rule.description}"
+        for rule in faults.rules
+        if not rule.portable
+    ]
+    options = (f"--workflow-faults={plan}" for plan in item.config.getoption("--workflow-faults"))
+    lines.append(f"replay:    {shlex.join(['pytest', item.nodeid, *options])}")
+    return [("workflow faults", "\n".join(lines))]
+
+
+def _code(item: pytest.Item) -> CodeType | None:
+    if not isinstance(item, pytest.Function):
+        return None
+    hypothesis = getattr(item.obj, "hypothesis", None)  # @given puts a function of its own in front of the test's
+    function = item.obj if hypothesis is None else hypothesis.inner_test
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
 def _uses_workflow(item: pytest.Item | None) -> bool:

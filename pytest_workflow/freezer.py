@@ -7,9 +7,11 @@ before a test that does not use virtual time.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 import time
-from datetime import UTC
+from datetime import UTC, timedelta
 from datetime import datetime as real_datetime
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
@@ -17,10 +19,10 @@ import freezegun
 import freezegun.api
 from pydantic_core import core_schema
 
-from pytest_workflow.clock import sleep_in_thread
+from pytest_workflow.threads import sleep_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
     from pytest_workflow.clock import VirtualClock
@@ -30,7 +32,7 @@ __all__ = ["Freezer"]
 _REAL_TIME = (
     *("_pytest", "pytest_timeout", "pytest_benchmark", "hypothesis", "coverage", "xdist", "execnet"),
     *("threading", "multiprocessing", "queue", "concurrent", "subprocess", "socketserver", "selectors"),
-    "pytest_workflow.crashes",
+    *("pytest_workflow.crashes", "pytest_workflow.power"),
 )
 """Modules that see real time always: they measure tests, or wait for what virtual time cannot bring."""
 
@@ -41,6 +43,8 @@ harness read time from their clock alone. What these call in the user's code is 
 _EVERYTHING = ("",)
 
 _real_sleep = time.sleep
+_real_ctime = time.ctime
+_real_asctime = time.asctime
 _real_localtime = time.localtime
 _fake_localtime = freezegun.api.fake_localtime
 
@@ -72,6 +76,29 @@ def _teach_pydantic() -> None:
     fake_datetime.__get_pydantic_core_schema__ = classmethod(datetime_schema)
 
 
+@functools.cache
+def _teach_reality() -> None:
+    """Let a class that was derived from freezegun's in a test tell real time where nothing is frozen any more."""
+    api: Any = freezegun.api
+
+    def teach(fake: Any, name: str) -> None:  # noqa: ANN401 - freezegun's classes are replaced in part
+        frozen = vars(fake)[name].__func__
+
+        def tell(cls: type, /, *args: object, **options: object) -> object:
+            if api.freeze_factories:
+                return frozen(cls, *args, **options)
+            return getattr(super(fake, cls), name)(*args, **options)
+
+        setattr(fake, name, classmethod(tell))
+
+    def offset() -> timedelta | None:
+        return api.tz_offsets[-1] if api.tz_offsets else real_datetime.now().astimezone().utcoffset()
+
+    for fake, name in ((api.FakeDatetime, "now"), (api.FakeDatetime, "utcnow"), (api.FakeDate, "today")):
+        teach(fake, name)
+    api.FakeDatetime._tz_offset = staticmethod(offset)
+
+
 class Freezer:
     """Freezegun, entered for a block of tests, and led by a clock."""
 
@@ -81,8 +108,13 @@ class Freezer:
         self._clock: VirtualClock | None = None
         self._nested = False
         self._limit = 0
-        self._fake_sleep = self._sleep  # one object, so that it can be found again in modules that took it
-        self._slept_in: dict[tuple[str, int], list[str]] = {}
+        # One object each, so that they can be found again in modules that took them.
+        self._fakes: dict[Callable[..., Any], Callable[..., Any]] = {
+            _real_sleep: self._sleep,
+            _real_ctime: self._ctime,
+            _real_asctime: self._asctime,
+        }
+        self._taken: dict[tuple[str, int], list[tuple[str, Callable[..., Any]]]] = {}
 
     @property
     def active(self) -> bool:
@@ -102,6 +134,19 @@ class Freezer:
             self._inner = self._freeze_once_more()
         self._clock = clock
         self._set_callers(_REAL_TIME)
+
+    @contextlib.contextmanager
+    def led_by(self, clock: VirtualClock) -> Iterator[None]:
+        """Let the user's code see the time of another clock in the ``with`` block, unless it has frozen time itself."""
+        before = self._clock
+        if before is None or not self._is_topmost():
+            yield
+            return
+        self.lead(clock)
+        try:
+            yield
+        finally:
+            self.lead(before)
 
     def release(self) -> None:
         """Let the user's code see real time until the next `lead`."""
@@ -129,6 +174,7 @@ class Freezer:
 
     def _enter(self) -> None:
         _teach_pydantic()
+        _teach_reality()
         api: Any = freezegun.api
         self._nested = bool(api.freeze_factories)
         api.fake_localtime = _localtime
@@ -136,9 +182,8 @@ class Freezer:
         # Who asks decides, not who called whom: a function of the user's in a thread, or called back by a library
         # that is to see real time, is the user's.
         self._limit, api.call_stack_inspection_limit = api.call_stack_inspection_limit, 1
-        time.sleep = self._fake_sleep
-        for module, name in self._sleepers():
-            setattr(module, name, self._fake_sleep)
+        for module, name, real in self._places():
+            setattr(module, name, self._fakes[real])
 
     def stop(self) -> None:
         """Let real time return for good, unless a freeze of the user's is on top of ours."""
@@ -146,10 +191,9 @@ class Freezer:
             return
         freeze, self._freeze = self._freeze, None
         late = set(sys.modules) - freeze.modules_at_start if freeze.modules_at_start else set()
-        reals = {**getattr(freeze, "reals", {}), id(self._fake_sleep): _real_sleep}
-        time.sleep = _real_sleep
-        for module, name in self._sleepers():
-            setattr(module, name, _real_sleep)
+        reals = {**getattr(freeze, "reals", {}), **{id(fake): real for real, fake in self._fakes.items()}}
+        for module, name, real in self._places():
+            setattr(module, name, real)
         freeze.stop()
         api: Any = freezegun.api
         api.call_stack_inspection_limit = self._limit
@@ -160,6 +204,23 @@ class Freezer:
                 if id(value) in reals and name.partition(".")[0] != "freezegun":
                     namespace[attribute] = reals[id(value)]
 
+    # Functions that freezegun leaves alone ---------------------------------------------------------------------------
+
+    def _ctime(self, seconds: float | None = None, /) -> str:
+        """Stand for ``time.ctime``."""
+        return _real_ctime(freezegun.api.fake_time() if seconds is None and self._is_virtual(2) else seconds)
+
+    def _asctime(self, moment: time.struct_time | None = None, /) -> str:
+        """Stand for ``time.asctime``."""
+        if moment is None:
+            moment = _localtime() if self._is_virtual(2) else _real_localtime()
+        return _real_asctime(moment)
+
+    def _is_virtual(self, depth: int) -> bool:
+        """Tell whether the caller so many frames above is to see virtual time."""
+        caller = sys._getframe(depth).f_globals.get("__name__", "")
+        return self._clock is not None and not caller.startswith(_REAL_TIME)
+
     def _set_callers(self, real: tuple[str, ...]) -> None:
         """Choose the modules whose calls are answered with real time."""
         factories: list[Any] = freezegun.api.freeze_factories
@@ -167,12 +228,9 @@ class Freezer:
             if factory is self:
                 freezegun.api.ignore_lists[place] = real
 
-    # Sleeping --------------------------------------------------------------------------------------------------------
-
     def _sleep(self, seconds: float | SupportsIndex, /) -> None:
         """Stand for ``time.sleep``: virtual time passes, in the test's thread and in those of its event loop."""
-        caller = sys._getframe(1).f_globals.get("__name__", "")
-        if self._clock is None or caller.startswith(_REAL_TIME):
+        if self._clock is None or not self._is_virtual(2):
             _real_sleep(seconds)
         elif float(seconds) < 0:
             raise ValueError("sleep length must be non-negative")
@@ -181,15 +239,18 @@ class Freezer:
         elif not sleep_in_thread(float(seconds)):
             _real_sleep(seconds)
 
-    def _sleepers(self) -> Iterator[tuple[ModuleType, str]]:
-        """Find who imported ``time.sleep`` by name; a module is searched once."""
+    def _places(self) -> Iterator[tuple[ModuleType, str, Callable[..., Any]]]:
+        """Find who has the functions that freezegun leaves alone, ``time`` first; a module is searched once."""
+        for real in self._fakes:
+            yield time, real.__name__, real
         for key, module in list(sys.modules.items()):
             namespace = getattr(module, "__dict__", None)
             if namespace is None or key == "time" or key.startswith(_UNTOUCHED):
                 continue
-            names = self._slept_in.get((key, id(module)))
-            if names is None:
-                names = [name for name, value in list(namespace.items()) if value is _real_sleep]
-                self._slept_in[key, id(module)] = names
-            for name in names:
-                yield module, name
+            taken = self._taken.get((key, id(module)))
+            if taken is None:
+                reals = {id(real): real for real in self._fakes}
+                taken = [(name, reals[id(value)]) for name, value in list(namespace.items()) if id(value) in reals]
+                self._taken[key, id(module)] = taken
+            for name, real in taken:
+                yield module, name, real

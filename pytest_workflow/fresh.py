@@ -13,7 +13,7 @@ from pytest_workflow import entry
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.freezer import Freezer
 from pytest_workflow.harness import HARNESS_SETTINGS, Environment, WorkflowHarness, emptied, memory_database
-from pytest_workflow.markers import arm, make_clock
+from pytest_workflow.markers import arm, check_overrides, make_clock
 from pytest_workflow.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -101,9 +101,10 @@ def fresh_workflow(
         armed = _arm(environment.faults, plan, item)
         if remark and armed is not None:
             _remark(armed, item)
-        with _quiet(), environment.clock.scheduled(schedule or Schedule()):
+        with _quiet(), (schedule or Schedule()).leading(environment.clock):
             yield FreshWorkflow(environment)
-        _check_used(environment.faults)
+        environment.failures.surface_at_end(None if item is None else entry._code(item))
+        _check_used(environment)
     except Exception:
         if (hypothesis := _examples()) is not None:
             hypothesis.note(_Histories(environment))
@@ -137,6 +138,7 @@ def _environment(
         settings = _fixture(item, "workflow_settings", HARNESS_SETTINGS)
     if plugins is None:
         plugins = _fixture(item, "workflow_plugins", ())
+    check_overrides(item, settings, plugins)
     if (coverage := item.config.pluginmanager.get_plugin("workflow_coverage")) is not None:
         plugins = (*plugins, coverage.observer(item))
     custom = functools.partial(entry._custom_fault, item)
@@ -154,8 +156,10 @@ def _arm(faults: WorkflowFaults, plan: FaultPlan | None, item: pytest.Item | Non
     return plan
 
 
-def _check_used(faults: WorkflowFaults) -> None:
-    if unused := faults.unused():
+def _check_used(environment: Environment) -> None:
+    if environment.never_awaited:
+        raise AssertionError("\n".join(environment.never_awaited))
+    if unused := environment.faults.unused():
         names = ", ".join(armed.description for armed in unused)
         raise AssertionError(f"these faults never struck, so the example shows less than it says: {names}")
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import sqlite3
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from pytest_workflow.clock import Sleep, VirtualClock
 from pytest_workflow.database import WorkflowDatabase
+from pytest_workflow.failures import AssertionFailures, users_traceback
 from pytest_workflow.faults import WorkflowFaults
 from pytest_workflow.history import History, table
 from pytest_workflow.observation import Death, Observation, Witness, observe, step_states
+from pytest_workflow.places import ErrorPlaces
 from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedProcesses, execution_ids
+from pytest_workflow.threads import process
+from pytest_workflow.until import Stops, Until, validate_until
 from workflow_core.current import replaced_default
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore, open_database
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
     from workflow_core.hookspecs import DurablePoint
     from workflow_core.models import PanicConfig, RetryConfig
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness", "emptied", "memory_database"]
 
 _T = TypeVar("_T")
@@ -66,9 +71,10 @@ def emptied(database: sqlite3.Connection) -> sqlite3.Connection:
 class _HarnessPlugin:
     """Notes every wait and every attempt, and lets a failed assertion in a workflow fail the test at once."""
 
-    def __init__(self, clock: VirtualClock, faults: WorkflowFaults) -> None:
+    def __init__(self, clock: VirtualClock, faults: WorkflowFaults, places: ErrorPlaces) -> None:
         self._clock = clock
         self._faults = faults
+        self._places = places
 
     def __dir__(self) -> list[str]:
         # Each name costs pluggy a look at every registration, which is once for each test.
@@ -77,6 +83,7 @@ class _HarnessPlugin:
     @hookimpl
     def on_event(self, event: Event) -> None:
         """Note the attempts and the waits."""
+        self._clock.note_progress()
         if isinstance(event, StepStarted):
             self._faults.note_run(event.execution_id, event.step_id, event.seq)
         elif isinstance(event, SleepStarted):
@@ -89,6 +96,7 @@ class _HarnessPlugin:
     @hookimpl
     def is_fatal(self, error: BaseException) -> bool | None:
         """A failed assertion is the test's result, not an error of the workflow; so is one among those of a group."""
+        self._places.note(error)
         if isinstance(error, BaseExceptionGroup):
             return True if error.subgroup(AssertionError) is not None else None
         return True if isinstance(error, AssertionError) else None
@@ -100,7 +108,7 @@ class Environment:
     Args:
         clock: The clock.
         file: The database file; ``None`` for a database in memory.
-        settings: The engine's settings.
+        settings: The engine's settings; those that are not set are the harness's, not the engine's defaults.
         plugins: Further plugins for the engine.
         observation: Where the process is to die; what is seen of the run is put there.
         memory: An empty database in memory to use instead of a new one; it is not closed.
@@ -119,19 +127,24 @@ class Environment:
     ) -> None:
         self.clock = clock
         self.file = file
-        self.settings = settings
+        self.settings = HARNESS_SETTINGS.model_copy(update=settings.model_dump(include=settings.model_fields_set))
         self.observation = observation or Observation()
         self.user_plugins = tuple(plugins)
         self.plugins = list(plugins)
         self.processes = SimulatedProcesses()
         self.faults = WorkflowFaults(clock, custom)
         self.custom_fault = custom
+        self.failures = AssertionFailures()
+        self.never_awaited: list[str] = []
         self.next_execution_id = execution_ids()
+        self.stops: Stops | None = None
         self._recovery: asyncio.Task[None] | None = None
+        self._kept_histories: list[History] | str | None = None
         self._stack = contextlib.ExitStack()
         self._borrowed = memory is not None
         self._memory = None if file is not None else memory or memory_database()
-        self._plugin = _HarnessPlugin(clock, self.faults)
+        self._places = ErrorPlaces()
+        self._plugin = _HarnessPlugin(clock, self.faults, self._places)
         if observation is not None:
             self.plugins.insert(0, Witness(observation))
             for place in observation.places:
@@ -147,6 +160,7 @@ class Environment:
         self.database = WorkflowDatabase(reader, ":memory:" if file is None else str(file))
         self.harness = WorkflowHarness(self)
         clock.explain_with(self.describe)
+        clock.check_with(self.failures.surface)
 
     def open_engine(self) -> MortalEngine:
         """Start a process: an engine on the test's database, made the current one."""
@@ -163,21 +177,28 @@ class Environment:
         self._stack.enter_context(replaced_default(engine))
         return engine
 
+    def add_plugin(self, plugin: object) -> None:
+        """Register a plugin in the engine, and in those that come after it."""
+        self.plugins.append(plugin)
+        self.engine.register(plugin)
+
     # Dying -----------------------------------------------------------------------------------------------------------
 
-    def succeed(self) -> tuple[MortalEngine, list[asyncio.Task[None]]]:
+    def succeed(self) -> MortalEngine:
         """Let the engine's process die, and open the surviving database in a new one.
 
         Returns:
-            The new engine, which knows the workflows of the old one, and the old one's tasks, which are being
-            cancelled.
+            The new engine, which knows the workflows of the old one.
         """
         old = self.engine
-        tasks = old.abandon(SimulatedCrash())
-        self.processes.end(old.owner)
-        new = self.open_engine()
-        new.definitions = old.definitions
-        return new, tasks
+        try:
+            old.abandon(SimulatedCrash())
+        finally:
+            self.processes.end(old.owner)
+            new = self.open_engine()
+            new.definitions = old.definitions
+        self.clock.bury(old, SimulatedCrash())
+        return new
 
     def die(self) -> NoReturn:
         """Let the process die at once, in the middle of what it does; a new one recovers what it left.
@@ -192,8 +213,10 @@ class Environment:
         for state in steps.values():
             if state.is_cut_off:
                 self.faults.take_back(state.execution_id, state.step_id, state.started_seq)
-        new, _ = self.succeed()
-        self._recovery = asyncio.get_running_loop().create_task(_recover(new))
+        new = self.succeed()
+        context = contextvars.copy_context()
+        context.run(process.set, None)  # the recovery is not of the process that dies, which asks for it
+        self._recovery = asyncio.get_running_loop().create_task(_recover(new), context=context)
         raise SimulatedCrash
 
     async def recovered(self) -> None:
@@ -226,26 +249,42 @@ class Environment:
     def describe(self) -> Iterable[str]:
         """Tell what each execution waits for."""
         for execution in self.engine.running():
-            waits = execution.waiting_for() or ["its handler, outside every step"]
             yield f"{execution} is {execution.status} and waits for:"
-            yield from (f"  {line}" for line in waits)
+            yield from (f"  {line}" for line in execution.waiting_for())
 
     def report(self) -> list[tuple[str, str]]:
         """Return, with a title each, the history of each execution as a table, the first started first."""
+        histories = self._kept_histories or self._read_histories()
+        if isinstance(histories, str):
+            return [("workflow histories", histories)]
+        sections = [(f"workflow {each.title}", f"{table(each)}{self._places.of(each)}") for each in histories]
+        if self.never_awaited:
+            sections.append(("workflow steps that were never awaited", "\n".join(self.never_awaited)))
+        return sections
+
+    def keep_histories(self) -> None:
+        """Read the histories for a report that is made after `close`, if the teardown fails."""
+        self._kept_histories = self._read_histories()
+
+    def _read_histories(self) -> list[History] | str:
         try:
-            histories = [self.harness.history(row["id"]) for row in self.database.executions()]
-        except (WorkflowCoreError, sqlite3.Error) as error:  # whatever the test has done to its engine or its tables
-            return [("workflow histories", f"cannot be read: {error}")]
-        return [(f"workflow {history.title}", table(history)) for history in histories]
+            return [self.harness.history(row["id"]) for row in self.database.executions()]
+        except (WorkflowCoreError, sqlite3.Error, ValueError, KeyError, TypeError, RuntimeError) as error:
+            return f"cannot be read: {error}"  # whatever the test has done to its engine or its tables
 
     def close(self) -> None:
-        """End the test's processes, and let go of everything."""
-        with contextlib.suppress(RuntimeError):  # the event loop of an asynchronous test may be closed already
-            self.engine.abandon()
-        self.clock.detach()
-        self._stack.close()
-        if not self._borrowed:
-            self.database.connection.close()
+        """End the test's processes, and let go of everything.
+
+        Raises:
+            RuntimeError: Something of the test's cannot be ended; everything else is.
+        """
+        with contextlib.ExitStack() as stack:
+            if not self._borrowed:
+                stack.callback(self.database.connection.close)
+            stack.callback(self._stack.close)
+            stack.callback(self.clock.detach)
+            with contextlib.suppress(RuntimeError):  # the event loop of an asynchronous test may be closed already
+                self.engine.abandon()
 
 
 class WorkflowHarness:
@@ -281,6 +320,7 @@ class WorkflowHarness:
         *,
         timeout_ms: int | None = None,
         detach: bool = False,
+        until: Until | None = None,
     ) -> ExecutionResult:
         """Run a workflow to its final state, through sleeps and automatic restarts.
 
@@ -292,17 +332,32 @@ class WorkflowHarness:
             panic_config: What happens after a panic.
             timeout_ms: Longest duration of the execution, in virtual milliseconds.
             detach: Return the first snapshot; the execution goes on when time is advanced or something is waited for.
+            until: Stop here: at a status, after a step or sleep (an id or a glob), or at an event; nothing more happens
+                before the next call that lets the execution go on.
 
         Returns:
-            The final result, whatever its status.
+            The final result, whatever its status; with ``until``, what is known at that place.
 
         Raises:
-            AssertionError: An assertion in the workflow failed, or nothing could go on.
+            AssertionError: An assertion in the workflow failed, nothing could go on, or ``until`` was never reached.
             ValidationError: An argument is not acceptable.
             WorkflowNotFoundError: No such workflow is defined.
             ExecutionConflictError: The id is in use for another workflow or another input.
         """
         __tracebackhide__ = True
+        if until is not None:
+            return self._complete(
+                self.start(
+                    name,
+                    execution_id,
+                    input,
+                    retry_config,
+                    panic_config,
+                    timeout_ms=timeout_ms,
+                    detach=detach,
+                    until=until,
+                )
+            )
         if detach:
             begin = self.engine.start(
                 name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=True
@@ -322,16 +377,54 @@ class WorkflowHarness:
         *,
         timeout_ms: int | None = None,
         detach: bool = False,
+        until: Until | None = None,
     ) -> ExecutionResult:
-        """Start a workflow in an asynchronous test: ``WorkflowEngine.start`` on virtual time."""
-        self._environment.clock.attach(asyncio.get_running_loop())
-        return await self.engine.start(
-            name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=detach
-        )
+        """Start a workflow in an asynchronous test: ``WorkflowEngine.start`` on virtual time.
 
-    def wait(self, execution_id: str) -> ExecutionResult:
-        """Wait until an execution is at rest, and return its result."""
+        Takes the arguments of `run`. An execution that was stopped by ``until`` goes on as soon as the test awaits
+        something and nothing else is runnable, before time moves.
+        """
         __tracebackhide__ = True
+        failures = self._environment.failures
+        if until is not None:
+            validate_until(until, detach=detach)
+        try:
+            begun = await self.engine.start(
+                name,
+                execution_id,
+                input,
+                retry_config,
+                panic_config,
+                timeout_ms=timeout_ms,
+                detach=detach or until is not None,
+            )
+            result = begun if until is None else await self.reach(begun.execution_id, until)
+        except BaseException as error:
+            failures.see(error)
+            raise
+        failures.surface()
+        return result
+
+    async def reach(self, execution_id: str, until: Until) -> ExecutionResult:
+        """Wait in an asynchronous test until an execution is at a place: `wait` with ``until``."""
+        __tracebackhide__ = True
+        validate_until(until)
+        environment = self._environment
+        if environment.stops is None:
+            environment.stops = Stops(self, environment.clock)
+            environment.add_plugin(environment.stops)
+        return await environment.stops.reach(execution_id, until)
+
+    def wait(self, execution_id: str, *, until: Until | None = None) -> ExecutionResult:
+        """Wait until an execution is at rest, and return its result.
+
+        Args:
+            execution_id: The execution.
+            until: Stop here instead, as in `run`; return at once if the execution is or was there already.
+        """
+        __tracebackhide__ = True
+        if until is not None:
+            return self._complete(self.reach(execution_id, until))
         return self._complete(self.engine.wait(execution_id))
 
     def resume(self, execution_id: str) -> ExecutionResult:
@@ -367,18 +460,19 @@ class WorkflowHarness:
     def reopen(self) -> WorkflowEngine:
         """Let the process die, and open the surviving database in a new one, which recovers what was interrupted.
 
-        What the old engine was doing cannot write any more. Workflows defined in the old engine are known to the new
-        one. In a synchronous test the recovered executions go on with the next call that runs the clock.
+        What the old engine was doing cannot write any more, and ends: its tasks are cancelled, and dropped where they
+        wait for anything after that; threads of its end in their next sleep. Workflows defined in the old engine are
+        known to the new one. In a synchronous test the recovered executions go on with the next call that runs the
+        clock.
 
         Returns:
             The new engine.
         """
         environment = self._environment
-        new, tasks = environment.succeed()
+        new = environment.succeed()
         running = _running_loop()
-        if running is None and tasks:
-            self._complete(_ended(tasks))
         if running is None:
+            environment.clock.settle()
             self._complete(new.recover())
         else:
             environment.clock.attach(running)
@@ -397,27 +491,18 @@ class WorkflowHarness:
 
     def _complete(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         __tracebackhide__ = True
+        failures = self._environment.failures
         try:
-            return self._environment.clock.run(coroutine)
-        except (AssertionError, WorkflowCoreError) as error:
-            # The engine's frames between the test and what went wrong tell the test's author nothing.
-            raise error.with_traceback(_users_traceback(error.__traceback__)) from error.__cause__
-
-
-def _users_traceback(traceback: TracebackType | None) -> TracebackType | None:
-    """Return a traceback without the frames of asyncio, the engine and the harness."""
-    users: TracebackType | None = None
-    frames = []
-    while traceback is not None:
-        frames.append(traceback)
-        traceback = traceback.tb_next
-    for entry in reversed(frames):
-        if entry.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS:
-            users = TracebackType(users, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
-    return users
-
-
-_NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
+            result = self._environment.clock.run(coroutine)
+        except BaseException as error:
+            if not failures.see(error) and isinstance(error, Exception):
+                failures.surface()
+            if isinstance(error, (AssertionError, WorkflowCoreError)):
+                # The engine's frames between the test and what went wrong tell the test's author nothing.
+                raise error.with_traceback(users_traceback(error.__traceback__)) from error.__cause__
+            raise
+        failures.surface()
+        return result
 
 
 async def _recover(engine: MortalEngine) -> None:
@@ -426,10 +511,6 @@ async def _recover(engine: MortalEngine) -> None:
     except BaseException:
         if not engine.closed:  # else it has a successor of its own, which recovers
             raise
-
-
-async def _ended(tasks: list[asyncio.Task[None]]) -> None:
-    await asyncio.wait(tasks)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -21,16 +22,19 @@ from pytest_workflow.plan import (
     import_path,
     imported,
 )
+from workflow_core.errors import ValidationError
 from workflow_core.hookspecs import Attempt, AttemptHandler
 
 if TYPE_CHECKING:
     from pytest_workflow.clock import VirtualClock
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
     "ArmedFault",
     "AttemptWrapper",
     "CustomFault",
     "answering",
+    "check_callable",
     "described_error",
     "is_json",
     "make_wrapper",
@@ -65,22 +69,6 @@ class ArmedFault:
     matched: int = 0
     fired: int = 0
 
-    def counts(self, elapsed_ms: float) -> bool:
-        """Count a place that matches, and tell whether the rule strikes there."""
-        where = self.rule.where
-        if where.not_before_ms is not None and elapsed_ms < where.not_before_ms:
-            return False
-        self.matched += 1
-        if where.nth is not None and self.matched != where.nth:
-            return False
-        self.fired += 1
-        return True
-
-    def take_back(self) -> None:
-        """Forget the last time it struck: the attempt that it struck was cut off by a crash, and comes again."""
-        self.matched -= 1
-        self.fired -= 1
-
 
 # What a fault does ---------------------------------------------------------------------------------------------------
 
@@ -100,7 +88,7 @@ def make_wrapper(fault: Fault, clock: VirtualClock, custom: CustomFault | None) 
     match fault:
         case Raise(error=path, args=args):
             cls = imported(path)
-            return raising(lambda: cls(*args))
+            return raising(_tried(cls, args))
         case Panic(message=message):
             return raising(lambda: RuntimeError(message))
         case Return(value=value):
@@ -147,6 +135,24 @@ def answering(function: Callable[[], object]) -> AttemptWrapper:
     return wrap
 
 
+def check_callable(function: object) -> None:
+    """Refuse what cannot stand for the function of a step.
+
+    Raises:
+        TypeError: It is no function, or needs arguments.
+    """
+    problem = "" if callable(function) else "it cannot be called"
+    if callable(function):
+        try:
+            inspect.signature(function).bind()
+        except TypeError as error:
+            problem = str(error)
+        except ValueError:  # built in, without a signature to look at
+            return
+    if problem:
+        raise TypeError(f"a step runs a function without arguments, not {function!r}: {problem}")
+
+
 def beforehand(first: Callable[[], Awaitable[Any]]) -> AttemptWrapper:
     """Return what awaits something before an attempt."""
 
@@ -181,11 +187,29 @@ def described_error(
     if isinstance(error, str):
         return lambda: RuntimeError(error), Raise(error="builtins:RuntimeError", args=(error,)), True
     if isinstance(error, type) and issubclass(error, BaseException):
-        return error, Raise(error=import_path(error)), _is_importable(error)
+        return _tried(error), Raise(error=import_path(error)), _is_importable(error)
     if isinstance(error, BaseException):
         described, portable = _portable(error)
         return lambda: error.with_traceback(None), described, portable
     raise TypeError(f"a step can fail with an error, an error class or a message; not with {error!r}")
+
+
+def _tried(cls: type[BaseException], args: tuple[object, ...] = ()) -> Callable[[], BaseException]:
+    """Return what makes an error of a class, which was tried once.
+
+    Raises:
+        ValidationError: The class cannot be called like this.
+    """
+    try:
+        made = cls(*args)
+    except Exception as problem:  # noqa: BLE001 - a class of the user's may refuse arguments in any way
+        way_out = "" if args else "; give an error instead of its class"
+        raise ValidationError(
+            f"{cls.__qualname__} cannot be made with arguments {args!r}: {problem}{way_out}"
+        ) from None
+    if not isinstance(made, BaseException):
+        raise ValidationError(f"{cls.__qualname__}{args!r} makes {made!r}, which is no error")
+    return lambda: cls(*args)
 
 
 def _portable(error: BaseException) -> tuple[Raise, bool]:

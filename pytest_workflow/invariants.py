@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, TypeAlias
+
+from pytest_workflow.matching import matches
 
 if TYPE_CHECKING:
     from pytest_workflow.database import Row
@@ -35,7 +36,7 @@ class Comparison:
 
     def may_differ(self, step_id: str) -> bool:
         """Tell whether a step's result may differ from run to run."""
-        return any(fnmatchcase(step_id, pattern) for pattern in self.nondeterministic)
+        return any(matches(step_id, pattern) for pattern in self.nondeterministic)
 
     def times_cut_off(self, key: StepKey) -> int:
         """Return how many deaths cut off an attempt of a step."""

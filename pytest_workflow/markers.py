@@ -1,4 +1,4 @@
-"""What a test asks for with markers and options: its clock, and its faults."""
+"""What a test asks for with markers, options and fixtures: its clock, its faults, its settings and its plugins."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 from pytest_workflow.clock import DEFAULT_START, VirtualClock
 from pytest_workflow.plan import FaultPlan
 from workflow_core.errors import ValidationError
+from workflow_core.settings import Settings
 
 if TYPE_CHECKING:
     from pytest_workflow.clock import VirtualClock as Clock
     from pytest_workflow.faults import WorkflowFaults
 
-__all__ = ["arm", "make_clock"]
+__all__ = ["arm", "check_overrides", "make_clock"]
 
 
 def arm(item: pytest.Item, faults: WorkflowFaults) -> None:
@@ -48,6 +49,17 @@ def _plan(item: pytest.Item, given: object) -> FaultPlan:
         _refuse(f"{item.nodeid}: {error}")
 
 
+def check_overrides(item: pytest.Item, settings: object, plugins: object) -> None:
+    """Fail a test whose own ``workflow_settings`` or ``workflow_plugins`` return what the engine cannot use."""
+    if not isinstance(settings, Settings):
+        _refuse(
+            f"{item.nodeid}: the fixture workflow_settings must return a workflow_core.Settings, such as "
+            f"HARNESS_SETTINGS.model_copy(update={{...}}) of pytest_workflow.harness; not {settings!r}"
+        )
+    if not isinstance(plugins, (list, tuple)):
+        _refuse(f"{item.nodeid}: the fixture workflow_plugins must return a list of plugins; not {plugins!r}")
+
+
 def make_clock(item: pytest.Item, configured_start: str) -> Clock:
     """Return the clock that a test asks for.
 
@@ -57,23 +69,32 @@ def make_clock(item: pytest.Item, configured_start: str) -> Clock:
 
     A marker, or an ini value, that does not name a wall time fails the test.
     """
-    marker = item.get_closest_marker("workflow_clock")
-    options = dict(marker.kwargs) if marker is not None else {}
-    if marker is not None and (marker.args or set(options) - {"start", "manual"}):
-        _refuse(f"{item.nodeid}: @pytest.mark.workflow_clock takes start= and manual=, nothing else")
-    start = _moment(options.get("start") or configured_start or DEFAULT_START, item.nodeid)
-    return VirtualClock(start, automatic=not options.get("manual", False))
+    options: dict[str, object] = {}
+    for marker in reversed(list(item.iter_markers("workflow_clock"))):  # the closest one has the last word
+        if marker.args or set(marker.kwargs) - {"start", "manual"}:
+            _refuse(f"{item.nodeid}: @pytest.mark.workflow_clock takes start= and manual=, nothing else")
+        options |= marker.kwargs
+    manual, start = options.get("manual", False), options.get("start")
+    if not isinstance(manual, bool):
+        _refuse(f"{item.nodeid}: @pytest.mark.workflow_clock takes manual=True or manual=False, not {manual!r}")
+    if start is None:
+        start = configured_start or DEFAULT_START
+    return VirtualClock(_moment(start, item.nodeid), automatic=not manual)
 
 
 def _moment(value: object, where: str) -> datetime:
+    named = value
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            _refuse(f"{where}: the start of virtual time {value!r} is no ISO date and time")
+            _refuse(f"{where}: the start of virtual time {named!r} is no ISO date and time")
     if not isinstance(value, datetime) or value.tzinfo is None:
         _refuse(f"{where}: the start of virtual time must be a datetime with a time zone, not {value!r}")
-    return value.astimezone(DEFAULT_START.tzinfo)
+    try:
+        return value.astimezone(DEFAULT_START.tzinfo)
+    except OverflowError:
+        _refuse(f"{where}: the start of virtual time {named!r} is outside the years that Python knows")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from pytest_workflow.matching import literal
 from pytest_workflow.plan import Crash, FaultRule, When, Where
 from workflow_core.database.store import DURABLE_POINTS
 from workflow_core.errors import ValidationError
@@ -23,18 +24,12 @@ __all__ = [
     "StepKey",
     "StepState",
     "Witness",
-    "literal",
     "observe",
     "step_states",
 ]
 
 StepKey: TypeAlias = tuple[str, str]
 """Execution id and step id."""
-
-
-def literal(step_id: str) -> str:
-    """Return the glob that matches a step id alone."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in step_id)
 
 
 @dataclass(frozen=True, slots=True)

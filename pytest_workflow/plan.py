@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import pydantic
 import pydantic_core
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, StrictFloat, StrictInt
 
 from workflow_core.database.store import DURABLE_POINTS
 from workflow_core.errors import ValidationError
@@ -73,16 +73,16 @@ class Where(_Data):
 
     workflow: str = Field(default="*", min_length=1)
     step: str | None = Field(default=None, min_length=1)
-    attempts: tuple[int, ...] | None = None
+    attempts: tuple[StrictInt, ...] | None = None
     point: str | None = None
-    nth: int | None = Field(default=None, ge=1)
-    not_before_ms: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    nth: StrictInt | None = Field(default=None, ge=1)
+    not_before_ms: StrictFloat | None = Field(default=None, ge=0, allow_inf_nan=False)
 
     @pydantic.field_validator("attempts")
     @classmethod
     def _counted_from_one(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and (not value or min(value) < 1):
-            raise ValueError(f"attempts are counted from 1; got {list(value)!r}")
+            raise ValueError(f"attempts are counted from 1, and there is at least one; got {list(value)!r}")
         return None if value is None else tuple(sorted(set(value)))
 
     @pydantic.field_validator("point")
@@ -166,7 +166,7 @@ class Delay(_Fault):
     """
 
     kind: Literal["delay"] = "delay"
-    ms: float = Field(ge=0, allow_inf_nan=False)
+    ms: StrictFloat = Field(ge=0, allow_inf_nan=False)
 
 
 class TimeOut(_Fault):
@@ -234,7 +234,7 @@ class ClockJump(_Fault):
 
     at_points: ClassVar[bool] = True
     kind: Literal["clock_jump"] = "clock_jump"
-    ms: float = Field(allow_inf_nan=False)
+    ms: StrictFloat = Field(allow_inf_nan=False)
 
 
 class Custom(_Fault):
@@ -276,7 +276,7 @@ class FaultRule(_Data):
 
     where: Where
     what: Annotated[Fault, Field(discriminator="kind")]
-    strict: bool = True
+    strict: StrictBool = True
 
     @pydantic.model_validator(mode="after")
     def _fault_fits_place(self) -> FaultRule:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import uuid
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
+from pytest_workflow.loops import background
+from pytest_workflow.threads import process
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import InvalidStateError
 from workflow_core.ownership import Owner
@@ -13,8 +17,13 @@ from workflow_core.timeouts import cancelled_from_outside
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
+    from pytest_workflow.clock import VirtualClock
+    from pytest_workflow.failures import AssertionFailures
+    from workflow_core.engine import _Active
+    from workflow_core.execution import Execution
     from workflow_core.models import ExecutionResult, PanicConfig, RetryConfig
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["MortalEngine", "SimulatedCrash", "SimulatedProcesses", "Successor", "execution_ids"]
 
 _T = TypeVar("_T")
@@ -49,9 +58,19 @@ class SimulatedProcesses:
 
 
 class Successor(Protocol):
-    """Knows which engine goes on after a crashed one."""
+    """Knows which engine goes on after a crashed one, and what the executions of all of them came to.
 
+    Attributes:
+        clock: The time that all engines of a test share.
+        engine: The engine that runs now.
+        failures: The assertions that failed in executions.
+        never_awaited: What was found of steps that their handlers did not await.
+    """
+
+    clock: VirtualClock
     engine: MortalEngine
+    failures: AssertionFailures
+    never_awaited: list[str]
 
     async def recovered(self) -> None:
         """Wait until the engine that runs now has recovered what its predecessor left."""
@@ -81,13 +100,44 @@ class MortalEngine(WorkflowEngine):
     """
 
     crashed = False
+    locates_steps = True
     successor: Successor
+
+    def check_event_loop(self) -> None:
+        """Refuse an event loop that cannot run on virtual time, too."""
+        super().check_event_loop()
+        self.successor.clock.attach(asyncio.get_running_loop())
+
+    def step_never_awaited(self, message: str) -> None:
+        """Note a step that its handler did not await: the test fails of it."""
+        self.successor.never_awaited.append(message)
+
+    def _launch(self, execution: Execution) -> _Active:
+        """As `WorkflowEngine._launch`; tasks, threads and timers of the execution's are known as this process's."""
+        context = contextvars.copy_context()
+        context.run(process.set, self)
+        active = context.run(super()._launch, execution)
+        active.final.add_done_callback(self.successor.failures.note_end)
+        return active
+
+    async def _drive(self, active: _Active) -> None:
+        """As `WorkflowEngine._drive`; those who wait for the execution meet its error, so nobody asks its task."""
+        task = asyncio.current_task()
+        if task is not None:
+            task.add_done_callback(_seen)
+        await super()._drive(active)
+
+    async def _renew_leases(self, lease_ms: int) -> None:
+        """As `WorkflowEngine._renew_leases`; nobody waits for it."""
+        background.set(True)
+        await super()._renew_leases(lease_ms)
 
     async def _outlive(
         self,
         operation: Callable[[WorkflowEngine], Awaitable[_T]],
         again: Callable[[WorkflowEngine], Awaitable[_T]] | None = None,
     ) -> _T:
+        await self.successor.recovered()
         engine: MortalEngine = self.successor.engine if self.crashed else self
         while True:
             try:
@@ -144,6 +194,7 @@ class MortalEngine(WorkflowEngine):
 
     async def restart(self, execution_id: str) -> ExecutionResult:
         """As `WorkflowEngine.restart`."""
+        self.check_event_loop()
         before = (await self.get_status(execution_id)).restart_attempt
 
         async def again(engine: WorkflowEngine) -> ExecutionResult:
@@ -169,6 +220,11 @@ class MortalEngine(WorkflowEngine):
     history = _outlives(WorkflowEngine.history)
     recover = _outlives(WorkflowEngine.recover)
     set_circuit = _outlives(WorkflowEngine.set_circuit)
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 async def _joined(engine: WorkflowEngine, execution_id: str) -> ExecutionResult:

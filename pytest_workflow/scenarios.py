@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pytest_workflow.freezer import Freezer
     from pytest_workflow.invariants import Invariant
 
-__all__ = ["WorkflowCrashes", "scenario_arguments"]
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+__all__ = ["WorkflowCrashes", "run_scenario"]
 
 
 class WorkflowCrashes:
@@ -113,26 +114,34 @@ class WorkflowCrashes:
         try:
             error = None
             try:
-                result = scenario(**scenario_arguments(scenario, environment))
-                if isinstance(result, Coroutine):
-                    clock.run(result)
+                run_scenario(scenario, environment)
+                environment.failures.surface()
             except Exception as raised:
                 if not places:
                     raise  # without a crash the scenario's error is the test's
                 error = f"{type(raised).__name__}: {raised}"
             environment.finish_observation(error)
+            if not places:
+                outer.never_awaited += environment.never_awaited
         finally:
             environment.close()
             self._freezer.lead(outer.clock)
         return observation
 
 
-def scenario_arguments(scenario: Callable[..., object], environment: Environment) -> dict[str, object]:
-    """Return what a scenario is called with: those of the environment's parts that its parameters name.
+def run_scenario(scenario: Callable[..., object], environment: Environment) -> None:
+    """Call a scenario with what it asks for by the names of its parameters.
 
     Raises:
-        TypeError: It asks for something else.
+        TypeError: It asks for something that there is not.
     """
+    __tracebackhide__ = True
+    result = scenario(**_arguments(scenario, environment))
+    if isinstance(result, Coroutine):
+        environment.clock.run(result)
+
+
+def _arguments(scenario: Callable[..., object], environment: Environment) -> dict[str, object]:
     offered: dict[str, object] = {
         "workflow": environment.harness,
         "workflow_faults": environment.faults,

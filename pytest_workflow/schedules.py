@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from pytest_workflow.clock import VirtualClock
 
 __all__ = ["Reorder", "Schedule"]
 
@@ -33,7 +37,19 @@ class Schedule:
         if any(choice < 0 for choice in self.choices):
             raise ValueError(f"a schedule chooses permutations by their numbers, from 0; got {self.choices!r}")
 
-    def begin(self) -> Reorder | None:
+    @contextlib.contextmanager
+    def leading(self, clock: VirtualClock) -> Iterator[None]:
+        """Let the schedule choose, in the ``with`` block, in the event loop of the clock's own.
+
+        That loop runs the harness's synchronous methods; in asynchronous tests there is no such loop.
+        """
+        before, clock.reorder = clock.reorder, self._begin()
+        try:
+            yield
+        finally:
+            clock.reorder = before
+
+    def _begin(self) -> Reorder | None:
         """Return what carries the schedule out, from its first number; ``None`` for asyncio's own order."""
         if not any(self.choices):
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 try:
@@ -14,7 +14,8 @@ except ImportError:
     ) from None
 
 from pytest_workflow.fresh import FreshWorkflow, fresh_workflow
-from pytest_workflow.observation import Observation, Place, literal
+from pytest_workflow.matching import literal
+from pytest_workflow.observation import Observation, Place
 from pytest_workflow.plan import (
     STORAGE_ERRORS,
     CircuitForced,
@@ -29,7 +30,7 @@ from pytest_workflow.plan import (
     Where,
     import_path,
 )
-from pytest_workflow.scenarios import scenario_arguments
+from pytest_workflow.scenarios import run_scenario
 from pytest_workflow.schedules import Schedule
 from pytest_workflow.value_strategies import values
 from workflow_core.current import current_engine
@@ -172,9 +173,7 @@ def _discovered(workflow: str, scenario: Callable[..., object] | None, given: ob
         if scenario is None:
             fresh.run(workflow, input=given)
         else:
-            result = scenario(**scenario_arguments(scenario, fresh._environment))
-            if isinstance(result, Coroutine):
-                fresh.clock.run(result)
+            run_scenario(scenario, fresh._environment)
     passed = list(observation.passed)
     times = {(point, step_id): nth for point, step_id, nth in passed}
     steps = tuple(dict.fromkeys(step_id for point, step_id, _ in passed if point == "step_started" and step_id))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from workflow_core.execution import Execution
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["InputT", "WorkflowContext"]
 
 InputT = TypeVar("InputT", default=Any)
@@ -100,7 +101,13 @@ class WorkflowContext(Generic[InputT]):
         """
         return StepBuilder(self._execution, step_id, handler, returns=returns, timeout_ms=timeout_ms)
 
-    async def sleep(self, step_id: str, duration: float | timedelta) -> None:
+    @overload
+    async def sleep(self, step_id: str, duration: float) -> None: ...
+
+    @overload
+    async def sleep(self, step_id: str, duration: timedelta) -> None: ...
+
+    async def sleep(self, step_id: str, duration: float | timedelta | None = None) -> None:
         """Sleep durably: after a crash the remaining time is slept.
 
         Args:
@@ -110,6 +117,8 @@ class WorkflowContext(Generic[InputT]):
         Raises:
             ValidationError: The duration is negative, or longer than ``Settings.max_sleep_ms``.
         """
+        if duration is None:
+            raise ValidationError(f'A sleep has an id and a duration, as in ctx.sleep("pause", {step_id!r})')
         validate_step_id(step_id)
         longest = self._execution.engine.settings.max_sleep_ms
         milliseconds = duration / timedelta(milliseconds=1) if isinstance(duration, timedelta) else duration

@@ -14,10 +14,12 @@ from workflow_core.database.layout import WORKFLOW_NAME
 from workflow_core.errors import ValidationError, WorkflowRedefinedWarning
 from workflow_core.models import PanicConfig, RetryConfig
 from workflow_core.serialization import ReturnType
+from workflow_core.signatures import takes
 
 if TYPE_CHECKING:
     from workflow_core.context import WorkflowContext
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["WorkflowHandler", "Definition", "Definitions", "SHARED_DEFINITIONS", "make_definition"]
 
 WorkflowHandler: TypeAlias = Callable[["WorkflowContext[Any]"], object]
@@ -101,6 +103,10 @@ def make_definition(
         )
     if not callable(handler):
         raise ValidationError(f'Workflow "{name}": the handler must be a function of the context, not {handler!r}')
+    if not takes(handler, 1):
+        raise ValidationError(
+            f'Workflow "{name}": the handler is called with the context alone; {handler!r} cannot be called like that'
+        )
     described = description if description is not None else (getattr(handler, "__doc__", None) or "").strip()
     return Definition(
         name=name,

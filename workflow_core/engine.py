@@ -12,8 +12,9 @@ import os
 import re
 import types
 import uuid
+import warnings
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
@@ -42,7 +43,6 @@ from workflow_core.errors import (
     ValidationError,
     WorkflowCoreError,
     WorkflowNotFoundError,
-    WorkflowTimeoutError,
 )
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
 from workflow_core.execution import Execution, result_of
@@ -62,7 +62,7 @@ from workflow_core.ownership import ProcessProbe, SystemProcessProbe
 from workflow_core.panic import find_panic_indicator
 from workflow_core.serialization import Codec, same_json
 from workflow_core.settings import Settings, default_directory
-from workflow_core.timeouts import validate_timeout
+from workflow_core.timeouts import cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.ownership import Owner
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["WorkflowEngine"]
 
 logger = logging.getLogger("workflow_core")
@@ -92,6 +93,7 @@ class _Active:
     Attributes:
         first: The result of the first run of the handler, or the error that ended it.
         final: The result once the execution is at rest.
+        between_runs: Set when no run of the handler is under way, and all observers have been told how it ended.
     """
 
     execution: Execution
@@ -103,6 +105,7 @@ class _Active:
     cancelled: bool = False
     lost: bool = False
     restart_now: asyncio.Event | None = None
+    between_runs: asyncio.Event = field(default_factory=asyncio.Event)
 
     def finish_first(self, result: ExecutionResult | BaseException) -> None:
         """Settle what `start` waits for, unless it is settled."""
@@ -174,6 +177,9 @@ class WorkflowEngine:
         process_probe: Tells which processes live; tests replace it.
     """
 
+    locates_steps = False
+    """Whether executions note where in the code each of their steps was made; asyncio's debug mode makes them, too."""
+
     def __init__(
         self,
         store: Store | None = None,
@@ -241,10 +247,16 @@ class WorkflowEngine:
         intercepts = used("before_durable_point") or used("after_durable_point")
         self.store: Store = intercepted(self._bare_store, hook) if intercepts else self._bare_store
 
-    def emit(self, event: Event) -> None:
-        """Tell the observers of an event."""
+    async def emit(self, event: Event) -> None:
+        """Tell the observers of an event, and await what they return."""
         try:
-            self._plugins.hook.on_event(event=event)
+            for answer in self._plugins.hook.on_event(event=event):
+                if inspect.isawaitable(answer):
+                    await answer
+        except asyncio.CancelledError:
+            if cancelled_from_outside():
+                raise
+            logger.exception("Something that a plugin awaited was cancelled while it was told of %r", event)
         except Exception:
             logger.exception("A plugin failed while it was told of %r", event)
 
@@ -269,6 +281,22 @@ class WorkflowEngine:
     def forced_circuit(self, attempt: Attempt) -> CircuitStatus | None:
         """Return the status that a plugin forces a circuit to."""
         return cast("CircuitStatus | None", self._plugins.hook.force_circuit(attempt=attempt)) if self._forces else None
+
+    def check_event_loop(self) -> None:
+        """Refuse to begin where executions cannot run; called before anything is written.
+
+        Raises:
+            InvalidStateError: No event loop of asyncio's runs in this thread, but perhaps one of trio's.
+        """
+        if _running_loop() is None:
+            raise InvalidStateError(
+                "Workflows run in asyncio's event loop, and none runs here; trio is not supported: with anyio, use its "
+                "asyncio backend"
+            )
+
+    def step_never_awaited(self, message: str) -> None:
+        """Tell the developer that a handler returned without awaiting one of its steps."""
+        warnings.warn(message, RuntimeWarning, stacklevel=1)
 
     def is_fatal(self, error: BaseException) -> bool:
         """Tell whether an error ends its execution at once."""
@@ -465,6 +493,7 @@ class WorkflowEngine:
             PanicError: The execution panicked; an automatic restart follows in the background, and `wait` joins it.
             WorkflowTimeoutError: ``timeout_ms`` ran out.
             StorageError: The database cannot be used.
+            BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
         begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms, detach=detach)
         if isinstance(begun, _Ended):
@@ -485,6 +514,14 @@ class WorkflowEngine:
 
         Takes the arguments of `start`, and differs from it in what it does about failures: a panic is waited through,
         and the final result is returned whatever its status.
+
+        Raises:
+            InvalidStateError: No event loop of asyncio's runs here.
+            ValidationError: An argument is not acceptable; nothing was written.
+            WorkflowNotFoundError: No such workflow is defined.
+            ExecutionConflictError: The id is in use for another workflow or another input.
+            StorageError: The database cannot be used.
+            BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
         begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms)
         return begun.result if isinstance(begun, _Ended) else await asyncio.shield(begun.final)
@@ -507,10 +544,12 @@ class WorkflowEngine:
             The final result, whatever its status; ``result.raise_for_status()`` turns a failure into an error.
 
         Raises:
-            ValidationError: An argument is not acceptable, or an event loop runs in this thread already.
+            InvalidStateError: An event loop runs in this thread already.
+            ValidationError: An argument is not acceptable; nothing was written.
             WorkflowNotFoundError: No such workflow is defined.
             ExecutionConflictError: The id is in use for another workflow or another input.
             StorageError: The database cannot be used.
+            BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
         try:
             asyncio.get_running_loop()
@@ -519,9 +558,12 @@ class WorkflowEngine:
         else:
             raise InvalidStateError("run() cannot be called from asynchronous code: await start() instead")
 
-        return asyncio.run(
-            self.start_and_wait(name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms)
-        )
+        try:
+            return asyncio.run(
+                self.start_and_wait(name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms)
+            )
+        except KeyboardInterrupt:  # asyncio chains it to the cancellation by which it stopped, which tells nobody more
+            raise KeyboardInterrupt(f'workflow "{name}" was interrupted; it goes on when it is started again') from None
 
     async def _begin(
         self,
@@ -534,6 +576,7 @@ class WorkflowEngine:
         *,
         detach: bool = False,
     ) -> _Active | _Ended:
+        self.check_event_loop()
         definition = self.definition(name)
         execution_id = str(uuid.uuid4()) if execution_id is None else self._validated_id(execution_id)
         retry = definition.retry_config if retry_config is None else configured(RetryConfig, retry_config)
@@ -595,8 +638,7 @@ class WorkflowEngine:
             fencing_token=1,
         )
         execution = Execution(self, definition, record, Lease(name, execution_id, 1), retry, panic, value, {}, 1)
-        if self.observed:
-            execution.emit(ExecutionStarted(), 1, at)
+        execution.opens_with(ExecutionStarted(), 1, at)
         return self._launch(execution)
 
     def _validated_id(self, execution_id: object) -> str:
@@ -614,13 +656,15 @@ class WorkflowEngine:
         )
 
     def _encode_input(self, definition: Definition, execution_id: str, value: object) -> tuple[str | None, object]:
-        what = f'the input of workflow "{definition.name}", execution "{execution_id}"'
+        what = f'input of workflow "{definition.name}", execution "{execution_id}"'
+        advice = "declare the type (annotate the handler's parameter as WorkflowContext[...]) or pass plain data"
         declared = definition.input_type
         adapter = declared.adapter() if declared is not None else None
         if adapter is None:
-            return self.codec.encode(value, what)
+            return self.codec.encode(value, f"the {what}", advice=advice)
+        fingerprint = self.codec.fingerprint(value)
         value = validated(adapter, value, what)
-        return self.codec.encode(value, what, declared)
+        return self.codec.encode(value, f"the {what}", declared, fingerprint, advice=advice)
 
     @staticmethod
     def _check_same(record: ExecutionRecord, name: str, input_data: str | None) -> None:
@@ -716,7 +760,9 @@ class WorkflowEngine:
         Raises:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: Nobody runs it: it was interrupted and waits for `resume` or `recover`.
+            BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
+        self.check_event_loop()
         execution_id = self._validated_id(execution_id)
         active = self._active_execution(execution_id)
         if active is not None and active.loop is asyncio.get_running_loop():
@@ -732,6 +778,7 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest, or another process runs it.
         """
+        self.check_event_loop()
         execution_id = self._validated_id(execution_id)
         active = self._active_execution(execution_id)
         if active is not None and active.execution.status != "panicked":
@@ -764,8 +811,12 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is neither panicked nor failed.
         """
+        self.check_event_loop()
         execution_id = self._validated_id(execution_id)
         active = self._active_execution(execution_id)
+        if active is not None and active.execution.status == "panicked" and active.loop is asyncio.get_running_loop():
+            await active.between_runs.wait()
+            active = self._active_execution(execution_id)
         if active is not None and active.execution.status == "panicked" and active.restart_now is not None:
             if active.loop is not asyncio.get_running_loop():
                 active.loop.call_soon_threadsafe(active.restart_now.set)
@@ -800,6 +851,7 @@ class WorkflowEngine:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest already.
         """
+        self.check_event_loop()
         record, at = await self._cancel_stored(execution_id)
         active = self._active_execution(record.execution_id)
         if active is not None and active.task is not None:
@@ -807,7 +859,7 @@ class WorkflowEngine:
             active.cancelled, execution.status = True, "cancelled"
             execution.doomed(asyncio.CancelledError(f"{execution} was cancelled"))
             if execution.observed:
-                execution.emit(ExecutionCancelled(), execution.next_seq(), at)
+                await execution.emit(ExecutionCancelled(), execution.next_seq(), at)
             if active.loop is not asyncio.get_running_loop():
                 active.loop.call_soon_threadsafe(active.task.cancel)
             elif active.task is not asyncio.current_task():
@@ -840,6 +892,7 @@ class WorkflowEngine:
         Returns:
             The ids of the executions that this engine took over.
         """
+        self.check_event_loop()
         taken = []
         for record, owner, expires_at in await self.store.unfinished_executions():
             if self._active_execution(record.execution_id) is not None or self._lives(owner, expires_at):
@@ -957,8 +1010,7 @@ class WorkflowEngine:
             execution.lease, self.owner, self.lease_expiry(), status, seq, at
         )
         execution.status = status
-        if execution.observed:
-            execution.emit(ExecutionRecovered(), seq, at)
+        execution.opens_with(ExecutionRecovered(), seq, at)
         return self._launch(execution)
 
     async def _renew_leases(self, lease_ms: int) -> None:
@@ -989,8 +1041,19 @@ class WorkflowEngine:
         if self.settings.sync_handlers == "thread":
             result = await asyncio.to_thread(_call_in_thread, function, args)
         else:
-            result = function(*args)
+            result = await self._call_inline(function, args)
         return await result if inspect.isawaitable(result) else result
+
+    async def _call_inline(self, function: Callable[..., object], args: tuple[object, ...]) -> object:
+        """Call a plain function in the event loop's thread, with what a thread leaves room for before and after it."""
+        await asyncio.sleep(0)  # tasks beside this one find the step running
+        begun_at = self.clock.monotonic()
+        try:
+            return function(*args)
+        finally:
+            if self.clock.monotonic() > begun_at:
+                await asyncio.sleep(0)  # the loop collects the timers that fell due meanwhile
+                await asyncio.sleep(0)  # and they run: the time-out of this attempt is one
 
     def _launch(self, execution: Execution) -> _Active:
         loop = asyncio.get_running_loop()
@@ -1006,9 +1069,10 @@ class WorkflowEngine:
         return active
 
     def _settled(self, active: _Active, _: asyncio.Task[None]) -> None:
-        """Let nobody wait for an execution whose task was cancelled before it had begun."""
+        """Let nobody wait for an execution whose task has ended, be it that it was cancelled before it had begun."""
         active.finish(_interrupted(active.execution))
         self._forget(active)
+        active.between_runs.set()
 
     def _forget(self, active: _Active) -> None:
         if self._active.get(active.execution.execution_id) is active:
@@ -1022,6 +1086,9 @@ class WorkflowEngine:
             active.finish(active.execution.snapshot())
         except asyncio.CancelledError:
             if not active.cancelled and not active.lost:
+                if active.execution.status in TERMINAL_STATUSES:  # only its observers were cut off
+                    active.finish(active.execution.snapshot())
+                    raise
                 await self._release(active.execution, give_back=True)
                 active.finish(_interrupted(active.execution))
                 raise
@@ -1043,6 +1110,8 @@ class WorkflowEngine:
     async def _run_to_rest(self, active: _Active) -> None:
         while True:
             execution = active.execution
+            if execution.opening is not None:
+                await self.emit(execution.opening)
             if execution.status != "panicked":
                 error = await execution.run()
                 if error is None:
@@ -1065,6 +1134,7 @@ class WorkflowEngine:
     async def _wait_for_restart(self, active: _Active, restart_at: int) -> None:
         active.restart_now = asyncio.Event()
         event = active.restart_now
+        active.between_runs.set()
         deadline_at = active.execution.record.deadline_at
         due = restart_at if deadline_at is None else min(restart_at, deadline_at)
         handle = self.clock.call_at(from_epoch_ms(due), event.set)
@@ -1073,6 +1143,7 @@ class WorkflowEngine:
         finally:
             handle.cancel()
             active.restart_now = None
+            active.between_runs.clear()
 
     async def _release(self, execution: Execution, *, give_back: bool) -> None:
         """Give an execution back that this process will not go on with, and if asked for the attempt in flight."""
@@ -1109,14 +1180,7 @@ def _interrupted(execution: Execution) -> InvalidStateError:
 
 def _as_joined(result: ExecutionResult) -> ExecutionResult:
     """Return a result that was waited for from elsewhere, or raise what ended the execution, as `start` does."""
-    error = result.error
-    if error is None or result.status not in {"failed", "panicked"}:
-        return result
-    if result.status == "panicked":
-        raise PanicError(error.message, error.step_id, error.attempt or 1, None, error.indicator)
-    if error.type == WorkflowTimeoutError.__name__:
-        raise WorkflowTimeoutError(error.message)
-    return result.raise_for_status()
+    return result if result.status == "cancelled" else result.raise_for_status()
 
 
 def _at_rest(record: ExecutionRecord) -> bool:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime  # noqa: TC003 - resolved at run time by dataclass users
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
 
+from workflow_core.errors import StorageError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Self
@@ -313,8 +315,17 @@ def event_from_row(
     attempt: int | None,
     data: Mapping[str, object],
 ) -> Event:
-    """Build the event that a stored row stands for; fields the row does not hold are ``None``."""
-    cls = EVENT_TYPES[type_name]
+    """Build the event that a stored row stands for; fields the row does not hold are ``None``.
+
+    Raises:
+        StorageError: There are no events of this type: another program wrote the row, or it is damaged.
+    """
+    cls = EVENT_TYPES.get(type_name)
+    if cls is None:
+        raise StorageError(
+            f'The history of execution "{execution_id}" holds an event of the unknown type {type_name!r}, at position '
+            f"{seq}: another program wrote it, or it is damaged"
+        )
     known: dict[str, object] = {"step_id": step_id, "attempt": attempt, **data}
     named = {name: known.get(name) for name in cls.own_field_names()}
     return cls(at=at, seq=seq, execution_id=execution_id, workflow_name=workflow_name, **named)

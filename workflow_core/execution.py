@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pydantic_core
 
@@ -34,6 +35,7 @@ from workflow_core.models import ErrorInfo, ExecutionResult, StepResult
 from workflow_core.timeouts import Timeout, cancelled_from_outside
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from datetime import datetime
 
     from workflow_core.database.store import ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowStore
@@ -42,8 +44,12 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus, PanicConfig, RetryConfig
     from workflow_core.serialization import Codec
+    from workflow_core.step import StepBuilder
 
-__all__ = ["Execution", "result_of"]
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+__all__ = ["Execution", "result_of", "where"]
+
+ResultT = TypeVar("ResultT")
 
 _frame: contextvars.ContextVar[tuple[Execution, int] | None] = contextvars.ContextVar(
     "workflow_core_frame", default=None
@@ -109,11 +115,16 @@ class Execution:
         self.store: WorkflowStore = engine.store.workflow(definition.name)
         self.context: WorkflowContext[Any] = WorkflowContext(self)
         self.observed = engine.observed
+        self.opening: Event | None = None
         self.doom: BaseException | None = None
         self.bodies = 0
         self.sleepers = 0
+        self.not_begun: dict[StepBuilder[Any], str] = {}
+        self.locates_steps = engine.locates_steps or _is_debugged()
         self._over = False
         self._active: dict[str, asyncio.Task[Any] | None] = {}
+        self._bodies: dict[str, Coroutine[Any, Any, object]] = {}
+        self._handler: Coroutine[Any, Any, object] | None = None
         self._waiting: dict[int, str] = {}
         self._seq = seq
         self._next_status: ExecutionStatus | None = None
@@ -147,9 +158,14 @@ class Execution:
         if self._seq == seq:
             self._seq -= 1
 
-    def emit(self, event: Event, seq: int, at: datetime) -> None:
+    def opens_with(self, event: Event, seq: int, at: datetime) -> None:
+        """Note by what this run begins; the observers are told before anything of it runs."""
+        if self.observed:
+            self.opening = event.stamped(seq, at, self.execution_id, self.definition.name)
+
+    async def emit(self, event: Event, seq: int, at: datetime) -> None:
         """Tell the observers of an event that was committed."""
-        self.engine.emit(event.stamped(seq, at, self.execution_id, self.definition.name))
+        await self.engine.emit(event.stamped(seq, at, self.execution_id, self.definition.name))
 
     # What runs at the moment -----------------------------------------------------------------------------------------
 
@@ -178,6 +194,12 @@ class Execution:
     def end_activity(self, step_id: str) -> None:
         """Mark a step or sleep as not running any more."""
         del self._active[step_id]
+        self._bodies.pop(step_id, None)
+
+    def show(self, step_id: str, body: Coroutine[Any, Any, ResultT]) -> Coroutine[Any, Any, ResultT]:
+        """Keep a running step's coroutine, whose frames tell where it waits; an awaited step hides them."""
+        self._bodies[step_id] = body
+        return body
 
     def check_alive(self) -> None:
         """Raise what has doomed this run: a panic cannot be ignored by the workflow's code.
@@ -249,13 +271,12 @@ class Execution:
     def waiting_for(self) -> list[str]:
         """Describe what this execution waits for, one line each."""
         lines = list(self._waiting.values())
-        for step_id, task in self._active.items():
+        for step_id in self._active:
             step = self.steps.get(step_id)
             if step is None or step.status != "running":
                 continue
-            where = _where(task)
-            lines.append(f'step "{step_id}", attempt {step.attempt}{where}')
-        return lines
+            lines.append(f'step "{step_id}", attempt {step.attempt}{where(self._bodies.get(step_id))}')
+        return lines or [f"its handler, outside every step{where(self._handler)}"]
 
     # One run of the handler ------------------------------------------------------------------------------------------
 
@@ -269,6 +290,7 @@ class Execution:
             LeaseLostError: Another process owns the execution now.
             StorageError: The database could not be written; the execution can be resumed.
         """
+        error: BaseException | None
         try:
             try:
                 output = await self._call_handler()
@@ -277,32 +299,43 @@ class Execution:
                 await self._stop_leftovers()
             if self.doom is None:
                 text, _ = self.codec.encode(output, f"what {self} returned", self.definition.returns)
+                self._tell_of_steps_never_awaited()
                 seq, at = self.next_seq(), self.now()
                 await self.store.execution_completed(self.lease, text, self._abandon_steps(), seq, at)
                 self.record.output_data, self.record.completed_at = text, at
                 self.status = "completed"
-                if self.observed:
-                    self.emit(ExecutionCompleted(), seq, at)
-                return None
-            error: BaseException = self.doom
+                error = None
+            else:
+                error = self.doom
         except (Exception, asyncio.CancelledError) as raised:
             if self.cannot_be_written(raised):
                 raise
             if isinstance(raised, asyncio.CancelledError) and cancelled_from_outside():
                 raise
             error = self.doom or raised
-        return await self._ended_by(error)
+        if error is not None:
+            return await self._ended_by(error)
+        if self.observed:
+            await self.emit(ExecutionCompleted(), seq, at)
+        return None
+
+    def _tell_of_steps_never_awaited(self) -> None:
+        for step, place in self.not_begun.items():
+            self.engine.step_never_awaited(
+                f'step "{step.step_id}" of {self} was never awaited, so it did not run{place}; write await before it'
+            )
 
     async def _call_handler(self) -> object:
         deadline = self.record.deadline_at
-        if deadline is None:
-            return await self.engine.invoke(self.definition.handler, self.context)
-        if self.deadline_has_passed():
+        if deadline is not None and self.deadline_has_passed():
             raise self.timed_out()
+        self._handler = self.engine.invoke(self.definition.handler, self.context)
+        if deadline is None:
+            return await self._handler
         timeout = Timeout(self.engine.clock, deadline - to_epoch_ms(self.now()))
         try:
             async with timeout:
-                return await self.engine.invoke(self.definition.handler, self.context)
+                return await self._handler
         except TimeoutError as error:
             if not timeout.expired:
                 raise
@@ -358,7 +391,7 @@ class Execution:
         self.record.restart_at = None
         self._abandon_steps()
         if self.observed:
-            self.emit(ExecutionFailed(info.type, info.message), seq, at)
+            await self.emit(ExecutionFailed(info.type, info.message), seq, at)
 
     def _abandon_steps(self) -> bool:
         """Count the steps that were begun and not finished as failed; tell whether there were any."""
@@ -383,7 +416,7 @@ class Execution:
         await self.store.execution_panicked(self.lease, info.model_dump_json(), str(info), restart_at, data, seq, at)
         self.status, self.record.restart_at, self.record.error_data = "panicked", restart_at, info.model_dump_json()
         if self.observed:
-            self.emit(event, seq, at)
+            await self.emit(event, seq, at)
 
     def _describe(self, error: BaseException) -> ErrorInfo:
         failure = error if isinstance(error, StepFailure) else None
@@ -438,8 +471,7 @@ class Execution:
             steps,
             seq_now,
         )
-        if again.observed:
-            again.emit(ExecutionRestarted(attempt), seq_now, at)
+        again.opens_with(ExecutionRestarted(attempt), seq_now, at)
         return again
 
     def snapshot(self) -> ExecutionResult:
@@ -458,9 +490,14 @@ def _leading(error: BaseException) -> BaseException:
     return error
 
 
-def _where(task: asyncio.Task[Any] | None) -> str:
-    """Tell where a suspended task waits: the innermost frame that is neither asyncio's nor the engine's."""
-    awaited: Any = task.get_coro() if task is not None and not task.done() else None
+def _is_debugged() -> bool:
+    """Tell whether asyncio is in its debug mode, in which it lets coroutines note where they were made."""
+    return sys.get_coroutine_origin_tracking_depth() > 0
+
+
+def where(coroutine: object) -> str:
+    """Tell where a suspended coroutine waits: the innermost frame that is neither asyncio's nor the engine's."""
+    awaited: Any = coroutine
     place = ""
     while awaited is not None:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pluggy
@@ -49,6 +49,7 @@ class Attempt:
     Attributes:
         attempt: Counted from 1.
         restart_attempt: 1, and one more for each restart of the execution.
+        handler: The step's own function.
     """
 
     workflow_name: str
@@ -56,6 +57,7 @@ class Attempt:
     step_id: str
     attempt: int
     restart_attempt: int
+    handler: Callable[[], object] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +127,11 @@ class WorkflowHooks:
     """The hook specifications."""
 
     @hookspec
-    def on_event(self, event: Event) -> None:
+    def on_event(self, event: Event) -> Awaitable[object] | None:
         """Watch every event of every execution, after it was committed.
 
-        An error raised here is logged and does not disturb the execution.
+        What it returns is awaited before the execution goes on, so it may be ``async def``. An error raised here is
+        logged and does not disturb the execution.
         """
 
     @hookspec
@@ -173,7 +176,10 @@ class WorkflowHooks:
 
     @hookspec(firstresult=True)
     def is_fatal(self, error: BaseException) -> bool | None:
-        """Return ``True`` for an error that ends the execution at once: no handler, no retry, no restart."""
+        """Return ``True`` for an error that ends the execution at once: no handler, no retry, no restart.
+
+        Whoever waits for the execution is raised the error itself, also where a result is returned whatever its status.
+        """
 
     @hookspec(firstresult=True)
     def force_circuit(self, attempt: Attempt) -> CircuitStatus | None:

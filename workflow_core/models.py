@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeAlias
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from workflow_core.errors import ValidationError, WorkflowError
+from workflow_core.errors import PanicError, ValidationError, WorkflowError, WorkflowTimeoutError
 from workflow_core.timeouts import LONGEST_MS
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
     "ExecutionStatus",
     "StepStatus",
@@ -156,14 +157,19 @@ class ExecutionResult(Model):
         """Return this result if the execution did not fail.
 
         Raises:
-            WorkflowError: The status is ``failed``, ``panicked`` or ``cancelled``.
+            PanicError: The execution panicked, and was not restarted or not often enough.
+            WorkflowTimeoutError: It took longer than the ``timeout_ms`` it was started with.
+            WorkflowError: It failed otherwise, or was cancelled.
         """
         if self.status not in {"failed", "panicked", "cancelled"}:
             return self
         error = self.error
-        raise WorkflowError(
-            f'Execution "{self.execution_id}" of workflow "{self.workflow_name}" is {self.status}'
-            + (f": {error}" if error else ""),
-            error.step_id if error else None,
-            (error.attempt if error else None) or 1,
-        )
+        message = f'Execution "{self.execution_id}" of workflow "{self.workflow_name}" is {self.status}'
+        if error is None:
+            raise WorkflowError(message)
+        message, attempt = f"{message}: {error}", error.attempt or 1
+        if error.indicator is not None:
+            raise PanicError(message, error.step_id, attempt, None, error.indicator)
+        if error.type == WorkflowTimeoutError.__name__:
+            raise WorkflowTimeoutError(message)
+        raise WorkflowError(message, error.step_id, attempt)

@@ -8,8 +8,12 @@ equal is refused on the way in, so that a replay can never see something else th
 from __future__ import annotations
 
 import base64
+import dataclasses
 import enum
 import functools
+import hashlib
+import inspect
+import json
 import math
 import sys
 import types
@@ -37,11 +41,14 @@ MAX_DEPTH = 100
 _LONGEST_NUMBER = 4_000
 """A shorter text cannot hold a number of too many digits for readers of JSON; a longer one is read back first."""
 
+_ADVICE = "declare the type (annotate the handler's return type, or pass returns=...) or return plain data"
 _TAG = "$type"
 _DECLARED = "declared"
+_GIVEN = "given"
 
 _Json: TypeAlias = bool | int | float | str | list["_Json"] | dict[str, "_Json"] | None
 
+_CONSTANTS = (str, int, float, type(None), bytes, UUID, Decimal, date, time, timedelta, enum.Enum)
 _PLAIN_SCALARS: frozenset[type] = frozenset({str, int, bool, type(None)})
 _FIXED_ZONES = (timezone,)
 _A_MOMENT = datetime.min.replace(tzinfo=UTC)
@@ -217,6 +224,26 @@ class _Encoder:
             raise _RefusedError(f"{(path[:60] + '…') if path else 'the value'} {reason}")
 
 
+class _GivenEncoder(_Encoder):
+    """Takes models and dataclasses apart as well: what it makes is compared, and never read back."""
+
+    __slots__ = ()
+
+    def _encode_tagged(self, value: Any, path: str, depth: int) -> _Json:  # noqa: ANN401 - any value
+        if isinstance(value, pydantic.BaseModel):
+            fields = {name: getattr(value, name) for name in type(value).model_fields} | (value.model_extra or {})
+            for name in fields.keys() - value.model_fields_set:
+                # such a default may be new each time, as an id is; any other may have been changed in place since
+                if isinstance(fields[name], _CONSTANTS):
+                    del fields[name]
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        else:
+            return super()._encode_tagged(value, path, depth)
+        cls = type(value)
+        return {_TAG: f"{cls.__module__}:{cls.__qualname__}", "value": self.encode(fields, path, depth)}
+
+
 def _is_circular(value: object) -> bool:
     """Tell whether following first children from a deep place comes back to it."""
     stack: list[tuple[object, frozenset[int]]] = [(value, frozenset())]
@@ -359,7 +386,13 @@ class Codec:
             self._by_name[serializer.name] = serializer
 
     def encode(
-        self, value: object, what: str | Callable[[], str], returns: ReturnType | None = None
+        self,
+        value: object,
+        what: str | Callable[[], str],
+        returns: ReturnType | None = None,
+        fingerprint: str | None = None,
+        *,
+        advice: str = _ADVICE,
     ) -> tuple[str | None, Any]:
         """Turn a value into the JSON text that is stored.
 
@@ -368,6 +401,8 @@ class Codec:
             what: What the value is, for the error message (``'the result of step "charge"'``), or a function that
                 tells it.
             returns: The declared type, for values that JSON and the tags cannot express.
+            fingerprint: What such a value was made from, for `same_json`.
+            advice: How to declare a type where none is declared.
 
         Returns:
             The text (``None`` for ``None``) and the value that reading it back gives.
@@ -382,7 +417,7 @@ class Codec:
             plain = encoder.encode(value)
             raw = pydantic_core.to_json(plain)
         except _NotPlainError as reason:
-            raw, value = _encode_declared(value, what, returns, reason)
+            raw, value = _encode_declared(value, what, returns, reason, fingerprint, advice)
         except _RefusedError as reason:
             raise _refusal(what, str(reason)) from None
         except (pydantic_core.PydanticSerializationError, UnicodeEncodeError) as error:
@@ -397,6 +432,18 @@ class Codec:
                 "return a reference to it, or raise Settings.max_result_bytes",
             )
         return raw.decode(), value
+
+    def fingerprint(self, value: object) -> str | None:
+        """Return a digest of a value as its maker gave it, or ``None`` if it holds what cannot be compared.
+
+        Only the same value, of the same types, has the same digest; the order of keys and sets, and the defaults that a
+        model filled in, do not count.
+        """
+        try:
+            text = _canonical(_GivenEncoder(self._by_type).encode(value))
+        except Exception:  # noqa: BLE001 - nothing is validated yet, and what others wrote may refuse in any way
+            return None
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _read_back(self, raw: bytes, what: str | Callable[[], str]) -> object:
         try:
@@ -473,6 +520,10 @@ class Codec:
 _PLAIN_CODEC = Codec()
 
 
+def _with_article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
 def _refusal(what: str | Callable[[], str], reason: str) -> ValidationError:
     return ValidationError(
         f"Cannot store {what if isinstance(what, str) else what()}: {reason}",
@@ -492,16 +543,21 @@ def _unreadable(
 
 
 def _encode_declared(
-    value: object, what: str | Callable[[], str], returns: ReturnType | None, reason: _NotPlainError
+    value: object,
+    what: str | Callable[[], str],
+    returns: ReturnType | None,
+    reason: _NotPlainError,
+    fingerprint: str | None,
+    advice: str,
 ) -> tuple[bytes, object]:
+    found = f"{reason.path or 'the value'} is {_with_article(type(reason.value).__qualname__)}"
+    if inspect.isawaitable(reason.value):
+        if inspect.iscoroutine(reason.value):
+            reason.value.close()  # said once is enough: Python would warn of it as well, at some later time
+        raise _refusal(what, f"{found} that was never awaited; write await before it")
     adapter = returns.adapter() if returns is not None else None
     if adapter is None:
-        cls = type(reason.value).__qualname__
-        raise _refusal(
-            what,
-            f"{reason.path or 'the value'} is a {cls}; JSON cannot express it, so declare the type "
-            "(annotate the handler's return type, or pass returns=...) or return plain data",
-        ) from None
+        raise _refusal(what, f"{found}; JSON cannot express it, so {advice}") from None
     try:
         raw = adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
         back = adapter.validate_json(raw)
@@ -512,9 +568,28 @@ def _encode_declared(
         raise _refusal(what, f"it does not fit its declared type: {error}") from None
     if type(back) is not type(value) or not equal:
         raise _refusal(what, f"it would come back as {back!r:.200} instead of {value!r:.200}") from None
-    return b'{"%s":"%s","value":%s}' % (_TAG.encode(), _DECLARED.encode(), raw), back
+    given = f'"{_GIVEN}":"{fingerprint}",' if fingerprint is not None else ""
+    return b'{"%s":"%s",%s"value":%s}' % (_TAG.encode(), _DECLARED.encode(), given.encode(), raw), back
 
 
 def same_json(left: str | None, right: str | None) -> bool:
-    """Tell whether two stored texts hold the same value; the order of keys does not matter."""
-    return left == right or pydantic_core.from_json(left or "null") == pydantic_core.from_json(right or "null")
+    """Tell whether two stored texts hold the same value, of the same types; the order of keys does not matter.
+
+    Values of declared types are the same as well if they were made from the same, whatever defaults were filled in.
+    """
+    if left == right:
+        return True
+    try:
+        values = [pydantic_core.from_json(text or "null") for text in (left, right)]
+    except ValueError:  # what is stored was damaged
+        return False
+    fingerprints = [
+        value.pop(_GIVEN, None) if type(value) is dict and value.get(_TAG) == _DECLARED else None for value in values
+    ]
+    if fingerprints[0] is not None and fingerprints[0] == fingerprints[1]:
+        return True
+    return _canonical(values[0]) == _canonical(values[1])
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -39,10 +40,12 @@ from workflow_core.hookspecs import Attempt, AttemptHandler, StepDescription
 from workflow_core.models import CircuitBreakerConfig, RetryConfig
 from workflow_core.retry import backoff_ms, is_retryable
 from workflow_core.serialization import ReturnType
+from workflow_core.signatures import takes
 from workflow_core.timeouts import Timeout, cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from types import FrameType
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.context import WorkflowContext
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.execution import Execution
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["StepBuilder", "ErrorHandler", "OpenHandler", "run_sleep", "validate_step_id"]
 
 ResultT = TypeVar("ResultT")
@@ -118,6 +122,7 @@ class StepBuilder(Generic[ResultT]):
         self._on_open: OpenHandler | None = None
         self._on_error: dict[type[BaseException] | str, ErrorHandler] = {}
         self._catch: ErrorHandler | None = None
+        execution.not_begun[self] = _place_of(sys._getframe(2)) if execution.locates_steps else ""
 
     def __repr__(self) -> str:
         return f'<step "{self.step_id}" of {self._execution}; await it to run it>'
@@ -131,7 +136,7 @@ class StepBuilder(Generic[ResultT]):
                 passes on.
 
         Raises:
-            ValidationError: A key is neither an error class nor a string, or a value is not callable.
+            ValidationError: A key is neither an error class nor a string, or a value is no function of two arguments.
         """
         for key, handler in dict(handlers).items():
             if not (isinstance(key, str) or (isinstance(key, type) and issubclass(key, BaseException))):
@@ -140,6 +145,7 @@ class StepBuilder(Generic[ResultT]):
                 )
             if not callable(handler):
                 raise ValidationError(f'Step "{self.step_id}": the on_error handler for {key!r} is not callable')
+            self._check_arguments(f"on_error handler for {key!r}", handler, "error", "context")
             self._on_error[key] = handler
         return self
 
@@ -148,9 +154,13 @@ class StepBuilder(Generic[ResultT]):
 
         Args:
             handler: Called with the error and the context, like those of ``on_error``.
+
+        Raises:
+            ValidationError: It is no function of two arguments.
         """
         if not callable(handler):
             raise ValidationError(f'Step "{self.step_id}": the catch handler is not callable')
+        self._check_arguments("catch handler", handler, "error", "context")
         self._catch = handler
         return self
 
@@ -166,10 +176,12 @@ class StepBuilder(Generic[ResultT]):
                 Without it the step meets a `CircuitOpenError`.
 
         Raises:
-            ValidationError: A number is out of range, or ``on_open`` is not callable.
+            ValidationError: A number is out of range, or ``on_open`` is no function of one argument.
         """
-        if on_open is not None and not callable(on_open):
-            raise ValidationError(f'Step "{self.step_id}": on_open is not callable')
+        if on_open is not None:
+            if not callable(on_open):
+                raise ValidationError(f'Step "{self.step_id}": on_open is not callable')
+            self._check_arguments("on_open handler", on_open, "context")
         self._circuit = CircuitBreakerConfig(failure_threshold=failure_threshold, reset_timeout_ms=reset_timeout_ms)
         self._on_open = on_open
         return self
@@ -192,6 +204,13 @@ class StepBuilder(Generic[ResultT]):
         """Name the step's result, for error messages."""
         return f'the result of step "{self.step_id}" ({self._execution})'
 
+    def _check_arguments(self, what: str, handler: Callable[..., object], *arguments: str) -> None:
+        if not takes(handler, len(arguments)):
+            raise ValidationError(
+                f'Step "{self.step_id}": the {what} is called with the {" and the ".join(arguments)}; {handler!r} '
+                "cannot be called like that"
+            )
+
     async def execute(self) -> ResultT:
         """Run the step, or return its stored result if it is completed.
 
@@ -201,6 +220,7 @@ class StepBuilder(Generic[ResultT]):
             StepConflictError: The same step runs already, in another task.
         """
         execution = self._execution
+        execution.not_begun.pop(self, None)
         execution.check_alive()
         record = execution.steps.get(self.step_id)
         if record is not None:
@@ -214,7 +234,7 @@ class StepBuilder(Generic[ResultT]):
         execution.begin_activity(self.step_id)
         run = _StepRun(execution, self, record)
         try:
-            return await run.run()  # type: ignore[no-any-return]
+            return await execution.show(self.step_id, run.run())
         finally:
             run.leave_body()
             execution.end_activity(self.step_id)
@@ -222,6 +242,10 @@ class StepBuilder(Generic[ResultT]):
     def __await__(self) -> Generator[Any, None, ResultT]:
         """Run the step: the same as ``execute()``."""
         return self.execute().__await__()
+
+
+def _place_of(frame: FrameType) -> str:
+    return f" (made at {frame.f_code.co_filename}:{frame.f_lineno})"
 
 
 class _StepRun:
@@ -319,16 +343,17 @@ class _StepRun:
         execution.bodies += 1
         self._in_body = True
         await execution.store.step_started(execution.lease, record, attempt, seq, at, execution.status_change())
+        earlier_attempt, earlier_seq = record.attempt, seq
         if cut_off:
-            if execution.observed:
-                execution.emit(StepInterrupted(record.step_id, record.attempt), seq, at)
             seq = execution.next_seq()
         execution.status_changed()
         record.stored, record.status, record.attempt = True, "running", attempt
         record.started_at, record.started_seq = at, seq
         record.error_message = record.next_attempt_at = None
+        if cut_off and execution.observed:
+            await execution.emit(StepInterrupted(record.step_id, earlier_attempt), earlier_seq, at)
         if execution.observed:
-            execution.emit(StepStarted(record.step_id, attempt), seq, at)
+            await execution.emit(StepStarted(record.step_id, attempt), seq, at)
 
     def leave_body(self) -> None:
         """Note that the step's own function does not run any more."""
@@ -378,7 +403,12 @@ class _StepRun:
     def _describe(self, attempt: int) -> Attempt:
         execution = self.execution
         return Attempt(
-            execution.definition.name, execution.execution_id, self.record.step_id, attempt, execution.restart_attempt
+            execution.definition.name,
+            execution.execution_id,
+            self.record.step_id,
+            attempt,
+            execution.restart_attempt,
+            self.builder._handler,
         )
 
     def _describe_step(self) -> StepDescription:
@@ -428,9 +458,10 @@ class _StepRun:
         record.status, record.result_data, record.handled_by = "completed", text, handled_by
         record.completed_at, record.completed_seq, record.error_message = at, seq, None
         execution.last_errors.pop(record.step_id, None)
+        changed = self._circuit_asked(circuit, change)
         if execution.observed:
-            execution.emit(StepCompleted(record.step_id, record.attempt, handled_by), seq, at)
-        self._circuit_asked(circuit, change, at)
+            await execution.emit(StepCompleted(record.step_id, record.attempt, handled_by), seq, at)
+            await self._emit_all(changed, at)
 
     async def _failed(self, error: Exception, *, counts: bool) -> tuple[bool, Any]:
         """Record a failed attempt, then see what the handlers make of it."""
@@ -453,9 +484,9 @@ class _StepRun:
         record.status, record.error_message, record.started_seq = "running", entry.error_message, None
         self._recorded = error
         execution.note_error(record.step_id, entry)
-        if execution.observed:
-            execution.emit(StepFailed(record.step_id, record.attempt, entry.error_type, entry.error_message), seq, at)
-        self._circuit_asked(circuit, change, at)
+        changed = self._circuit_asked(circuit, change)
+        failed = StepFailed(record.step_id, record.attempt, entry.error_type, entry.error_message)
+        await self._emit_all([(failed, seq), *changed], at)
         return await self._handle(error)
 
     async def _handle(self, error: Exception) -> tuple[bool, Any]:
@@ -553,7 +584,7 @@ class _StepRun:
         await execution.store.step_retrying(execution.lease, record, due, wait, seq, at)
         record.status, record.next_attempt_at = "retrying", due
         if execution.observed:
-            execution.emit(StepRetrying(record.step_id, record.attempt, wait), seq, at)
+            await execution.emit(StepRetrying(record.step_id, record.attempt, wait), seq, at)
 
     # The circuit -----------------------------------------------------------------------------------------------------
 
@@ -573,7 +604,7 @@ class _StepRun:
         allowed, before, after = await execution.store.circuit_admitted(
             execution.lease, record.step_id, ask, change.seq, at
         )
-        self._circuit_asked((before, after), change, at)
+        await self._emit_all(self._circuit_asked((before, after), change), at)
         return allowed
 
     async def _skip(self) -> tuple[bool, Any]:
@@ -592,20 +623,25 @@ class _StepRun:
         record.status, record.result_data, record.completed_at = "skipped", text, at
         record.completed_seq, record.error_message = seq, None
         if execution.observed:
-            execution.emit(StepSkipped(record.step_id, record.attempt), seq, at)
+            await execution.emit(StepSkipped(record.step_id, record.attempt), seq, at)
         return True, value
 
     def _circuit_asked(
-        self, circuit: tuple[CircuitState, CircuitState] | None, change: CircuitChange | None, at: datetime
-    ) -> None:
-        """Tell observers of a change of the circuit; give its place in the history back if there was none."""
+        self, circuit: tuple[CircuitState, CircuitState] | None, change: CircuitChange | None
+    ) -> list[tuple[Event, int]]:
+        """Return the event of a change of the circuit; give its place in the history back if there was none."""
         if circuit is None or change is None:
-            return
+            return []
         before, after = circuit
         if before.status == after.status:
             self.execution.release_seq(change.seq)
-        elif self.execution.observed:
-            self.execution.emit(_circuit_event(self.record.step_id, after), change.seq, at)
+            return []
+        return [(_circuit_event(self.record.step_id, after), change.seq)]
+
+    async def _emit_all(self, events: list[tuple[Event, int]], at: datetime) -> None:
+        if self.execution.observed:
+            for event, seq in events:
+                await self.execution.emit(event, seq, at)
 
 
 def _circuit_event(step_id: str, state: CircuitState) -> Event:
@@ -660,7 +696,7 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         execution.status_changed()
         record.status, record.completed_at, record.completed_seq = "completed", at, seq
         if execution.observed:
-            execution.emit(SleepCompleted(step_id), seq, at)
+            await execution.emit(SleepCompleted(step_id), seq, at)
     finally:
         execution.end_activity(step_id)
 
@@ -676,5 +712,5 @@ async def _begin_sleep(execution: Execution, step_id: str, duration_ms: int) -> 
     record.wake_time, record.started_at, record.started_seq, record.stored = wake_time, at, seq, True
     execution.steps[step_id] = record
     if execution.observed:
-        execution.emit(SleepStarted(step_id, duration_ms), seq, at)
+        await execution.emit(SleepStarted(step_id, duration_ms), seq, at)
     return record

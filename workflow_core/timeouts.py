@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from workflow_core.clock import Clock, TimerHandle
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["LONGEST_MS", "Timeout", "cancelled_from_outside", "validate_timeout"]
 
 LONGEST_MS = 100 * 366 * 24 * 3_600_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import codecs
 import os
 import sys
 from pathlib import Path
@@ -55,7 +56,7 @@ def read_order(path: Path) -> Order:
         ValueError: The file cannot be read or holds no valid order; the message says what is wrong.
     """
     try:
-        return Order.model_validate_json(path.read_bytes())
+        return Order.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     except pydantic.ValidationError as error:

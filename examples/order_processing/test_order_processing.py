@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from examples.order_processing import workflow as order_workflow
-from examples.order_processing.__main__ import main
+from examples.order_processing.__main__ import main, read_order
 from examples.order_processing.models import Order, Outcome
 from examples.order_processing.services import NetworkError, Services
 from examples.order_processing.workflow import use_services
@@ -190,6 +190,12 @@ def test_the_command_shows_a_stored_result(
     assert main([str(path)]) == 0
     assert "stored result" in capsys.readouterr().out
     assert outbox.read_text(encoding="utf-8") == before
+
+
+def test_an_order_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "order.json"
+    path.write_text(json.dumps(order()), encoding="utf-8-sig")
+    assert read_order(path).order_id == order()["order_id"]
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 from pytest_workflow.report.model import ErrorEntry, EventEntry, ExecutionEntry, StepEntry, WorkflowRecord
 from pytest_workflow.report.timeline import FaultStrike
 from workflow_core.errors import WorkflowCoreError
-from workflow_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from pytest_workflow.database import Row
     from pytest_workflow.harness import Environment
+    from pytest_workflow.injection import ArmedFault
     from workflow_core.hookspecs import Attempt, DurablePoint
 
 __all__ = ["LONGEST_TEXT", "MOST_EVENTS", "MOST_EXECUTIONS", "FaultWatch", "capture", "shortened"]
@@ -32,67 +30,16 @@ LONGEST_TEXT = 10_000
 
 
 class FaultWatch:
-    """Notes which fault struck where: an engine plugin that compares the counts of the rules around each hook."""
+    """Notes which fault struck where."""
 
     def __init__(self, environment: Environment) -> None:
         self.strikes: dict[str, list[FaultStrike]] = {}
-        self._faults = environment.faults
         self._database = environment.database
-        self._pending: list[str] = []
+        environment.faults.watch(self._note)
 
-    def __dir__(self) -> list[str]:
-        # Each name costs pluggy a look at every registration, which is once for each test.
-        return ["wrap_attempt", "force_circuit", "before_durable_point", "after_durable_point"]
-
-    @hookimpl(wrapper=True)
-    def wrap_attempt(self, attempt: Attempt) -> Generator[None, object, object]:
-        """Note what strikes an attempt."""
-        before = self._counts()
-        result = yield
-        self._note(attempt, self._fired_since(before))
-        return result
-
-    @hookimpl(wrapper=True)
-    def force_circuit(self, attempt: Attempt) -> Generator[None, object, object]:
-        """Note which circuit is forced."""
-        before = self._counts()
-        result = yield
-        self._note(attempt, self._fired_since(before))
-        return result
-
-    @hookimpl(wrapper=True)
-    def before_durable_point(self, point: DurablePoint) -> Generator[None, object, object]:
-        """Note what prevents a transaction, and remember what fired without preventing it: it strikes afterwards."""
-        before = self._counts()
-        try:
-            result = yield
-        except BaseException:
-            self._note(point, self._fired_since(before))
-            raise
-        self._pending += self._fired_since(before)
-        return result
-
-    @hookimpl(wrapper=True)
-    def after_durable_point(self, point: DurablePoint) -> Generator[None, object, object]:
-        """Note what strikes after a commit."""
-        before = self._counts()
-        try:
-            return (yield)
-        finally:
-            struck, self._pending = self._pending + self._fired_since(before), []
-            self._note(point, struck)
-
-    def _counts(self) -> list[int]:
-        return [rule.fired for rule in self._faults.rules]
-
-    def _fired_since(self, before: list[int]) -> list[str]:
-        rules = zip(self._faults.rules, before, strict=False)
-        return [rule.description for rule, fired in rules if rule.fired > fired]
-
-    def _note(self, place: Attempt | DurablePoint, struck: list[str]) -> None:
-        for description in struck:
-            strike = FaultStrike(self._latest_seq(place.execution_id), place.step_id, shortened(description))
-            self.strikes.setdefault(place.execution_id, []).append(strike)
+    def _note(self, place: Attempt | DurablePoint, armed: ArmedFault) -> None:
+        strike = FaultStrike(self._latest_seq(place.execution_id), place.step_id, shortened(armed.description))
+        self.strikes.setdefault(place.execution_id, []).append(strike)
 
     def _latest_seq(self, execution_id: str) -> int:
         # Read rather than heard of: a crash after a commit strikes before the engine tells anyone of the event.

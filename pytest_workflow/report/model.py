@@ -153,11 +153,13 @@ class WorkflowRecord(_Entry):
         virtual_ms: Virtual time that passed, in milliseconds.
         executions: The executions, the first started first.
         problem: Why they cannot be read, if so.
+        sections: Further texts about the test, each with its title.
     """
 
     virtual_ms: float
     executions: tuple[ExecutionEntry, ...] = ()
     problem: Text | None = None
+    sections: tuple[tuple[Text, Text], ...] = ()
 
 
 class TestEntry(_Entry):

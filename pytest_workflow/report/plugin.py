@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from pytest_workflow.entry import CRASHES_PROPERTY
 from pytest_workflow.report.capture import FaultWatch, capture, shortened
 from pytest_workflow.report.model import Outcome, Report, TestEntry, WorkflowRecord
 from pytest_workflow.report.page import render
@@ -121,10 +122,7 @@ class ReportPlugin:
         value = yield
         if fixturedef.argname == _ENVIRONMENT_FIXTURE:
             environment = cast("Environment", value)
-            watch = FaultWatch(environment)
-            environment.plugins = [*environment.plugins, watch]
-            environment.engine.register(watch)
-            request.node.stash[_source_key] = _Source(environment, watch)
+            request.node.stash[_source_key] = _Source(environment, FaultWatch(environment))
         return value
 
     @pytest.hookimpl(wrapper=True)
@@ -136,7 +134,10 @@ class ReportPlugin:
         ends = call.when == "call" or (call.when == "setup" and call.excinfo is not None)
         source = item.stash.get(_source_key, None)
         if ends and source is not None:
-            setattr(report, _ATTRIBUTE, capture(source.environment, source.watch).model_dump_json())
+            record = capture(source.environment, source.watch)
+            offered = item.ihook.pytest_workflow_report_sections(item=item)
+            sections = tuple((str(title), shortened(str(text))) for several in offered for title, text in several)
+            setattr(report, _ATTRIBUTE, record.model_copy(update={"sections": sections}).model_dump_json())
         if call.when == "teardown" and source is not None:
             del item.stash[_source_key]
         return report
@@ -213,6 +214,14 @@ def _version(distribution: str) -> str:
 def _test(record: WorkflowRecord, reports: list[pytest.TestReport]) -> TestEntry:
     first = reports[0]
     failures = [report.longreprtext for report in reports if report.failed]
+    crashes = [
+        ("Crash exploration", str(summary))
+        for report in reports
+        if report.when == "call"
+        for name, summary in report.user_properties
+        if name == CRASHES_PROPERTY
+    ]
+    record = record.model_copy(update={"sections": (*crashes, *record.sections)})
     file, line, _ = first.location
     return TestEntry(
         node_id=first.nodeid,

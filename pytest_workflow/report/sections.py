@@ -78,6 +78,7 @@ def test_section(test: TestEntry, number: int) -> Markup:
         body.append(_texts("Failure", test.failure, opened=True))
     if record.problem:
         body.append(tag("p", record.problem, class_="note"))
+    body += [_texts(title, text) for title, text in record.sections]
     if not record.executions and not record.problem:
         body.append(tag("p", "This test started no execution.", class_="note"))
     body += [

@@ -21,6 +21,12 @@ def blocks(page):
     return [found.group(1) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
 
 
+def saved_as(page, name):
+    """Return the block that a page tells to save under this name."""
+    text = page.read_text(encoding="utf-8")
+    return BLOCK.search(text, text.index(f"`{name}`")).group(1)
+
+
 def everything():
     return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
@@ -31,19 +37,20 @@ def test_the_code_of_a_page_runs(page, pytester, monkeypatch):
     tests = 0
     script = []
     for number, block in enumerate(blocks(page)):
-        if "import shop" in block:
-            pytester.makepyfile(shop=next(other for other in blocks(page) if '"greeting"' in other))
+        for module in ("orders", "shop"):
+            if re.search(rf"^(import|from) {module}\b", block, re.MULTILINE):
+                pytester.makepyfile(**{module: saved_as(page, f"{module}.py")})
         if "def test_" in block:
             tests += 1
-            on_its_own = page.name != "README.md" or "import shop" in block
-            pytester.makepyfile(**{f"test_block_{number}": block if on_its_own else f"{blocks(page)[0]}\n{block}"})
+            pytester.makepyfile(**{f"test_block_{number}": block})
         elif page.name != "README.md":
             script.append(block)
-    if script:
+    for _ in range(2 if script else 0):  # a page that left something behind would not run again
         exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
     if tests:
+        update = ["--snapshot-update"] if page.name == "snapshots.md" else []
         result = pytester.runpytest_subprocess(
-            "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-o", "asyncio_mode=strict"
+            "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-o", "asyncio_mode=strict", *update
         )
         assert result.ret == 0, result.stdout.str()
 
@@ -70,6 +77,15 @@ def test_every_fixture_option_and_marker_is_documented(pytester):
     options = re.findall(r"--workflow-[\w-]+", pytester.runpytest_subprocess("--help").stdout.str())
     for name in {*fixtures, *markers, *options}:
         assert name in text, name
+
+
+def test_every_column_is_documented(workflow_db):
+    text = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    tables = {"executions": "executions", "circuit_breakers": "circuit_breaker_state"}
+    for method in ("executions", "steps", "step_errors", "step_events", "circuit_breakers"):
+        found = re.search(rf"^\| `{method}\(\w*\)` \| (.*) \|$", text, re.MULTILINE)
+        cursor = workflow_db.connection.execute(f"SELECT * FROM {tables.get(method, method)}")
+        assert re.findall(r"`(\w+)`", found.group(1)) == [column[0] for column in cursor.description]
 
 
 def test_every_public_name_is_documented():

@@ -613,3 +613,20 @@ def test_hooks_of_a_conftest(pytester, run_within):
     )
     pytester.makepyfile(SUITE + "\n    def test_order(workflow):\n        workflow.run('order')\n")
     run_within("--workflow-crash-everywhere").stdout.fnmatch_lines(["   broken: test_order never dies"])
+
+
+def test_coverage_and_report_of_an_explored_test(pytester, run_within):
+    pytester.makeconftest(
+        """
+        def pytest_workflow_report_sections(item):
+            return [("Owner", f"<team> of {item.name}")]
+        """
+    )
+    pytester.makepyfile(SUITE + "\n    def test_order(workflow):\n        workflow.run('order')\n")
+    result = run_within("--workflow-crash-everywhere", "--workflow-coverage", "--workflow-report=report.html")
+    result.assert_outcomes(passed=1)
+    cells = next(line.split() for line in result.stdout.lines if line.startswith("charge "))
+    assert cells == ["charge", "never", "never", "never", "never", "1", "1", "-"]
+    page = (pytester.path / "report.html").read_text(encoding="utf-8")
+    assert page.count("= 12 runs, depth 1, exhausted") == 1
+    assert "&lt;team&gt; of test_order" in page

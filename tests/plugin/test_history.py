@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from pytest_workflow import (
+    Event,
     ExecutionCompleted,
+    ExecutionFailed,
+    ExecutionPanicked,
     ExecutionStarted,
     History,
     SleepCompleted,
@@ -19,6 +24,7 @@ from pytest_workflow import (
     StepStarted,
 )
 from pytest_workflow.history import compare, table
+from workflow_core import NonRetryableError
 
 pytest_plugins = ["pytester"]
 
@@ -65,6 +71,53 @@ def test_starts_count_when_one_is_named(history):
         StepStarted(attempt=2),
         StepCompleted,
     ]
+
+
+def test_events_made_by_hand_are_shown_as_far_as_they_are_known():
+    made = History([StepCompleted(attempt=1), ExecutionPanicked(step_id="pay"), Event()])
+    assert made != [StepCompleted(attempt=2)]
+    assert compare(made, [StepCompleted(attempt=2)])[1:3] == [
+        "  expected: StepCompleted(attempt=2)",
+        "  happened: StepCompleted(attempt=1)",
+    ]
+    assert "UNSET" not in table(made)
+
+
+def test_a_step_that_was_abandoned_has_begun(workflow):
+    @workflow.define("abandoning")
+    async def abandoning(ctx):
+        def refuse():
+            raise NonRetryableError("no")
+
+        await asyncio.gather(ctx.step("pay", asyncio.Event().wait), ctx.step("refuse", refuse))
+
+    history = workflow.history(workflow.run("abandoning"))
+    assert history.of("pay") != []
+    assert history.of("pay") == [StepStarted(attempt=1)]
+    assert history.only(StepStarted) != []
+    assert history != [ExecutionStarted, StepFailed("refuse"), ExecutionFailed]
+    assert history == [
+        ExecutionStarted,
+        StepStarted("pay"),
+        StepStarted("refuse"),
+        StepFailed("refuse"),
+        ExecutionFailed,
+    ]
+
+
+def test_a_start_counts_without_being_named_if_no_end_follows(history):
+    events = list(history)
+    events.insert(3, StepStarted("pay", 1))
+    endless = History(events)
+    assert endless != WHOLE
+    assert endless[:3] != [ExecutionStarted()]
+    assert endless[:3] == [ExecutionStarted(), StepFailed()]
+    assert endless.only(StepStarted, StepRetrying).of("charge") == [StepRetrying()]
+    assert endless.of("pay") != []
+    assert "StepStarted" in compare(endless, WHOLE)[2]
+    again = [StepStarted("pay", 1), ExecutionPanicked(), StepStarted("pay", 1), StepCompleted("pay", 1)]
+    assert History(again) != [ExecutionPanicked(), StepCompleted()]
+    assert History(again[1:]) == [ExecutionPanicked(), StepCompleted()]
 
 
 @pytest.mark.parametrize(
@@ -135,11 +188,84 @@ def test_assertions_that_hold(history):
     history.assert_restarts(0)
 
 
+@pytest.fixture
+def parts(workflow, workflow_faults):
+    """Three parts, of which the second fails, then a nap that is cut off; and a step with a question mark."""
+
+    @workflow.define("parts")
+    async def parts(ctx):
+        await ctx.sleep("nap-1", 1_000)
+        for number in (1, 2, 3):
+            await ctx.step(f"part-{number}", lambda: 1).catch(lambda error, ctx: None)
+        await ctx.step("what?", lambda: 1)
+        await ctx.step("whatX", lambda: 1)
+        await ctx.step("item[1]", lambda: 1)
+        await ctx.step("item1", lambda: 1)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ctx.sleep("nap-2", 2_000), 1)
+        await ctx.step("last", lambda: 1 / 0).with_retry(max_attempts=2, backoff_ms=5)
+
+    return workflow.history(workflow.run("parts"))
+
+
+def test_a_glob_in_an_assertion_means_each_that_matches(parts):
+    parts.assert_completed("part-*")
+    parts.assert_order("part-*", "what?", "item*")
+    parts.assert_attempts("part-*", 1)
+    parts.assert_backoff("part-*", [])
+    parts.assert_never_ran("refund-*")
+    parts.assert_slept("nap-1*", 1_000)
+    for check in (
+        lambda: parts.assert_completed("nap-*"),
+        lambda: parts.assert_completed("part-*", "refund-*"),
+        lambda: parts.assert_completed("*"),
+        lambda: parts.assert_order("part-2", "part-*"),
+        lambda: parts.assert_order("part-*", "part-2"),
+        lambda: parts.assert_order("part-*", "nap-1"),
+        lambda: parts.assert_never_ran("*-2"),
+        lambda: parts.assert_attempts("[!n]a*", 1),
+        lambda: parts.assert_attempts("refund-*", 1),
+        lambda: parts.assert_backoff("*a*", []),
+        lambda: parts.assert_slept("nap-*", 1_000),
+        lambda: parts.assert_circuit_opened("part-*"),
+    ):
+        with pytest.raises(AssertionError):
+            check()
+
+
+def test_sleeps_in_assertions(parts):
+    parts.assert_completed("nap-1")
+    parts.assert_order("nap-1", "part-1")
+    parts.assert_attempts("nap-2", 1)
+    for check in (
+        lambda: parts.assert_never_ran("nap-1"),
+        lambda: parts.assert_never_ran("nap-2"),
+        lambda: parts.assert_completed("nap-2"),
+        lambda: parts.assert_order("part-1", "nap-1"),
+    ):
+        with pytest.raises(AssertionError):
+            check()
+
+
+def test_an_assertion_needs_a_step(parts):
+    for check in (parts.assert_completed, parts.assert_order):
+        with pytest.raises(TypeError, match="step_id"):
+            check()
+
+
+def test_a_step_of_that_very_name_is_meant_before_a_glob(parts):
+    assert {event.step_id for event in parts.of("what?")} == {"what?"}
+    assert {event.step_id for event in parts.of("wha??")} == {"what?", "whatX"}
+    assert {event.step_id for event in parts.of("item[1]")} == {"item[1]"}
+    assert {event.step_id for event in parts.of("part-[13]*")} == {"part-1", "part-3"}
+    parts.assert_attempts("what?", 1)
+
+
 @pytest.mark.parametrize(
     ("check", "message", "marked"),
     [
         (lambda h: h.assert_completed("charge", "refund"), 'step "refund" did not complete', 0),
-        (lambda h: h.assert_order("ship", "charge"), "step \"charge\" did not complete after ['charge', 'ship']", 5),
+        (lambda h: h.assert_order("ship", "charge"), 'step "charge" did not complete after "ship"', 5),
         (lambda h: h.assert_never_ran("ship"), 'step "ship" ran', 2),
         (lambda h: h.assert_attempts("charge", 3), 'step "charge" made 2 attempts, not 3', 5),
         (lambda h: h.assert_backoff("charge", [500]), 'step "charge" backed off for [1000] ms, not [500] ms', 5),
@@ -182,6 +308,95 @@ def test_a_comparison_is_explained_at_its_place(history):
 )
 def test_a_comparison_of_different_lengths(history, expected, lines):
     assert (compare(history, expected)[1:3] or None) == lines
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "lines"),
+    [
+        (
+            StepCompleted("a", 1, "catch"),
+            StepCompleted(handled_by=None),
+            [
+                "  expected: StepCompleted(handled_by=None)",
+                "  happened: StepCompleted(step_id='a', attempt=1, handled_by='catch')",
+                "  differs in handled_by",
+            ],
+        ),
+        (
+            StepCompleted("a", 1, None),
+            StepCompleted("b", handled_by="catch"),
+            [
+                "  expected: StepCompleted(step_id='b', handled_by='catch')",
+                "  happened: StepCompleted(step_id='a', attempt=1, handled_by=None)",
+                "  differs in step_id, handled_by",
+            ],
+        ),
+        (
+            StepCompleted("a", 1, None, seq=4),
+            StepCompleted(seq=5),
+            [
+                "  expected: StepCompleted(seq=5)",
+                "  happened: StepCompleted(seq=4, step_id='a', attempt=1)",
+                "  differs in seq",
+            ],
+        ),
+        (
+            StepCompleted("a", 1, None),
+            StepFailed,
+            ["  expected: StepFailed", "  happened: StepCompleted(step_id='a', attempt=1)"],
+        ),
+        (StepCompleted("a", 1, None), 7, ["  expected: 7", "  happened: StepCompleted(step_id='a', attempt=1)"]),
+    ],
+)
+def test_a_comparison_shows_what_differs(found, expected, lines):
+    explained = compare(History([found]), [expected])
+    assert explained[1 : 1 + len(lines)] == lines
+    assert explained[1 + len(lines)].split() == ["#", "time", "event", "step", "attempt", "details"]
+
+
+@pytest.mark.parametrize("place", range(40))
+def test_a_comparison_shows_the_surroundings(workflow_clock, place):
+    start = workflow_clock.start
+    events = [SleepStarted(f"nap-{n}", n, seq=n + 1, at=start + timedelta(seconds=n)) for n in range(40)]
+    lines = compare(History(events), [*events[:place], SleepStarted("other"), *events[place + 1 :]])
+    assert len(lines) <= 10
+    (marked,) = (line for line in lines if line.startswith(">"))
+    assert f"nap-{place} " in marked
+    assert f"+{place}.000s" in marked
+    assert lines[-1] == f"({40 - len(lines) + 7} more events are not shown here)"
+
+
+def test_the_place_is_seen_although_pytest_shortens(run_within, pytester, monkeypatch):
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
+    pytester.makepyfile(
+        """
+        from pytest_workflow import *
+
+        def test_it(workflow):
+            @workflow.define("shop")
+            async def shop(ctx):
+                for number in range(30):
+                    await ctx.step(f"part-{number}", lambda: 1)
+            history = workflow.history(workflow.run("shop", "s-1"))
+            assert history == [
+                ExecutionStarted,
+                *(StepCompleted(f"part-{n}", handled_by="catch" if n == 20 else None) for n in range(30)),
+                ExecutionCompleted,
+            ]
+        """
+    )
+    result = run_within()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            'E * history of "s-1" (shop) differs from the expectation at position 21',
+            "E *   expected: StepCompleted(step_id='part-20', handled_by='catch')",
+            "E *   happened: StepCompleted(step_id='part-20', attempt=1, handled_by=None)",
+            "E *   differs in handled_by",
+            "E *>*StepCompleted*part-20*",
+        ]
+    )
 
 
 def test_in_a_failing_test(run_within, pytester):

@@ -19,9 +19,22 @@ def test_fixtures_are_explained(run_within):
     shown = run_within("--fixtures").stdout.str()
     text = shown.partition("fixtures defined from pytest_workflow")[2].partition("\n---")[0]
     described = dict(re.findall(r"^(workflow\w*) -- .*\n    (.+)$", text, re.MULTILINE))
-    assert set(described) == {
-        f"workflow{name}" for name in ("", "_db", "_clock", "_faults", "_crashes", "_settings", "_plugins")
-    }
+    names = (
+        "",
+        "_power",
+        "_replay",
+        "_db",
+        "_clock",
+        "_faults",
+        "_crashes",
+        "_settings",
+        "_plugins",
+        "_replay",
+        "_upgrade",
+        "_spy",
+        "_snapshot",
+    )
+    assert set(described) == {f"workflow{name}" for name in names}
     assert "An isolated workflow engine on virtual time" in described["workflow"]
     assert "no docstring" not in text
 

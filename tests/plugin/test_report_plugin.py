@@ -135,8 +135,8 @@ def test_faults_are_noted_where_they_strike(run_within, pytester, reports):
                 await ctx.step("a", lambda: 1)
                 return await ctx.step("b", lambda: 1).with_circuit_breaker(3, on_open=lambda ctx: 2)
 
-            workflow_faults.delay("a", 50)
             workflow_faults.fail("a", "lost", attempts=[1])
+            workflow_faults.delay("a", 50)
             workflow_faults.open_circuit("b")
             workflow.run("flow", "one", detach=True)
             workflow_clock.advance(1_000)

@@ -68,6 +68,7 @@ def test_recovery_that_begins_sleeps_anew(monkeypatch):
     steps = failure_of(Orders, 'sleeps are kept: sleep "settle" of "e-1"')
     assert [step for step in steps if step.startswith("state.")] == [
         "state.start(given=0)",
+        "state.advance(ms=0)",
         "state.reopen()",
         "state.teardown()",
     ]

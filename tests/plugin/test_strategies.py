@@ -227,7 +227,7 @@ def test_callbacks_keep_their_order(workflow_clock):
         await asyncio.sleep(0)
         return seen
 
-    with workflow_clock.scheduled(Schedule((23,) * 9)):
+    with Schedule((23,) * 9).leading(workflow_clock):
         assert workflow_clock.run(calls()) == [0, 1, 2, 3, 4]
 
 

@@ -13,7 +13,7 @@ import time
 import uuid
 import xml.etree.ElementTree as ET
 from datetime import UTC, date, datetime, timedelta
-from time import monotonic, sleep
+from time import ctime, monotonic, sleep
 from time import time as aliased_time
 
 import freezegun
@@ -34,6 +34,8 @@ def test_every_way_to_ask_agrees(workflow_clock):
     assert aliased_time() == time.time() == now.timestamp()
     assert time.time_ns() == pytest.approx(now.timestamp() * 1e9)
     assert time.gmtime()[:6] == now.timetuple()[:6]
+    assert time.ctime() == time.asctime() == ctime() == time.ctime(now.timestamp())
+    assert time.asctime(time.gmtime()) == now.ctime()
     assert date.today() == now.date()
 
 
@@ -165,6 +167,24 @@ def test_freezegun_as_a_decorator(workflow, workflow_clock):
     assert workflow_clock.now() == START
 
 
+async def year(ctx):
+    return await ctx.step("year", lambda: datetime.now(UTC).year)
+
+
+@freezegun.freeze_time("2001-02-03")
+def test_a_time_that_the_test_freezes_is_not_the_engines(workflow):
+    workflow.define("year", year)
+    result = workflow.run("year")
+    assert (result.output, result.started_at.year) == (2001, START.year)
+
+
+@pytest.mark.workflow_clock(start="2030-01-01T00:00:00+00:00")
+def test_a_start_of_virtual_time_is_the_engines_as_well(workflow):
+    workflow.define("year", year)
+    result = workflow.run("year")
+    assert (result.output, result.started_at.year) == (2030, 2030)
+
+
 # Whole runs ----------------------------------------------------------------------------------------------------------
 
 REAL_YEAR = """
@@ -245,14 +265,23 @@ def test_real_time_returns_after_each_block_in_a_process_of_its_own(run_apart, p
 def test_a_module_imported_in_a_workflow_test_is_real_afterwards(run_within, pytester, real):
     pytester.makepyfile(
         late="""
-        from datetime import datetime
-        from time import sleep, time
+        from datetime import date, datetime
+        from time import ctime, sleep, time
+
+        class Moment(datetime):
+            pass
+
+        class Day(date):
+            pass
         """,
         test_late="""
+        import datetime
         from real import is_real
 
         def test_virtual(workflow_clock):
             import late
+            assert late.Moment.now().year == late.Day.today().year == 2025
+            assert late.ctime() == late.ctime(1735689600)
             assert late.time() == 1735689600.0
             late.sleep(60)
             assert late.time() == 1735689660.0
@@ -260,7 +289,11 @@ def test_a_module_imported_in_a_workflow_test_is_real_afterwards(run_within, pyt
         def test_real():
             import late
             assert is_real(late.time()) and is_real(late.datetime.now().timestamp())
-            assert late.sleep.__module__ == "time"
+            assert late.sleep.__module__ == late.ctime.__module__ == "time"
+            assert is_real(late.Moment.now().timestamp()) and is_real(late.Moment.today().timestamp())
+            assert is_real(late.Moment.now(datetime.timezone.utc).timestamp())
+            assert late.Moment.utcnow().replace(tzinfo=None) - datetime.datetime.utcnow() < datetime.timedelta(hours=1)
+            assert abs(late.Day.today() - datetime.date.today()) <= datetime.timedelta(days=1)
         """,
     )
     run_within().assert_outcomes(passed=2)

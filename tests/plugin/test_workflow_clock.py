@@ -9,15 +9,17 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from pytest_workflow import Sleep, VirtualClock, WorkflowStuckError
-from pytest_workflow.clock import sleep_in_thread
 from pytest_workflow.harness import Environment
+from pytest_workflow.threads import sleep_in_thread
 
 pytest_plugins = ["pytester"]
 
+WHICH = ("first", "second")
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -66,7 +68,7 @@ def test_advance(workflow_clock, duration, seconds):
     assert workflow_clock.now() - START == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize("duration", [-1, timedelta(microseconds=-1), float("nan")])
+@pytest.mark.parametrize("duration", [-1, timedelta(microseconds=-1)])
 def test_time_does_not_go_backwards(workflow_clock, duration):
     with pytest.raises(ValueError, match="backwards"):
         workflow_clock.advance(duration)
@@ -169,6 +171,12 @@ def test_by_hand_in_one_leap(workflow, naps, workflow_clock):
 
 
 @pytest.mark.workflow_clock(manual=True)
+def test_by_hand_time_sleep_moves_time_all_the_same(workflow_clock):
+    time.sleep(60)
+    assert workflow_clock.monotonic() == 60
+
+
+@pytest.mark.workflow_clock(manual=True)
 def test_by_hand_what_is_left_running_may_need_time_to_end(workflow, workflow_clock):
     @workflow.define("slow-to-end")
     async def slow_to_end(ctx):
@@ -178,6 +186,19 @@ def test_by_hand_what_is_left_running_may_need_time_to_end(workflow, workflow_cl
             await asyncio.sleep(1)
 
     workflow.run("slow-to-end", detach=True)
+
+
+@pytest.mark.workflow_clock(manual=True)
+def test_by_hand_several_tasks_let_time_pass(workflow_clock):
+    async def both():
+        await asyncio.gather(workflow_clock.advance(1_000), workflow_clock.advance(2_000))
+        assert workflow_clock.monotonic() == 2
+        one = asyncio.ensure_future(workflow_clock.advance(1_000))
+        await asyncio.wait_for(workflow_clock.advance(2_000), 60)
+        await one
+
+    workflow_clock.run(both())
+    assert workflow_clock.monotonic() == 4
 
 
 # When nothing can go on ----------------------------------------------------------------------------------------------
@@ -202,8 +223,29 @@ def test_a_handler_that_waits_for_ever_is_named(workflow):
     async def waiting(ctx):
         await asyncio.Event().wait()
 
-    with pytest.raises(WorkflowStuckError, match="its handler, outside every step"):
+    with pytest.raises(
+        WorkflowStuckError, match=r"its handler, outside every step, at .*test_workflow_clock.py:\d+ in"
+    ):
         workflow.run("waiting")
+
+
+def test_the_line_where_a_step_waits_is_named(workflow):
+    async def post():
+        await asyncio.Event().wait()  # the first one
+
+    async def pack():
+        await asyncio.gather(asyncio.Event().wait())  # the second one
+
+    @workflow.define("waiting")
+    async def waiting(ctx):
+        await asyncio.gather(ctx.step("post", post), ctx.step("pack", pack))
+
+    lines = Path(__file__).read_text(encoding="utf-8").splitlines()
+    first, second = (next(i for i, line in enumerate(lines, 1) if line.endswith(f"# the {n} one")) for n in WHICH)
+    with pytest.raises(WorkflowStuckError) as raised:
+        workflow.run("waiting")
+    assert f'step "post", attempt 1, at {__file__}:{first} in post' in str(raised.value)
+    assert f'step "pack", attempt 1, at {__file__}:{second} in pack' in str(raised.value)
 
 
 def test_by_hand_the_sleep_is_named(run_within, pytester):
@@ -393,6 +435,10 @@ def test_a_program_that_never_ends_is_stopped(workflow_clock, monkeypatch):
         ("start='soon'", "*the start of virtual time 'soon' is no ISO date and time"),
         ("start='2025-01-01T00:00:00'", "*must be a datetime with a time zone, not *"),
         ("start=7", "*must be a datetime with a time zone, not 7"),
+        ("start=0", "*must be a datetime with a time zone, not 0"),
+        ("start=''", "*the start of virtual time '' is no ISO date and time"),
+        ("start='0001-01-01T00:00:00+05:00'", "*'0001-01-01T00:00:00+05:00' is outside the years that Python knows"),
+        ("manual='no'", "*takes manual=True or manual=False, not 'no'"),
     ],
 )
 def test_a_wrong_marker_fails_in_one_line(run_within, pytester, marker, line):
@@ -410,6 +456,19 @@ def test_a_wrong_marker_fails_in_one_line(run_within, pytester, marker, line):
     assert "markers.py" not in result.stdout.str()
 
 
+@pytest.mark.workflow_clock(manual=True, start="2030-01-01T00:00:00+00:00")
+class TestMarkers:
+    @pytest.mark.workflow_clock(start="2031-01-01T00:00:00+00:00")
+    def test_the_closest_one_changes_what_it_names(self, workflow_clock):
+        assert not workflow_clock.automatic
+        assert workflow_clock.now() == datetime(2031, 1, 1, tzinfo=UTC)
+
+    @pytest.mark.workflow_clock(manual=False, start=None)
+    def test_none_is_the_default(self, workflow_clock):
+        assert workflow_clock.automatic
+        assert workflow_clock.now() == START
+
+
 def test_ini_start(run_within, pytester):
     pytester.makepyfile(
         """
@@ -420,3 +479,25 @@ def test_ini_start(run_within, pytester):
     run_within("-o", "workflow_start=2040-02-29T00:00:00+00:00").assert_outcomes(passed=1)
     wrong = run_within("-o", "workflow_start=2040")
     wrong.assert_outcomes(errors=1)
+
+
+@pytest.mark.parametrize(
+    ("duration", "kind"),
+    [
+        ("5", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+        (-1, ValueError),
+        (float("inf"), ValueError),
+        (float("nan"), ValueError),
+        (timedelta(seconds=-1), ValueError),
+    ],
+    ids=repr,
+)
+def test_only_a_duration_can_pass(workflow_clock, duration, kind):
+    with pytest.raises(kind, match="cannot advance by"):
+        workflow_clock.advance(duration)
+    if duration not in {-1, timedelta(seconds=-1)}:
+        with pytest.raises(kind, match="cannot jump by"):
+            workflow_clock.jump_wall(duration)
+    assert workflow_clock.now() == workflow_clock.start

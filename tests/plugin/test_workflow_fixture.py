@@ -16,6 +16,7 @@ from workflow_core import (
     StorageError,
     ValidationError,
     Workflow,
+    WorkflowContext,
     WorkflowNotFoundError,
 )
 from workflow_core.current import current_engine
@@ -328,3 +329,18 @@ def test_a_plugin_that_does_not_fit_leaves_nothing_behind(run_within, pytester):
 
 
 pytest_plugins = ["pytester"]
+
+
+def test_an_input_that_cannot_be_stored_names_the_way_to_declare_it(workflow, workflow_db):
+    workflow.define("untyped", lambda ctx: 1)
+    with pytest.raises(ValidationError, match=r"is an object; .*annotate the handler's parameter as WorkflowContext\["):
+        workflow.run("untyped", input=object())
+
+    async def typed(ctx):
+        pass
+
+    typed.__annotations__["ctx"] = WorkflowContext[int]
+    workflow.define("typed", typed)
+    with pytest.raises(ValidationError, match='Invalid input of workflow "typed"'):
+        workflow.run("typed", input="seven")
+    assert workflow_db.executions() == []

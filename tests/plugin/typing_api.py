@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, assert_type
 
 from pytest_workflow import (
+    Call,
+    Calls,
     Event,
     ExecutionCompleted,
     History,
@@ -16,7 +18,9 @@ from pytest_workflow import (
     WorkflowDatabase,
     WorkflowFaults,
     WorkflowHarness,
+    WorkflowSpy,
     WorkflowStuckError,
+    normalized,
 )
 from pytest_workflow.database import Row
 from pytest_workflow.faults import ArmedFault
@@ -24,6 +28,8 @@ from workflow_core import ExecutionResult, PanicConfig, RetryConfig, Workflow, W
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from syrupy.assertion import SnapshotAssertion
 
 
 @Workflow.define("typed")
@@ -49,6 +55,9 @@ def test_workflow(workflow: WorkflowHarness) -> None:
     assert_type(workflow.run("typed", "t-2", {"number": 2}, {"max_attempts": 2}, detach=True), ExecutionResult)
     for method in (workflow.wait, workflow.restart, workflow.resume, workflow.cancel, workflow.status):
         assert_type(method("t-1"), ExecutionResult)
+    assert_type(workflow.run("typed", until="number"), ExecutionResult)
+    assert_type(workflow.wait("t-1", until=StepFailed("number")), ExecutionResult)
+    assert_type(workflow.wait("t-1", until=StepFailed), ExecutionResult)
     assert_type(workflow.engine, WorkflowEngine)
     assert_type(workflow.reopen(), WorkflowEngine)
     assert_type(workflow.history(result), History)
@@ -81,6 +90,24 @@ def test_database(workflow_db: WorkflowDatabase) -> None:
     assert_type(workflow_db.circuit_breakers(), list[Row])
 
 
+def test_spy(workflow_spy: WorkflowSpy) -> None:
+    """Calls and assertions."""
+    assert_type(workflow_spy.calls, Calls)
+    assert_type(workflow_spy.of("n*", workflow="typed"), Calls)
+    assert_type(workflow_spy.calls[0], Call)
+    assert_type([call.started_at for call in workflow_spy], list[datetime])
+    workflow_spy.assert_called("number", times=1)
+    workflow_spy.assert_called_with("number", amount=1)
+    workflow_spy.assert_order("number", ("t-1", "number"))
+
+
+def test_snapshot(workflow: WorkflowHarness, workflow_snapshot: SnapshotAssertion) -> None:
+    """A whole history."""
+    history = workflow.history("t-1")
+    assert workflow_snapshot == history
+    assert normalized(history, hide={"a": "b"})[0]["event"] == "ExecutionStarted"
+
+
 def test_faults(workflow_faults: WorkflowFaults) -> None:
     """Every kind of rule."""
     assert_type(workflow_faults.fail("number", ValueError("no"), attempts=[1, 2]), ArmedFault)
@@ -91,6 +118,13 @@ def test_faults(workflow_faults: WorkflowFaults) -> None:
     workflow_faults.calls("number", lambda: 1)
     workflow_faults.open_circuit("number", workflow="typed")
     workflow_faults.half_open_circuit("number", occurrence=2)
+    workflow_faults.panic("number", MemoryError)
+    workflow_faults.timeout("number", [1])
+    workflow_faults.crash("step_completed", "number", "before")
+    workflow_faults.storage_error("step_completed", "disk I/O error", occurrence=None)
+    workflow_faults.corrupt_result("number", "{")
+    workflow_faults.jump_clock(-3_600_000, "number")
+    assert_type(workflow_faults.add(workflow_faults.plan), list[ArmedFault])
 
 
 def test_history(workflow: WorkflowHarness) -> None:
@@ -102,5 +136,7 @@ def test_history(workflow: WorkflowHarness) -> None:
     assert_type(history.of("number"), History)
     assert events == [StepFailed(attempt=1, error="ValueError"), StepCompleted(attempt=2), ExecutionCompleted]
     history.assert_backoff("number", [1_000])
+    history.assert_completed("number")
+    history.assert_order("number", "nap")
     error: AssertionError = WorkflowStuckError("stuck")
     raise error

@@ -1,5 +1,7 @@
 """What `define` accepts, what it reads from annotations, and when it warns."""
 
+import functools
+import unittest.mock
 import warnings
 
 import pydantic
@@ -82,3 +84,44 @@ def test_only_another_handler_is_a_redefinition():
 def test_what_stands_at_the_top_of_a_module():
     assert is_module_level(handler)
     assert not is_module_level(lambda ctx: None)
+
+
+def no_parameter():
+    pass
+
+
+def two_parameters(ctx, other):
+    pass
+
+
+def named_parameter(*, ctx):
+    pass
+
+
+class Service:
+    def handler(self, ctx):
+        pass
+
+
+@pytest.mark.parametrize("function", [no_parameter, two_parameters, named_parameter, Service.handler])
+def test_handlers_that_cannot_be_called_with_the_context_alone(function):
+    with pytest.raises(ValidationError, match="the handler is called with the context alone"):
+        make(function=function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda ctx: None,
+        lambda ctx, other=1: None,
+        lambda *args: None,
+        Service().handler,
+        functools.partial(two_parameters, other=1),
+        unittest.mock.Mock(),
+        unittest.mock.AsyncMock(),
+        dict,
+        print,
+    ],
+)
+def test_handlers_that_can_or_do_not_tell(function):
+    assert make(function=function).handler is function

@@ -51,6 +51,8 @@ def test_the_layout(root):
     assert definition["retry_config"]["max_attempts"] == 3
     if sys.platform != "win32":
         assert stat.S_IMODE(root.stat().st_mode) == 0o700
+        for database in root.rglob("*.db"):
+            assert stat.S_IMODE(database.stat().st_mode) == 0o600, database
     registry = sqlite3.connect(root / "registry.db")
     row = registry.execute("SELECT db_path, workflow_dir, log_dir, execution_count FROM workflow_registry").fetchone()
     registry.close()

@@ -1,16 +1,25 @@
 """The engine outside the harness: threads, event loops, ownership and the current engine."""
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 import threading
+import uuid
+from pathlib import Path
 
+import pydantic
 import pytest
 
 from workflow_core import (
+    ExecutionConflictError,
     InvalidStateError,
     PanicError,
     Settings,
     ValidationError,
     Workflow,
+    WorkflowContext,
     WorkflowEngine,
     WorkflowError,
     WorkflowRedefinedWarning,
@@ -360,3 +369,82 @@ def test_a_size_limit_on_results():
     assert result.status == "failed"
     assert "max_result_bytes" in result.error.message
     engine.close()
+
+
+class Tagged(pydantic.BaseModel):
+    tags: set[str]
+    ticket: str = pydantic.Field(default_factory=lambda: str(uuid.uuid4()))
+    weight: float = 1.0
+
+
+async def tagged(ctx: WorkflowContext[Tagged]):
+    return ctx.input.ticket
+
+
+@pytest.mark.parametrize(
+    "given", [{"tags": ["a", "b"]}, {"tags": {"a", "b"}}, Tagged(tags={"a", "b"})], ids=["list", "set", "model"]
+)
+def test_the_same_input_gives_the_stored_result_whatever_defaults_are_filled_in(engine, given):
+    engine.define("w", tagged)
+    first = engine.run("w", "e", given)
+    assert engine.run("w", "e", Tagged(tags=given.tags) if isinstance(given, Tagged) else dict(given)) == first
+    for other in ({"tags": ["a"]}, {"tags": ["a", "b"], "ticket": "t"}, Tagged(tags={"a", "b"}, ticket="t")):
+        with pytest.raises(ExecutionConflictError, match="another input"):
+            engine.run("w", "e", other)
+
+
+def test_an_input_that_means_the_same_is_the_same(engine):
+    engine.define("w", tagged)
+    first = engine.run("w", "e", {"tags": ["a"], "ticket": "t", "weight": 2})
+    assert engine.run("w", "e", {"tags": ["a"], "ticket": "t", "weight": 2.0}) == first
+    assert engine.run("w", "e", Tagged(tags={"a"}, ticket="t", weight=2)) == first
+
+
+def test_inputs_of_different_types_are_not_the_same(engine):
+    engine.define("w", lambda ctx: repr(ctx.input))
+    assert engine.run("w", "e", True).output == "True"
+    for other in (1, 1.0, "True"):
+        with pytest.raises(ExecutionConflictError, match="another input"):
+            engine.run("w", "e", other)
+
+
+def test_the_order_of_a_set_in_another_process_makes_no_other_input(tmp_path):
+    program = f"""
+from tests.unit.test_engine import *
+engine = WorkflowEngine(SQLiteStore(Path({str(tmp_path / "w.db")!r})))
+engine.define("w", tagged)
+print(engine.run("w", "e", {{"tags": list("abcdef")}}).output)
+print(engine.run("w", "f", Tagged(tags=set("abcdef"))).output)
+"""
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(outputs) == 1
+
+
+def test_an_interrupted_run_ends_with_a_keyboard_interrupt_alone(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import asyncio, os, signal\n"
+        "from workflow_core import Settings, WorkflowEngine\n"
+        f"engine = WorkflowEngine(settings=Settings(directory={str(tmp_path / 'state')!r}))\n"
+        "@engine.define('pause')\n"
+        "async def pause(ctx):\n"
+        "    asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGINT)\n"
+        "    await ctx.sleep('pause', 60_000)\n"
+        "engine.run('pause', 'p-1')\n"
+    )
+    ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGINT
+    lines = ended.stderr.splitlines()
+    assert lines[-1] == 'KeyboardInterrupt: workflow "pause" was interrupted; it goes on when it is started again'
+    assert len(lines) <= 6, ended.stderr
+    assert "CancelledError" not in ended.stderr

@@ -1,5 +1,6 @@
 """Every hook of the engine, and a plugin that is found by its entry point."""
 
+import asyncio
 import subprocess
 import sys
 import textwrap
@@ -11,6 +12,7 @@ import pytest
 from workflow_core import Serializer, Settings, StepDescription, StorageError, WorkflowEngine, hookimpl
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.database.store import DURABLE_POINTS
+from workflow_core.events import ExecutionCompleted, ExecutionPanicked
 from workflow_core.hookspecs import WorkflowHooks
 
 
@@ -136,6 +138,141 @@ def test_an_observer_of_steps_and_handlers_that_fails_disturbs_nothing(caplog):
     ]
 
 
+def test_an_execution_waits_for_an_asynchronous_watcher():
+    order = []
+
+    class Slow:
+        @hookimpl
+        async def on_event(self, event):
+            await asyncio.sleep(0)
+            order.append(type(event).__name__)
+
+    async def flow(ctx):
+        order.append("handler")
+        await ctx.step("a", lambda: order.append("body"))
+        order.append("after a")
+
+    assert run(Slow(), handler=flow).status == "completed"
+    assert order == [
+        "ExecutionStarted",
+        "handler",
+        "StepStarted",
+        "body",
+        "StepCompleted",
+        "after a",
+        "ExecutionCompleted",
+    ]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("oops"), asyncio.CancelledError()])
+def test_an_asynchronous_watcher_that_fails_disturbs_nothing(caplog, error):
+    class Clumsy:
+        @hookimpl
+        async def on_event(self, event):
+            raise error
+
+    assert run(Clumsy()).status == "completed"
+    assert "told of StepCompleted" in caplog.text
+
+
+@pytest.mark.asyncio
+async def test_a_second_start_joins_while_a_watcher_is_told_of_the_first():
+    told = asyncio.Event()
+    go_on = asyncio.Event()
+
+    class Slow:
+        @hookimpl
+        async def on_event(self, event):
+            told.set()
+            await go_on.wait()
+
+    bodies = []
+
+    async def flow(ctx):
+        return await ctx.step("a", lambda: bodies.append(1))
+
+    engine = WorkflowEngine(SQLiteStore(), plugins=[Slow()], settings=Settings(sync_handlers="inline"))
+    engine.define("w", flow)
+    first = asyncio.create_task(engine.start("w", "e"))
+    await told.wait()
+    second = asyncio.create_task(engine.start("w", "e"))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert (await first).status == (await second).status == "completed"
+    assert bodies == [1]
+    assert [event.seq for event in await engine.history("e")] == [1, 2, 3, 4]
+    await engine.aclose()
+
+
+@pytest.mark.asyncio
+async def test_a_completed_execution_stays_so_when_its_watcher_is_cut_off():
+    told = asyncio.Event()
+
+    class Endless:
+        @hookimpl
+        async def on_event(self, event):
+            if isinstance(event, ExecutionCompleted):
+                told.set()
+                await asyncio.Event().wait()
+
+    engine = WorkflowEngine(SQLiteStore(), plugins=[Endless()], settings=Settings(sync_handlers="inline"))
+    engine.define("w", lambda ctx: 42)
+    started = asyncio.create_task(engine.start("w", "e"))
+    await told.wait()
+    await engine.aclose()
+    assert (await started).output == 42
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("automatic", [True, False])
+async def test_a_restart_while_a_watcher_is_told_of_the_panic(automatic):
+    told = asyncio.Event()
+    go_on = asyncio.Event()
+
+    class Slow:
+        @hookimpl
+        async def on_event(self, event):
+            if isinstance(event, ExecutionPanicked):
+                told.set()
+                await go_on.wait()
+
+    engine = WorkflowEngine(SQLiteStore(), plugins=[Slow()], settings=Settings(sync_handlers="inline"))
+    bodies = []
+
+    def body():
+        bodies.append(1)
+        if len(bodies) == 1:
+            raise MemoryError
+
+    engine.define("w", lambda ctx: ctx.step("a", body))
+    await engine.start("w", "e", panic_config={"enable_auto_restart": automatic}, detach=True)
+    await told.wait()
+    restarted = asyncio.create_task(engine.restart("e"))
+    await asyncio.sleep(0)
+    go_on.set()
+    assert (await restarted).status == "completed"
+    assert len(bodies) == 2
+    await engine.aclose()
+
+
+def test_wrap_attempt_sees_the_steps_own_function():
+    seen = []
+
+    def body():
+        return 1
+
+    class Wrapper:
+        @hookimpl
+        def wrap_attempt(self, attempt):
+            seen.append(attempt.handler)
+
+    async def flow(ctx):
+        await ctx.step("a", body)
+
+    run(Wrapper(), handler=flow)
+    assert seen == [body]
+
+
 def test_wrap_attempt_changes_what_runs():
     order = []
 
@@ -258,6 +395,30 @@ def test_is_fatal_ends_at_once():
     with pytest.raises(KeyError):
         run(Strict(), handler=flow)
     assert calls == [1]
+
+
+def test_everything_that_waits_is_raised_a_fatal_error():
+    class Strict:
+        @hookimpl
+        def is_fatal(self, error):
+            return isinstance(error, KeyError) or None
+
+    async def flow(ctx):
+        await asyncio.sleep(0)
+        raise KeyError("x")
+
+    async def main():
+        engine = WorkflowEngine(SQLiteStore(), plugins=[Strict()])
+        engine.define("w", flow)
+        first = asyncio.create_task(engine.start("w", "e"))
+        await asyncio.sleep(0)
+        waiting = [engine.start_and_wait("w", "e"), engine.wait("e"), engine.resume("e")]
+        raised = await asyncio.gather(first, *waiting, return_exceptions=True)
+        assert [repr(error) for error in raised] == ["KeyError('x')"] * 4
+        assert (await engine.wait("e")).status == (await engine.start("w", "e")).status == "failed"
+        await engine.aclose()
+
+    asyncio.run(main())
 
 
 def test_force_circuit_opens_it():

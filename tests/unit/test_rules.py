@@ -1,8 +1,21 @@
 """The small rules: back-off, panics, circuits, names, ids and configurations."""
 
+from datetime import UTC, datetime
+
 import pytest
 
-from workflow_core import CircuitBreakerConfig, NonRetryableError, PanicConfig, RetryConfig, Settings, ValidationError
+from workflow_core import (
+    CircuitBreakerConfig,
+    ExecutionResult,
+    NonRetryableError,
+    PanicConfig,
+    PanicError,
+    RetryConfig,
+    Settings,
+    ValidationError,
+    WorkflowError,
+    WorkflowTimeoutError,
+)
 from workflow_core.circuit_breaker import CircuitState, admit, after_failure, after_success, forced
 from workflow_core.clock import from_epoch_ms, to_epoch_ms
 from workflow_core.events import EVENT_TYPES, UNSET, StepCompleted, StepFailed
@@ -158,3 +171,22 @@ def test_directories_that_cannot_be(monkeypatch):
     monkeypatch.setenv("WORKFLOW_DIR", "~a user who is not there/x")
     with pytest.raises(ValidationError, match="set WORKFLOW_DIR"):
         default_directory()
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "expected"),
+    [
+        ("failed", {"type": "ValueError", "message": "no"}, WorkflowError),
+        ("failed", {"type": "WorkflowTimeoutError", "message": "late"}, WorkflowTimeoutError),
+        ("failed", {"type": "MemoryError", "message": "", "indicator": "MemoryError"}, PanicError),
+        ("panicked", {"type": "MemoryError", "message": "", "indicator": "MemoryError"}, PanicError),
+        ("cancelled", None, WorkflowError),
+    ],
+)
+def test_raise_for_status_raises_the_class_that_start_raises(status, error, expected):
+    result = ExecutionResult(
+        execution_id="e", workflow_name="w", status=status, error=error, started_at=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    with pytest.raises(expected, match=f'Execution "e" of workflow "w" is {status}') as raised:
+        result.raise_for_status()
+    assert type(raised.value) is expected

@@ -4,6 +4,7 @@ import dataclasses
 import datetime as dt
 import enum
 import io
+import itertools
 import json
 import struct
 import zoneinfo
@@ -150,7 +151,7 @@ class Span(dt.timedelta):
         (float("nan"), "nan"),
         (float("-inf"), "-inf"),
         ({1: "a"}, "keys are strings"),
-        ({"a": {"b": [object()]}}, r"a\.b\[0\] is a object"),
+        ({"a": {"b": [object()]}}, r"a\.b\[0\] is an object"),
         ("\udc00", "surrogate"),
         (Celsius(3.5), "Celsius"),
         (Stamp(2026, 1, 1), "Stamp"),
@@ -322,6 +323,57 @@ def test_same_json_ignores_the_order_of_keys():
     assert same_json('{"a":1,"b":2}', '{"b":2,"a":1}')
     assert not same_json('{"a":1}', None)
     assert same_json(None, None)
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [("true", "1"), ("1", "1.0"), ("0", "false"), ("null", "0"), ("[]", "{}"), ('{"a":1}', '{"a":true}')],
+)
+def test_values_of_different_types_are_not_the_same(left, right):
+    assert not same_json(left, right)
+    assert not same_json(f"[{left}]", f"[{right}]")
+
+
+class Basket(pydantic.BaseModel):
+    tags: set[str] = set()
+    lines: list[str] = []
+    number: int = pydantic.Field(default_factory=itertools.count().__next__)
+
+
+@dataclasses.dataclass
+class Parcel:
+    basket: Basket
+    sent: dt.date
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "same"),
+    [
+        ({"a": {"y", "x"}, "b": 1}, {"b": 1, "a": {"x", "y"}}, True),
+        (Basket(), Basket(), True),
+        (Basket(tags={"a", "b"}), Basket(tags={"b", "a"}), True),
+        (Basket(), Basket(number=7), False),
+        (Parcel(Basket(), dt.date.min), Parcel(Basket(), dt.date.min), True),
+        (Parcel(Basket(), dt.date.min), Parcel(Basket(lines=["tea"]), dt.date.min), False),
+        (Basket(), {"tags": set(), "lines": []}, False),
+        (1, True, False),
+        (1, 1.0, False),
+        ([1], (1,), False),
+    ],
+)
+def test_fingerprints_are_of_what_was_given(left, right, same):
+    assert (Codec().fingerprint(left) == Codec().fingerprint(right)) is same
+
+
+def test_a_default_that_was_changed_in_place_counts():
+    basket = Basket()
+    basket.lines.append("tea")
+    assert Codec().fingerprint(basket) != Codec().fingerprint(Basket())
+
+
+def test_what_cannot_be_compared_has_no_fingerprint():
+    assert Codec().fingerprint({"a": object()}) is None
+    assert Codec().fingerprint(float("nan")) is None
 
 
 def test_numbers_that_no_reader_of_json_takes_are_refused():

@@ -369,6 +369,17 @@ def test_what_a_builder_refuses(machine):
             step.with_circuit_breaker(0)
         with pytest.raises(ValidationError, match="max_attempts"):
             step.with_retry(max_attempts=0)
+        for handler in (lambda: None, lambda error: None, lambda error, ctx, other: None):
+            with pytest.raises(ValidationError, match="the catch handler is called with the error and the context"):
+                step.catch(handler)
+            with pytest.raises(ValidationError, match=r"the on_error handler for .* is called with the error and the"):
+                step.on_error({ValueError: handler})
+        with pytest.raises(ValidationError, match="the on_open handler is called with the context"):
+            step.with_circuit_breaker(1, on_open=lambda: None)
+        with pytest.raises(ValidationError, match=r"as in ctx\.sleep\(.pause., 1000\)"):
+            await ctx.sleep(1000)
+        step.catch(lambda error, ctx=None: None).catch(lambda *anything: None).catch(max)
+        await step
 
     assert run(machine, flow).status == "completed"
 

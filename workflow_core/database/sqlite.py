@@ -6,6 +6,7 @@ lock only matters when engines in several threads share one store.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus
 
-__all__ = ["SQLiteStore", "after_fork", "leave_to_parent", "open_database", "storage_error"]
+__all__ = ["SQLiteStore", "after_fork", "leave_to_parent", "open_database", "prepare", "storage_error"]
 
 _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
@@ -66,6 +67,9 @@ def open_database(
         StorageError: The file cannot be opened, or is not a database.
     """
     where = str(path) if path is not None else ":memory:"
+    if path is not None:
+        with contextlib.suppress(OSError):  # it is there already, or SQLite will say what is wrong
+            path.touch(mode=0o600, exist_ok=False)
     try:
         connection = sqlite3.connect(
             where, timeout=busy_timeout_ms / 1_000, isolation_level=None, check_same_thread=False, cached_statements=256
@@ -75,18 +79,7 @@ def open_database(
     try:
         if path is not None:
             _switch_to_wal(connection, busy_timeout_ms)
-        connection.execute(f"PRAGMA synchronous = {synchronous}")
-        connection.execute("PRAGMA foreign_keys = ON")
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found == 0:
-            connection.execute("BEGIN IMMEDIATE")
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found == 0:
-                for statement in _statements(schema):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {version}")
-                found = version
-            connection.execute("COMMIT")
+        found = prepare(connection, schema, version, synchronous)
     except sqlite3.Error as error:
         connection.close()
         raise storage_error(error, where) from error
@@ -97,6 +90,30 @@ def open_database(
             "install the version that wrote it, or a newer one"
         )
     return connection
+
+
+def prepare(connection: sqlite3.Connection, schema: str, version: int, synchronous: str) -> int:
+    """Set a new connection up, and make the tables if there are none; return the version of the schema that is there.
+
+    Args:
+        connection: The connection, outside a transaction.
+        schema: The statements that make the tables.
+        version: The schema's version.
+        synchronous: ``NORMAL`` or ``FULL``.
+    """
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if found == 0:
+        connection.execute("BEGIN IMMEDIATE")
+        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        if found == 0:
+            for statement in _statements(schema):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {version}")
+            found = version
+        connection.execute("COMMIT")
+    return found
 
 
 def _switch_to_wal(connection: sqlite3.Connection, busy_timeout_ms: int) -> None:

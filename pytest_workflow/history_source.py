@@ -1,0 +1,138 @@
+"""Where recorded executions come from: each source becomes a workflow database in memory, and is never written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from pytest_workflow.harness import WorkflowHarness, memory_database
+from pytest_workflow.recorded_history import RecordedHistory, load_history, read_executions, write_executions
+from workflow_core.database.schema import WORKFLOW_SCHEMA_VERSION
+from workflow_core.models import ExecutionResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_workflow.recorded_history import RecordedExecution
+
+__all__ = ["HistorySource", "copied", "opened", "recorded"]
+
+HistorySource: TypeAlias = "str | os.PathLike[str] | WorkflowHarness | ExecutionResult | RecordedHistory"
+"""A database file, a runtime directory, a saved history, the ``workflow`` fixture, or a result of the same test."""
+
+_SQLITE = b"SQLite format 3\x00"
+
+
+def copied(database: sqlite3.Connection) -> sqlite3.Connection:
+    """Return a copy, in memory, of a database."""
+    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    database.backup(copy)
+    return copy
+
+
+@contextlib.contextmanager
+def opened(source: HistorySource, live: sqlite3.Connection) -> Iterator[list[sqlite3.Connection]]:
+    """Open a source as workflow databases in memory, and close them at the end of the ``with`` block.
+
+    Args:
+        source: The source.
+        live: The database of the running test.
+
+    Raises:
+        ValueError: The source cannot be read, or is something else.
+        TypeError: The source is of no known kind.
+    """
+    if isinstance(source, (WorkflowHarness, ExecutionResult)):
+        databases = [copied(live)]
+    elif isinstance(source, RecordedHistory):
+        databases = [_filled(source.executions)]
+    elif isinstance(source, (str, os.PathLike)):
+        databases = list(_from_path(Path(source)))
+    else:
+        raise TypeError(
+            "a history is read from a database file, a runtime directory, a saved JSON file, the workflow fixture or "
+            f"an ExecutionResult, not from {type(source).__name__}"
+        )
+    try:
+        yield databases
+    finally:
+        for database in databases:
+            database.close()
+
+
+def recorded(
+    databases: list[sqlite3.Connection], workflow: str | None, execution_id: str | None
+) -> list[tuple[sqlite3.Connection, RecordedExecution]]:
+    """Return the executions of some databases, each with the database it is in."""
+    return [
+        (database, execution)
+        for database in databases
+        for execution in read_executions(database, workflow, execution_id)
+    ]
+
+
+def _filled(executions: tuple[RecordedExecution, ...]) -> sqlite3.Connection:
+    database = memory_database()
+    write_executions(database, executions)
+    return database
+
+
+def _from_path(path: Path) -> Iterator[sqlite3.Connection]:
+    if path.is_dir():
+        files = [file for file in sorted(path.rglob("*.db")) if _is_workflow_database(file)]
+        if not files:
+            raise ValueError(f"{path} holds no workflow database; name a database file, or a directory with some")
+        yield from map(_copy_of_file, files)
+        return
+    try:
+        with path.open("rb") as file:
+            head = file.read(len(_SQLITE))
+    except OSError as error:
+        raise ValueError(f"the history {path} cannot be read: {error.strerror or error}") from None
+    yield _copy_of_file(path) if head == _SQLITE else _filled(load_history(path))
+
+
+def _is_workflow_database(path: Path) -> bool:
+    try:
+        with contextlib.closing(_read_only(path)) as database:
+            return _has_executions(database)
+    except sqlite3.Error:
+        return False
+
+
+def _has_executions(database: sqlite3.Connection) -> bool:
+    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'executions'").fetchone() is not None
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """Open a file without leave to write it.
+
+    A database in WAL mode that nobody has open is read as immutable: otherwise SQLite would put its ``-wal`` and
+    ``-shm`` files next to it, and fail where it may not.
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    in_use = wal.exists() and wal.stat().st_size > 0
+    uri = f"{path.absolute().as_uri()}?mode=ro{'' if in_use else '&immutable=1'}"
+    return sqlite3.connect(uri, uri=True, timeout=5.0, check_same_thread=False)
+
+
+def _copy_of_file(path: Path) -> sqlite3.Connection:
+    try:
+        with contextlib.closing(_read_only(path)) as database:
+            if not _has_executions(database):
+                raise ValueError(
+                    f"{path} is no workflow database: it has no table of executions. In a runtime directory they are "
+                    "workflows/NAME/NAME.db; name one of those, or the directory"
+                )
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version > WORKFLOW_SCHEMA_VERSION:
+                raise ValueError(
+                    f"{path} has schema version {version}, and this version of pytest-workflow-core knows up to "
+                    f"{WORKFLOW_SCHEMA_VERSION}; install the version that wrote it, or a newer one"
+                )
+            return copied(database)
+    except sqlite3.Error as error:
+        raise ValueError(f"the database {path} cannot be read: {error}") from None

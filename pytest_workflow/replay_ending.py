@@ -1,0 +1,93 @@
+"""How a replayed execution ended, compared with its record."""
+
+from __future__ import annotations
+
+import sysconfig
+from typing import TYPE_CHECKING
+
+import pydantic_core
+
+from pytest_workflow.divergence import Divergence
+from workflow_core.errors import PanicError, StepFailure
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pytest_workflow.recorded_history import RecordedExecution
+
+__all__ = ["ending_divergence", "has_own_ending", "users_line"]
+
+_SHOWN = 300
+_NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
+_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+
+
+def has_own_ending(record: RecordedExecution) -> bool:
+    """Tell whether the handler itself ended the execution, rather than a time-out, a cancellation or nobody yet."""
+    if record.status == "completed":
+        return True
+    ended = record.status in {"failed", "panicked"}
+    return ended and _error_type(record) not in {None, "WorkflowTimeoutError"}
+
+
+def ending_divergence(
+    record: RecordedExecution, replayed: RecordedExecution, error: BaseException | None
+) -> Divergence | None:
+    """Compare the end of a replay with the record.
+
+    Args:
+        record: The record.
+        replayed: What the replay has left in its database.
+        error: What ended the replay, if an error did.
+    """
+    if not has_own_ending(record):
+        return None
+    if replayed.status == "completed":
+        if record.status != "completed":
+            what = "today's code completes an execution that failed"
+            return Divergence("ending", what, _ending(record), _ending(replayed))
+        if record.output != replayed.output:
+            what = "today's code makes another output of the same results"
+            return Divergence("output", what, _ending(record), _ending(replayed))
+        return None
+    if record.status != "completed" and (_error_type(record) == _error_type(replayed) or _is_recorded(error, record)):
+        return None
+    outside = isinstance(error, PanicError) and error.step_id is None
+    kind, who = ("raises", "the handler") if outside or not isinstance(error, StepFailure) else ("ending", "a step")
+    what = f"{who} ends the execution with an error today" + (" outside every step" if kind == "raises" else "")
+    original = error.original_error if isinstance(error, StepFailure) and error.original_error else error
+    site = users_line(original.__traceback__) if original is not None else ""
+    if kind == "raises":
+        return Divergence("raises", what, _ending(record), _ending(replayed), site=site)
+    return Divergence("ending", what, _ending(record), _ending(replayed), site=site)
+
+
+def _is_recorded(error: BaseException | None, record: RecordedExecution) -> bool:
+    """Tell whether an error is that of a step that failed in the record: built again, it may have another class."""
+    failed = {step.step_id for step in record.steps if step.status == "failed"}
+    return isinstance(error, StepFailure) and error.step_id in failed
+
+
+def users_line(traceback: TracebackType | None) -> str:
+    """Return, as ``file:line``, the innermost line of a traceback in the user's own code; empty if there is none."""
+    found = ""
+    while traceback is not None:
+        frame = traceback.tb_frame
+        file = frame.f_code.co_filename
+        ours = frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS
+        if not ours and not file.startswith(_LIBRARIES):
+            found = f"{file}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return found
+
+
+def _error_type(record: RecordedExecution) -> str | None:
+    return record.error.get("type") if isinstance(record.error, dict) else None
+
+
+def _ending(record: RecordedExecution) -> str:
+    if record.status == "completed":
+        text = pydantic_core.to_json(record.output).decode()
+        return f"completed with {text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}"
+    error = record.error if isinstance(record.error, dict) else {}
+    return f"{record.status} with {error.get('type')}: {error.get('message')}"

@@ -1,0 +1,401 @@
+"""Replaying one recorded execution against today's code.
+
+The engine itself runs: on a copy of the database in memory, where the execution was put back to running with all its
+steps kept. So it answers every completed step from the record, as it does after a crash. What the record cannot answer
+is not run: it waits, until nothing else can happen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import functools
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from pytest_workflow.clock import VirtualClock
+from pytest_workflow.divergence import Divergence, ExecutionReplay
+from pytest_workflow.observed import ObservedDefinitions, OwnHandlers, unobserved
+from pytest_workflow.processes import SimulatedProcesses
+from pytest_workflow.recorded_history import RecordedExecution, read_executions
+from pytest_workflow.replay_ending import ending_divergence, has_own_ending
+from pytest_workflow.stored_types import stored_type_problem
+from pytest_workflow.timeline import RecordedPlace, Timeline
+from workflow_core.current import activated
+from workflow_core.database.sqlite import SQLiteStore
+from workflow_core.database.store import StepRecord
+from workflow_core.engine import WorkflowEngine
+from workflow_core.hookspecs import hookimpl
+from workflow_core.models import PanicConfig
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable
+
+    from pytest_workflow.freezer import Freezer
+    from pytest_workflow.observed import Ask
+    from workflow_core.execution import Execution
+    from workflow_core.hookspecs import Attempt, AttemptHandler
+
+__all__ = ["outside_loops", "replay_execution"]
+
+_T = TypeVar("_T")
+
+_END_OF_TIME_SECONDS = 1e9
+"""Some thirty years: what has not happened in virtual time by then is waited for in vain."""
+
+
+def replay_execution(
+    database: sqlite3.Connection,
+    execution: RecordedExecution,
+    today: WorkflowEngine,
+    freezer: Freezer,
+    shift: timedelta = timedelta(0),
+    *,
+    same_code: bool = False,
+) -> ExecutionReplay:
+    """Replay one execution.
+
+    Args:
+        database: A copy, in memory, of the database that holds it; it is changed.
+        execution: The record.
+        today: The engine whose workflows are today's code.
+        freezer: Shows virtual time to the user's code.
+        shift: How much later than the record the replay happens.
+        same_code: Whether today's code made the record: then what was stored need not fit the declared types better
+            than the engine asks for.
+    """
+    definition = unobserved(today, execution.workflow_name)
+    outcome = ExecutionReplay(execution.execution_id, execution.workflow_name, execution.status)
+    if definition is None:
+        known = ", ".join(today.workflow_names()) or "none"
+        what = f'today\'s code defines no workflow "{execution.workflow_name}"'
+        return dataclasses.replace(outcome, divergence=Divergence("undefined", what, execution.title, known))
+    problem = stored_type_problem(today.codec, execution.input, definition.input_type, only_read=same_code)
+    if problem is not None:
+        what = "the input does not fit its declared type any more"
+        return dataclasses.replace(outcome, divergence=Divergence("input", what, *problem))
+    _put_back(database, execution)
+
+    def replayed() -> ExecutionReplay:
+        replay = _Replay(database, execution, today, shift, same_code=same_code)
+        with freezer.led_by(replay.clock):
+            return replay.run()
+
+    return outside_loops(replayed)
+
+
+def outside_loops(function: Callable[[], _T]) -> _T:
+    """Call a function that runs an event loop of its own; from asynchronous code in a thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return function()
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
+
+
+def _put_back(database: sqlite3.Connection, execution: RecordedExecution) -> None:
+    database.execute(
+        "UPDATE executions SET status = 'running', completed_at = NULL, completed_seq = NULL, output_data = NULL,"
+        " error_data = NULL, error_message = NULL, restart_at = NULL, deadline_at = NULL, owner_id = NULL,"
+        " panic_config = ?, revision = revision + 1 WHERE id = ?",
+        (PanicConfig(enable_auto_restart=False).model_dump_json(), execution.execution_id),
+    )
+
+
+class _RefusesToRun:
+    """Lets no step's function run, whoever asks for it; and judges errors as the engine of the test does."""
+
+    def __init__(self, today: WorkflowEngine) -> None:
+        self._today = today
+
+    def __dir__(self) -> list[str]:
+        return ["wrap_attempt", "panic_indicators"]
+
+    @hookimpl
+    def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler]:
+        """Wait for ever in place of the step's function."""
+        del attempt
+        return lambda call: functools.partial(_for_ever, call)
+
+    @hookimpl
+    def panic_indicators(self) -> Iterable[str]:
+        """Return those of the test's plugins."""
+        return self._today._indicators
+
+
+async def _for_ever(*_: object) -> NoReturn:
+    await asyncio.Future()
+    raise AssertionError("this future has no result")
+
+
+@dataclasses.dataclass(slots=True)
+class _Suspicion:
+    """A step that was asked for out of place; what it means shows later.
+
+    Attributes:
+        ask: What was asked for.
+        instead_of: What the record has there, if anything.
+        answer: For a step that the record does not know: set to let it go on.
+    """
+
+    ask: Ask
+    instead_of: RecordedPlace | None
+    answer: asyncio.Future[None] | None = None
+
+
+class _Replay:
+    """One replay: an observer of what is asked for, which holds each answer back until its time."""
+
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        execution: RecordedExecution,
+        today: WorkflowEngine,
+        shift: timedelta,
+        *,
+        same_code: bool,
+    ) -> None:
+        self._same_code = same_code
+        self._database = database
+        self._record = execution
+        self._shift = shift
+        self._timeline = Timeline(execution)
+        self.clock = VirtualClock(self._timeline.started_at + shift)
+        plugins = [_RefusesToRun(today)]
+        settings = today.settings.model_copy(update={"sync_handlers": "inline", "lease_ms": None})
+        self._engine = WorkflowEngine(
+            SQLiteStore(connection=database), self.clock, plugins, settings, SimulatedProcesses()
+        )
+        self._engine.codec = today.codec
+        self._engine.definitions = ObservedDefinitions(OwnHandlers(today), [self])
+        self._asked: list[Ask] = []
+        self._found: list[Divergence | _Suspicion] = []
+        self._blocked: list[Ask] = []
+        self._waiting: list[tuple[RecordedPlace, asyncio.Future[None]]] = []
+        self._speculated = False
+
+    # Observing -------------------------------------------------------------------------------------------------------
+
+    async def asked(self, execution: Execution, ask: Ask) -> None:
+        """Compare what is asked for with the record, and wait for the moment of its answer."""
+        if execution.execution_id != self._record.execution_id:
+            return
+        repeated = any(before.step_id == ask.step_id for before in self._asked)
+        self._asked.append(ask)
+        place = self._timeline.places.get(ask.step_id)
+        if place is None:
+            if not repeated:
+                await self._ask_unknown(execution, ask)
+            return
+        self._timeline.ask(ask.step_id, nests=ask.nests)
+        if not repeated:
+            self._check_order(ask, place)
+        difference = self._difference(ask, place)
+        if difference is not None:
+            self._found.append(difference)
+            self._over.set_result(None)
+            await _for_ever()
+        execution.begin_activity(ask.step_id)  # which refuses the same step in two tasks at the same time
+        try:
+            if not place.is_answered:
+                self._blocked.append(ask)
+                await _for_ever()
+            await self._turn(place)
+        finally:
+            execution.end_activity(ask.step_id)
+
+    async def returned(self, execution: Execution) -> None:
+        """Nothing to do: the end is read from the database."""
+
+    def _check_order(self, ask: Ask, place: RecordedPlace) -> None:
+        skipped = self._timeline.skipped_by(place)
+        if skipped is not None:
+            self._found.append(_Suspicion(ask, skipped))
+
+    def _difference(self, ask: Ask, place: RecordedPlace) -> Divergence | None:
+        record = place.record
+        if ask.kind != record.kind:
+            what = f'"{ask.step_id}" was a {record.kind} and is a {ask.kind} today'
+            return Divergence("kind", what, str(place), str(ask), ask.step_id, str(ask.site))
+        if ask.kind == "sleep" and ask.duration_ms != record.duration_ms:
+            what = f'sleep "{ask.step_id}" has another length'
+            lengths = f"{record.duration_ms} ms", f"{ask.duration_ms} ms"
+            return Divergence("duration", what, *lengths, ask.step_id, str(ask.site))
+        if record.status in {"completed", "skipped"}:
+            problem = stored_type_problem(self._engine.codec, record.result, ask.returns, only_read=self._same_code)
+            if problem is not None:
+                what = f'the recorded result of step "{ask.step_id}" does not fit its declared type any more'
+                return Divergence("result", what, *problem, ask.step_id, str(ask.site))
+        return None
+
+    async def _ask_unknown(self, execution: Execution, ask: Ask) -> None:
+        expected = next(iter(self._timeline.unasked()), None)
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._found.append(_Suspicion(ask, expected, answer))
+        self._blocked.append(ask)
+        await answer
+        self._blocked.remove(ask)
+        stands_in = StepRecord(ask.step_id, kind=ask.kind, status="completed", attempt=1)
+        if expected is not None and expected.is_answered and expected.record.kind == ask.kind:
+            stands_in = dataclasses.replace(execution.steps[expected.step_id], step_id=ask.step_id)
+        execution.steps[ask.step_id] = stands_in
+
+    # Answering in time -----------------------------------------------------------------------------------------------
+
+    async def _turn(self, place: RecordedPlace) -> None:
+        """Wait until the moment at which the record answers a step."""
+        loop = asyncio.get_running_loop()
+        due = place.ended_at + self._shift
+        if self.clock.now() < due:
+            reached = loop.create_future()
+            self.clock.call_at(due, functools.partial(_settle, reached))
+            await reached
+        turn = loop.create_future()
+        self._waiting.append((place, turn))
+        self._let_go()
+        self._some_wait.set()
+        await turn
+        self._timeline.answer(place.step_id)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        for place, turn in sorted(self._waiting, key=lambda waiting: waiting[0].ended):
+            if self._timeline.is_due(place):
+                _settle(turn)
+        self._waiting = [(place, turn) for place, turn in self._waiting if not turn.done()]
+
+    async def _keep_going(self) -> None:
+        """Answer the next step when nothing else is runnable: then what it waits for does not happen today."""
+        attachment = self.clock.attach(asyncio.get_running_loop())
+        while True:
+            await self._some_wait.wait()
+            await attachment.idle()
+            if self._waiting:
+                _settle(min(self._waiting, key=lambda waiting: waiting[0].ended)[1])
+                self._waiting = [(place, turn) for place, turn in self._waiting if not turn.done()]
+            else:
+                self._some_wait.clear()
+
+    async def _at_the_end_of_time(self) -> None:
+        """When nothing can happen any more, let an unknown step pass that stands before a recorded one, else end."""
+        while True:
+            await asyncio.sleep(_END_OF_TIME_SECONDS)
+            held = next((answer for answer in map(self._held_answer, self._found) if answer is not None), None)
+            if held is None:
+                _settle(self._over)
+                return
+            self._speculated = True
+            _settle(held)
+
+    def _held_answer(self, found: Divergence | _Suspicion) -> asyncio.Future[None] | None:
+        if not isinstance(found, _Suspicion) or found.answer is None or found.answer.done():
+            return None
+        place = found.instead_of
+        return found.answer if place is not None and not self._timeline.was_asked(place.step_id) else None
+
+    # The whole -------------------------------------------------------------------------------------------------------
+
+    def run(self) -> ExecutionReplay:
+        """Replay, and tell the first difference."""
+        error: BaseException | None = None
+        ended = False
+        try:
+            with activated(self._engine):
+                ended, error = self.clock.run(self._run())
+        finally:
+            self._engine.abandon()
+            self.clock.detach()
+        (after,) = read_executions(self._database, execution_id=self._record.execution_id)
+        divergence = self._first_divergence(ended=ended, failed=error is not None and self._record.error is None)
+        if divergence is None:
+            divergence = self._unlike_the_end(after, error, ended=ended)
+        following: tuple[str, ...] = ()
+        if divergence is None and not has_own_ending(self._record):
+            following = tuple(f"{ask} at {ask.site}" for ask in self._blocked)
+            if ended:
+                following = (f"the execution ends: {after.status}",)
+        return ExecutionReplay(
+            self._record.execution_id,
+            self._record.workflow_name,
+            self._record.status,
+            divergence,
+            tuple(self._asked),
+            following,
+        )
+
+    def _unlike_the_end(
+        self, after: RecordedExecution, error: BaseException | None, *, ended: bool
+    ) -> Divergence | None:
+        divergence = ending_divergence(self._record, after, error) if ended else None
+        missing = self._timeline.unasked()
+        if missing and (divergence is None or divergence.kind != "raises"):
+            return self._missing(missing[0], "the handler ends without it" if ended else "it is waited for in vain")
+        if not ended and divergence is None and has_own_ending(self._record):
+            what = "today's handler does not come to its end: it waits for something outside its steps"
+            return Divergence("ending", what, f"the execution {self._record.status}", "it waits for ever")
+        return divergence
+
+    async def _run(self) -> tuple[bool, BaseException | None]:
+        loop = asyncio.get_running_loop()
+        self._over: asyncio.Future[None] = loop.create_future()
+        self._some_wait = asyncio.Event()
+        helpers = [loop.create_task(self._keep_going()), loop.create_task(self._at_the_end_of_time())]
+        running = loop.create_task(self._engine.resume(self._record.execution_id))
+        both: set[asyncio.Future[Any]] = {running, self._over}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in (*helpers, running):
+            task.cancel()
+        for helper in helpers:
+            if helper.done() and not helper.cancelled():
+                helper.result()
+        if running.done() and not running.cancelled():
+            return True, running.exception()
+        return False, None
+
+    # The first difference --------------------------------------------------------------------------------------------
+
+    def _first_divergence(self, *, ended: bool, failed: bool) -> Divergence | None:
+        for found in self._found:
+            divergence = found if isinstance(found, Divergence) else self._judged(found, ended=ended, failed=failed)
+            if divergence is not None:
+                return divergence
+        return None
+
+    def _judged(self, suspicion: _Suspicion, *, ended: bool, failed: bool) -> Divergence | None:
+        ask, place = suspicion.ask, suspicion.instead_of
+        is_missing = place is not None and not self._timeline.was_asked(place.step_id)
+        if suspicion.answer is None:
+            return self._out_of_order(ask, place, is_missing=is_missing) if place is not None else None
+        if not (has_own_ending(self._record) or self._speculated or ended or self._timeline.unasked()):
+            return None  # everything recorded was asked for: this is what comes next
+        recorded = str(place) if place is not None else f"nothing more ({self._record.status})"
+        if place is not None and is_missing and not failed:
+            if place.record.kind != ask.kind:
+                return self._missing(place, str(ask), str(ask.site))
+            what = f'{ask.kind} "{ask.step_id}" is asked for where "{place.step_id}" is recorded'
+            return Divergence("renamed", what, recorded, str(ask), place.step_id, str(ask.site))
+        what = f'{ask.kind} "{ask.step_id}" is new, although the execution was past it'
+        hints = (f'it is "{place.step_id}" under a new id',) if place is not None and is_missing else ()
+        return Divergence("new", what, recorded, str(ask), ask.step_id, str(ask.site), hints)
+
+    def _out_of_order(self, ask: Ask, place: RecordedPlace, *, is_missing: bool) -> Divergence | None:
+        if is_missing:
+            return self._missing(place, str(ask), str(ask.site))
+        later = next(other for other in self._asked if other.step_id == place.step_id)
+        if not ask.is_ordered_with(later):
+            return None  # in tasks that run side by side: neither waits for the other
+        what = f'{ask.kind} "{ask.step_id}" is asked for before {place.record.kind} "{place.step_id}"'
+        order = f'"{place.step_id}" ended before "{ask.step_id}" began'
+        return Divergence("order", what, order, str(ask), ask.step_id, str(ask.site))
+
+    def _missing(self, place: RecordedPlace, today: str, site: str = "") -> Divergence:
+        what = f'{place.record.kind} "{place.step_id}" is recorded, and today\'s code does not ask for it'
+        return Divergence("missing", what, str(place), today, place.step_id, site)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,71 @@
+"""Event loops that workflows cannot run in are refused before anything is written."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from workflow_core import InvalidStateError, Workflow, WorkflowEngine
+from workflow_core.database.sqlite import SQLiteStore
+
+
+class ForeignLoop(asyncio.AbstractEventLoop):
+    """An event loop that is none of asyncio's own, as uvloop's is."""
+
+
+CALLS = {
+    "start": lambda engine: engine.start("quick"),
+    "start_and_wait": lambda engine: engine.start_and_wait("quick"),
+    "wait": lambda engine: engine.wait("q-1"),
+    "resume": lambda engine: engine.resume("q-1"),
+    "restart": lambda engine: engine.restart("q-1"),
+    "cancel": lambda engine: engine.cancel("q-1"),
+    "recover": lambda engine: engine.recover(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_no_event_loop_of_asyncio(call, workflow):
+    production = WorkflowEngine(SQLiteStore())
+    for engine in (production, workflow.engine):
+        with pytest.raises(InvalidStateError, match="trio is not supported: with anyio, use its asyncio backend"):
+            call(engine).send(None)
+    production.close()
+
+
+@pytest.mark.parametrize("start", [*CALLS.values(), lambda engine: Workflow.start("quick")])
+def test_an_event_loop_that_cannot_run_on_virtual_time(start, workflow, workflow_db):
+    workflow.define("quick", lambda ctx: 1)
+    asyncio._set_running_loop(ForeignLoop())
+    try:
+        with pytest.raises(InvalidStateError, match=r"ForeignLoop cannot run on virtual time; use asyncio's own"):
+            start(workflow.engine).send(None)
+    finally:
+        asyncio._set_running_loop(None)
+    assert workflow_db.executions() == []
+
+
+def test_the_harness_itself_without_an_event_loop_of_asyncio(workflow, workflow_db):
+    workflow.define("quick", lambda ctx: 1)
+    with pytest.raises(InvalidStateError, match="asyncio backend"):
+        workflow.start("quick").send(None)
+    assert workflow_db.executions() == []
+
+
+def test_trio(workflow, workflow_db):
+    trio = pytest.importorskip("trio")
+    workflow.define("quick", lambda ctx: 1)
+    with pytest.raises(InvalidStateError, match="asyncio backend"):
+        trio.run(Workflow.start, "quick")
+    assert workflow_db.executions() == []
+
+
+def test_uvloop(workflow, workflow_db):
+    uvloop = pytest.importorskip("uvloop")
+    workflow.define("quick", lambda ctx: 1)
+    loop = uvloop.new_event_loop()
+    with pytest.raises(InvalidStateError, match=r"uvloop\.Loop cannot run on virtual time"):
+        loop.run_until_complete(Workflow.start("quick"))
+    loop.close()
+    assert workflow_db.executions() == []
