@@ -26,6 +26,7 @@ from workflow_core.clock import WallTimer
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_workflow.schedules import Reorder
     from workflow_core.clock import TimerHandle
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
@@ -80,6 +81,7 @@ class VirtualClock:
         self.start = start
         self.sleeps: list[Sleep] = []
         self.automatic = automatic
+        self.reorder: Reorder | None = None
         self._elapsed = 0.0
         self._wall_offset = timedelta()
         self._limit = float("inf") if automatic else 0.0

@@ -76,6 +76,9 @@ _rerun_key: pytest.StashKey[Rerun] = pytest.StashKey()
 _environment_key = pytest.StashKey["Environment"]()
 _freezer_key = pytest.StashKey["Freezer"]()
 
+running: list[pytest.Item] = []
+"""The test that runs, after those within which it runs."""
+
 
 def _refuse_namesake() -> None:
     """Stop with one clear error if the other distribution that owns the import name is installed."""
@@ -384,7 +387,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test whose assertions failed unseen, whose faults did not all strike, or whose workflows forgot a step."""
     __tracebackhide__ = True
-    result = yield
+    running.append(item)
+    try:
+        result = yield
+    finally:
+        running.pop()
     environment = item.stash.get(_environment_key, None)
     if environment is None:
         return result

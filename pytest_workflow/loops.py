@@ -54,6 +54,7 @@ class Attachment:
                 f"this event loop runs on {other!r} and cannot run on {clock!r} as well: one clock for all engines of "
                 "an event loop"
             )
+        self._is_own = own
         self._offset = 0.0 if own else loop.time() - clock.monotonic()
         self._resolution = self._loop._clock_resolution
         self._threads = Threads(loop, clock.earlier_threads)
@@ -202,6 +203,8 @@ class Attachment:
 
     def select(self, timeout: float | None = None) -> list[Any]:
         """Move the clock instead of waiting."""
+        if self._is_own and self._clock.reorder is not None:
+            self._clock.reorder(self._loop._ready)
         events: list[Any] = self._selector.select(0)
         if events:
             self._patience.renew()

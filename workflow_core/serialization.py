@@ -76,6 +76,11 @@ class ReturnType:
             self._handler = None
         return self._declared
 
+    @property
+    def declared(self) -> object:
+        """The type as it was declared; ``None`` if nothing usable is."""
+        return self._resolved()
+
     def adapter(self) -> pydantic.TypeAdapter[Any] | None:
         """Return pydantic's adapter for the declared type, or ``None`` if nothing usable is declared."""
         declared = self._resolved()
