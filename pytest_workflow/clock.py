@@ -356,6 +356,12 @@ class VirtualClock:
             with contextlib.suppress(WorkflowStuckError, SystemExit):
                 loop.run_until_complete(asyncio.wait(tasks, timeout=_SECONDS_TO_END))
             self.settle()
+        for task in tasks:
+            error = task.exception() if task.done() and not task.cancelled() else None
+            if isinstance(error, Exception):
+                loop.call_exception_handler(
+                    {"message": "a task failed when the test ended", "exception": error, "task": task}
+                )
         left = [task for task in tasks if not task.done()]
         stubborn = [f"{task.get_name()}{where(task.get_coro())}" for task in left]
         attachment.drop(left)

@@ -119,7 +119,7 @@ class Attachment:
         if executor is None:
             executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
             loop.set_default_executor(executor)
-        return asyncio.wrap_future(self._threads.submit(executor, function, args), loop=loop)
+        return self._threads.run(executor, function, args)
 
     async def make_subprocess_transport(self, *args: Any, **options: Any) -> asyncio.SubprocessTransport:  # noqa: ANN401
         """Note a child process: virtual time stands still while it works."""

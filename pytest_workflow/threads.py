@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import sys
@@ -9,13 +10,12 @@ import threading
 import time
 import weakref
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Hashable, Iterable, Iterator
     from concurrent.futures import Executor
     from types import FrameType
@@ -144,6 +144,11 @@ class _Job:
         finally:
             _worker.job = None
 
+    def note_end(self, future: asyncio.Future[Any]) -> None:
+        """Let nobody ask how a job of a dead process ended."""
+        if self.doom is not None and not future.cancelled():
+            future.exception()
+
 
 class _Sleeper:
     """A thread that sleeps on virtual time.
@@ -181,18 +186,20 @@ class Threads:
         self._closed = False
         _threads_of[loop] = self
 
-    def submit(self, executor: Executor, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Future[Any]:
+    def run(self, executor: Executor, function: Callable[..., Any], arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
         """Give work to an executor, and note it until it has ended, whether or not anybody still waits for it."""
         job = _Job(self, executor, function, arguments)
         with self._lock:
             self._jobs.add(job)
         try:
             is_pool = isinstance(executor, ThreadPoolExecutor)  # others may have to pickle what they are given
-            future = executor.submit(job) if is_pool else executor.submit(function, *arguments)
+            begun = executor.submit(job) if is_pool else executor.submit(function, *arguments)
         except BaseException:
             self._forget(job)
             raise
-        future.add_done_callback(lambda _: self._forget(job))
+        begun.add_done_callback(lambda _: self._forget(job))
+        future = asyncio.wrap_future(begun, loop=self._loop)
+        future.add_done_callback(job.note_end)
         return future
 
     def _forget(self, job: _Job) -> None:

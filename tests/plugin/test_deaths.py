@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 import time
@@ -10,6 +11,8 @@ import time
 import anyio
 import pytest
 
+from pytest_workflow import VirtualClock
+from pytest_workflow.harness import Environment
 from workflow_core import Settings, Workflow
 
 pytest_plugins = ["pytester"]
@@ -81,7 +84,7 @@ def test_a_dead_process_does_not_linger(request, manual, way):
     assert "lingered" not in traces
 
 
-def test_tasks_threads_and_timers_of_a_dead_process_end_with_it(workflow, workflow_clock):
+def test_tasks_threads_and_timers_of_a_dead_process_end_with_it(workflow, workflow_clock, caplog):
     living, started = [], []
 
     async def child():
@@ -114,6 +117,9 @@ def test_tasks_threads_and_timers_of_a_dead_process_end_with_it(workflow, workfl
     workflow.reopen()
     assert workflow.wait("p").status == "completed"
     assert living == []
+    started.clear()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 class TestThreadedHandlers:
@@ -224,6 +230,24 @@ def test_a_task_that_leaves_python_at_the_end_of_a_test_is_stopped(run_within, p
         """
     )
     run_within().assert_outcomes(passed=2)
+
+
+def test_the_error_of_a_task_that_the_end_of_a_test_cancels_is_logged(caplog):
+    tasks = []
+
+    async def fail():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            raise ValueError("not tidy")
+
+    async def begin():
+        tasks.append(asyncio.create_task(fail()))
+        await asyncio.sleep(0)
+
+    with contextlib.closing(Environment(VirtualClock())) as environment:
+        environment.clock.run(begin())
+    assert caplog.messages[0].startswith("a task failed when the test ended")
 
 
 # What an error cuts off ----------------------------------------------------------------------------------------------
