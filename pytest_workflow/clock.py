@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pytest_workflow.loops import RESOLUTION, Attachment
 from workflow_core.clock import WallTimer
-from workflow_core.execution import where
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -356,15 +355,7 @@ class VirtualClock:
             with contextlib.suppress(WorkflowStuckError, SystemExit):
                 loop.run_until_complete(asyncio.wait(tasks, timeout=_SECONDS_TO_END))
             self.settle()
-        for task in tasks:
-            error = task.exception() if task.done() and not task.cancelled() else None
-            if isinstance(error, Exception):
-                loop.call_exception_handler(
-                    {"message": "a task failed when the test ended", "exception": error, "task": task}
-                )
-        left = [task for task in tasks if not task.done()]
-        stubborn = [f"{task.get_name()}{where(task.get_coro())}" for task in left]
-        attachment.drop(left)
+        stubborn = attachment.end(tasks)
         self.settle()
         loop.run_until_complete(loop.shutdown_asyncgens())
         return stubborn

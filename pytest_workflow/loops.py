@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pytest_workflow.threads import OUTSIDE_GRACE_SECONDS, Patience, Threads, Work, process, processor_time
 from workflow_core.errors import InvalidStateError
+from workflow_core.execution import where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -183,6 +184,19 @@ class Attachment:
                 coroutine.close()
             task.add_done_callback(_seen)
             task.cancel()
+
+    def end(self, tasks: Iterable[asyncio.Task[Any]]) -> list[str]:
+        """Log the errors of tasks that were cancelled; drop those that went on all the same, and describe these."""
+        stubborn = [task for task in tasks if not task.done()]
+        for task in tasks:
+            error = task.exception() if task.done() and not task.cancelled() else None
+            if isinstance(error, Exception):
+                self._loop.call_exception_handler(
+                    {"message": "a task failed when the test ended", "exception": error, "task": task}
+                )
+        described = [f"{task.get_name()}{where(task.get_coro())}" for task in stubborn]
+        self.drop(stubborn)
+        return described
 
     # In the selector's place -----------------------------------------------------------------------------------------
 
