@@ -59,7 +59,7 @@ SUITE = """
         max_examples=20,
         deadline=None,
         database=None,
-        suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     @hypothesis.given(number=strategies.integers())
     def test_hypothesis(workflow, number):
@@ -85,7 +85,7 @@ SUITE = """
         assert workflow_clock.monotonic() == 6_000
 
     def test_pytester(pytester, workflow):
-        pytester.makepyfile("def test_inner(workflow):\\n    workflow.define('w', lambda ctx: 1)\\n    workflow.run('w')")
+        pytester.makepyfile("def test_inner(workflow, workflow_clock): ...")
         pytester.runpytest_inprocess("-p", "no:randomly", "-p", "no:xdist").assert_outcomes(passed=1)
         define(workflow)
         assert workflow.run("nap").output == 1
