@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, overload
 
 from tabulate import tabulate
@@ -86,6 +87,11 @@ class History(Sequence[Event]):
 
     __hash__ = None  # type: ignore[assignment]  # equality with unset fields is not transitive
 
+    @property
+    def whole(self) -> History:
+        """The history that these events are a part of."""
+        return self._whole
+
     # Parts -----------------------------------------------------------------------------------------------------------
 
     def of(self, step_id: str) -> History:
@@ -98,7 +104,14 @@ class History(Sequence[Event]):
         )
 
     def only(self, *kinds: type[Event]) -> History:
-        """Return the events of the given classes."""
+        """Return the events of the given classes.
+
+        Raises:
+            TypeError: Something else than a class of events is given.
+        """
+        for kind in kinds:
+            if not (isinstance(kind, type) and issubclass(kind, Event)):
+                raise TypeError(f"only() takes classes of events, such as StepCompleted; not {kind!r}")
         return History((event for event in self if isinstance(event, kinds)), self.title, self._whole)
 
     def compared_with(self, expected: Sequence[object]) -> list[tuple[int, Event]]:
@@ -148,7 +161,7 @@ class History(Sequence[Event]):
         for wanted in (step_id, *more_ids):
             for found in self._ids(wanted) or [wanted]:
                 if found not in done:
-                    self._fail(f'step "{found}" did not complete', _of_step(found))
+                    self._fail(f'step "{found}" did not complete{self._hint(found)}', _of_step(found))
 
     def assert_order(self, step_id: str, *more_ids: str) -> None:
         """Assert that the steps and sleeps completed, in this order; others may stand between.
@@ -165,7 +178,8 @@ class History(Sequence[Event]):
             places = [order.index(found) for found in self._ids(wanted)]
             if latest is not None and min(places) <= latest:
                 self._fail(
-                    f'step "{order[min(places)]}" did not complete after "{order[latest]}"',
+                    f'step "{order[min(places)]}" did not complete after "{order[latest]}"; expected '
+                    f"{', '.join((step_id, *more_ids))}, completed {', '.join(order)}",
                     _of_step(order[min(places)]),
                 )
             latest = max(places)
@@ -182,7 +196,8 @@ class History(Sequence[Event]):
         begun = Counter(event.step_id for event in self if isinstance(event, _STARTS))
         for found in self._ids(step_id) or [step_id]:
             if begun[found] != count:
-                self._fail(f'step "{found}" made {begun[found]} attempts, not {count}', _of_step(found))
+                message = f'step "{found}" made {begun[found]} attempts, not {count}{self._hint(found)}'
+                self._fail(message, _of_step(found))
 
     def assert_backoff(self, step_id: str, milliseconds: Sequence[int]) -> None:
         """Assert the waits between the step's attempts, in milliseconds; of each step that a glob matches."""
@@ -192,13 +207,20 @@ class History(Sequence[Event]):
             if found != list(milliseconds):
                 self._fail(f'step "{wanted}" backed off for {found} ms, not {list(milliseconds)} ms', _of_step(wanted))
 
-    def assert_slept(self, step_id: str, milliseconds: int) -> None:
-        """Assert that a durable sleep of this length began; with a glob, that each that matches has this length."""
+    def assert_slept(self, step_id: str, duration: float | timedelta) -> None:
+        """Assert that a durable sleep of this length began; with a glob, that each that matches has this length.
+
+        Args:
+            step_id: The sleep, or a glob.
+            duration: Milliseconds, or a ``timedelta``.
+        """
         __tracebackhide__ = True
+        milliseconds = duration // timedelta(milliseconds=1) if isinstance(duration, timedelta) else duration
         for wanted in self._ids(step_id, SleepStarted) or [step_id]:
             found = [event.duration_ms for event in self._each(SleepStarted) if event.step_id == wanted]
             if milliseconds not in found:
-                self._fail(f'sleep "{wanted}" lasted {found or "never"} ms, not {milliseconds} ms', _of_step(wanted))
+                lasted = f"lasted {', '.join(map(str, found))} ms, not {milliseconds} ms" if found else "did not begin"
+                self._fail(f'sleep "{wanted}" {lasted}{self._hint(wanted)}', _of_step(wanted))
 
     def assert_circuit_opened(self, step_id: str) -> None:
         """Assert that the step's circuit opened during this execution; with a glob, that of each that matches."""
@@ -227,6 +249,11 @@ class History(Sequence[Event]):
         found = len(self._each(ExecutionRestarted))
         if found != count:
             self._fail(f"the execution restarted {found} times, not {count}", ExecutionRestarted)
+
+    def _hint(self, step_id: str) -> str:
+        """Return, for an id that is not in the history, those that are."""
+        ids = list(dict.fromkeys(event.step_id for event in self._whole if isinstance(event, StepEvent)))
+        return "" if step_id in ids else f"; the history knows {', '.join(map(str, ids)) or 'no step'}"
 
     def _fail(self, message: str, mark: type[Event] | _StepMark) -> None:
         __tracebackhide__ = True
@@ -341,7 +368,7 @@ def _shown(event: Event, name: str) -> object:
 
 
 def table(events: Sequence[Event], marked: Iterable[int] = (), shown: slice = slice(None)) -> str:
-    """Draw events as a table, with an arrow at the marked places; times are counted from the first event.
+    """Draw events as a table, with an arrow at the marked places; times are counted from the execution's start.
 
     Args:
         events: The events.
@@ -351,7 +378,8 @@ def table(events: Sequence[Event], marked: Iterable[int] = (), shown: slice = sl
     if not events:
         return "(no events)"
     marks = set(marked)
-    first = next((event.at for event in events if event.at is not UNSET), None)
+    whole = events.whole if isinstance(events, History) else events
+    first = next((event.at for event in whole if event.at is not UNSET), None)
     rows = [
         (
             ">" if place in marks else "",
