@@ -288,24 +288,24 @@ SUITE = """
     from workflow_core import Workflow
     from workflow_core.definition import SHARED_DEFINITIONS
 
-    SHARED_DEFINITIONS._by_name.pop("order", None)  # of the run before, in the same process
+    SHARED_DEFINITIONS._by_name.pop("drawn-suite", None)  # of the run before, in the same process
 
-    @Workflow.define("order")
+    @Workflow.define("drawn-suite")
     async def order(ctx):
         await ctx.step("charge", lambda: 1)
 
     @settings(deadline=None, database=None, derandomize=True)
-    @given(fault_plans("order"))
+    @given(fault_plans("drawn-suite"))
     def test_order(plan):
         with fresh_workflow(plan) as workflow:
-            workflow.run("order", "o-1")
+            workflow.run("drawn-suite", "o-1")
             workflow.history("o-1").assert_attempts("charge", 1)
 """
 
 
 def test_a_failure_shows_its_plan_and_is_replayed(pytester, run_within):
     pytester.makepyfile(
-        SUITE.replace('fault_plans("order")', 'fault_plans("order", kinds=["crash", "raise", "panic"])')
+        SUITE.replace('fault_plans("drawn-suite")', 'fault_plans("drawn-suite", kinds=["crash", "raise", "panic"])')
     )
     result = run_within()
     result.assert_outcomes(failed=1)
