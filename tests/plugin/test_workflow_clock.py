@@ -501,3 +501,15 @@ def test_only_a_duration_can_pass(workflow_clock, duration, kind):
         with pytest.raises(kind, match="cannot jump by"):
             workflow_clock.jump_wall(duration)
     assert workflow_clock.now() == workflow_clock.start
+
+
+@pytest.mark.asyncio
+async def test_sums_of_waits_are_exact(workflow_clock):
+    await asyncio.sleep(0.1)
+    await asyncio.sleep(60)
+    assert workflow_clock.monotonic() == 60.1
+    for _ in range(3):
+        await workflow_clock.advance(0.1)
+    assert workflow_clock.monotonic() == 60.1003
+    await asyncio.sleep(1e-7)
+    assert workflow_clock.monotonic() == 60.1003
