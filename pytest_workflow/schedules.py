@@ -57,7 +57,7 @@ class Schedule:
 
         def reorder(ready: deque[asyncio.Handle]) -> None:
             # By index: threads may append to the queue meanwhile.
-            places = [place for place in range(len(ready)) if True]
+            places = [place for place in range(len(ready)) if _is_task(ready[place])]
             choice = next(choices, 0) if len(places) > 1 else 0
             if not choice:
                 return
