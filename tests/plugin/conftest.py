@@ -7,6 +7,7 @@ import pytest
 
 import pytest_workflow.freezer
 import pytest_workflow.harness  # noqa: F401 - same
+from workflow_core.definition import SHARED_DEFINITIONS
 
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
 
@@ -26,7 +27,8 @@ def run_apart(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def run_within(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
-    """Run pytest in this process, in file order."""
+    """Run pytest in this process, in file order; workflows that it defines for the whole process go with the test."""
+    monkeypatch.setattr(SHARED_DEFINITIONS, "_by_name", dict(SHARED_DEFINITIONS._by_name))
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def run(*arguments: str) -> pytest.RunResult:
