@@ -250,8 +250,7 @@ def _workflow_environment(
     freezer = _freezer(request.config)
     with contextlib.ExitStack() as stack:
         stack.callback(freezer.release)
-        stack.callback(environment.close)
-        stack.callback(environment.keep_histories)
+        stack.callback(environment.close, keep_database=True)
         freezer.lead(clock)
         if request.config.getoption("--workflow-replay-check") and observation is None:
             from pytest_workflow.replay_check import install  # noqa: PLC0415 - not without the option
@@ -413,6 +412,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
             report.sections.extend(environment.report())
             report.sections.extend(_armed(item, environment.faults))
         if report.when == "teardown":
+            environment.forget()
             del item.stash[_environment_key]
     return report
 

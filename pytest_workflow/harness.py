@@ -139,7 +139,6 @@ class Environment:
         self.next_execution_id = execution_ids()
         self.stops: Stops | None = None
         self._recovery: asyncio.Task[None] | None = None
-        self._kept_histories: list[History] | str | None = None
         self._stack = contextlib.ExitStack()
         self._borrowed = memory is not None
         self._memory = None if file is not None else memory or memory_database()
@@ -226,15 +225,19 @@ class Environment:
         if self._recovery is not None:
             self._recovery.result()
 
+    def finish_recovery(self) -> None:
+        """Let a recovery under way come to its end, in synchronous code."""
+        if _running_loop() is None and self._recovery is not None and not self._recovery.done():
+            self.clock.run(self.recovered())
+
     def finish_observation(self, error: str | None = None) -> None:
         """Put what is left of the run into its observation.
 
         Args:
             error: What the scenario raised, as text.
         """
-        if _running_loop() is None and self._recovery is not None and not self._recovery.done():
-            with contextlib.suppress(RuntimeError):  # the event loop of an asynchronous test is closed already
-                self.clock.run(self.recovered())
+        with contextlib.suppress(RuntimeError):  # the event loop of an asynchronous test is closed already
+            self.finish_recovery()
         self.observation.error = error
         self.observation.elapsed_ms = self.clock.monotonic() * 1_000
         observe(self.observation, self.database)
@@ -254,7 +257,7 @@ class Environment:
 
     def report(self) -> list[tuple[str, str]]:
         """Return, with a title each, the history of each execution as a table, the first started first."""
-        histories = self._kept_histories or self._read_histories()
+        histories = self._read_histories()
         if isinstance(histories, str):
             return [("workflow histories", histories)]
         sections = [(f"workflow {each.title}", f"{table(each)}{self._places.of(each)}") for each in histories]
@@ -262,29 +265,38 @@ class Environment:
             sections.append(("workflow steps that were never awaited", "\n".join(self.never_awaited)))
         return sections
 
-    def keep_histories(self) -> None:
-        """Read the histories for a report that is made after `close`, if the teardown fails."""
-        self._kept_histories = self._read_histories()
-
     def _read_histories(self) -> list[History] | str:
+        """Read the histories from the database itself, because the engine may be closed; or tell why they cannot be."""
         try:
-            return [self.harness.history(row["id"]) for row in self.database.executions()]
+            store = SQLiteStore(connection=self.database.connection)
+            return [
+                _history(row["id"], _immediately(store.load_events(row["workflow_name"], row["id"])))
+                for row in self.database.executions()
+            ]
         except (WorkflowCoreError, sqlite3.Error, ValueError, KeyError, TypeError, RuntimeError) as error:
             return f"cannot be read: {error}"  # whatever the test has done to its engine or its tables
 
-    def close(self) -> None:
+    def close(self, *, keep_database: bool = False) -> None:
         """End the test's processes, and let go of everything.
+
+        Args:
+            keep_database: Leave the database open for a report, until `forget`.
 
         Raises:
             RuntimeError: Something of the test's cannot be ended; everything else is.
         """
         with contextlib.ExitStack() as stack:
-            if not self._borrowed:
-                stack.callback(self.database.connection.close)
+            if not keep_database:
+                stack.callback(self.forget)
             stack.callback(self._stack.close)
             stack.callback(self.clock.detach)
             with contextlib.suppress(RuntimeError):  # the event loop of an asynchronous test may be closed already
                 self.engine.abandon()
+
+    def forget(self) -> None:
+        """Let go of the database."""
+        if not self._borrowed:
+            self.database.connection.close()
 
 
 class WorkflowHarness:
@@ -444,6 +456,7 @@ class WorkflowHarness:
 
     def status(self, execution_id: str) -> ExecutionResult:
         """Return what is known of an execution now."""
+        self._environment.finish_recovery()
         return _immediately(self.engine.get_status(execution_id))
 
     def history(self, execution: ExecutionResult | str) -> History:
@@ -453,9 +466,8 @@ class WorkflowHarness:
             execution: Its result, or its id.
         """
         execution_id = execution.execution_id if isinstance(execution, ExecutionResult) else execution
-        events = _immediately(self.engine.history(execution_id))
-        name = events[0].workflow_name if events else "?"
-        return History(events, f'history of "{execution_id}" ({name})')
+        self._environment.finish_recovery()
+        return _history(execution_id, _immediately(self.engine.history(execution_id)))
 
     def reopen(self) -> WorkflowEngine:
         """Let the process die, and open the surviving database in a new one, which recovers what was interrupted.
@@ -503,6 +515,11 @@ class WorkflowHarness:
             raise
         failures.surface()
         return result
+
+
+def _history(execution_id: str, events: list[Event]) -> History:
+    name = events[0].workflow_name if events else "?"
+    return History(events, f'history of "{execution_id}" ({name})')
 
 
 async def _recover(engine: MortalEngine) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pytest_workflow.crashes import CrashExplorationError, explore
 from pytest_workflow.invariants import COMPARED, DEFAULT_INVARIANTS, NOT_COMPARED, Comparison, Invariant
 from pytest_workflow.observation import Observation, Place
-from workflow_core import NonRetryableError, ValidationError, Workflow
+from workflow_core import NonRetryableError, StorageError, ValidationError, Workflow
 from workflow_core.database.schema import WORKFLOW_SCHEMA
 from workflow_core.database.sqlite import SQLiteStore
 
@@ -630,3 +630,29 @@ def test_coverage_and_report_of_an_explored_test(pytester, run_within):
     page = (pytester.path / "report.html").read_text(encoding="utf-8")
     assert page.count("= 12 runs, depth 1, exhausted") == 1
     assert "&lt;team&gt; of test_order" in page
+
+
+def test_a_crash_in_the_recovery_of_a_reopened_test(workflow, workflow_faults):
+    @workflow.define("napping")
+    async def napping(ctx):
+        await ctx.sleep("nap", 1_000)
+        return await ctx.step("s", lambda: 1)
+
+    workflow.run("napping", "n", detach=True)
+    workflow_faults.crash("execution_recovered", when="after")
+    workflow.reopen()
+    assert workflow.status("n").status == "sleeping"
+    assert workflow.history("n")[-1].seq == len(workflow.history("n"))
+    assert workflow.wait("n").output == 1
+
+
+def test_a_refused_write_leaves_no_gap_in_the_history(workflow, workflow_faults):
+    @workflow.define("stored")
+    async def stored(ctx):
+        return await ctx.step("s", lambda: 1)
+
+    workflow_faults.storage_error("step_completed", "database or disk is full")
+    with pytest.raises(StorageError, match="make room on the disk"):
+        workflow.run("stored", "x")
+    assert workflow.resume("x").output == 1
+    assert [event.seq for event in workflow.history("x")] == [1, 2, 3, 4, 5, 6, 7]

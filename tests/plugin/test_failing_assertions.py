@@ -224,7 +224,8 @@ def test_a_failure_in_a_test_that_closed_its_engine_is_reported(run_within, pyte
     )
     result = run_within()
     result.assert_outcomes(passed=1, failed=4)
-    result.stdout.fnmatch_lines(["*- workflow histories -*", "cannot be read: *"] * 4)
+    result.stdout.fnmatch_lines(['*- workflow history of "o" (one) -*', "*ExecutionCompleted*"])
+    result.stdout.fnmatch_lines(["*- workflow histories -*", "cannot be read: *"] * 3)
     assert "INTERNALERROR" not in result.stdout.str()
 
 

@@ -511,6 +511,8 @@ class SQLiteStore:
             ).fetchall()
             if not running:
                 return
+            # A write that was refused may have taken a position in the history that nothing fills.
+            seq = self._last_seq(connection, lease.execution_id) + 1
             in_flight = "status = 'running' AND kind = 'step' AND error_message IS NULL"
             self._keep_start_events(connection, lease.execution_id, in_flight)
             connection.execute(
