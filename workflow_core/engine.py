@@ -1068,8 +1068,10 @@ class WorkflowEngine:
             self._renewal = loop.create_task(self._renew_leases(lease_ms), name="workflow lease renewal")
         return active
 
-    def _settled(self, active: _Active, _: asyncio.Task[None]) -> None:
+    def _settled(self, active: _Active, task: asyncio.Task[None]) -> None:
         """Let nobody wait for an execution whose task has ended, be it that it was cancelled before it had begun."""
+        if not task.cancelled():
+            task.exception()  # marks it as seen: who waits for the execution meets it, and nobody asks the task
         active.finish(_interrupted(active.execution))
         self._forget(active)
         active.between_runs.set()

@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import gc
 
 import pytest
 
@@ -291,7 +292,7 @@ def test_a_crash_while_a_panic_is_recorded_changes_nothing(machine, clock, point
     assert (panicked.indicator, panicked.error, panicked.step_id) == ("MemoryError", "ValueError", "s")
 
 
-def test_sys_exit_in_a_step_leaves_the_attempt_used(machine):
+def test_sys_exit_in_a_step_leaves_the_attempt_used(machine, caplog):
     async def flow(ctx):
         async def leave():
             raise SystemExit(3)
@@ -305,6 +306,9 @@ def test_sys_exit_in_a_step_leaves_the_attempt_used(machine):
     store = SQLiteStore(machine.path)
     assert store.select("SELECT status, attempt FROM steps") == [("running", 1)]
     store.close()
+    machine.engines.clear()
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 @pytest.mark.parametrize("place", ["step", "body"])
