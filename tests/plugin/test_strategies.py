@@ -309,7 +309,7 @@ def test_a_failure_shows_its_plan_and_is_replayed(pytester, run_within):
     )
     result = run_within()
     result.assert_outcomes(failed=1)
-    (line,) = [line for line in result.stdout.lines if "fault plan: " in line]
+    (line,) = {line[line.index("fault plan: ") :] for line in result.stdout.lines if "fault plan: " in line}
     plan = FaultPlan.from_json(line.partition("fault plan: ")[2])
     assert rule(plan)["what"] == {"kind": "crash"}
     result.stdout.fnmatch_lines(
