@@ -132,6 +132,11 @@ class MortalEngine(WorkflowEngine):
         background.set(True)
         await super()._renew_leases(lease_ms)
 
+    async def _wake_sleepers(self) -> None:
+        """As `WorkflowEngine._wake_sleepers`; the task is known as this process's."""
+        process.set(self)
+        await super()._wake_sleepers()
+
     async def _outlive(
         self,
         operation: Callable[[WorkflowEngine], Awaitable[_T]],

@@ -14,6 +14,7 @@ import types
 import uuid
 import warnings
 import weakref
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
@@ -62,6 +63,7 @@ from workflow_core.ownership import ProcessProbe, SystemProcessProbe
 from workflow_core.panic import find_panic_indicator
 from workflow_core.serialization import Codec, same_json
 from workflow_core.settings import Settings, default_directory
+from workflow_core.sleepers import Sleeper, Sleepers
 from workflow_core.timeouts import cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
@@ -70,7 +72,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.listing import UnfinishedExecution
     from workflow_core.ownership import Owner
+    from workflow_core.summaries import Position
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["WorkflowEngine"]
@@ -82,6 +86,15 @@ HandlerT = TypeVar("HandlerT", bound=WorkflowHandler)
 _CLAIM_POLL_MS = 1
 _CANCEL_GRACE_SECONDS = 5.0
 """How long a cancellation waits for code that does not want to end."""
+
+_RECOVERY_PAGE = 500
+"""How many executions `recover` reads at a time."""
+
+_WAKING_BUNCH = 100
+"""How many sleepers go on before other tasks of the event loop have their turn."""
+
+_WAKE_AGAIN_MS = 1_000
+"""After which time a sleeper is tried again whose database could not be read."""
 
 _BUSINESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 
@@ -202,6 +215,8 @@ class WorkflowEngine:
         self._claims: dict[str, object] = {}
         self._known_workflows: set[str] = set()
         self._renewal: asyncio.Task[None] | None = None
+        self._sleepers = Sleepers(self.clock)
+        self._waking: asyncio.Task[None] | None = None
         self._closed = False
         self._plugins = PluginManager()
         for plugin in (*_installed_plugins(), *plugins):
@@ -403,8 +418,7 @@ class WorkflowEngine:
             InvalidStateError: It was called inside a workflow of this engine.
         """
         running = [active.task for active in self._active.values() if active.task is not None]
-        if self._renewal is not None:
-            running.append(self._renewal)
+        running += [task for task in (self._renewal, self._waking) if task is not None]
         running = [task for task in running if task.get_loop() is asyncio.get_running_loop()]
         if asyncio.current_task() in running:
             raise InvalidStateError("aclose() cannot be awaited inside a workflow: it waits for the workflows to stop")
@@ -443,8 +457,7 @@ class WorkflowEngine:
             for execution in self.running():
                 execution.doomed(doom)
         tasks = [active.task for active in self._active.values() if active.task is not None]
-        if self._renewal is not None:
-            tasks.append(self._renewal)
+        tasks += [task for task in (self._renewal, self._waking) if task is not None]
         for task in tasks:
             task.cancel()
         return tasks
@@ -767,6 +780,8 @@ class WorkflowEngine:
         active = self._active_execution(execution_id)
         if active is not None and active.loop is asyncio.get_running_loop():
             return await asyncio.shield(active.final)
+        if active is None and (active := await self._wake(execution_id)) is not None:
+            return await asyncio.shield(active.final)
         return await self._poll(execution_id)
 
     async def resume(self, execution_id: str) -> ExecutionResult:
@@ -853,6 +868,7 @@ class WorkflowEngine:
         """
         self.check_event_loop()
         record, at = await self._cancel_stored(execution_id)
+        self._sleepers.take(record.execution_id)
         active = self._active_execution(record.execution_id)
         if active is not None and active.task is not None:
             execution = active.execution
@@ -893,26 +909,53 @@ class WorkflowEngine:
             The ids of the executions that this engine took over.
         """
         self.check_event_loop()
-        taken = []
-        for record, owner, expires_at in await self.store.unfinished_executions():
-            if self._active_execution(record.execution_id) is not None or self._lives(owner, expires_at):
-                continue
-            if self._known_definition(record.workflow_name) is None:
-                logger.warning(
-                    'Execution "%s" waits to be recovered, but its workflow "%s" is not defined in this process',
-                    record.execution_id,
-                    record.workflow_name,
-                )
-                continue
-            try:
-                await self._take_over(record)
-            except LeaseLostError:
-                continue  # another process was faster
-            except WorkflowCoreError:
-                logger.exception('Execution "%s" cannot be recovered', record.execution_id)
-                continue
-            taken.append(record.execution_id)
+        taken: list[str] = []
+        unknown: Counter[str] = Counter()
+        after: Position | None = None
+        while True:
+            page = await self.store.unfinished_executions(after, _RECOVERY_PAGE)
+            for found in page:
+                if self._runs_somewhere(found):
+                    continue
+                if self._known_definition(found.workflow_name) is None:
+                    unknown[found.workflow_name] += 1
+                elif await self._recover_one(found, len(taken)):
+                    taken.append(found.execution_id)
+            if len(page) < _RECOVERY_PAGE:
+                break
+            after = page[-1].position
+            await asyncio.sleep(0)  # what was taken over begins, and others have their turn
+        for name, count in unknown.items():
+            logger.warning(
+                'Executions of workflow "%s" wait to be recovered (%d), but it is not defined in this process',
+                name,
+                count,
+            )
         return taken
+
+    def _runs_somewhere(self, found: UnfinishedExecution) -> bool:
+        return (
+            self._active_execution(found.execution_id) is not None
+            or found.execution_id in self._sleepers
+            or self._lives(found.owner, found.lease_expires_at)
+        )
+
+    async def _recover_one(self, found: UnfinishedExecution, taken: int) -> bool:
+        """Take an execution over; return whether this engine has it now."""
+        try:
+            if found.due_at is not None and taken >= self.settings.resident_sleepers:
+                await self._let_sleep(found, found.due_at)
+                return True
+            record = await self.store.load_execution(found.execution_id)
+            if record is None or record.fencing_token != found.fencing_token:
+                return False
+            await self._take_over(record)
+        except LeaseLostError:
+            return False  # another process was faster
+        except Exception:  # one damaged row must not keep the others from being recovered
+            logger.exception('Execution "%s" cannot be recovered', found.execution_id)
+            return False
+        return True
 
     async def set_circuit(
         self, workflow_name: str, step_id: str, status: CircuitStatus, config: CircuitBreakerConfig
@@ -1000,7 +1043,11 @@ class WorkflowEngine:
             LeaseLostError: It changed hands, or ended, since it was read.
         """
         async with self._claimed(record.execution_id):
-            return self._active_execution(record.execution_id) or await self._taken_over(record)
+            return (
+                self._active_execution(record.execution_id)
+                or await self._woken(record.execution_id)
+                or await self._taken_over(record)
+            )
 
     async def _taken_over(self, record: ExecutionRecord) -> _Active:
         execution = await self._revive(record)
@@ -1013,12 +1060,90 @@ class WorkflowEngine:
         execution.opens_with(ExecutionRecovered(), seq, at)
         return self._launch(execution)
 
+    # Sleepers: executions that were recovered and wait in the store ---------------------------------------------------
+
+    async def _let_sleep(self, found: UnfinishedExecution, due_at: int) -> None:
+        """Take a sleeping execution over without reading it; it is read when it is due, or asked for."""
+        async with self._claimed(found.execution_id):
+            if self._active_execution(found.execution_id) is not None:
+                return
+            lease, at = Lease(found.workflow_name, found.execution_id, found.fencing_token), self.clock.now()
+            lease = await self.store.workflow(found.workflow_name).execution_recovered(
+                lease, self.owner, self.lease_expiry(), found.status, 0, at
+            )
+            self._sleepers.add(lease, due_at, at)
+        self._keep_leases()
+        if self._waking is None or self._waking.done() or self._waking.get_loop().is_closed():
+            self._waking = asyncio.get_running_loop().create_task(self._wake_sleepers(), name="workflow sleepers")
+
+    async def _wake_sleepers(self) -> None:
+        """Go on with sleepers when they are due, and let others have their turn between bunches of them."""
+        try:
+            while self._sleepers and not self._closed:
+                await self._sleepers.until_due()
+                for _ in range(_WAKING_BUNCH):
+                    sleeper = self._sleepers.first_due()
+                    if sleeper is None:
+                        break
+                    await self._wake_due(sleeper)
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if not self._closed:  # else the owner is retired as a whole
+                await self._release_sleepers()
+            raise
+
+    async def _wake_due(self, sleeper: Sleeper) -> None:
+        lease = sleeper.lease
+        try:
+            await self._wake(lease.execution_id)
+        except StorageError:
+            logger.exception('Execution "%s" is due, but cannot be read; it is tried again', lease.execution_id)
+            again_at = to_epoch_ms(self.clock.now()) + _WAKE_AGAIN_MS
+            self._sleepers.add(lease, again_at, sleeper.recovered_at)
+        except Exception:  # one damaged row must not keep the others asleep
+            logger.exception('Execution "%s" is due, but cannot go on', lease.execution_id)
+            self._sleepers.take(lease.execution_id)
+            with contextlib.suppress(StorageError):
+                await self.store.workflow(lease.workflow_name).executions_released([lease], self.clock.now())
+
+    async def _wake(self, execution_id: str) -> _Active | None:
+        if execution_id not in self._sleepers:
+            return None
+        async with self._claimed(execution_id):
+            return self._active_execution(execution_id) or await self._woken(execution_id)
+
+    async def _woken(self, execution_id: str) -> _Active | None:
+        """Go on with a sleeper; ``None`` if it is none, or not any more."""
+        sleeper = self._sleepers.take(execution_id)
+        if sleeper is None:
+            return None
+        try:
+            record = await self.store.workflow(sleeper.lease.workflow_name).load_execution(execution_id)
+            if record is None or record.fencing_token != sleeper.lease.fencing_token:
+                return None  # it was cancelled, or taken over when this process seemed dead
+            execution = await self._revive(record)
+        except BaseException:
+            self._sleepers.add(sleeper.lease, sleeper.due_at, sleeper.recovered_at)
+            raise
+        execution.opens_with(ExecutionRecovered(), execution.last_seq, sleeper.recovered_at)
+        return self._launch(execution)
+
+    async def _release_sleepers(self) -> None:
+        """Give the sleepers back for another engine, or another event loop of this one, to recover."""
+        by_workflow: dict[str, list[Lease]] = {}
+        for sleeper in self._sleepers.clear():
+            by_workflow.setdefault(sleeper.lease.workflow_name, []).append(sleeper.lease)
+        for name, leases in by_workflow.items():
+            with contextlib.suppress(StorageError):
+                await self.store.workflow(name).executions_released(leases, self.clock.now())
+
     async def _renew_leases(self, lease_ms: int) -> None:
         """Keep this engine's executions its own, and stop those that another process has taken."""
-        while self._active and not self._closed:
+        while (self._active or self._sleepers) and not self._closed:
             await self.clock.sleep(lease_ms / 3)
             try:
-                owned = await self.store.lease_renewed(self.owner, self.lease_expiry())
+                leases = [active.execution.lease for active in self._active.values()]
+                owned = await self.store.lease_renewed(self.owner, self.lease_expiry(), leases)
             except StorageError:
                 logger.exception("Cannot renew the leases of this process")
                 continue
@@ -1061,12 +1186,16 @@ class WorkflowEngine:
         self._active[execution.execution_id] = active
         active.task = loop.create_task(self._drive(active), name=f"workflow {execution.execution_id}")
         active.task.add_done_callback(functools.partial(self._settled, active))
-        lease_ms = self.settings.lease_ms
+        self._keep_leases()
+        return active
+
+    def _keep_leases(self) -> None:
+        """See to it that the leases are renewed, in this event loop."""
+        loop, lease_ms = asyncio.get_running_loop(), self.settings.lease_ms
         if lease_ms is not None and (
             self._renewal is None or self._renewal.done() or self._renewal.get_loop() is not loop
         ):
             self._renewal = loop.create_task(self._renew_leases(lease_ms), name="workflow lease renewal")
-        return active
 
     def _settled(self, active: _Active, task: asyncio.Task[None]) -> None:
         """Let nobody wait for an execution whose task has ended, be it that it was cancelled before it had begun."""
@@ -1217,7 +1346,8 @@ def _begin_again_in_child() -> None:
     """After a fork: what the parent's engines run is not run in the child, which is a process of its own."""
     for engine in list(_engines):
         engine.owner = engine._probe.make_owner()
-        engine._active, engine._claims, engine._renewal = {}, {}, None
+        engine._active, engine._claims, engine._renewal, engine._waking = {}, {}, None, None
+        engine._sleepers.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import sqlite3
 import threading
@@ -14,14 +15,16 @@ from workflow_core.database.sqlite import SQLiteStore, after_fork, leave_to_pare
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from workflow_core.circuit_breaker import CircuitState
-    from workflow_core.database.store import ExecutionRecord, NewExecution
+    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
     from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner
+    from workflow_core.summaries import ExecutionSummary, Position
 
 __all__ = ["DirectoryStore"]
 
@@ -183,11 +186,16 @@ class DirectoryStore:
                     (execution_id, name),
                 )
 
-    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
+    async def lease_renewed(
+        self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
+    ) -> set[tuple[str, int]]:
         """Prolong an owner's lease in every open database."""
+        of_workflow: dict[str, list[Lease]] = {}
+        for lease in leases:
+            of_workflow.setdefault(lease.workflow_name, []).append(lease)
         owned: set[tuple[str, int]] = set()
-        for store in list(self._stores.values()):
-            owned |= await store.lease_renewed(owner, lease_expires_at)
+        for name, store in list(self._stores.items()):
+            owned |= await store.lease_renewed(owner, lease_expires_at, of_workflow.get(name, []))
         return owned
 
     async def owner_retired(self, owner: Owner) -> None:
@@ -209,23 +217,38 @@ class DirectoryStore:
             circuits |= await store.load_circuits(workflow_name)
         return circuits
 
-    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
-        """Read all executions that are not at rest, of all workflows."""
-        found: list[tuple[ExecutionRecord, Owner | None, int | None]] = []
+    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+        """Read executions that are not at rest, of all workflows, the earliest started first."""
+        found: list[UnfinishedExecution] = []
         for name in self.workflow_names():
             if self.layout.database(name).exists():
                 try:
-                    found += await self.workflow(name).unfinished_executions()
+                    found += await self.workflow(name).unfinished_executions(after, limit)
                 except StorageError:  # one damaged database must not keep the others from being recovered
                     logger.exception('The executions of workflow "%s" cannot be read', name)
-        return found
+        return heapq.nsmallest(limit, found, key=lambda execution: execution.position)
 
     async def list_executions(
-        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
-    ) -> list[ExecutionRecord]:
-        """Read executions, the latest started first."""
-        found: list[ExecutionRecord] = []
+        self,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> list[ExecutionSummary]:
+        """Read executions in short, the latest started first."""
+        found: list[ExecutionSummary] = []
         for store in self._existing_stores(workflow_name):
-            found += await store.list_executions(workflow_name, status, limit + offset)
-        found.sort(key=lambda record: (-record.started_at.timestamp(), record.execution_id))
-        return found[offset : offset + limit]
+            found += await store.list_executions(
+                None, status, limit, started_after=started_after, started_before=started_before, before=before
+            )
+        return heapq.nlargest(limit, found, key=lambda summary: (summary.started_at, summary.execution_id))
+
+    async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
+        """Count the executions by workflow and status."""
+        counts: dict[str, dict[ExecutionStatus, int]] = {}
+        for store in self._existing_stores(workflow_name):
+            counts |= await store.count_executions(workflow_name)
+        return counts

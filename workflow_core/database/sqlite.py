@@ -13,11 +13,13 @@ import threading
 import time
 import weakref
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
 import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
+from workflow_core.database import listing
+from workflow_core.database.migrations import migrated, statements
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
 from workflow_core.errors import ExecutionNotFoundError, LeaseLostError, SchemaVersionError, StorageError
@@ -25,13 +27,18 @@ from workflow_core.events import event_from_row
 from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
+    from workflow_core.database.listing import UnfinishedExecution
     from workflow_core.database.store import CircuitChange, NewExecution
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus
+    from workflow_core.summaries import ExecutionSummary, Position
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 __all__ = ["SQLiteStore", "after_fork", "leave_to_parent", "open_database", "prepare", "storage_error"]
 
@@ -78,6 +85,7 @@ def open_database(
         raise storage_error(error, where) from error
     try:
         if path is not None:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect on a file without a page alone
             _switch_to_wal(connection, busy_timeout_ms)
         found = prepare(connection, schema, version, synchronous)
     except sqlite3.Error as error:
@@ -93,7 +101,7 @@ def open_database(
 
 
 def prepare(connection: sqlite3.Connection, schema: str, version: int, synchronous: str) -> int:
-    """Set a new connection up, and make the tables if there are none; return the version of the schema that is there.
+    """Set a new connection up, make the tables or bring them to this version; return the version that is there.
 
     Args:
         connection: The connection, outside a transaction.
@@ -108,12 +116,12 @@ def prepare(connection: sqlite3.Connection, schema: str, version: int, synchrono
         connection.execute("BEGIN IMMEDIATE")
         found = int(connection.execute("PRAGMA user_version").fetchone()[0])
         if found == 0:
-            for statement in _statements(schema):
+            for statement in statements(schema):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {version}")
             found = version
         connection.execute("COMMIT")
-    return found
+    return migrated(connection, schema, found, version)
 
 
 def _switch_to_wal(connection: sqlite3.Connection, busy_timeout_ms: int) -> None:
@@ -130,17 +138,6 @@ def _switch_to_wal(connection: sqlite3.Connection, busy_timeout_ms: int) -> None
             time.sleep(busy_timeout_ms / 1_000 / _WAL_TRIES)
         else:
             return
-
-
-def _statements(script: str) -> list[str]:
-    """Split a script into statements, triggers in one piece."""
-    statements, current = [], ""
-    for line in script.splitlines(keepends=True):
-        current += line
-        if sqlite3.complete_statement(current):
-            statements.append(current)
-            current = ""
-    return statements
 
 
 def storage_error(error: sqlite3.Error, where: str) -> StorageError:
@@ -523,6 +520,16 @@ class SQLiteStore:
             for offset, (step_id, attempt) in enumerate(running):
                 self._log(connection, lease.execution_id, seq + offset, "StepInterrupted", now, step_id, attempt)
 
+    async def executions_released(self, leases: Sequence[Lease], at: datetime) -> None:
+        """Give executions back of which nothing is under way."""
+        now = _text(at)
+        with _Transaction(self) as connection:
+            connection.executemany(
+                "UPDATE executions SET owner_id = NULL, revision = revision + 1, updated_at = ?"
+                " WHERE id = ? AND fencing_token = ?",
+                [(now, lease.execution_id, lease.fencing_token) for lease in leases],
+            )
+
     async def step_started(
         self, lease: Lease, step: StepRecord, attempt: int, seq: int, at: datetime, status: ExecutionStatus | None
     ) -> None:
@@ -751,8 +758,11 @@ class SQLiteStore:
             self._upsert_circuit(connection, workflow_name, step_id, after)
         return after
 
-    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
-        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
+    async def lease_renewed(
+        self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
+    ) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of those ``leases`` that it still has."""
+        ids = pydantic_core.to_json([lease.execution_id for lease in leases]).decode()
         with _Transaction(self) as connection:
             connection.execute(
                 "UPDATE owners SET lease_expires_at = ? WHERE owner_id = ?", (lease_expires_at, owner.owner_id)
@@ -761,9 +771,9 @@ class SQLiteStore:
                 self._known_owners[owner.owner_id] = lease_expires_at
             return set(
                 connection.execute(
-                    "SELECT id, fencing_token FROM executions WHERE owner_id = ?"
-                    " AND status IN ('running', 'sleeping', 'restarting', 'panicked')",
-                    (owner.owner_id,),
+                    "SELECT e.id, e.fencing_token FROM json_each(?) AS held"
+                    " CROSS JOIN executions e ON e.id = held.value WHERE e.owner_id = ?",
+                    (ids, owner.owner_id),
                 )
             )
 
@@ -847,17 +857,17 @@ class SQLiteStore:
         )
         return {(row[0], row[1]): CircuitState(*row[2:]) for row in rows}
 
-    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
-        """Read all executions that are not at rest, each with its owner and when the owner's lease expires."""
-        rows = self.select(
-            f"SELECT {_EXECUTION_COLUMNS}, o.host, o.pid, o.process_started, o.owner_id, o.lease_expires_at"
-            " FROM executions e LEFT JOIN owners o ON o.owner_id = e.owner_id"
-            " WHERE e.status IN ('running', 'sleeping', 'restarting')"
-            " OR (e.status = 'panicked' AND e.restart_at IS NOT NULL) ORDER BY e.started_at"
-        )
-        return [
-            (_execution_record(row[:15]), Owner(*row[15:19]) if row[18] is not None else None, row[19]) for row in rows
-        ]
+    def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function with the connection, and turn SQLite's errors into `StorageError`."""
+        with self._lock:
+            try:
+                return function(self.connection, *args, **kwargs)
+            except sqlite3.Error as error:
+                raise storage_error(error, self.location()) from error
+
+    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+        """Read executions that are not at rest, the earliest started first, with their owners."""
+        return self.read(listing.unfinished_executions, after, limit)
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""
@@ -867,15 +877,21 @@ class SQLiteStore:
         return (Owner(*rows[0][:4]), rows[0][4]) if rows else None
 
     async def list_executions(
-        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
-    ) -> list[ExecutionRecord]:
-        """Read executions, the latest started first."""
-        rows = self.select(
-            f"SELECT {_EXECUTION_COLUMNS} FROM executions e WHERE (?1 IS NULL OR e.workflow_name = ?1)"
-            " AND (?2 IS NULL OR e.status = ?2) ORDER BY e.started_at DESC, e.id LIMIT ?3 OFFSET ?4",
-            (workflow_name, status, limit, offset),
-        )
-        return [_execution_record(row) for row in rows]
+        self,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> list[ExecutionSummary]:
+        """Read executions in short, the latest started first."""
+        return self.read(listing.list_executions, workflow_name, status, started_after, started_before, before, limit)
+
+    async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
+        """Count the executions by workflow and status."""
+        return self.read(listing.count_executions, workflow_name)
 
     # Parts of transactions -------------------------------------------------------------------------------------------
 

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.listing import UnfinishedExecution
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus, StepStatus
     from workflow_core.ownership import Owner
+    from workflow_core.summaries import ExecutionSummary, Position
 
 __all__ = [
     "ABANDONED",
@@ -219,6 +221,12 @@ class WorkflowStore(Protocol):
     async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
 
+    async def executions_released(self, leases: Sequence[Lease], at: datetime) -> None:
+        """Give executions back of which nothing is under way, passing over those whose lease is not good any more."""
+
+    async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
+        """Read an execution."""
+
     async def step_started(
         self, lease: Lease, step: StepRecord, attempt: int, seq: int, at: datetime, status: ExecutionStatus | None
     ) -> None:
@@ -336,8 +344,10 @@ class Store(Protocol):
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
 
-    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
-        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
+    async def lease_renewed(
+        self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
+    ) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of those ``leases`` that it still has."""
 
     async def owner_retired(self, owner: Owner) -> None:
         """Forget an owner that ended in an orderly way."""
@@ -348,13 +358,28 @@ class Store(Protocol):
     async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
         """Read the circuits by workflow name and step id."""
 
-    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
-        """Read all executions that are not at rest, each with its owner and when the owner's lease expires."""
+    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+        """Read executions that are not at rest, the earliest started first, with their owners.
+
+        Args:
+            after: Those that stand behind this place in the list, which ``position`` tells of the last one read.
+            limit: How many at most; fewer are the last ones.
+        """
 
     async def list_executions(
-        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
-    ) -> list[ExecutionRecord]:
-        """Read executions, the latest started first."""
+        self,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> list[ExecutionSummary]:
+        """Read executions in short, the latest started first, and those behind the place ``before`` in that order."""
+
+    async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
+        """Count the executions by workflow and status."""
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data lies, for people to read."""
