@@ -224,6 +224,9 @@ class MortalEngine(WorkflowEngine):
     get_status = _outlives(WorkflowEngine.get_status)
     history = _outlives(WorkflowEngine.history)
     recover = _outlives(WorkflowEngine.recover)
+    list_executions = _outlives(WorkflowEngine.list_executions)
+    stats = _outlives(WorkflowEngine.stats)
+    cleanup = _outlives(WorkflowEngine.cleanup)
     set_circuit = _outlives(WorkflowEngine.set_circuit)
 
 

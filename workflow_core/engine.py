@@ -20,9 +20,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from workflow_core import circuit_breaker
-from workflow_core.clock import Clock, SystemClock, from_epoch_ms, to_epoch_ms
+from workflow_core.clock import Clock, SystemClock, as_utc, from_epoch_ms, to_epoch_ms
 from workflow_core.current import activated
 from workflow_core.database.directory import DirectoryStore
+from workflow_core.database.layout import WORKFLOW_NAME
 from workflow_core.database.store import ExecutionRecord, Lease, NewExecution, Store
 from workflow_core.definition import (
     MISSING,
@@ -42,7 +43,6 @@ from workflow_core.errors import (
     PanicError,
     StorageError,
     ValidationError,
-    WorkflowCoreError,
     WorkflowNotFoundError,
 )
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
@@ -61,9 +61,11 @@ from workflow_core.models import (
 )
 from workflow_core.ownership import ProcessProbe, SystemProcessProbe
 from workflow_core.panic import find_panic_indicator
+from workflow_core.retention import CleanupReport, cleaned_up, expiry
 from workflow_core.serialization import Codec, same_json
 from workflow_core.settings import Settings, default_directory
 from workflow_core.sleepers import Sleeper, Sleepers
+from workflow_core.summaries import ExecutionSummary, WorkflowStats, position, statuses
 from workflow_core.timeouts import cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
@@ -95,6 +97,8 @@ _WAKING_BUNCH = 100
 
 _WAKE_AGAIN_MS = 1_000
 """After which time a sleeper is tried again whose database could not be read."""
+
+_LONGEST_PAGE = 10_000
 
 _BUSINESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 
@@ -957,6 +961,95 @@ class WorkflowEngine:
             return False
         return True
 
+    # Many executions -------------------------------------------------------------------------------------------------
+
+    async def list_executions(
+        self,
+        workflow_name: str | None = None,
+        status: ExecutionStatus | Sequence[ExecutionStatus] | None = None,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: ExecutionSummary | str | None = None,
+        limit: int = 100,
+    ) -> list[ExecutionSummary]:
+        """Return executions in short, the latest started first, of all workflows of the store or of one.
+
+        Pages are asked for by the last execution of the page before, so the last page costs what the first one does,
+        and executions that start meanwhile move nothing.
+
+        Args:
+            workflow_name: Of this workflow alone, which need not be defined here.
+            status: In this status, or one of these, alone.
+            started_after: Started at this moment or later; aware.
+            started_before: Started before this moment; aware.
+            before: The last execution of the page before, or its `ExecutionSummary.cursor`.
+            limit: How many at most (1 to 10 000).
+
+        Raises:
+            ValidationError: An argument is not acceptable.
+            StorageError: The database cannot be read.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LONGEST_PAGE:
+            raise ValidationError(f"limit must be a number from 1 to {_LONGEST_PAGE}, not {limit!r:.300}")
+        return await self.store.list_executions(
+            _validated_name(workflow_name),
+            statuses(status),
+            limit,
+            started_after=_aware("started_after", started_after),
+            started_before=_aware("started_before", started_before),
+            before=position(before),
+        )
+
+    async def stats(self, workflow_name: str | None = None) -> list[WorkflowStats]:
+        """Return how many executions each workflow has, by status; sorted by name, workflows without any left out.
+
+        Args:
+            workflow_name: Of this workflow alone, which need not be defined here.
+
+        Raises:
+            ValidationError: The name is not acceptable.
+            StorageError: The database cannot be read.
+        """
+        counts = await self.store.count_executions(_validated_name(workflow_name))
+        return [WorkflowStats(workflow_name=name, counts=counts[name]) for name in sorted(counts)]
+
+    async def cleanup(
+        self,
+        older_than: timedelta | float,
+        status: ExecutionStatus | Sequence[ExecutionStatus] | None = None,
+        workflow_name: str | None = None,
+        *,
+        dry_run: bool = False,
+        batch: int = 100,
+    ) -> CleanupReport:
+        """Remove executions that have been at rest for some time, with their steps, errors, history and logs.
+
+        At rest is what is completed, failed, cancelled, or panicked without an automatic restart to come; nothing else
+        is ever removed. It goes in small transactions, with pauses as long as they took, so executions of this process
+        and of others go on meanwhile. The id of a removed execution can be used again.
+
+        Args:
+            older_than: How long ago they came to rest at least: a timedelta, or milliseconds.
+            status: Only executions in this status, or in one of these; daily logs then stay.
+            workflow_name: Only of this workflow, which need not be defined here.
+            dry_run: Remove nothing, and report what would be removed.
+            batch: How many executions one transaction removes at most.
+
+        Returns:
+            What was removed, and how much room that made.
+
+        Raises:
+            ValidationError: An argument is not acceptable; nothing was removed.
+            StorageError: A database cannot be used; what was removed before stays removed.
+        """
+        self.check_event_loop()
+        if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= _LONGEST_PAGE:
+            raise ValidationError(f"batch must be a number from 1 to {_LONGEST_PAGE}, not {batch!r:.300}")
+        expired = expiry(self.clock.now(), older_than, status)
+        name = _validated_name(workflow_name)
+        return await cleaned_up(self.store, self.clock, expired, name, batch, dry_run=dry_run)
+
     async def set_circuit(
         self, workflow_name: str, step_id: str, status: CircuitStatus, config: CircuitBreakerConfig
     ) -> CircuitState:
@@ -1312,6 +1405,21 @@ def _interrupted(execution: Execution) -> InvalidStateError:
 def _as_joined(result: ExecutionResult) -> ExecutionResult:
     """Return a result that was waited for from elsewhere, or raise what ended the execution, as `start` does."""
     return result if result.status == "cancelled" else result.raise_for_status()
+
+
+def _validated_name(workflow_name: str | None) -> str | None:
+    if workflow_name is None or (isinstance(workflow_name, str) and WORKFLOW_NAME.fullmatch(workflow_name)):
+        return workflow_name
+    raise ValidationError(f"Not the name of a workflow: {workflow_name!r:.300}")
+
+
+def _aware(what: str, moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    try:
+        return as_utc(moment)
+    except (ValueError, AttributeError, OverflowError):
+        raise ValidationError(f"{what} must be a datetime with a time zone, not {moment!r:.300}") from None
 
 
 def _at_rest(record: ExecutionRecord) -> bool:

@@ -9,18 +9,20 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
+from workflow_core.database import removal
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore, after_fork, leave_to_parent, open_database, storage_error
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
     from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["DirectoryStore"]
 
 logger = logging.getLogger("workflow_core")
+
+_REMOVED_AT_A_TIME = 100
+"""How many removed executions are taken out of the registry while it is locked."""
 
 
 class DirectoryStore:
@@ -252,3 +257,66 @@ class DirectoryStore:
         for store in self._existing_stores(workflow_name):
             counts |= await store.count_executions(workflow_name)
         return counts
+
+    # Removing --------------------------------------------------------------------------------------------------------
+
+    async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
+        """Return the names of the workflows that have a database, or of those the one that is named."""
+        names = self.workflow_names() if workflow_name is None else [workflow_name]
+        return [name for name in names if self.layout.database(name).exists()]
+
+    async def executions_to_remove(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int
+    ) -> list[Candidate]:
+        """Read which executions of a workflow have expired, the earliest started first."""
+        return await self.workflow(workflow_name).executions_to_remove(workflow_name, expiry, after, limit)
+
+    async def executions_removed(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int, enough: Callable[[], bool]
+    ) -> tuple[list[Candidate], Position | None]:
+        """Remove expired executions: from their database first, then from the registry's index, then their logs."""
+        store = self.workflow(workflow_name)
+        self._finish_removal(workflow_name, store)  # what a process that died had begun
+        removed, place = await store.executions_removed(
+            workflow_name, expiry, after, limit, enough, known_elsewhere=True
+        )
+        self._finish_removal(workflow_name, store)
+        return removed, place
+
+    def _finish_removal(self, workflow_name: str, store: SQLiteStore) -> None:
+        """Forget executions that are removed from their database already.
+
+        While the registry is locked no execution can start, so none can take an id between the look and the removal.
+        """
+        while store.names_removed(1):
+            with self._registry_transaction() as registry:
+                found = store.names_removed(_REMOVED_AT_A_TIME)
+                gone = [execution_id for execution_id, in_use in found if not in_use]
+                registry.executemany(
+                    "DELETE FROM execution_index WHERE execution_id = ? AND workflow_name = ?",
+                    [(execution_id, workflow_name) for execution_id in gone],
+                )
+                for execution_id in gone:
+                    self.layout.remove_execution_log(workflow_name, execution_id)
+            store.forget_removed([execution_id for execution_id, _ in found])
+
+    async def logs_removed(self, workflow_name: str, before: datetime, dry_run: bool) -> int:
+        """Remove a workflow's daily logs of the days that were over at ``before``; return how many."""
+        logs = self.layout.daily_logs(workflow_name, before)
+        if not dry_run:
+            for log in logs:
+                self.layout.remove(log)
+        return len(logs)
+
+    async def space(self, workflow_name: str) -> Space:
+        """Tell how much room a workflow's database takes."""
+        return await self.workflow(workflow_name).space(workflow_name)
+
+    async def shrunk(self, workflow_name: str, pages: int) -> bool:
+        """Give free pages of a workflow's database, and of the registry, back to the file system."""
+        more = await self.workflow(workflow_name).shrunk(workflow_name, pages)
+        with self._lock:
+            try:
+                return removal.shrink(self._open_registry(), pages) or more
+            except sqlite3.Error as error:
+                raise storage_error(error, str(self.layout.registry)) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import tempfile
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,17 @@ import pydantic_core
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
 
 __all__ = ["WORKFLOW_NAME", "RuntimeLayout"]
 
 WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a workflow may be called: its name becomes a directory."""
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+logger = logging.getLogger("workflow_core")
 
 
 class RuntimeLayout:
@@ -47,6 +54,26 @@ class RuntimeLayout:
     def log_dir(self, workflow_name: str) -> Path:
         """The log directory of a workflow."""
         return self.workflow_dir(workflow_name) / "logs"
+
+    def remove_execution_log(self, workflow_name: str, execution_id: str) -> None:
+        """Remove the log of one execution, if there is one."""
+        execution_log: Callable[[str, str], Path] | None = getattr(self, "execution_log", None)
+        if execution_log is not None:
+            self.remove(execution_log(workflow_name, execution_id))
+
+    def daily_logs(self, workflow_name: str, before: datetime) -> list[Path]:
+        """Return the daily logs of a workflow, of the days that were over at ``before`` (UTC)."""
+        over = before.astimezone(UTC).date().isoformat()
+        logs = self.log_dir(workflow_name).glob("????-??-??.log")
+        return sorted(log for log in logs if _DAY.fullmatch(log.stem) and log.stem < over)
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove a file; one that cannot be removed is left, with a warning."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s: cannot remove this file: %s", path, error.strerror)
 
     def relative(self, path: Path) -> str:
         """Return a path as it is stored: relative, with forward slashes."""

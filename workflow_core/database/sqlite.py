@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Protocol, 
 import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
-from workflow_core.database import listing
+from workflow_core.database import listing, removal
 from workflow_core.database.migrations import migrated, statements
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.database.store import CircuitChange, NewExecution
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus
@@ -892,6 +893,61 @@ class SQLiteStore:
     async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
         """Count the executions by workflow and status."""
         return self.read(listing.count_executions, workflow_name)
+
+    # Removing --------------------------------------------------------------------------------------------------------
+
+    async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
+        """Return the names of the workflows that have executions here, or of those the one that is named."""
+        names = self.read(listing.stored_names)
+        return names if workflow_name is None else [name for name in names if name == workflow_name]
+
+    async def executions_to_remove(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int
+    ) -> list[Candidate]:
+        """Read which executions of a workflow have expired, the earliest started first."""
+        return self.read(removal.candidates, workflow_name, expiry, after, limit)
+
+    async def executions_removed(
+        self,
+        workflow_name: str,
+        expiry: Expiry,
+        after: Position | None,
+        limit: int,
+        enough: Callable[[], bool],
+        *,
+        known_elsewhere: bool = False,
+    ) -> tuple[list[Candidate], Position | None]:
+        """Remove expired executions in one transaction; with ``known_elsewhere`` note which ones."""
+        found = self.read(removal.candidates, workflow_name, expiry, after, limit)
+        if not found:
+            return [], None
+        with _Transaction(self) as connection:
+            removed, place = removal.remove(connection, found, expiry, enough, known_elsewhere=known_elsewhere)
+        return removed, place
+
+    def names_removed(self, limit: int) -> list[tuple[str, bool]]:
+        """Read ids that were removed here and may be known elsewhere, each with whether it is in use again."""
+        return self.read(removal.names_removed, limit)
+
+    def forget_removed(self, execution_ids: Sequence[str]) -> None:
+        """Note that nothing is known any more of removed executions."""
+        with _Transaction(self) as connection:
+            removal.forget_removed(connection, execution_ids)
+
+    async def logs_removed(self, workflow_name: str, before: datetime, dry_run: bool) -> int:
+        """Nothing to do: a single database has no logs beside it."""
+        del workflow_name, before, dry_run
+        return 0
+
+    async def space(self, workflow_name: str) -> Space:
+        """Tell how much room the database takes."""
+        del workflow_name
+        return self.read(removal.space)
+
+    async def shrunk(self, workflow_name: str, pages: int) -> bool:
+        """Give free pages back to the file system; return whether there may be more."""
+        del workflow_name
+        return self.read(removal.shrink, pages)
 
     # Parts of transactions -------------------------------------------------------------------------------------------
 

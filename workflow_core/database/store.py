@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus, StepStatus
     from workflow_core.ownership import Owner
@@ -380,6 +381,32 @@ class Store(Protocol):
 
     async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
         """Count the executions by workflow and status."""
+
+    async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
+        """Return the names of the workflows that have executions, or of those the one that is named."""
+
+    async def executions_to_remove(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int
+    ) -> list[Candidate]:
+        """Read which executions of a workflow have expired, the earliest started first, behind the place ``after``."""
+
+    async def executions_removed(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int, enough: Callable[[], bool]
+    ) -> tuple[list[Candidate], Position | None]:
+        """Remove expired executions, with everything that is known of them.
+
+        They go in one transaction, which ends early when ``enough`` says so. Return those that were removed, and the
+        place behind which to go on; ``None`` at the end.
+        """
+
+    async def logs_removed(self, workflow_name: str, before: datetime, dry_run: bool) -> int:
+        """Remove a workflow's daily logs of the days that were over at ``before``; return how many."""
+
+    async def space(self, workflow_name: str) -> Space:
+        """Tell how much room a workflow's database takes."""
+
+    async def shrunk(self, workflow_name: str, pages: int) -> bool:
+        """Give free pages of a workflow's database back to the file system; return whether there may be more."""
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data lies, for people to read."""
