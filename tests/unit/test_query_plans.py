@@ -29,6 +29,9 @@ READS_ALL = {
 GROWING = r"\bSCAN (executions|steps|step_errors|event_log|execution_index|e|s)\b"
 """A walk through a table that grows with the number of executions."""
 
+FILTER, WIDE = "status = ", "idx_executions_started_at"
+"""Who asks for a status must not walk along all executions in the order of their time."""
+
 VERB = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
 
 
@@ -213,7 +216,7 @@ def check(statements):
     assert len(statements) > 50
     for statement, plan in statements.items():
         if not any(statement.startswith(allowed) for allowed in READS_ALL):
-            walks = [line for line in plan or () if re.search(GROWING, line)]
+            walks = [line for line in plan or () if re.search(GROWING, line) or (FILTER in statement and WIDE in line)]
             assert not walks, f"{statement}\n{walks}"
 
 
