@@ -89,7 +89,7 @@ _CLAIM_POLL_MS = 1
 _CANCEL_GRACE_SECONDS = 5.0
 """How long a cancellation waits for code that does not want to end."""
 
-_RECOVERY_PAGE = 500
+_RECOVERY_PAGE = 100
 """How many executions `recover` reads at a time."""
 
 _WAKING_BUNCH = 100
