@@ -19,8 +19,9 @@ from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedPro
 from pytest_workflow.threads import process
 from pytest_workflow.until import Stops, Until, validate_until
 from workflow_core.current import replaced_default
+from workflow_core.database.connection import open_database
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
-from workflow_core.database.sqlite import SQLiteStore, open_database
+from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import StepFailure, WorkflowCoreError, WorkflowTimeoutError
 from workflow_core.events import Event, ExecutionPanicked, SleepStarted, StepRetrying, StepStarted

@@ -8,9 +8,10 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
+from workflow_core.database.connection import after_fork, leave_to_parent, open_database, storage_error
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
-from workflow_core.database.sqlite import SQLiteStore, after_fork, leave_to_parent, open_database, storage_error
+from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
