@@ -42,8 +42,11 @@ __all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness", "emptied", "mem
 
 _T = TypeVar("_T")
 
-HARNESS_SETTINGS = Settings(sync_handlers="inline", lease_ms=None, recover_on_start=False)
-"""What differs in a test: plain functions run inline, and ownership ends with the simulated process, not with time."""
+HARNESS_SETTINGS = Settings(
+    sync_handlers="inline", lease_ms=None, recover_on_start=False, storage_patience_ms=None, busy_timeout_ms=5_000
+)
+"""What differs in a test: plain functions run inline, ownership ends with the simulated process, not with time, and a
+storage error ends a run at once."""
 
 _template: sqlite3.Connection | None = None
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
-from workflow_core.database.connection import Database, storage_error
+from workflow_core.database.connection import Database
+from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
 from workflow_core.errors import ExecutionNotFoundError, LeaseLostError
 from workflow_core.events import event_from_row
@@ -58,6 +59,7 @@ class SQLiteStore(Database):
         synchronous: ``NORMAL``, or ``FULL`` to survive power cuts.
         busy_timeout_ms: How long a write waits for another process's lock, in milliseconds.
         connection: An open connection to use instead of opening one; it is not closed with the store.
+        before_opening: Called before the file is opened, which happens at the first use then, instead of at once.
     """
 
     def __init__(
@@ -67,13 +69,25 @@ class SQLiteStore(Database):
         synchronous: str = "NORMAL",
         busy_timeout_ms: int = 5_000,
         connection: sqlite3.Connection | None = None,
+        before_opening: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(path, synchronous=synchronous, busy_timeout_ms=busy_timeout_ms, connection=connection)
         self._known_owners: dict[str, int | None] = {}
+        super().__init__(
+            path,
+            synchronous=synchronous,
+            busy_timeout_ms=busy_timeout_ms,
+            connection=connection,
+            before_opening=before_opening,
+        )
 
     def forked(self) -> None:
         """Begin again in a child process, which may not use a connection of its parent's."""
         super().forked()
+        self._known_owners = {}
+
+    def roll_back(self) -> None:
+        """End a transaction that failed, which may have been the one that recorded an owner."""
+        super().roll_back()
         self._known_owners = {}
 
     def workflow(self, workflow_name: str) -> SQLiteStore:
@@ -490,8 +504,8 @@ class SQLiteStore(Database):
         at: datetime,
     ) -> tuple[bool, CircuitState, CircuitState]:
         """Ask the circuit whether an attempt may run, and store what the question changed."""
-        with self._lock:
-            before = self._select_circuit(self.connection, lease.workflow_name, step_id)
+        with self.reading() as connection:
+            before = self._select_circuit(connection, lease.workflow_name, step_id)
             allowed, after = admit(before)
             if after is before:
                 return allowed, before, after
@@ -551,8 +565,8 @@ class SQLiteStore(Database):
             (execution_id,),
         )
         steps = {row[0]: _step_record(row) for row in rows}
-        with self._lock:
-            return steps, self._last_seq(self.connection, execution_id)
+        with self.reading() as connection:
+            return steps, self._last_seq(connection, execution_id)
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None
