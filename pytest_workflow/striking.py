@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pytest_workflow.matching import matches
 from pytest_workflow.plan import CircuitForced, ClockJump, CorruptResult, Crash, StorageFailure
-from workflow_core.database.sqlite import storage_error
+from workflow_core.database.diagnosis import storage_error
 from workflow_core.hookspecs import Attempt, AttemptHandler, DurablePoint, hookimpl
 
 if TYPE_CHECKING:
