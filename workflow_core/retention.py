@@ -110,6 +110,8 @@ async def cleaned_up(
     for name in await store.workflows_with_executions(workflow_name):
         size_before = (await store.space(name)).size
         after: Position | None = None
+        if not dry_run:
+            await store.removal_finished(name)  # what a process that died has begun
         while True:
             began_at = clock.monotonic()
             if dry_run:
@@ -118,6 +120,7 @@ async def cleaned_up(
             else:
                 enough = _enough(clock, began_at + _TRANSACTION_SECONDS)
                 gone, after = await store.executions_removed(name, expired, after, batch, enough)
+                await store.removal_finished(name)
             removed.update(candidate.workflow_name for candidate in gone)
             if after is None:
                 break

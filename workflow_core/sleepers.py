@@ -40,9 +40,13 @@ class Sleepers:
 
     Args:
         clock: Where the time comes from.
+
+    Attributes:
+        workflow_names: The workflows that have, or had, sleepers.
     """
 
     def __init__(self, clock: Clock) -> None:
+        self.workflow_names: set[str] = set()
         self._clock = clock
         self._by_id: dict[str, Sleeper] = {}
         self._queue: list[tuple[int, str]] = []
@@ -60,6 +64,7 @@ class Sleepers:
     def add(self, lease: Lease, due_at: int, recovered_at: datetime) -> None:
         """Let an execution wait."""
         lease = Lease(sys.intern(lease.workflow_name), lease.execution_id, lease.fencing_token)
+        self.workflow_names.add(lease.workflow_name)
         self._by_id[lease.execution_id] = Sleeper(lease, due_at, recovered_at)
         heapq.heappush(self._queue, (due_at, lease.execution_id))
         if self._waiting is not None and self._queue[0][1] == lease.execution_id:
@@ -81,6 +86,7 @@ class Sleepers:
         """Take all out."""
         sleepers = list(self._by_id.values())
         self._by_id.clear()
+        self.workflow_names.clear()
         self._queue.clear()
         return sleepers
 

@@ -18,6 +18,7 @@ from tests.fixtures.schema import recorded
 from tests.unit.conftest import FakeClock
 from workflow_core import SchemaVersionError, Settings, StorageError, WorkflowEngine
 from workflow_core.database import migrations
+from workflow_core.database.connection import open_database
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.schema import (
     REGISTRY_SCHEMA,
@@ -25,7 +26,7 @@ from workflow_core.database.schema import (
     WORKFLOW_SCHEMA,
     WORKFLOW_SCHEMA_VERSION,
 )
-from workflow_core.database.sqlite import SQLiteStore, open_database
+from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.ownership import Owner
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "schema"
@@ -188,18 +189,19 @@ def test_a_crash_in_the_middle_leaves_the_old_version(tmp_path):
     program = textwrap.dedent("""
         import os, sys
         from pathlib import Path
-        from workflow_core.database import migrations, sqlite
+        from workflow_core.database import connection as opening, migrations
+        from workflow_core.database.sqlite import SQLiteStore
 
-        connect, split = sqlite.sqlite3.connect, migrations.statements
+        connect, split = opening.sqlite3.connect, migrations.statements
 
         def dying(*args, **kwargs):
             connection = connect(*args, **kwargs)
             connection.create_function("die", 0, lambda: os._exit(7))
             return connection
 
-        sqlite.sqlite3.connect = dying
+        opening.sqlite3.connect = dying
         migrations.statements = lambda script: [*split(script), "SELECT die()"]
-        sqlite.SQLiteStore(Path(sys.argv[1]))
+        SQLiteStore(Path(sys.argv[1]))
     """)
     path = single(tmp_path)
     before = dump(path)
@@ -232,8 +234,8 @@ def test_another_process_that_was_faster(tmp_path, monkeypatch):
     SQLiteStore(path).close()
     connection = sqlite3.connect(path, isolation_level=None)
     monkeypatch.setitem(migrations._MIGRATIONS, WORKFLOW_SCHEMA, {})
-    found = migrations.migrated(connection, WORKFLOW_SCHEMA, 1, WORKFLOW_SCHEMA_VERSION)
-    assert found == WORKFLOW_SCHEMA_VERSION
+    migrations.migrate(connection, WORKFLOW_SCHEMA, 1, WORKFLOW_SCHEMA_VERSION)
+    assert connection.execute("PRAGMA user_version").fetchone() == (WORKFLOW_SCHEMA_VERSION,)
     connection.close()
 
 

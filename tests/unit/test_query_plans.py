@@ -14,6 +14,7 @@ from datetime import timedelta
 import pytest
 
 from workflow_core import NonRetryableError, Settings, WorkflowCoreError, WorkflowEngine
+from workflow_core.database import connection as connection_module
 from workflow_core.database import directory, listing, removal, sqlite
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.sqlite import SQLiteStore
@@ -166,7 +167,7 @@ def run(tmp_path, monkeypatch):
                         return _method(*args, **kwargs)
 
                     monkeypatch.setattr(cls, name, noted)
-        original = sqlite.open_database
+        original = connection_module.open_database
 
         def traced(*args):
             connection = original(*args)
@@ -186,7 +187,7 @@ def run(tmp_path, monkeypatch):
             connection.set_trace_callback(note)
             return connection
 
-        monkeypatch.setattr(sqlite, "open_database", traced)
+        monkeypatch.setattr(connection_module, "open_database", traced)
         monkeypatch.setattr(directory, "open_database", traced)
 
         def make_engine(**settings):

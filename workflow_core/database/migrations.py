@@ -6,6 +6,7 @@ version, whole. Programs of the old version that have the file open go on: a ste
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +15,7 @@ from workflow_core.database.schema import REGISTRY_SCHEMA, WORKFLOW_SCHEMA
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["REGISTRY_MIGRATIONS", "WORKFLOW_MIGRATIONS", "migrated", "statements"]
+__all__ = ["REGISTRY_MIGRATIONS", "WORKFLOW_MIGRATIONS", "migrate", "statements"]
 
 WORKFLOW_MIGRATIONS: Final[Mapping[int, str]] = {
     1: """
@@ -34,8 +35,8 @@ REGISTRY_MIGRATIONS: Final[Mapping[int, str]] = {}
 _MIGRATIONS: Final = {WORKFLOW_SCHEMA: WORKFLOW_MIGRATIONS, REGISTRY_SCHEMA: REGISTRY_MIGRATIONS}
 
 
-def migrated(connection: sqlite3.Connection, schema: str, found: int, version: int) -> int:
-    """Bring a database to a schema's version, and return the version that it has then.
+def migrate(connection: sqlite3.Connection, schema: str, found: int, version: int) -> None:
+    """Bring a database to a schema's version.
 
     Args:
         connection: The connection, outside a transaction.
@@ -47,7 +48,7 @@ def migrated(connection: sqlite3.Connection, schema: str, found: int, version: i
         sqlite3.Error: The database could not be written; it has the version that it had.
     """
     if found >= version:
-        return found
+        return
     steps = _MIGRATIONS[schema]
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -55,13 +56,12 @@ def migrated(connection: sqlite3.Connection, schema: str, found: int, version: i
         for number in range(found, version):
             for statement in statements(steps[number]):
                 connection.execute(statement)
-        found = max(found, version)
-        connection.execute(f"PRAGMA user_version = {found}")
+        connection.execute(f"PRAGMA user_version = {max(found, version)}")
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
-            connection.execute("ROLLBACK")
-    return found
+            with contextlib.suppress(sqlite3.Error):  # what made the transaction fail is what matters
+                connection.execute("ROLLBACK")
 
 
 def statements(script: str) -> list[str]:

@@ -313,6 +313,11 @@ class WorkflowStore(Protocol):
     ) -> CircuitState:
         """Set a circuit by hand; return its new state."""
 
+    async def lease_renewed(
+        self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
+    ) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of those ``leases`` that it still has."""
+
     async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
         """Read the steps of an execution, and the highest position in its history."""
 
@@ -344,11 +349,6 @@ class Store(Protocol):
         self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
-
-    async def lease_renewed(
-        self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
-    ) -> set[tuple[str, int]]:
-        """Prolong an owner's lease; return the ids and fencing tokens of those ``leases`` that it still has."""
 
     async def owner_retired(self, owner: Owner) -> None:
         """Forget an owner that ended in an orderly way."""
@@ -393,11 +393,14 @@ class Store(Protocol):
     async def executions_removed(
         self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int, enough: Callable[[], bool]
     ) -> tuple[list[Candidate], Position | None]:
-        """Remove expired executions, with everything that is known of them.
+        """Remove expired executions, with their steps, errors and events; `removal_finished` is due after it.
 
         They go in one transaction, which ends early when ``enough`` says so. Return those that were removed, and the
         place behind which to go on; ``None`` at the end.
         """
+
+    async def removal_finished(self, workflow_name: str) -> None:
+        """Remove what is known of removed executions elsewhere, also of those that a process that died has removed."""
 
     async def logs_removed(self, workflow_name: str, before: datetime, dry_run: bool) -> int:
         """Remove a workflow's daily logs of the days that were over at ``before``; return how many."""
@@ -410,6 +413,14 @@ class Store(Protocol):
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data lies, for people to read."""
+
+    def wait_for_locks(self, location: str, *, wait: bool) -> None:
+        """Tell whether writes to a database wait for another process's lock, or report it at once.
+
+        Args:
+            location: The database, as a `StorageError` names it.
+            wait: ``False`` while whoever calls tries again by itself, and lets others run in between.
+        """
 
     def close(self) -> None:
         """Let go of the database; later calls raise `StorageError`."""
