@@ -257,7 +257,7 @@ def test_a_file_from_the_future_is_refused(tmp_path, name):
     connection.execute("PRAGMA user_version = 1000")
     connection.close()
     with pytest.raises(SchemaVersionError, match="1000"):
-        store.workflow("orders")
+        asyncio.run(store.load_execution("completed"))
     store.close()
 
 

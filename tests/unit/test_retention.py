@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-import sqlite3
+import shutil
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -248,9 +249,7 @@ def test_room_is_given_back(engine, clock):
 
 def test_a_file_without_auto_vacuum_keeps_its_pages_for_new_rows(tmp_path, clock):
     path = tmp_path / "w.db"
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 0")
-        connection.execute("CREATE TABLE before (x)")
+    shutil.copy(Path(__file__).parents[1] / "fixtures" / "schema" / "v1" / "single.db", path)
     engine = WorkflowEngine(SQLiteStore(path), clock, settings=Settings(sync_handlers="inline", lease_ms=None))
     define(engine)
 
