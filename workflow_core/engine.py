@@ -82,6 +82,7 @@ logger = logging.getLogger("workflow_core")
 HandlerT = TypeVar("HandlerT", bound=WorkflowHandler)
 
 _CLAIM_POLL_MS = 1
+_RECOVER_AGAIN_MS = 5_000
 _RENEW_AGAIN_MS = 1_000
 """How long after a failure a lease is tried to be renewed again, if it would not be earlier."""
 _CANCEL_GRACE_SECONDS = 5.0
@@ -223,6 +224,7 @@ class WorkflowEngine:
         self._claims: dict[str, object] = {}
         self._known_workflows: set[str] = set()
         self._renewal: asyncio.Task[None] | None = None
+        self._recoveries: set[asyncio.Task[list[str]]] = set()
         self._closed = False
         self._plugins = PluginManager()
         for plugin in (*_installed_plugins(), *plugins):
@@ -930,15 +932,19 @@ class WorkflowEngine:
         """Take over every execution whose process is gone, and go on with it in the background.
 
         Sleeping executions sleep the rest of their time, panicked ones are restarted when their restart is due.
-        Several processes may do this at once: each execution is taken by one of them.
+        Several processes may do this at once: each execution is taken by one of them. What a database that is full,
+        locked, read-only or failing does not let be recovered is recovered in the background when it works again.
 
         Returns:
             The ids of the executions that this engine took over.
         """
         self.check_event_loop()
         taken = []
+        hindered: set[str] = set()
         for record, owner, expires_at in await self.store.unfinished_executions():
             if self._active_execution(record.execution_id) is not None or self._lives(owner, expires_at):
+                continue
+            if self._bare_store.location(record.workflow_name) in hindered:
                 continue
             if self._known_definition(record.workflow_name) is None:
                 logger.warning(
@@ -951,11 +957,28 @@ class WorkflowEngine:
                 await self._take_over(record)
             except LeaseLostError:
                 continue  # another process was faster
-            except WorkflowCoreError:
+            except WorkflowCoreError as error:
                 logger.exception('Execution "%s" cannot be recovered', record.execution_id)
+                if self._patience is not None and isinstance(error, StorageError) and error.is_transient:
+                    hindered.add(error.location or "")
                 continue
             taken.append(record.execution_id)
+        if hindered:
+            logger.warning("Executions of %s are recovered when it works again", ", ".join(sorted(hindered)))
+            self.clock.call_later(_RECOVER_AGAIN_MS, self._recover_in_background)
         return taken
+
+    def _recover_in_background(self) -> None:
+        """Recover again what a database did not let be recovered."""
+        if not self._closed:
+            task = asyncio.get_running_loop().create_task(self.recover(), name="workflow recovery")
+            self._recoveries.add(task)
+            task.add_done_callback(self._recovered)
+
+    def _recovered(self, task: asyncio.Task[list[str]]) -> None:
+        self._recoveries.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self._closed:
+            logger.error("Executions cannot be recovered", exc_info=task.exception())
 
     async def set_circuit(
         self, workflow_name: str, step_id: str, status: CircuitStatus, config: CircuitBreakerConfig

@@ -275,6 +275,30 @@ def test_steps_beside_each_other_wait_each_for_itself(machine, disk):
     asyncio.run(scenario())
 
 
+def test_what_cannot_be_recovered_is_recovered_later(machine, disk):
+    @machine.define("sleepy")
+    async def flow(ctx):
+        await ctx.sleep("z", 10)
+        return "done"
+
+    async def scenario():
+        first = boot(machine, disk)
+        for number in range(20):
+            await first.start("sleepy", f"x{number}", detach=True)
+        await machine.clock.settle()
+        await machine.crash(first)
+        disk.says = FULL
+        second = boot(machine, disk)
+        assert await machine.clock.finish(second.recover()) == []
+        assert machine.clock.elapsed_ms == 1_000  # for all of them, not for each
+        disk.says = None
+        await machine.clock.advance(6_000)
+        results = [await machine.clock.finish(second.wait(f"x{number}")) for number in range(20)]
+        assert {result.output for result in results} == {"done"}
+
+    asyncio.run(scenario())
+
+
 def test_closing_the_engine_ends_the_wait(machine, disk, ran):
     async def scenario():
         engine = boot(machine, disk)
