@@ -43,6 +43,7 @@ from workflow_core.errors import (
     ValidationError,
     WorkflowCoreError,
     WorkflowNotFoundError,
+    shown,
 )
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
 from workflow_core.execution import Execution, result_of
@@ -413,7 +414,7 @@ class WorkflowEngine:
             WorkflowNotFoundError: No such workflow is defined.
         """
         if not isinstance(name, str) or not name:
-            raise ValidationError(f"A workflow name must be a non-empty string, not {name!r}")
+            raise ValidationError(f"A workflow name must be a non-empty string, not {shown(name)}")
         definition = self._known_definition(name)
         if definition is None:
             known = ", ".join(self.workflow_names()) or "none"
@@ -687,17 +688,18 @@ class WorkflowEngine:
         return self._launch(execution)
 
     def _validated_id(self, execution_id: object) -> str:
+        plain = str.__str__(execution_id) if isinstance(execution_id, str) else ""
         if self.settings.execution_id_format == "uuid":
             try:
-                if isinstance(execution_id, str) and str(uuid.UUID(execution_id)) == execution_id.lower():
-                    return execution_id.lower()
+                if str(uuid.UUID(plain)) == plain.lower():
+                    return plain.lower()
             except ValueError:
                 pass
-            raise ValidationError(f"Invalid execution id {execution_id!r:.300}: a UUID is required")
-        if isinstance(execution_id, str) and _BUSINESS_ID.fullmatch(execution_id):
-            return execution_id
+            raise ValidationError(f"Invalid execution id {shown(execution_id, 300)}: a UUID is required")
+        if _BUSINESS_ID.fullmatch(plain):
+            return plain
         raise ValidationError(
-            f"Invalid execution id {execution_id!r:.300}: use 1 to 255 of the characters A-Z a-z 0-9 . _ : -"
+            f"Invalid execution id {shown(execution_id, 300)}: use 1 to 255 of the characters A-Z a-z 0-9 . _ : -"
         )
 
     def _encode_input(self, definition: Definition, execution_id: str, value: object) -> tuple[str | None, object]:
