@@ -44,6 +44,7 @@ from workflow_core.errors import (
     StorageError,
     ValidationError,
     WorkflowNotFoundError,
+    shown,
 )
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
 from workflow_core.execution import Execution, result_of
@@ -88,6 +89,7 @@ logger = logging.getLogger("workflow_core")
 HandlerT = TypeVar("HandlerT", bound=WorkflowHandler)
 
 _CLAIM_POLL_MS = 1
+_RECOVER_AGAIN_MS = 5_000
 _RENEW_AGAIN_MS = 1_000
 """How long after a failure a lease is tried to be renewed again, if it would not be earlier."""
 _CANCEL_GRACE_SECONDS = 5.0
@@ -242,6 +244,7 @@ class WorkflowEngine:
         self._renewal: asyncio.Task[None] | None = None
         self._sleepers = Sleepers(self.clock)
         self._waking: asyncio.Task[None] | None = None
+        self._recoveries: set[asyncio.Task[list[str]]] = set()
         self._closed = False
         self._plugins = PluginManager()
         for plugin in (*_installed_plugins(), *plugins):
@@ -430,7 +433,7 @@ class WorkflowEngine:
             WorkflowNotFoundError: No such workflow is defined.
         """
         if not isinstance(name, str) or not name:
-            raise ValidationError(f"A workflow name must be a non-empty string, not {name!r}")
+            raise ValidationError(f"A workflow name must be a non-empty string, not {shown(name)}")
         definition = self._known_definition(name)
         if definition is None:
             known = ", ".join(self.workflow_names()) or "none"
@@ -702,17 +705,18 @@ class WorkflowEngine:
         return self._launch(execution)
 
     def _validated_id(self, execution_id: object) -> str:
+        plain = str.__str__(execution_id) if isinstance(execution_id, str) else ""
         if self.settings.execution_id_format == "uuid":
             try:
-                if isinstance(execution_id, str) and str(uuid.UUID(execution_id)) == execution_id.lower():
-                    return execution_id.lower()
+                if str(uuid.UUID(plain)) == plain.lower():
+                    return plain.lower()
             except ValueError:
                 pass
-            raise ValidationError(f"Invalid execution id {execution_id!r:.300}: a UUID is required")
-        if isinstance(execution_id, str) and _BUSINESS_ID.fullmatch(execution_id):
-            return execution_id
+            raise ValidationError(f"Invalid execution id {shown(execution_id, 300)}: a UUID is required")
+        if _BUSINESS_ID.fullmatch(plain):
+            return plain
         raise ValidationError(
-            f"Invalid execution id {execution_id!r:.300}: use 1 to 255 of the characters A-Z a-z 0-9 . _ : -"
+            f"Invalid execution id {shown(execution_id, 300)}: use 1 to 255 of the characters A-Z a-z 0-9 . _ : -"
         )
 
     def _encode_input(self, definition: Definition, execution_id: str, value: object) -> tuple[str | None, object]:
@@ -950,7 +954,8 @@ class WorkflowEngine:
         """Take over every execution whose process is gone, and go on with it in the background.
 
         Sleeping executions sleep the rest of their time, panicked ones are restarted when their restart is due.
-        Several processes may do this at once: each execution is taken by one of them.
+        Several processes may do this at once: each execution is taken by one of them. What a database that is full,
+        locked, read-only or failing does not let be recovered is recovered in the background when it works again.
 
         Returns:
             The ids of the executions that this engine took over.
@@ -958,15 +963,17 @@ class WorkflowEngine:
         self.check_event_loop()
         taken: list[str] = []
         unknown: Counter[str] = Counter()
+        hindered: set[str] = set()
         after: Position | None = None
         while True:
             page = await self.store.unfinished_executions(after, _RECOVERY_PAGE)
+            living: dict[Owner | None, bool] = {}  # a page has many executions of few owners
             for found in page:
-                if self._runs_somewhere(found):
+                if self._runs_somewhere(found, living) or self._bare_store.location(found.workflow_name) in hindered:
                     continue
                 if self._known_definition(found.workflow_name) is None:
                     unknown[found.workflow_name] += 1
-                elif await self._recover_one(found, len(taken)):
+                elif await self._recover_one(found, len(taken), hindered):
                     taken.append(found.execution_id)
             if len(page) < _RECOVERY_PAGE:
                 break
@@ -978,17 +985,34 @@ class WorkflowEngine:
                 name,
                 count,
             )
+        if hindered:
+            logger.warning("Executions of %s are recovered when it works again", ", ".join(sorted(hindered)))
+            self.clock.call_later(_RECOVER_AGAIN_MS, self._recover_in_background)
         return taken
 
-    def _runs_somewhere(self, found: UnfinishedExecution) -> bool:
+    def _recover_in_background(self) -> None:
+        """Recover again what a database did not let be recovered."""
+        if not self._closed:
+            task = asyncio.get_running_loop().create_task(self.recover(), name="workflow recovery")
+            self._recoveries.add(task)
+            task.add_done_callback(self._recovered)
+
+    def _recovered(self, task: asyncio.Task[list[str]]) -> None:
+        self._recoveries.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self._closed:
+            logger.error("Executions cannot be recovered", exc_info=task.exception())
+
+    def _runs_somewhere(self, found: UnfinishedExecution, living: dict[Owner | None, bool]) -> bool:
+        if found.owner not in living:
+            living[found.owner] = self._lives(found.owner, found.lease_expires_at)
         return (
-            self._active_execution(found.execution_id) is not None
+            living[found.owner]
+            or self._active_execution(found.execution_id) is not None
             or found.execution_id in self._sleepers
-            or self._lives(found.owner, found.lease_expires_at)
         )
 
-    async def _recover_one(self, found: UnfinishedExecution, taken: int) -> bool:
-        """Take an execution over; return whether this engine has it now."""
+    async def _recover_one(self, found: UnfinishedExecution, taken: int, hindered: set[str]) -> bool:
+        """Take an execution over; return whether this engine has it now, and note a database that hinders that."""
         try:
             if found.due_at is not None and taken >= self.settings.resident_sleepers:
                 await self._let_sleep(found, found.due_at)
@@ -999,8 +1023,10 @@ class WorkflowEngine:
             await self._take_over(record)
         except LeaseLostError:
             return False  # another process was faster
-        except Exception:  # one damaged row must not keep the others from being recovered
+        except Exception as error:  # one damaged row must not keep the others from being recovered
             logger.exception('Execution "%s" cannot be recovered', found.execution_id)
+            if self._patience is not None and isinstance(error, StorageError) and error.is_transient:
+                hindered.add(error.location or "")
             return False
         return True
 

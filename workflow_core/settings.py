@@ -10,11 +10,14 @@ import pydantic
 from pydantic import Field
 
 from workflow_core.errors import ValidationError
-from workflow_core.models import Model
+from workflow_core.models import Model, WholeNumber
 from workflow_core.timeouts import LONGEST_MS
 
 __all__ = ["Settings", "default_directory"]
 
+
+_LARGEST_RESULT_BYTES = 500_000_000
+"""SQLite stores rows of up to a billion bytes, https://www.sqlite.org/limits.html."""
 
 _LONGEST_BUSY_MS = 2**31 - 1
 """SQLite counts these milliseconds in a C integer."""
@@ -63,14 +66,14 @@ class Settings(Model):
 
     directory: Path | None = None
     execution_id_format: Literal["business", "uuid"] = "business"
-    max_sleep_ms: int = Field(default=300_000, ge=0, le=LONGEST_MS)
-    max_result_bytes: int = Field(default=16_777_216, ge=1_024)
+    max_sleep_ms: WholeNumber = Field(default=300_000, ge=0, le=LONGEST_MS)
+    max_result_bytes: WholeNumber = Field(default=16_777_216, ge=1_024, le=_LARGEST_RESULT_BYTES)
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
-    busy_timeout_ms: int = Field(default=100, ge=0, le=_LONGEST_BUSY_MS)
-    storage_patience_ms: int | None = Field(default=10_000, ge=0, le=LONGEST_MS)
-    lease_ms: int | None = Field(default=30_000, ge=1_000, le=LONGEST_MS)
-    poll_interval_ms: int = Field(default=200, ge=10, le=LONGEST_MS)
-    resident_sleepers: int = Field(default=1_000, ge=0)
+    busy_timeout_ms: WholeNumber = Field(default=100, ge=0, le=_LONGEST_BUSY_MS)
+    storage_patience_ms: WholeNumber | None = Field(default=10_000, ge=0, le=LONGEST_MS)
+    lease_ms: WholeNumber | None = Field(default=30_000, ge=1_000, le=LONGEST_MS)
+    poll_interval_ms: WholeNumber = Field(default=200, ge=10, le=LONGEST_MS)
+    resident_sleepers: WholeNumber = Field(default=1_000, ge=0)
     sync_handlers: Literal["thread", "inline"] = "thread"
     recover_on_start: bool = True
 

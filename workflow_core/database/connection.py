@@ -54,6 +54,8 @@ def open_database(
             path.touch(mode=0o600, exist_ok=False)
     connection = None
     try:
+        if path is not None:
+            _look_at_log(path, schema, version, busy_timeout_ms)
         connection = sqlite3.connect(
             where, timeout=busy_timeout_ms / 1_000, isolation_level=None, check_same_thread=False, cached_statements=256
         )
@@ -69,6 +71,23 @@ def open_database(
             raise storage_error(error, where) from error
         raise
     return connection
+
+
+def _look_at_log(path: Path, schema: str, version: int, busy_timeout_ms: int) -> None:
+    """Refuse a database with the write-ahead log of another: to close it would write that into the file.
+
+    Raises:
+        SchemaVersionError: What the two hold together is not ours.
+        StorageError: The same, of tables that are missing.
+    """
+    try:
+        if not path.with_name(f"{path.name}-wal").stat().st_size:
+            return
+    except OSError:
+        return
+    where, timeout = f"{path.absolute().as_uri()}?mode=ro", busy_timeout_ms / 1_000
+    with contextlib.closing(sqlite3.connect(where, uri=True, timeout=timeout)) as connection:
+        _refuse_foreign(connection, schema, version, str(path))
 
 
 def _refuse_foreign(connection: sqlite3.Connection, schema: str, version: int, where: str) -> None:

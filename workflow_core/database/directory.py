@@ -193,6 +193,10 @@ class DirectoryStore:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
         name, execution_id = execution.workflow_name, execution.execution_id
         store = self.workflow(name)
+        if self._workflow_of(execution_id) == name:  # who only asks again need not wait for the registry's lock
+            existing = await store.load_execution(execution_id)
+            if existing is not None:
+                return existing
         self._registry_rows(
             "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
             (execution_id, name),
