@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import logging
-import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
+from workflow_core.database.backup import back_up
 from workflow_core.database.layout import RuntimeLayout
-from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
-from workflow_core.database.sqlite import SQLiteStore, after_fork, leave_to_parent, open_database, storage_error
+from workflow_core.database.registry import Registry
+from workflow_core.database.sqlite import SQLiteStore, after_fork
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["DirectoryStore"]
 
 logger = logging.getLogger("workflow_core")
+
+_NEW_CONFIG = {"environment": "development", "variables": {}, "secrets": {}}
 
 
 class DirectoryStore:
@@ -41,18 +43,16 @@ class DirectoryStore:
         self.layout = RuntimeLayout(root.absolute())
         self._synchronous = synchronous
         self._busy_timeout_ms = busy_timeout_ms
-        self._lock = threading.RLock()
-        self._registry: sqlite3.Connection | None = None
+        self._registry = Registry(self.layout, synchronous, busy_timeout_ms)
+        self._lock = self._registry.lock
         self._stores: dict[str, SQLiteStore] = {}
         self._closed = False
         after_fork(self)
 
     def forked(self) -> None:
         """Begin again in a child process, which may not use a connection of its parent's."""
-        self._lock = threading.RLock()
-        if self._registry is not None:
-            leave_to_parent(self._registry)
-            self._registry = None
+        self._registry.forked()
+        self._lock = self._registry.lock
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data of a workflow lies, or the directory of all."""
@@ -65,51 +65,26 @@ class DirectoryStore:
             for store in self._stores.values():
                 store.close()
             self._stores.clear()
-            if self._registry is not None:
-                self._registry.close()
-                self._registry = None
+            self._registry.close()
 
     # The registry ----------------------------------------------------------------------------------------------------
 
-    def _open_registry(self) -> sqlite3.Connection:
+    def _check_open(self) -> None:
         if self._closed:
             raise StorageError(f"{self.layout.root}: the store is closed; make a new engine", str(self.layout.root))
-        if self._registry is None:
-            self.layout.make_root()
-            self._registry = open_database(
-                self.layout.registry, REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION, self._synchronous, self._busy_timeout_ms
-            )
-        return self._registry
 
     def _registry_rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-        with self._lock:
-            try:
-                return self._open_registry().execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
-                raise storage_error(error, str(self.layout.registry)) from error
-
-    @contextlib.contextmanager
-    def _registry_transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            registry = self._open_registry()
-            try:
-                registry.execute("BEGIN IMMEDIATE")
-                yield registry
-                registry.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise storage_error(error, str(self.layout.registry)) from error
-            finally:
-                if registry.in_transaction:
-                    registry.execute("ROLLBACK")
+        self._check_open()
+        return self._registry.rows(sql, parameters)
 
     def workflow_names(self) -> list[str]:
         """Return the names of the workflows in the registry."""
-        if not self.layout.registry.exists():
+        if not self._registry.exists():
             return []
         return [str(row[0]) for row in self._registry_rows("SELECT name FROM workflow_registry ORDER BY name")]
 
     def _workflow_of(self, execution_id: str) -> str | None:
-        if not self.layout.registry.exists():
+        if not self._registry.exists():
             return None
         rows = self._registry_rows("SELECT workflow_name FROM execution_index WHERE execution_id = ?", (execution_id,))
         return str(rows[0][0]) if rows else None
@@ -119,7 +94,8 @@ class DirectoryStore:
         with self._lock:
             store = self._stores.get(workflow_name)
             if store is None:
-                self._open_registry()
+                self._check_open()
+                self._registry.open()
                 self.layout.make_workflow(workflow_name)
                 store = self._stores[workflow_name] = SQLiteStore(
                     self.layout.database(workflow_name),
@@ -132,12 +108,29 @@ class DirectoryStore:
         names = self.workflow_names() if workflow_name is None else [workflow_name]
         return [self.workflow(name) for name in names if self.layout.database(name).exists()]
 
+    async def back_up(self, to: Path, progress: Callable[[int, int], object] | None = None) -> Path:
+        """Copy the runtime directory while it is in use; see `workflow_core.database.backup.back_up`."""
+        self._check_open()
+        if self._registry.exists():
+            self._registry.open()
+        cancelled = threading.Event()
+        copying = asyncio.get_running_loop().run_in_executor(
+            None, back_up, self.layout, to, self._busy_timeout_ms, progress, cancelled
+        )
+        try:
+            return await asyncio.shield(copying)
+        except asyncio.CancelledError:
+            cancelled.set()
+            await asyncio.gather(copying, return_exceptions=True)
+            raise
+
     # Writing ---------------------------------------------------------------------------------------------------------
 
     async def workflow_defined(self, workflow_name: str, definition: Mapping[str, object], at: datetime) -> None:
-        """Make a workflow's directory, ``definition.json``, database and registry entry, unless they are there."""
+        """Make a workflow's directory, files, database and registry entry, and bring ``definition.json`` up to date."""
         self.workflow(workflow_name)
         self.layout.write_definition(workflow_name, definition)
+        self.layout.make_config(workflow_name, _NEW_CONFIG)
         self._registry_rows(
             "INSERT INTO workflow_registry (name, db_path, workflow_dir, log_dir, created_at) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (name) DO NOTHING",
@@ -163,7 +156,7 @@ class DirectoryStore:
         while True:
             # While the registry is locked nobody else can move the id to another workflow. The index is committed
             # before the execution is: a crash in between leaves an id without an execution, never the reverse.
-            with self._registry_transaction() as registry:
+            with self._registry.transaction() as registry:
                 holder = self._workflow_of(execution_id)
                 if holder == name:
                     found = await store.execution_started(execution, owner, lease_expires_at, at)
