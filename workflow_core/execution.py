@@ -115,7 +115,9 @@ class Execution:
         self.store: WorkflowStore = engine.store.workflow(definition.name)
         self.context: WorkflowContext[Any] = WorkflowContext(self)
         self.observed = engine.observed
+        self.workflow_name = definition.name
         self.log = engine.log_files
+        self.step_log = self.log if self.log is not None and self.log.logs_steps else None
         self.watched = self.observed or self.log is not None
         self.opening: Event | None = None
         self.doom: BaseException | None = None

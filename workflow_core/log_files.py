@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import threading
-from itertools import groupby
+from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from workflow_core.logs import LEVELS, event_line, level_of, parse_line, step_line
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 __all__ = ["LogFiles"]
 
-_FLUSH_AFTER_MS: Final = 200
-_MOST_ENTRIES: Final = 2_000
-"""So many entries are written at once, however little time has passed."""
+_WRITE_AFTER_MS: Final = 200
+_MOST_NOTED: Final = 1_000
+"""So much is written at once: steps that never let the event loop have a turn keep its timers from running."""
 
 logger = logging.getLogger("workflow_core")
 
-_StepEntry: TypeAlias = tuple["datetime", str, int, str, str, int]
-_LineEntry: TypeAlias = tuple["datetime", str, str]
-_Line: TypeAlias = tuple["date", str, str]
-"""The day, the execution's id, and the line."""
+_Step: TypeAlias = tuple[str, "datetime", str, int, str, str, int]
+"""Workflow, time, execution, position, type of the event, step, attempt."""
+_Line: TypeAlias = tuple[str, "datetime", str, str]
+"""Workflow, time, execution, and the line."""
 
 
 class LogFiles:
@@ -51,28 +51,29 @@ class LogFiles:
 
     def __init__(self, layout: RuntimeLayout, clock: Clock, level: int) -> None:
         self.level = level
+        self.logs_steps = level <= LEVELS["info"]
         self.incomplete: dict[str, set[str]] = {}
-        self._logs_steps = level <= LEVELS["info"]
         self._layout = layout
         self._clock = clock
-        self._entries: dict[str, list[_StepEntry | _LineEntry]] = {}
-        self._count = 0
-        self._timer_loop: asyncio.AbstractEventLoop | None = None
+        self._noted: deque[_Step | _Line] = deque()
         self._home: asyncio.AbstractEventLoop | None = None
+        self._timer_set = False
         self._lock = threading.RLock()
         self._told: set[str] = set()
         self._torn: set[Path] = set()
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Note the event loop in which executions run: what their threads log is written by its timers."""
-        self._home = loop
+        """Note the event loop in which executions run from now on: its timers write what is noted."""
+        if self._home is not loop:
+            self._home, self._timer_set = loop, False
 
-    def step(
-        self, workflow_name: str, at: datetime, execution_id: str, seq: int, kind: str, step_id: str, attempt: int
-    ) -> None:
+    def step(self, happened: _Step) -> None:
         """Note that an attempt of a step began or succeeded."""
-        if self._logs_steps:
-            self._add(workflow_name, (at, execution_id, seq, kind, step_id, attempt))
+        self._noted.append(happened)
+        if len(self._noted) >= _MOST_NOTED:
+            self.flush()
+        elif not self._timer_set:
+            self._write_later()
 
     def event(self, event: Event) -> None:
         """Note an event of a history; an error is written at once."""
@@ -82,53 +83,41 @@ class LogFiles:
 
     def line(self, workflow_name: str, at: datetime, execution_id: str, line: str, level: int) -> None:
         """Note a line; an error is written at once."""
-        self._add(workflow_name, (at, execution_id, line))
-        if level >= LEVELS["error"]:
+        self._noted.append((workflow_name, at, execution_id, line))
+        if level >= LEVELS["error"] or len(self._noted) >= _MOST_NOTED:
             self.flush()
+        elif not self._timer_set:
+            self._write_later()
 
-    def _add(self, workflow_name: str, entry: _StepEntry | _LineEntry) -> None:
-        with self._lock:
-            entries = self._entries.get(workflow_name)
-            if entries is None:
-                entries = self._entries[workflow_name] = []
-            entries.append(entry)
-            self._count += 1
-        if self._timer_loop is None or self._timer_loop.is_closed():
-            self._flush_later()
-        if self._count >= _MOST_ENTRIES:
-            self.flush()
-
-    def _flush_later(self) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # a thread of a step
-            if self._home is not None and not self._home.is_closed():
-                self._timer_loop = self._home
-                self._home.call_soon_threadsafe(self._set_timer)
+    def _write_later(self) -> None:
+        loop = self._home
+        if loop is None or loop.is_closed():
             return
-        self._timer_loop = loop
-        self._set_timer()
+        self._timer_set = True
+        if loop is _running_loop():
+            self._set_timer()
+        else:
+            loop.call_soon_threadsafe(self._set_timer)
 
     def _set_timer(self) -> None:
-        self._clock.call_later(_FLUSH_AFTER_MS, self.flush)
+        self._clock.call_later(_WRITE_AFTER_MS, self.flush)
 
     def flush(self) -> None:
         """Write what was noted; a file that cannot be written is told of once, and completed later."""
         with self._lock:
-            noted, self._entries, self._count, self._timer_loop = self._entries, {}, 0, None
-            for workflow_name, entries in noted.items():
-                self._write_all(workflow_name, [_line(entry) for entry in entries])
+            self._timer_set = False
+            noted = [self._noted.popleft() for _ in range(len(self._noted))]
+            self._write_all(noted)
 
     def drop(self) -> None:
         """Forget what was noted, as a process does that dies."""
-        with self._lock:
-            self._entries, self._count, self._timer_loop = {}, 0, None
+        self._noted.clear()
 
     def forked(self) -> None:
         """Begin again in a child process: what was noted is its parent's to write."""
         self._lock = threading.RLock()
-        self._home = None
-        self.drop()
+        self._home, self._timer_set = None, False
+        self._noted.clear()
 
     def complete(self, workflow_name: str, execution_id: str, history: Iterable[Event]) -> int:
         """Add what is missing in an execution's log to it.
@@ -154,37 +143,38 @@ class LogFiles:
                 return 0
             if torn:
                 self._torn.add(path)
-            missing = [
-                (event.at.date(), execution_id, event_line(event))
+            missing: list[_Step | _Line] = [
+                (workflow_name, event.at, execution_id, event_line(event))
                 for event in history
                 if event.seq not in there and LEVELS[level_of(type(event).__name__)] >= self.level
             ]
             self.incomplete.get(workflow_name, set()).discard(execution_id)
-            self._write_all(workflow_name, missing)
+            self._write_all(missing)
         return len(missing)
 
-    def _write_all(self, workflow_name: str, lines: list[_Line]) -> None:
-        written: dict[str, list[_Line]] = {}
-        for day, of_day in groupby(lines, key=_day):
-            lines_of_day = list(of_day)
+    def _write_all(self, noted: Iterable[_Step | _Line]) -> None:
+        daily: dict[tuple[str, date], dict[str, list[str]]] = {}
+        for each in noted:
+            of_day = daily.setdefault((each[0], each[1].date()), {})
+            of_day.setdefault(each[2], []).append(_line(each))
+        for (workflow_name, day), of_day in daily.items():
+            data = {execution_id: _encoded(lines) for execution_id, lines in of_day.items()}
             # The daily log comes first: where it fails, or the process dies after it, the execution's own log tells
             # what is missing.
-            if self._write(workflow_name, self._layout.daily_log(workflow_name, day), lines_of_day):
-                for line in lines_of_day:
-                    written.setdefault(line[1], []).append(line)
-        for execution_id, of_execution in written.items():
-            self._write(workflow_name, self._layout.execution_log(workflow_name, execution_id), of_execution)
+            if self._write(workflow_name, self._layout.daily_log(workflow_name, day), b"".join(data.values()), data):
+                for execution_id, lines_of_one in data.items():
+                    path = self._layout.execution_log(workflow_name, execution_id)
+                    self._write(workflow_name, path, lines_of_one, [execution_id])
 
-    def _write(self, workflow_name: str, path: Path, lines: list[_Line]) -> bool:
-        data = "".join([line[2] for line in lines]).encode("utf-8", "backslashreplace")
-        try:
-            _append(path, b"\n" + data if path in self._torn else data)
-        except OSError as error:
+    def _write(self, workflow_name: str, path: Path, data: bytes, execution_ids: Iterable[str]) -> bool:
+        begun, error = _append(path, b"\n" + data if path in self._torn else data)
+        if error is None:
+            self._torn.discard(path)
+            return True
+        if begun:
             self._torn.add(path)
-            self._failed(workflow_name, path, error, {line[1] for line in lines})
-            return False
-        self._torn.discard(path)
-        return True
+        self._failed(workflow_name, path, error, execution_ids)
+        return False
 
     def _failed(self, workflow_name: str, path: Path, error: OSError, execution_ids: Iterable[str]) -> None:
         self.incomplete.setdefault(workflow_name, set()).update(execution_ids)
@@ -198,26 +188,41 @@ class LogFiles:
             )
 
 
-def _day(line: _Line) -> date:
-    return line[0]
+def _line(noted: _Step | _Line) -> str:
+    if len(noted) == 4:  # noqa: PLR2004 - a line as it is
+        return noted[3]
+    _, at, execution_id, seq, kind, step_id, attempt = noted
+    return step_line(at, execution_id, step_id, attempt, seq, kind)
 
 
-def _line(entry: _StepEntry | _LineEntry) -> _Line:
-    at, execution_id = entry[:2]
-    if len(entry) == 3:  # noqa: PLR2004 - a line as it is
-        return at.date(), execution_id, entry[2]
-    _, _, seq, kind, step_id, attempt = entry
-    return at.date(), execution_id, step_line(at, execution_id, step_id, attempt, seq, kind)
+def _encoded(lines: list[str]) -> bytes:
+    return "".join(lines).encode("utf-8", "backslashreplace")
 
 
-def _append(path: Path, data: bytes) -> None:
-    """Append to a file, by one write unless the system takes less at once."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    finally:
-        os.close(descriptor)
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _append(path: Path, data: bytes) -> tuple[bool, OSError | None]:
+    """Append to a file, by one write unless the system takes less at once.
+
+    Returns:
+        Whether anything was written, and what kept all of it from being written.
+    """
+    written = 0
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            while written < len(data):
+                written += os.write(descriptor, data[written:])
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return written > 0, error
+    return True, None
 
 
 def _positions(path: Path, execution_id: str) -> tuple[set[int], bool]:

@@ -120,7 +120,8 @@ def format_line(at: datetime, level: Level, fields: Iterable[tuple[str, object]]
 def step_line(at: datetime, execution_id: str, step_id: str, attempt: int, seq: int, kind: str) -> str:
     """Return the line of a step's event that has nothing but its attempt to tell: what `format_line` gives, sooner."""
     return (
-        f"{_text(at)} INFO execution={execution_id} step={_quoted(step_id)} attempt={attempt} seq={seq} event={kind}\n"
+        f"{at.isoformat('T', 'microseconds')[:26]}Z INFO execution={execution_id} step={_quoted(step_id)}"
+        f" attempt={attempt} seq={seq} event={kind}\n"
     )
 
 

@@ -356,8 +356,10 @@ class _StepRun:
             await execution.emit(StepInterrupted(record.step_id, earlier_attempt), earlier_seq, at)
         if execution.observed:
             await execution.emit(StepStarted(record.step_id, attempt), seq, at)
-        elif execution.log is not None:
-            self._log("StepStarted", at, seq)
+        elif execution.step_log is not None:
+            execution.step_log.step(
+                (execution.workflow_name, at, execution.execution_id, seq, "StepStarted", record.step_id, attempt)
+            )
 
     def leave_body(self) -> None:
         """Note that the step's own function does not run any more."""
@@ -465,18 +467,11 @@ class _StepRun:
         changed = self._circuit_asked(circuit, change)
         if execution.observed or handled_by is not None:
             await self._emit_all([(StepCompleted(record.step_id, record.attempt, handled_by), seq)], at)
-        elif execution.log is not None:
-            self._log("StepCompleted", at, seq)
+        elif execution.step_log is not None:
+            name, attempt = execution.workflow_name, record.attempt
+            execution.step_log.step((name, at, execution.execution_id, seq, "StepCompleted", record.step_id, attempt))
         if changed:
             await self._emit_all(changed, at)
-
-    def _log(self, kind: str, at: datetime, seq: int) -> None:
-        """Note an event that most steps have twice, without making it."""
-        execution, record = self.execution, self.record
-        if execution.log is not None:
-            execution.log.step(
-                execution.definition.name, at, execution.execution_id, seq, kind, record.step_id, record.attempt
-            )
 
     async def _failed(self, error: Exception, *, counts: bool) -> tuple[bool, Any]:
         """Record a failed attempt, then see what the handlers make of it."""

@@ -103,6 +103,7 @@ class RuntimeLayout:
         """Make a workflow's directories."""
         self.make_workflows()
         self._make(self.workflow_dir(workflow_name))
+        self._make(self.log_dir(workflow_name))
         self._make(self.log_dir(workflow_name) / "executions")
 
     def write_definition(self, workflow_name: str, definition: Mapping[str, object]) -> None:
@@ -112,7 +113,7 @@ class RuntimeLayout:
         """
         path = self.definition(workflow_name)
         before = _object_in(path)
-        changed = {**before, **definition}
+        changed = {**before, **pydantic_core.to_jsonable_python(definition)}
         changed["created_at"] = before.get("created_at", definition.get("created_at"))
         if before and {**changed, "last_modified": before.get("last_modified")} == before:
             return

@@ -45,6 +45,7 @@ class Registry:
     def __init__(self, layout: RuntimeLayout, synchronous: str, busy_timeout_ms: int) -> None:
         self.lock = threading.RLock()
         self._layout = layout
+        self._path = str(layout.registry)
         self._synchronous = synchronous
         self._busy_timeout_ms = busy_timeout_ms
         self._connection: sqlite3.Connection | None = None
@@ -104,24 +105,27 @@ class Registry:
             StorageError: It cannot be opened.
         """
         if self._connection is not None:
-            if self._connection.in_transaction or self._file == _identity(self._layout.registry):
+            if self._connection.in_transaction or self._file == _identity(self._path):
                 return self._connection
             self._connection.close()  # another process has moved a damaged file away
             self._connection = None
         self._layout.make_root()
         try:
-            connection = self._open()
+            return self._open_complete()
         except StorageError as error:
             if not _is_damage(error.__cause__):
                 raise
             self._replace_damaged()
-            connection = self._open()
-        self._connection, self._file = connection, _identity(self._layout.registry)
+            return self._open_complete()
+
+    def _open_complete(self) -> sqlite3.Connection:
+        connection = self._open()
         try:
             self._adopt(connection)
         except sqlite3.Error as error:
-            self.close()
-            raise storage_error(error, str(self._layout.registry)) from error
+            connection.close()
+            raise storage_error(error, self._path) from error
+        self._connection, self._file = connection, _identity(self._path)
         return connection
 
     def _open(self) -> sqlite3.Connection:
@@ -201,9 +205,9 @@ def _is_damage(error: BaseException | None) -> bool:
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
-def _identity(path: object) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(str(path))  # noqa: PTH116 - once for each execution: a quarter of what Path.stat costs
+        found = os.stat(path)  # noqa: PTH116 - once for each execution: a quarter of what Path.stat costs
     except OSError:
         return None
     return found.st_dev, found.st_ino
