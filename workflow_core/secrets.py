@@ -48,7 +48,6 @@ class Secrets:
         self._long: list[tuple[str, str]] = []
         self._too_short: set[str] = set()
         self._pattern = re.compile(r"(?!)")
-        _everyones.add(self)
 
     def learn(self, name: str, value: str) -> str:
         """Note a secret, and return its value.
@@ -76,7 +75,9 @@ class Secrets:
             self._pattern = re.compile("|".join(re.escape(form) for form in longest_first))
             self._forms = forms
             self._long = [(form, forms[form]) for form in longest_first if len(form) > _PIECE]
-            self.known = True
+            if not self.known:
+                self.known = True
+                REDACTION.know(self)
         return value
 
     def name_in(self, text: str) -> str | None:
@@ -146,16 +147,23 @@ def _without_pieces(text: str, secret: str, replacement: str) -> str:
     return text
 
 
-_everyones: weakref.WeakSet[Secrets] = weakref.WeakSet()
-
-
 class _Redaction(logging.Filter):
     """Redacts what is logged: the message, the traceback, and the texts that a caller added."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._knowing: tuple[weakref.ref[Secrets], ...] = ()
+        self._lock = threading.Lock()
+
+    def know(self, secrets: Secrets) -> None:
+        """Look for these secrets, too, for as long as their engine lives."""
+        with self._lock:
+            self._knowing = (*(each for each in self._knowing if each() is not None), weakref.ref(secrets))
+
     def filter(self, record: logging.LogRecord) -> bool:
         """Let the record pass, without secrets."""
-        knowing = [secrets for secrets in list(_everyones) if secrets.known]
-        if knowing:
+        if self._knowing:
+            knowing = [secrets for secrets in (each() for each in self._knowing) if secrets is not None]
             _redact_record(record, knowing)
         return True
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from workflow_core.events import ExecutionPanicked, SleepStarted, StepCompleted, StepFailed, StepStarted
@@ -47,6 +47,7 @@ def test_what_an_event_tells_is_read_again(event, level, fields):
     assert fields.items() <= line.fields.items()
 
 
+@settings(deadline=None, max_examples=100)
 @example('x" seq=9 event=StepCompleted')
 @example("x\n2026-11-26T00:30:00.123456Z ERROR execution=other event=ExecutionFailed")
 @example("\x00\x1b[31m\x7f\x85\u2028\u202e\ud800\U000e0001\\")

@@ -185,9 +185,9 @@ def test_several_processes_make_it_at_once(root):
         "engine.close()\n"
     )
     children = [
-        subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE, text=True) for _ in range(2)
     ]
-    assert [json.loads(child.communicate(timeout=60)[0]) for child in children] == [[0, 1, 2]] * 3
+    assert [json.loads(child.communicate(timeout=60)[0]) for child in children] == [[0, 1, 2]] * 2
     assert len([path for path in root.glob("registry.db.damaged-*") if path.name.endswith("Z")]) == 1
     check(root, before)
 

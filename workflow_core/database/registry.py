@@ -217,6 +217,8 @@ def _identity(path: str) -> tuple[int, int] | None:
 def _alone(layout: RuntimeLayout, busy_timeout_ms: int) -> Iterator[None]:
     """Keep other processes from replacing the registry at the same time, by SQLite's own lock on a file beside it."""
     path = layout.root / "registry.lock"
+    with contextlib.suppress(OSError):  # it is there already, or SQLite will say what is wrong
+        path.touch(mode=0o600, exist_ok=False)
     try:
         connection = sqlite3.connect(path, timeout=busy_timeout_ms / 1_000, isolation_level=None)
         try:
