@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.registry import executions_in, register
-from workflow_core.database.sqlite import storage_error
 from workflow_core.errors import StorageError, ValidationError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pydantic_core
 
-from workflow_core.errors import StorageError
+from workflow_core.database.diagnosis import file_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -130,10 +130,8 @@ class RuntimeLayout:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(
-                f"{path}: cannot make this directory: {error.strerror}; set WORKFLOW_DIR to a directory that this user "
-                "may write"
-            ) from error
+            advice = "set WORKFLOW_DIR to a directory that this user may write"
+            raise file_error(error, path, "cannot make this directory", advice) from error
 
 
 def _object_in(path: Path) -> dict[str, object]:
@@ -143,7 +141,7 @@ def _object_in(path: Path) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise StorageError(f"{path}: cannot read this file: {error.strerror}") from error
+        raise file_error(error, path, "cannot read this file", "check that this user may read it") from error
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -171,7 +169,8 @@ def _write_atomically(path: Path, content: bytes, *, replace: bool = True) -> No
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StorageError(f"{path}: cannot write this file: {error.strerror}") from error
+        advice = "check that this user may write the directory"
+        raise file_error(error, path, "cannot write this file", advice) from error
 
 
 def _place(temporary: Path, path: Path) -> None:

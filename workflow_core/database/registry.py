@@ -12,12 +12,13 @@ import os
 import sqlite3
 import threading
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pydantic_core
 
+from workflow_core.database.connection import leave_to_parent, open_database, roll_back
+from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
-from workflow_core.database.sqlite import leave_to_parent, open_database, storage_error
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Registry", "executions_in", "register"]
 
 logger = logging.getLogger("workflow_core")
-
-_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-"""By these primary codes SQLite says that a file is damaged; a lock, a full disk and a missing right have others."""
 
 
 class Registry:
@@ -74,14 +72,15 @@ class Registry:
         with self.lock:
             try:
                 return self.open().execute(sql, parameters).fetchall()
-            except sqlite3.DatabaseError as error:
-                if not _is_damage(error):
-                    raise storage_error(error, str(self._layout.registry)) from error
-                self._replace_damaged()
+            except sqlite3.Error as error:
+                failure = storage_error(error, self._path)
+                if failure.reason != "damaged":
+                    raise failure from error
+            self._replace_damaged()
             try:
                 return self.open().execute(sql, parameters).fetchall()
             except sqlite3.Error as error:
-                raise storage_error(error, str(self._layout.registry)) from error
+                raise storage_error(error, self._path) from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -91,12 +90,18 @@ class Registry:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 yield connection
-                connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise storage_error(error, str(self._layout.registry)) from error
-            finally:
                 if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                    connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                raise storage_error(error, self._path) from error
+            finally:
+                roll_back(connection)
+
+    def wait_for_locks(self, *, wait: bool) -> None:
+        """Tell whether a write waits for another process's lock, or reports it at once."""
+        with self.lock, contextlib.suppress(sqlite3.Error):
+            if self._connection is not None:
+                self._connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms if wait else 0}")
 
     def open(self) -> sqlite3.Connection:
         """Return the connection to the file that bears the registry's name now, and complete what it lacks.
@@ -113,10 +118,10 @@ class Registry:
         try:
             return self._open_complete()
         except StorageError as error:
-            if not _is_damage(error.__cause__):
+            if error.reason != "damaged":
                 raise
-            self._replace_damaged()
-            return self._open_complete()
+        self._replace_damaged()
+        return self._open_complete()
 
     def _open_complete(self) -> sqlite3.Connection:
         connection = self._open()
@@ -156,8 +161,7 @@ class Registry:
                 register(connection, self._layout, name, executions)
                 connection.execute("COMMIT")
             finally:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                roll_back(connection)
 
     def _replace_damaged(self) -> None:
         """Move a damaged registry aside, unless another process has done so meanwhile; a new one is made of the rest.
@@ -193,16 +197,12 @@ class Registry:
             connection = self._open()
             return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
         except StorageError as error:
-            return _is_damage(error.__cause__)
-        except sqlite3.DatabaseError as error:
-            return _is_damage(error)
+            return error.reason == "damaged"
+        except sqlite3.Error as error:
+            return storage_error(error, self._path).reason == "damaged"
         finally:
             if connection is not None:
                 connection.close()
-
-
-def _is_damage(error: BaseException | None) -> bool:
-    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
 
 
 def _identity(path: str) -> tuple[int, int] | None:
