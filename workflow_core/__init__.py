@@ -17,6 +17,7 @@ from workflow_core.errors import (
     StepInterruptedError,
     StepTimeoutError,
     StorageError,
+    StorageReason,
     UnstorableResultError,
     ValidationError,
     WorkflowCoreError,
@@ -84,6 +85,7 @@ __all__ = [
     "RecordedError",
     "LeaseLostError",
     "StorageError",
+    "StorageReason",
     "SchemaVersionError",
     "WorkflowRedefinedWarning",
 ]
