@@ -20,6 +20,7 @@ from workflow_core.errors import (
     StepInterruptedError,
     StepTimeoutError,
     StorageError,
+    StorageReason,
     UnstorableResultError,
     ValidationError,
     WorkflowCoreError,
@@ -95,6 +96,7 @@ __all__ = [
     "RecordedError",
     "LeaseLostError",
     "StorageError",
+    "StorageReason",
     "SchemaVersionError",
     "WorkflowRedefinedWarning",
 ]

@@ -178,7 +178,7 @@ class WorkflowHooks:
 
     @hookspec
     def before_durable_point(self, point: DurablePoint) -> None:
-        """Called before a transaction; an error raised here prevents it."""
+        """Called before a transaction, each time that it is tried; an error raised here prevents it."""
 
     @hookspec
     def after_durable_point(self, point: DurablePoint) -> None:

@@ -267,22 +267,30 @@ class _GivenEncoder(_Encoder):
 
 def _is_circular(value: object) -> bool:
     """Tell whether following first children from a deep place comes back to it."""
-    stack: list[tuple[object, frozenset[int]]] = [(value, frozenset())]
+    path, above = {id(value)}, [(id(value), iter(_children(value)))]
     for _ in range(10_000):
-        if not stack:
+        if not above:
             return False
-        current, ancestors = stack.pop()
-        if id(current) in ancestors:
+        parent, children = above[-1]
+        child = next(children, _NO_CHILD)
+        if child is _NO_CHILD:
+            above.pop()
+            path.remove(parent)
+        elif id(child) in path:
             return True
-        if isinstance(current, dict):
-            children: list[object] = list(current.values())
-        elif isinstance(current, (list, tuple, set, frozenset)):
-            children = list(current)
-        else:
-            continue
-        below = ancestors | {id(current)}
-        stack.extend((child, below) for child in children)
+        elif isinstance(child, (dict, list, tuple, set, frozenset)):
+            path.add(id(child))
+            above.append((id(child), iter(_children(child))))
     return False
+
+
+_NO_CHILD = object()
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple, set, frozenset)) else ()
 
 
 def _class_path(cls: type, path: str) -> str:
