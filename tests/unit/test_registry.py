@@ -146,7 +146,8 @@ def test_a_registry_that_another_process_moved_aside_is_left_for_the_new_one(roo
     before = fill(root)
     engine = make_engine(root)
     engine.run("orders", "orders-0", 0)
-    (root / "registry.db").rename(root / "registry.db.damaged-by-another-process")
+    for path in list(root.glob("registry.db*")):
+        path.rename(path.with_name(path.name.replace(".db", ".db.damaged-elsewhere")))
     other = make_engine(root)
     other.run("returns", "new", 7)
     assert asyncio.run(engine.get_status("new")).output == 7
