@@ -92,7 +92,7 @@ def run(scenario):
 
 
 def incidents(caplog):
-    return [record.levelname for record in caplog.records if record.name == "workflow_core"]
+    return [record.levelname for record in caplog.records if record.module == "patience"]
 
 
 # Full ----------------------------------------------------------------------------------------------------------------
