@@ -87,22 +87,20 @@ def exploration_of(item: pytest.Item, mode: Literal["all", "invariants"] | None)
     at = asked_places(item.config)
     if not isinstance(item, pytest.Function) or "_workflow_environment" not in item.fixturenames:
         if marker is not None:
-            pytest.fail(
-                f"{item.nodeid}: @pytest.mark.{MARKER} is for a test that uses the workflow fixtures", pytrace=False
-            )
+            pytest.fail(f"@pytest.mark.{MARKER} is for a test that uses the workflow fixtures", pytrace=False)
         return None
     if "workflow_crashes" in item.fixturenames or not (marker or mode or at):
         return None  # such a test explores for itself
     options = dict(marker.kwargs) if marker is not None else {}
     if marker is not None and (marker.args or set(options) - {"depth", "nondeterministic", "most_runs"}):
         pytest.fail(
-            f"{item.nodeid}: @pytest.mark.{MARKER} takes depth=, nondeterministic= and most_runs=, nothing else",
+            f"@pytest.mark.{MARKER} takes depth=, nondeterministic= and most_runs=, nothing else",
             pytrace=False,
         )
     depth, most_runs = options.get("depth", 1), options.get("most_runs")
     if type(depth) is not int or depth < 0 or not (most_runs is None or (type(most_runs) is int and most_runs > 0)):
         pytest.fail(
-            f"{item.nodeid}: @pytest.mark.{MARKER}: depth is 1 or more (0 leaves the test out), most_runs 1 or more",
+            f"@pytest.mark.{MARKER}: depth is 1 or more (0 leaves the test out), most_runs 1 or more",
             pytrace=False,
         )
     if depth == 0:

@@ -1,4 +1,4 @@
-"""How the failures of a crash exploration are told: the place, what is broken, what differs, and how to see it again."""
+"""How the failures of a crash exploration are told: the place, what is broken, what differs, and how to replay it."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ _SHOWN = 3
 _WIDTH = 180
 _MARGIN = 10
 
+_HINT = f"""\
+hint: every invariant held; only {OWN_ASSERTIONS} failed. After a crash work is done again, so times and
+      numbers of calls and attempts differ. If the test means a run without a crash, leave it out by
+      @pytest.mark.workflow_crash_everywhere(depth=0), or check the invariants alone, in tests without
+      the marker, by --workflow-crash-everywhere=invariants.""".splitlines()
+
 _Table: TypeAlias = list[str]
 
 
@@ -51,13 +57,11 @@ def described_failures(report: CrashReport) -> Iterator[str]:
         yield from (f"  {' + '.join(map(str, other.places))}: {other.violations[0][0]}" for other in further)
     if len(failures) < len(report.failures):
         yield ""
-        yield f"{len(report.failures) - len(failures)} further runs failed that die at one of these places, and at another."
+        implied = len(report.failures) - len(failures)
+        yield f"{implied} further runs failed that die at one of these places, and at another."
     if report.failures and all(name == OWN_ASSERTIONS for failure in report.failures for name, _ in failure.violations):
         yield ""
-        yield f"hint: every invariant held; only {OWN_ASSERTIONS} failed. After a crash work is done again, so times and"
-        yield "      numbers of calls and attempts differ. If the test means a run without a crash, leave it out by"
-        yield "      @pytest.mark.workflow_crash_everywhere(depth=0), or check the invariants alone, in tests without"
-        yield "      the marker, by --workflow-crash-everywhere=invariants."
+        yield from _HINT
 
 
 def replay_command(test: str, places: Sequence[Place]) -> str:
@@ -105,8 +109,8 @@ def _advice(failure: CrashFailure, baseline: Observation) -> Iterator[str]:
             )
         elif now.get("status") == before.get("status") and now.get("result_data") != before.get("result_data"):
             yield (
-                f'   hint: the crash cut step "{key[1]}" off, so it ran again, as any step may, and gave another result: '
-                "make it idempotent, or name it in nondeterministic= if its result may differ"
+                f'   hint: the crash cut step "{key[1]}" off, so it ran again, as any step may, and gave another '
+                "result: make it idempotent, or name it in nondeterministic= if its result may differ"
             )
 
 

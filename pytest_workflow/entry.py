@@ -148,6 +148,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"workflow_store = {config.getini('workflow_store')!r} in the configuration: use {' or '.join(_STORES)}"
         )
+    if config.getoption("--workflow-faults"):
+        from pytest_workflow.markers import plans_of_the_command_line  # noqa: PLC0415 - not without the option
+
+        plans_of_the_command_line(config)
     given = any(config.getoption(name) is not None for name, *_ in _COVERAGE_OPTIONS)
     if given or config.getini("workflow_coverage"):
         from pytest_workflow import coverage_plugin  # noqa: PLC0415 - not without the option
@@ -263,7 +267,7 @@ def _workflow_environment(
     from pytest_workflow.markers import arm, check_overrides, make_clock  # noqa: PLC0415 - not before the first workflow test
 
     item = request.node
-    check_overrides(item, workflow_settings, workflow_plugins)
+    check_overrides(workflow_settings, workflow_plugins)
     clock = make_clock(item, str(request.config.getini("workflow_start")))
     kind = _marked_store(item) or _store_option(request.config)
     file = request.getfixturevalue("tmp_path") / "workflow.db" if kind == "file" else None
@@ -386,7 +390,7 @@ def _marked_store(item: pytest.Item) -> str | None:
         return None
     values = (*marker.args, *marker.kwargs.values())
     if len(values) != 1 or set(marker.kwargs) - {"kind"} or values[0] not in _STORES:
-        pytest.fail(f'{item.nodeid}: @pytest.mark.workflow_store takes "memory" or "file", nothing else', pytrace=False)
+        pytest.fail('@pytest.mark.workflow_store takes "memory" or "file", nothing else', pytrace=False)
     return str(values[0])
 
 

@@ -60,7 +60,8 @@ class Definitions:
             before = _module(known)
             elsewhere = f" ({before} defined it first, then {module})" if before != module else ""
             warnings.warn(
-                f'Workflow "{definition.name}" is defined again with another handler; the new one replaces it{elsewhere}',
+                f'Workflow "{definition.name}" is defined again with another handler; the new one replaces it'
+                + elsewhere,
                 WorkflowRedefinedWarning,
                 stacklevel=stacklevel,
             )
