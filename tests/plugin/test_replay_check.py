@@ -212,7 +212,10 @@ def test_a_workflow_that_keeps_something_in_memory(pytester, run_within):
     result = run_within("--workflow-replay-check")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*assert 0 == 1*", '--workflow-replay-check: execution "c" went on in a new engine after "connect", "use"; a workflow that*']
+        [
+            "*assert 0 == 1*",
+            '--workflow-replay-check: execution "c" went on in a new engine after "connect", "use"; a workflow that*',
+        ]
     )
 
 
