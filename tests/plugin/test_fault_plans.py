@@ -391,7 +391,8 @@ def test_a_wrong_plan_of_the_command_line_is_one_error_of_its_use(pytester, run_
     assert "test_one" not in result.stdout.str()
 
 
-def test_a_wrong_plan_of_a_marker_is_told_once(pytester, run_within):
+def test_a_wrong_plan_of_a_marker_is_told_once(pytester, run_within, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     pytester.makepyfile(
         """
         import pytest
