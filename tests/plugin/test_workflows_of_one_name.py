@@ -32,7 +32,7 @@ def test_the_applications_order(workflow):
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "1")])
-def test_each_test_module_runs_its_own(run_within, pytester, options):
+def test_each_test_module_runs_its_own(run_apart, pytester, options):
     pytester.makepyfile(
         shop_of_one_name=_APPLICATION,
         test_a=_OWN.format("a"),
@@ -40,7 +40,7 @@ def test_each_test_module_runs_its_own(run_within, pytester, options):
         test_c=_OWN.format("c"),
         test_d=_OF_THE_APPLICATION,
     )
-    run_within(*options).assert_outcomes(passed=4)
+    run_apart(*options).assert_outcomes(passed=4)
 
 
 def test_two_in_one_module_are_warned_of_at_the_line_of_the_second(run_within, pytester):
