@@ -9,7 +9,6 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
-from pytest_workflow.observed import users_frame
 from pytest_workflow.threads import OUTSIDE_GRACE_SECONDS, Patience, Threads, Work, process, processor_time
 from workflow_core.errors import InvalidStateError
 from workflow_core.execution import where
@@ -263,6 +262,8 @@ class Attachment:
 
     def _users_tasks(self) -> Iterator[str]:
         """Describe where the tasks wait that the test or its steps made, and the task that an asynchronous test is."""
+        from pytest_workflow.observed import users_frame  # noqa: PLC0415 - only where a test is stuck
+
         tasks = sorted(asyncio.all_tasks(self._loop), key=asyncio.Task.get_name)
         for task in tasks[:_MOST_TASKS]:
             coroutine = task.get_coro()
