@@ -11,6 +11,7 @@ from pytest_workflow.clock import VirtualClock
 from pytest_workflow.crashes import CrashReport, explore
 from pytest_workflow.harness import Environment, emptied, memory_database
 from pytest_workflow.observation import Observation, Place
+from pytest_workflow.places import located_error
 
 if TYPE_CHECKING:
     import sqlite3
@@ -79,7 +80,7 @@ class WorkflowCrashes:
 
         Raises:
             CrashExplorationError: An invariant was broken.
-            ValueError: ``depth`` or ``most_runs`` is less than 1.
+            ValueError: ``depth`` or ``most_runs`` is less than 1, or the scenario runs no workflow.
         """
         __tracebackhide__ = True
         if isinstance(nondeterministic, str):
@@ -95,6 +96,8 @@ class WorkflowCrashes:
                 at=self._at,
             )
         self._report(report)
+        if not report.points:
+            raise ValueError("the scenario came to no durable point: it ran no workflow, so nothing was explored")
         if check:
             report.raise_for_failures()
         return report
@@ -119,7 +122,7 @@ class WorkflowCrashes:
             except Exception as raised:
                 if not places:
                     raise  # without a crash the scenario's error is the test's
-                error = f"{type(raised).__name__}: {raised}"
+                error = located_error(raised)
             environment.finish_observation(error)
             if not places:
                 outer.never_awaited += environment.never_awaited

@@ -46,21 +46,42 @@ class Definition:
 
 
 class Definitions:
-    """Workflows by name."""
+    """Workflows by name: of each name the latest, and those that other modules gave the same name."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Definition] = {}
+        self._by_module: dict[str, dict[str, Definition]] = {}
 
     def add(self, definition: Definition, stacklevel: int) -> None:
         """Add a workflow; replace one of the same name, with a warning if its handler is another."""
         known = self._by_name.get(definition.name)
+        module = _module(definition)
         if known is not None and known.handler is not definition.handler:
+            before = _module(known)
+            elsewhere = f" ({before} defined it first, then {module})" if before != module else ""
             warnings.warn(
-                f'Workflow "{definition.name}" is defined again with another handler; the new one replaces it',
+                f'Workflow "{definition.name}" is defined again with another handler; the new one replaces it'
+                + elsewhere,
                 WorkflowRedefinedWarning,
                 stacklevel=stacklevel,
             )
         self._by_name[definition.name] = definition
+        modules = self._by_module.setdefault(definition.name, {})
+        modules.pop(module, None)  # so that the latest is the last
+        modules[module] = definition
+
+    def rank(self, rank: Callable[[str], int]) -> None:
+        """Choose between modules that define the same name: the highest rank is in force, and the latest of equals.
+
+        Args:
+            rank: The rank of a module, by its name; what a module of a negative rank defines is not in force.
+        """
+        for name, modules in self._by_module.items():
+            best = max(reversed(modules), key=rank)
+            if rank(best) < 0:
+                self._by_name.pop(name, None)
+            else:
+                self._by_name[name] = modules[best]
 
     def get(self, name: str) -> Definition | None:
         """Return a workflow, or ``None``."""
@@ -69,6 +90,10 @@ class Definitions:
     def names(self) -> list[str]:
         """Return the names, sorted."""
         return sorted(self._by_name)
+
+
+def _module(definition: Definition) -> str:
+    return str(getattr(definition.handler, "__module__", None))
 
 
 MISSING: Final = object()
@@ -195,13 +220,13 @@ def define_workflow(
         panic_config: For executions that are started without one.
     """
 
-    def add(function: Any) -> Any:  # noqa: ANN401
+    def add(function: Any, stacklevel: int = 3) -> Any:  # noqa: ANN401
         definition = make_definition(name, function, description, version, retry_config, panic_config)
-        choose(function).add(definition, stacklevel=5)
+        choose(function).add(definition, stacklevel)
         return function
 
     if handler is not MISSING:
-        return add(handler)
+        return add(handler, stacklevel=5)
     make_definition(name, _nothing, description, version, retry_config, panic_config)
     return add
 

@@ -319,7 +319,8 @@ class Execution:
             step = self.steps.get(step_id)
             if step is None or step.status != "running":
                 continue
-            lines.append(f'step "{step_id}", attempt {step.attempt}{where(self._bodies.get(step_id))}')
+            place = where(self._bodies.get(step_id)) or where(self._handler)
+            lines.append(f'step "{step_id}", attempt {step.attempt}{place}')
         return lines or [f"its handler, outside every step{where(self._handler)}"]
 
     # One run of the handler ------------------------------------------------------------------------------------------
