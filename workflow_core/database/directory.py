@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
-from workflow_core.database.sqlite import SQLiteStore, after_fork, leave_to_parent, open_database, storage_error
+from workflow_core.database.sqlite import (
+    SQLiteStore,
+    after_fork,
+    leave_to_parent,
+    open_database,
+    storage_error,
+    workflow_record,
+)
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
@@ -19,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from workflow_core.circuit_breaker import CircuitState
-    from workflow_core.database.store import ExecutionRecord, NewExecution
+    from workflow_core.database.store import ExecutionRecord, NewExecution, WorkflowRecord
     from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner
 
@@ -201,6 +208,26 @@ class DirectoryStore:
         """Read an execution."""
         name = self._workflow_of(execution_id)
         return None if name is None else await self.workflow(name).load_execution(execution_id)
+
+    async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
+        """Read the ids that begin with a prefix, sorted."""
+        if not self.layout.registry.exists():
+            return []
+        rows = self._registry_rows(
+            "SELECT execution_id FROM execution_index WHERE execution_id >= ?1 AND execution_id < ?1 || '~'"
+            " ORDER BY execution_id LIMIT ?2",
+            (prefix, limit),
+        )
+        return [str(row[0]) for row in rows]
+
+    async def list_workflows(self) -> list[WorkflowRecord]:
+        """Read the workflows, sorted by name."""
+        if not self.layout.registry.exists():
+            return []
+        rows = self._registry_rows(
+            "SELECT name, status, created_at, last_execution_at, execution_count FROM workflow_registry ORDER BY name"
+        )
+        return [workflow_record(row) for row in rows]
 
     async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
         """Read the circuits by workflow name and step id."""

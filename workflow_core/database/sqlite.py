@@ -19,7 +19,7 @@ import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
-from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
+from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowRecord
 from workflow_core.errors import ExecutionNotFoundError, LeaseLostError, SchemaVersionError, StorageError
 from workflow_core.events import event_from_row
 from workflow_core.ownership import Owner
@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus
 
-__all__ = ["SQLiteStore", "after_fork", "leave_to_parent", "open_database", "prepare", "storage_error"]
+__all__ = [
+    "SQLiteStore",
+    "after_fork",
+    "leave_to_parent",
+    "open_database",
+    "prepare",
+    "storage_error",
+    "workflow_record",
+]
 
 _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
@@ -793,6 +801,21 @@ class SQLiteStore:
         rows = self.select(f"SELECT {_EXECUTION_COLUMNS} FROM executions e WHERE e.id = ?", (execution_id,))
         return _execution_record(rows[0]) if rows else None
 
+    async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
+        """Read the ids that begin with a prefix, sorted."""
+        rows = self.select(
+            "SELECT id FROM executions WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2", (prefix, limit)
+        )
+        return [row[0] for row in rows]
+
+    async def list_workflows(self) -> list[WorkflowRecord]:
+        """Read the workflows that have executions, sorted by name."""
+        rows = self.select(
+            "SELECT workflow_name, 'active', min(started_at), max(started_at), count(*) FROM executions GROUP BY 1"
+            " ORDER BY 1"
+        )
+        return [workflow_record(row) for row in rows]
+
     async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
         """Read the steps of an execution, and the highest position in its history."""
         del workflow_name
@@ -1057,6 +1080,11 @@ class SQLiteStore:
                 state.probe_expires_at,
             ),
         )
+
+
+def workflow_record(row: tuple[Any, ...]) -> WorkflowRecord:
+    """Return a row with name, status, start of the first and the last execution, and their count."""
+    return WorkflowRecord(row[0], row[1], datetime.fromisoformat(row[2]), _moment(row[3]), row[4])
 
 
 def _execution_record(row: tuple[Any, ...]) -> ExecutionRecord:

@@ -28,6 +28,7 @@ __all__ = [
     "StepRecord",
     "ErrorRecord",
     "CircuitChange",
+    "WorkflowRecord",
     "WorkflowStore",
     "Store",
 ]
@@ -157,6 +158,22 @@ class CircuitChange:
 
     transition: Callable[[CircuitState], CircuitState]
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRecord:
+    """One workflow that a store knows.
+
+    Attributes:
+        status: ``active`` or ``inactive``.
+        execution_count: How many executions were started, those that were removed since included.
+    """
+
+    name: str
+    status: str
+    created_at: datetime
+    last_execution_at: datetime | None
+    execution_count: int
 
 
 class WorkflowStore(Protocol):
@@ -344,6 +361,12 @@ class Store(Protocol):
 
     async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
         """Read an execution."""
+
+    async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
+        """Read the ids that begin with a prefix, sorted."""
+
+    async def list_workflows(self) -> list[WorkflowRecord]:
+        """Read the workflows, sorted by name."""
 
     async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
         """Read the circuits by workflow name and step id."""
