@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group
-from rich.table import Table
 from rich.text import Text
 
 from workflow_core.cli.output import COLOURS, Signs, in_colour
@@ -16,6 +16,7 @@ from workflow_core.models import ErrorInfo
 from workflow_core.report.scale import duration_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from rich.console import RenderableType
@@ -28,6 +29,9 @@ __all__ = ["console", "picture", "remaining", "status_of", "step_status"]
 
 _BEYOND_STEPS = 12
 """Lines of the terminal that are not for steps."""
+
+_LONGEST_CELL = 40
+_TENTHS_BELOW_MS = 10_000
 
 
 def console(*, on_stderr: bool = False) -> Console:
@@ -47,8 +51,10 @@ def console(*, on_stderr: bool = False) -> Console:
 
 def remaining(until_ms: int, now: datetime) -> str:
     """Return the time until a moment, to the second; to the tenth in the last ten."""
-    left = max(until_ms - to_epoch_ms(now), 0)
-    return duration_text(round(left, -2) if left < 10_000 else round(left, -3))  # noqa: PLR2004 - as said
+    left = until_ms - to_epoch_ms(now)
+    if left <= 0:
+        return "0 s"
+    return f"{left / 1_000:.1f} s" if left < _TENTHS_BELOW_MS else duration_text(round(left, -3))
 
 
 def status_of(view: ExecutionView) -> str:
@@ -106,10 +112,11 @@ def _notes(view: ExecutionView, now: datetime) -> list[Text]:
 class _Row:
     status: str
     step_id: str
+    shown_status: str
     attempt: str
     began: str
     took: str
-    details: Text
+    details: Text | str
 
 
 def _steps(view: ExecutionView, signs: Signs, now: datetime, height: int | None) -> RenderableType:
@@ -124,28 +131,33 @@ def _steps(view: ExecutionView, signs: Signs, now: datetime, height: int | None)
         kept = {step.step_id for step in [*rest[-max(most - len(going_on), 0) :], *going_on][-most:]}
         left_out = len(steps) - len(kept)
         steps = [step for step in steps if step.step_id in kept]
-    table = Table(box=None, padding=(0, 2, 0, 0), show_edge=False, header_style="dim")
-    table.add_column("")
-    table.add_column("Step", overflow="ellipsis", no_wrap=True, max_width=40)
-    table.add_column("Status", no_wrap=True)
-    table.add_column("Attempt", justify="right")
-    table.add_column("Started", no_wrap=True)
-    table.add_column("Took", justify="right", no_wrap=True)
-    table.add_column("Details", overflow="ellipsis", no_wrap=True, ratio=1)
-    for step in steps:
-        row = _row(step, view, now)
-        table.add_row(
-            Text(signs.of(row.status), style=_style(row.status)),
-            Text(row.step_id),
-            Text(row.status, style=_style(row.status)),
-            row.attempt,
-            row.began,
-            row.took,
-            row.details,
-        )
+    rows = [_row(step, view, now) for step in steps]
+    heads = _Row("", "Step", "Status", "Attempt", "Started", "Took", "Details" if any(r.details for r in rows) else "")
+    lines = [_line(heads, "", [heads, *rows], dim=True)]
+    lines += [_line(row, signs.of(row.status), [heads, *rows]) for row in rows]
     if left_out:
-        return Group(Text(f"  {left_out} completed steps are not shown", style="dim"), table)
-    return table
+        lines.insert(0, Text(f"{left_out} completed steps are not shown", style="dim"))
+    return Group(*lines)
+
+
+def _line(row: _Row, sign: str, rows: Sequence[_Row], *, dim: bool = False) -> Text:
+    """Return a line of the table; what is too long for the terminal is cut at its end."""
+
+    def cell(name: str, value: str, *, right: bool = False) -> str:
+        size = min(max(cell_len(getattr(each, name)) for each in rows), _LONGEST_CELL)
+        room = " " * (size - min(cell_len(value), size))
+        value = set_cell_size(value, min(cell_len(value), size))
+        return f"{room}{value}  " if right else f"{value}{room}  "
+
+    style = _style(row.status)
+    text = Text(no_wrap=True, overflow="ellipsis", style="dim" if dim else "")
+    text.append(f"{sign or ' '} ", style=style)
+    text.append(cell("step_id", row.step_id))
+    text.append(cell("shown_status", row.shown_status), style=style)
+    text.append(cell("attempt", row.attempt, right=True))
+    text.append(cell("began", row.began))
+    text.append(cell("took", row.took, right=True))
+    return text.append(row.details)
 
 
 def _row(step: StepRecord, view: ExecutionView, now: datetime) -> _Row:
@@ -158,6 +170,7 @@ def _row(step: StepRecord, view: ExecutionView, now: datetime) -> _Row:
     return _Row(
         status=status,
         step_id=one_line(step.step_id),
+        shown_status=status,
         attempt=str(step.attempt) if step.kind == "step" else "",
         began=moment_text(step.started_at, "")[11:],
         took=took,
@@ -185,7 +198,9 @@ def _waits(step: StepRecord, status: str, now: datetime) -> list[tuple[str, str]
     if status == "sleeping" and step.wake_time is not None:
         return [(f"{remaining(step.wake_time, now)} left", _style(status))]
     if status == "retrying" and step.next_attempt_at is not None:
-        return [(f"attempt {step.attempt + 1} in {remaining(step.next_attempt_at, now)}", _style(status))]
+        is_due = step.next_attempt_at <= to_epoch_ms(now)
+        when = "due" if is_due else f"in {remaining(step.next_attempt_at, now)}"
+        return [(f"attempt {step.attempt + 1} {when}", _style(status))]
     return [("sleep", "dim")] if step.kind == "sleep" else []
 
 
@@ -196,8 +211,9 @@ def _circuit(state: CircuitState | None, now: datetime) -> list[tuple[str, str]]
         return [(f"circuit closed, {state.failures} failed", "dim")]
     if state.status == "half_open":
         return [("circuit half-open", _style("half_open"))]
-    probe = "" if state.reset_time is None else f", probe in {remaining(state.reset_time, now)}"
-    return [(f"circuit open{probe}", _style("open"))]
+    if state.reset_time is None or state.reset_time <= to_epoch_ms(now):
+        return [("circuit open, probe due", _style("open"))]
+    return [(f"circuit open, probe in {remaining(state.reset_time, now)}", _style("open"))]
 
 
 def _style(status: str) -> str:

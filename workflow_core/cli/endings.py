@@ -11,7 +11,7 @@ from workflow_core.cli.display import console, picture
 from workflow_core.cli.execution_data import execution_data
 from workflow_core.cli.failures import FAILED, Failure
 from workflow_core.cli.hints import command_line
-from workflow_core.cli.output import Signs, print_json, print_line
+from workflow_core.cli.output import Signs, is_terminal, print_json, print_line
 from workflow_core.cli.texts import one_line, visible
 from workflow_core.models import ErrorInfo
 
@@ -42,6 +42,8 @@ def show_ending(invocation: Invocation, result: ExecutionResult, view: Execution
     elif invocation.quiet:
         print_line(result.status)
     else:
+        if not is_terminal():
+            print_line()  # after the lines of the events
         show_picture(view)
         if result.output is not None:
             text = pydantic_core.to_json(result.output, indent=2, fallback=str, inf_nan_mode="strings").decode()

@@ -138,7 +138,8 @@ class Follower:
     def _picture(self, views: Sequence[ExecutionView]) -> RenderableType:
         now = self._engine.clock.now()
         if len(views) == 1:
-            return picture(views[0], self._signs, now, self._console.height)
+            # An empty line in the end: what a terminal echoes for Ctrl-C then stands on a line of its own.
+            return Group(picture(views[0], self._signs, now, self._console.height), Text())
         lines = []
         going_on = [view for view in views if not view.at_rest]
         for view in going_on[:_MOST_AT_ONCE]:

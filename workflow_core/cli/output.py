@@ -163,7 +163,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], flexib
             row[flexible] = shortened(row[flexible], max(room, _NARROWEST))
     coloured = [[styled_status(cell) if cell in COLOURS else cell for cell in row] for row in cells]
     numbers = [
-        "right" if rows and all(isinstance(row[column], (int, float)) for row in rows) else "left"
+        "right" if all(isinstance(row[column], int) or row[column] == "" for row in rows) else "left"
         for column in range(len(headers))
     ]
     print_line(
