@@ -7,11 +7,11 @@ name is also the name of the place where a process can die.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from datetime import datetime
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.events import Event
@@ -175,6 +175,12 @@ class WorkflowRecord:
     last_execution_at: datetime | None
     execution_count: int
 
+    @classmethod
+    def of_row(cls, row: Sequence[Any]) -> WorkflowRecord:
+        """Make one of a row with name, status, two moments as text, and a count."""
+        last = None if row[3] is None else datetime.fromisoformat(row[3])
+        return cls(row[0], row[1], datetime.fromisoformat(row[2]), last, row[4])
+
 
 class WorkflowStore(Protocol):
     """A database of executions.
@@ -321,6 +327,9 @@ class WorkflowStore(Protocol):
     ) -> CircuitState:
         """Set a circuit by hand; return its new state."""
 
+    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
+
     async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
         """Read the steps of an execution, and the highest position in its history."""
 
@@ -353,9 +362,6 @@ class Store(Protocol):
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
 
-    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
-        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
-
     async def owner_retired(self, owner: Owner) -> None:
         """Forget an owner that ended in an orderly way."""
 
@@ -381,6 +387,14 @@ class Store(Protocol):
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data lies, for people to read."""
+
+    def wait_for_locks(self, location: str, *, wait: bool) -> None:
+        """Tell whether writes to a database wait for another process's lock, or report it at once.
+
+        Args:
+            location: The database, as a `StorageError` names it.
+            wait: ``False`` while whoever calls tries again by itself, and lets others run in between.
+        """
 
     def close(self) -> None:
         """Let go of the database; later calls raise `StorageError`."""
