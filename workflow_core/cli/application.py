@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
 
-from workflow_core.cli.failures import failure_of
+from workflow_core.cli.failures import INTERRUPTED, TERMINATED, failure_of
 from workflow_core.cli.invocation import Invocation, shared_options
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ Examples:
 Environment:
   WORKFLOW_DIR   the runtime directory (~/.workflow)
   WORKFLOW_APP   the module that defines workflows, as --app
-  LOG_LEVEL      debug, info, warn or error: what is logged on stderr (warn)
+  LOG_LEVEL      debug, info, warn or error: what is logged on stderr
+                 (warn, and info for what workflows log themselves)
   NO_COLOR       no colours if it is set
 
 \b
@@ -138,7 +139,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     code = _run(arguments)
     waited_for = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if code in {130, 143} and any(not thread.daemon for thread in waited_for):
+    if code in {INTERRUPTED, TERMINATED} and any(not thread.daemon for thread in waited_for):
         # A step that blocks in a thread would keep an interrupted command for as long as it likes.
         sys.stdout.flush()
         sys.stderr.flush()

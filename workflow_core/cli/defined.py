@@ -23,8 +23,10 @@ async def require_defined(invocation: Invocation, engine: WorkflowEngine, workfl
     """
     if workflow in engine.workflow_names():
         return
-    await require_workflow(engine, workflow)
     app = find_app(invocation.app)
+    await require_workflow(
+        engine, workflow, "" if app else "; name the module that defines workflows of code: --app MODULE"
+    )
     known = ", ".join(engine.workflow_names()) or "none"
     hint = (
         "name the module that defines it, --app MODULE"

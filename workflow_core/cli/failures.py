@@ -15,9 +15,19 @@ from workflow_core.cli.texts import visible
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["FAILED", "INTERRUPTED", "NOT_FOUND", "STORAGE", "USAGE", "Failure", "did_you_mean", "failure_of"]
+__all__ = [
+    "FAILED",
+    "INTERRUPTED",
+    "NOT_FOUND",
+    "STORAGE",
+    "TERMINATED",
+    "USAGE",
+    "Failure",
+    "did_you_mean",
+    "failure_of",
+]
 
-FAILED, USAGE, NOT_FOUND, STORAGE, INTERNAL, INTERRUPTED = 1, 2, 3, 4, 70, 130
+FAILED, USAGE, NOT_FOUND, STORAGE, INTERNAL, INTERRUPTED, TERMINATED = 1, 2, 3, 4, 70, 130, 143
 """The exit codes."""
 
 
@@ -42,7 +52,7 @@ class Failure(click.ClickException):
             click.echo("".join(traceback.format_exception(self.__cause__)), file=file, nl=False)
         if self.details:
             click.echo(self.details, file=file, nl=False)
-        prefix = "" if self.exit_code in {INTERRUPTED, 143} else "Error: "
+        prefix = "" if self.exit_code in {INTERRUPTED, TERMINATED} else "Error: "
         click.echo(f"{prefix}{self.message}", file=file)
 
 

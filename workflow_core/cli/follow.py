@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.text import Text
 
 from workflow_core.cli.display import console, picture, status_of
-from workflow_core.cli.event_lines import event_line
 from workflow_core.cli.execution_data import event_data
 from workflow_core.cli.output import Signs, is_terminal
 from workflow_core.cli.reading import read_view
+from workflow_core.logs import event_line
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -166,7 +166,7 @@ class Follower:
         for event in await self._engine.history(execution_id):
             if event.seq > known:
                 known = event.seq
-                line = event_line(event)
+                line = event_line(event).rstrip("\n")
                 if self._manner == "json lines":
                     line = pydantic_core.to_json(event_data(event), fallback=str).decode()
                 click.echo(line)

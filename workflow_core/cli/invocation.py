@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from workflow_core.cli.failures import INTERRUPTED, USAGE, Failure
+from workflow_core.cli.failures import USAGE, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -24,8 +22,6 @@ __all__ = ["Command", "Invocation", "make_command", "shared_options"]
 
 ResultT = TypeVar("ResultT")
 FunctionT = TypeVar("FunctionT", bound="Callable[..., Any]")
-
-_TERMINATED = 143
 
 
 @dataclass
@@ -114,26 +110,13 @@ class Invocation:
         Raises:
             Failure: It was stopped.
         """
-        received: list[int] = []
+        from workflow_core.cli.interruption import Interrupted, run_stoppable  # noqa: PLC0415 - not for help
+
         try:
-            return asyncio.run(_stoppable(work, received))
-        except (KeyboardInterrupt, asyncio.CancelledError):
+            return run_stoppable(work)
+        except Interrupted as interrupted:
             text = when_interrupted() if when_interrupted is not None else ""
-            sentence = f"Interrupted. {text}".strip()
-            raise Failure(sentence, _TERMINATED if signal.SIGTERM in received else INTERRUPTED) from None
-
-
-async def _stoppable(work: Coroutine[Any, Any, ResultT], received: list[int]) -> ResultT:
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-    def stop() -> None:
-        received.append(signal.SIGTERM)
-        if task is not None:
-            task.cancel()
-
-    with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or not the main thread
-        loop.add_signal_handler(signal.SIGTERM, stop)
-    return await work
+            raise Failure(f"Interrupted. {text}".strip(), interrupted.exit_code) from None
 
 
 # The options that every command takes --------------------------------------------------------------------------------

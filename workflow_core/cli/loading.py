@@ -86,8 +86,8 @@ def _configured(path: Path) -> AppName | None:
 def _parsed(text: str, source: str, directory: Path | None = None) -> AppName:
     module, colon, attribute = text.strip().partition(":")
     parts = [*module.split("."), *(attribute.split(".") if colon else [])]
-    if not all(part.isidentifier() for part in parts):
-        advice = "; leave .py out" if module.endswith(".py") or "/" in module else ""
+    if module.endswith(".py") or not all(part.isidentifier() for part in parts):
+        advice = "; leave .py out" if module.endswith(".py") else ""
         raise Failure(
             f'{source}: "{text}" names no module; write module or module:attribute, such as shop.workflows:engine'
             f"{advice}",

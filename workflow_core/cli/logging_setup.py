@@ -20,6 +20,9 @@ __all__ = ["LEVELS", "log_to_stderr"]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 """What LOG_LEVEL may be."""
 
+_OF_WORKFLOWS = ("workflow_core.steps", "workflow_core.workflow")
+"""The loggers of what workflows say themselves: without LOG_LEVEL that is shown from info on, all else from warn on."""
+
 
 class _Formatter(logging.Formatter):
     """One line a record; tracebacks are for debugging."""
@@ -54,16 +57,18 @@ def log_to_stderr() -> Iterator[None]:
     Raises:
         Failure: It names none.
     """
-    name = os.environ.get("LOG_LEVEL", "").strip().lower() or "warn"
-    level = LEVELS.get("warn" if name == "warning" else name)
+    name = os.environ.get("LOG_LEVEL", "").strip().lower()
+    level = LEVELS.get({"": "warn", "warning": "warn"}.get(name, name))
     if level is None:
         raise Failure(f"LOG_LEVEL={name} is no level; use debug, info, warn or error", USAGE)
     handler = _Handler(sys.stderr)
     handler.setFormatter(_Formatter(with_tracebacks=level == logging.DEBUG))
     root = logging.getLogger()
-    before = root.level
+    levels = {root: level} | {logging.getLogger(each): logging.INFO for each in _OF_WORKFLOWS if not name}
+    before = {logger: logger.level for logger in levels}
     root.addHandler(handler)
-    root.setLevel(level)
+    for logger, its_level in levels.items():
+        logger.setLevel(its_level)
     try:
         with warnings.catch_warnings():
             logging.captureWarnings(capture=True)
@@ -71,4 +76,5 @@ def log_to_stderr() -> Iterator[None]:
     finally:
         logging.captureWarnings(capture=False)
         root.removeHandler(handler)
-        root.setLevel(before)
+        for logger, its_level in before.items():
+            logger.setLevel(its_level)

@@ -61,6 +61,8 @@ COLOURS = {
 """The colour of each status."""
 
 _NARROWEST = 8
+_HEADER_PADDING = 2
+"""What tabulate adds to the width of a column's name."""
 
 
 class Signs:
@@ -155,17 +157,13 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], flexib
         flexible: The column that is cut where the table would be wider than the terminal.
     """
     cells = [[one_line(cell) for cell in row] for row in rows]
-    flexible %= len(headers)
     if is_terminal():
-        widths = [max(len(row[column]) for row in [list(headers), *cells]) for column in range(len(headers))]
-        room = width() - sum(widths) - 2 * (len(headers) - 1) + widths[flexible]
-        for row in cells:
-            row[flexible] = shortened(row[flexible], max(room, _NARROWEST))
+        names = list(headers)
+        room = _fitted([_column_width(column, headers, cells) for column in range(len(headers))], flexible % len(names))
+        headers = [shortened(name, max(size - _HEADER_PADDING, 1)) for name, size in zip(names, room, strict=True)]
+        cells = [[shortened(cell, size) for cell, size in zip(row, room, strict=True)] for row in cells]
     coloured = [[styled_status(cell) if cell in COLOURS else cell for cell in row] for row in cells]
-    numbers = [
-        "right" if all(isinstance(row[column], int) or row[column] == "" for row in rows) else "left"
-        for column in range(len(headers))
-    ]
+    numbers = ["right" if _is_numeric([row[column] for row in rows]) else "left" for column in range(len(headers))]
     print_line(
         tabulate(
             coloured,
@@ -175,6 +173,27 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], flexib
             colalign=numbers,
         )
     )
+
+
+def _is_numeric(cells: Sequence[object]) -> bool:
+    return any(isinstance(cell, int) for cell in cells) and all(isinstance(cell, int) or cell == "" for cell in cells)
+
+
+def _column_width(column: int, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    return max(len(headers[column]) + _HEADER_PADDING, *(len(row[column]) for row in rows), 0)
+
+
+def _fitted(widths: list[int], flexible: int) -> list[int]:
+    """Return the widths of columns so that the table fits: first one column gives way, then whichever is the widest."""
+    beyond = sum(widths) + 2 * (len(widths) - 1) - width()
+    given = min(max(beyond, 0), max(widths[flexible] - _NARROWEST, 0))
+    widths[flexible] -= given
+    for _ in range(beyond - given):
+        widest = max(range(len(widths)), key=lambda column: widths[column])
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+    return widths
 
 
 def print_json(data: object) -> None:

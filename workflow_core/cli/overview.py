@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workflow_core.cli.saved import saved_description
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
@@ -24,7 +26,7 @@ class Overview:
         created_at: When the store first knew it; ``None`` if it was never started.
         execution_count: How many executions were ever started.
         counts: How many executions there are, by status.
-        description: One line about it, if it is defined in this process.
+        description: One line about it.
         defined: Whether it can be started by this process.
     """
 
@@ -54,7 +56,7 @@ class Overview:
 async def read_overviews(engine: WorkflowEngine) -> list[Overview]:
     """Read all workflows, sorted by name."""
     stored = {workflow.name: workflow for workflow in await engine.store.list_workflows()}
-    counts = await _counts(engine)
+    counts = {stats.workflow_name: stats.counts for stats in await engine.stats()}
     found = []
     for name in sorted({*stored, *engine.workflow_names()}):
         record = stored.get(name)
@@ -67,16 +69,8 @@ async def read_overviews(engine: WorkflowEngine) -> list[Overview]:
                 last_execution_at=record.last_execution_at if record else None,
                 execution_count=record.execution_count if record else 0,
                 counts=counts.get(name, {}),
-                description=engine.definition(name).description if defined else "",
+                description=engine.definition(name).description if defined else saved_description(engine, name),
                 defined=defined,
             )
         )
     return found
-
-
-async def _counts(engine: WorkflowEngine) -> dict[str, dict[ExecutionStatus, int]]:
-    counts: dict[str, dict[ExecutionStatus, int]] = {}
-    for execution in await engine.store.list_executions(limit=1_000_000):
-        of_workflow = counts.setdefault(execution.workflow_name, {})
-        of_workflow[execution.status] = of_workflow.get(execution.status, 0) + 1
-    return counts

@@ -138,7 +138,7 @@ async def find_execution(engine: WorkflowEngine, text: str, *, changes_it: bool 
 async def _likely_ids(engine: WorkflowEngine, text: str) -> list[str]:
     start = re.match(r"[A-Za-z0-9._:-]{0,3}", text)
     alike = await engine.store.find_execution_ids(start[0], _LIKELY) if start and start[0] else []
-    latest = [execution.execution_id for execution in await engine.store.list_executions(limit=_LIKELY)]
+    latest = [execution.execution_id for execution in await engine.list_executions(limit=_LIKELY)]
     return [*alike, *latest]
 
 
@@ -156,8 +156,13 @@ async def known_workflows(engine: WorkflowEngine) -> list[str]:
     return sorted({*stored, *engine.workflow_names()})
 
 
-async def require_workflow(engine: WorkflowEngine, name: str) -> None:
+async def require_workflow(engine: WorkflowEngine, name: str, advice: str = "") -> None:
     """Say so if there is no such workflow.
+
+    Args:
+        engine: Whose workflows are meant.
+        name: The workflow.
+        advice: What else can be done about it.
 
     Raises:
         Failure: There is none.
@@ -165,7 +170,8 @@ async def require_workflow(engine: WorkflowEngine, name: str) -> None:
     known = await known_workflows(engine)
     if name not in known:
         raise Failure(
-            f'There is no workflow "{name}" in {engine.store.location()}{did_you_mean(name, known)}{_listed(known)}',
+            f'There is no workflow "{name}" in {engine.store.location()}{did_you_mean(name, known)}{_listed(known)}'
+            f"{advice}",
             NOT_FOUND,
         )
 

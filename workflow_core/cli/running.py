@@ -30,6 +30,7 @@ def run_to_rest(
     work: Callable[[], Awaitable[object]],
     output_format: str,
     *,
+    begin: Callable[[], Awaitable[object]] | None = None,
     since_seq: int = 0,
 ) -> None:
     """Run an execution to rest, show it meanwhile, and end the command with what came of it.
@@ -38,8 +39,9 @@ def run_to_rest(
         invocation: The command's call.
         engine: Runs it, and is closed in the end.
         execution_id: The execution.
-        work: Begins it, or goes on with it, and waits for it.
+        work: Goes on with it and waits for it.
         output_format: ``table`` or ``json``.
+        begin: Begins it, before anything is shown; what it refuses leaves stdout empty.
         since_seq: The events of its history that are known already.
 
     Raises:
@@ -50,6 +52,8 @@ def run_to_rest(
         manner = manner_for(output_format, quiet=invocation.quiet)
         output = quietly() if output_format == "json" or invocation.quiet else contextlib.nullcontext()
         try:
+            if begin is not None:
+                await begin()
             with output, Follower(engine, manner, since_seq) as follower:
                 await follower.while_running(settled(engine, execution_id, work), [execution_id])
             return await engine.get_status(execution_id), await read_view(engine, execution_id)

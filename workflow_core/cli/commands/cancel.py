@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from workflow_core.cli.completing import complete_executions
 from workflow_core.cli.execution_data import execution_data
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, Signs, print_json, print_line
@@ -19,7 +20,7 @@ workflow cancel order-1001
 workflow status --workflow order --status sleeping --quiet | xargs -n 1 workflow cancel
 """,
 )
-@click.argument("execution_id")
+@click.argument("execution_id", shell_complete=complete_executions)
 @FORMAT_OPTION
 @click.pass_obj
 def command(invocation: Invocation, execution_id: str, output_format: str) -> None:

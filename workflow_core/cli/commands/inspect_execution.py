@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from workflow_core.cli.completing import complete_executions
 from workflow_core.cli.endings import announce
 from workflow_core.cli.execution_data import inspection_data
 from workflow_core.cli.failures import STORAGE, Failure
@@ -41,7 +42,7 @@ workflow inspect 8f14e45f --format json | jq '.errors[].message'
 workflow inspect order-1001 --html order-1001.html
 """,
 )
-@click.argument("execution_id")
+@click.argument("execution_id", shell_complete=complete_executions)
 @FORMAT_OPTION
 @click.option("--html", "html_file", metavar="FILE", help="Write a page with the timeline to a file; - is stdout.")
 @click.option("--tracebacks", is_flag=True, help="Show the traceback of every error.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,7 @@ import click
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
 from workflow_core.cli.overview import Overview, read_overviews
-from workflow_core.cli.texts import moment_text
+from workflow_core.cli.texts import age_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +47,7 @@ def show_overviews(invocation: Invocation, overviews: Sequence[Overview], output
     elif not overviews:
         print_line("No workflows found.")
     else:
+        now = datetime.now(UTC)
         print_table(
             ["Name", "Status", "Executions", "Last execution", "Created", "Description"],
             [
@@ -53,8 +55,8 @@ def show_overviews(invocation: Invocation, overviews: Sequence[Overview], output
                     each.name,
                     each.status,
                     each.execution_count,
-                    moment_text(each.last_execution_at, "never"),
-                    moment_text(each.created_at),
+                    age_text(each.last_execution_at, now, "never"),
+                    age_text(each.created_at, now),
                     each.description,
                 ]
                 for each in overviews

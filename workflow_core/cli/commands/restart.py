@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from workflow_core.cli.completing import complete_executions
 from workflow_core.cli.defined import require_defined
 from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.hints import command_line
@@ -22,7 +23,7 @@ workflow restart order-1001 --app shop
 workflow status --workflow order --status failed --quiet | xargs -n 1 workflow restart --app shop
 """,
 )
-@click.argument("execution_id")
+@click.argument("execution_id", shell_complete=complete_executions)
 @FORMAT_OPTION
 @click.pass_obj
 def command(invocation: Invocation, execution_id: str, output_format: str) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from workflow_core.cli.completing import complete_executions
 from workflow_core.cli.defined import require_defined
 from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.hints import command_line
@@ -27,7 +28,7 @@ workflow resume order-1001 --app shop
 workflow resume 8f14e45f --format json | jq .output
 """,
 )
-@click.argument("execution_id")
+@click.argument("execution_id", shell_complete=complete_executions)
 @FORMAT_OPTION
 @click.pass_obj
 def command(invocation: Invocation, execution_id: str, output_format: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pydantic_core
 
+from workflow_core.cli.completing import complete_workflows
 from workflow_core.cli.defined import require_defined
 from workflow_core.cli.endings import announce, show_ending
 from workflow_core.cli.failures import USAGE, Failure
@@ -21,6 +22,7 @@ from workflow_core.cli.output import FORMAT_OPTION, print_line, styled
 from workflow_core.cli.reading import ExecutionView, read_view
 from workflow_core.cli.running import run_to_rest
 from workflow_core.cli.texts import visible
+from workflow_core.errors import ExecutionNotFoundError
 from workflow_core.models import RetryConfig
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ workflow start order --app shop --execution-id order-1001
 echo '{"n": 1}' | workflow start order --input-file - --format json | jq .output
 """,
 )
-@click.argument("workflow")
+@click.argument("workflow", shell_complete=complete_workflows)
 @click.option("--input", "-i", "input_text", metavar="JSON", help="Input data as a JSON string.  [default: {}]")
 @click.option("--input-file", "-f", metavar="FILE", help="Load the input from a JSON file; - is stdin.")
 @click.option("--execution-id", metavar="ID", help="Name the execution, a business id for example.  [default: a UUID]")
@@ -88,20 +90,21 @@ def command(
         invocation.run(require_defined(invocation, engine, workflow))
         retry = _retry_config(engine.definition(workflow).retry_config, max_retries, retry_delay)
         name = execution_id or str(uuid.uuid4())
-        known_seq = 0
-
-        async def start() -> object:
-            if existing is not None and given is None:
-                return await engine.resume(name)
-            return await engine.start_and_wait(
-                workflow, name, {} if given is None else given[0], retry, timeout_ms=timeout
-            )
-
         if existing is not None:
-            known_seq = existing.last_seq
             announce(f'Execution "{name}" was interrupted; it goes on where it was')
-        _announce(invocation, workflow, name, {} if given is None else given[0], retry, output_format)
-        run_to_rest(invocation, engine, name, start, output_format, since_seq=known_seq)
+        value = {} if given is None else given[0]
+
+        async def begin() -> None:
+            if existing is None or given is not None:
+                await engine.start(workflow, name, value, retry, timeout_ms=timeout, detach=True)
+            _announce(invocation, workflow, name, value, retry, output_format)
+
+        async def go_on() -> object:
+            # Without an input, an execution that was interrupted goes on with the one it has.
+            return await (engine.resume(name) if existing is not None and given is None else engine.wait(name))
+
+        known_seq = 0 if existing is None else existing.last_seq
+        run_to_rest(invocation, engine, name, go_on, output_format, begin=begin, since_seq=known_seq)
 
 
 def _read_input(text: str | None, file: str | None) -> tuple[Any] | None:
@@ -125,7 +128,11 @@ def _read_input(text: str | None, file: str | None) -> tuple[Any] | None:
 
 
 async def _existing(engine: WorkflowEngine, execution_id: str) -> ExecutionView | None:
-    return None if await engine.store.load_execution(execution_id) is None else await read_view(engine, execution_id)
+    try:
+        await engine.get_status(execution_id)
+    except ExecutionNotFoundError:
+        return None
+    return await read_view(engine, execution_id)
 
 
 def _retry_config(own: RetryConfig, max_retries: int | None, retry_delay: int | None) -> RetryConfig:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from workflow_core.cli.completing import complete_executions, complete_workflows
 from workflow_core.cli.display import status_of
 from workflow_core.cli.endings import raise_for_status, show_picture
 from workflow_core.cli.execution_data import execution_data
@@ -16,7 +17,7 @@ from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
 from workflow_core.cli.overview import read_overviews
 from workflow_core.cli.reading import find_execution, read_view, require_workflow
-from workflow_core.cli.texts import moment_text
+from workflow_core.cli.texts import age_text
 from workflow_core.models import ExecutionStatus
 from workflow_core.report.scale import duration_text
 
@@ -39,11 +40,13 @@ workflow status abc123def-456-789 --follow
 workflow status abc123def-456-789 --format json | jq .status
 """,
 )
-@click.argument("execution_id", required=False)
-@click.option("--workflow", "-w", metavar="NAME", help="Show the executions of a workflow.")
-@click.option("--status", "-s", "wanted", type=click.Choice(STATUSES), help="With --workflow: only those executions.")
+@click.argument("execution_id", required=False, shell_complete=complete_executions)
 @click.option(
-    "--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True, help="With --workflow: how many."
+    "--workflow", "-w", metavar="NAME", shell_complete=complete_workflows, help="Show the executions of a workflow."
+)
+@click.option("--status", "-s", "wanted", type=click.Choice(STATUSES), help="Show executions of this status.")
+@click.option(
+    "--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many executions at most."
 )
 @FORMAT_OPTION
 @click.option("--follow", is_flag=True, help="Follow an execution until it ends; exit with its code.")
@@ -59,7 +62,8 @@ def command(
 ) -> None:
     """Check the status of workflows and executions.
 
-    Without an id: an overview of all workflows, or with --workflow the latest executions of one. With an id, or the
+    Without an id: an overview of all workflows, or with --workflow and --status the latest
+    executions. With an id, or the
     beginning of one: that execution with its steps. With --follow it is shown live until it ends, on a terminal as a
     picture, through a pipe as a line for each event; the exit code is then 0 if it completed, else 1.
     """
@@ -112,7 +116,7 @@ def _show_executions(
 ) -> None:
     if workflow is not None:
         invocation.run(require_workflow(engine, workflow))
-    executions = invocation.run(engine.store.list_executions(workflow, wanted, limit))
+    executions = invocation.run(engine.list_executions(workflow, wanted, limit=limit))
     views = [invocation.run(read_view(engine, execution.execution_id)) for execution in executions]
     if output_format == "json":
         print_json(
@@ -145,7 +149,7 @@ def _show_executions(
                     record.execution_id,
                     *([] if workflow else [record.workflow_name]),
                     status_of(view),
-                    moment_text(record.started_at),
+                    age_text(record.started_at, view.read_at),
                     took if record.completed_at or not view.at_rest else "-",
                     record.restart_attempt - 1,
                     len(view.steps),
@@ -165,6 +169,7 @@ def _show_workflows(invocation: Invocation, engine: WorkflowEngine, output_forma
     elif not overviews:
         print_line("No workflows found.")
     else:
+        now = engine.clock.now()
         print_table(
             ["Name", "Status", "Executions", "Under way", "Completed", "Failed", "Last execution"],
             [
@@ -175,7 +180,7 @@ def _show_workflows(invocation: Invocation, engine: WorkflowEngine, output_forma
                     sum(each.counts.get(status, 0) for status in ("running", "sleeping", "restarting")),
                     each.counts.get("completed", 0),
                     sum(each.counts.get(status, 0) for status in ("failed", "panicked")),
-                    moment_text(each.last_execution_at, "never"),
+                    age_text(each.last_execution_at, now, "never"),
                 ]
                 for each in overviews
             ],
