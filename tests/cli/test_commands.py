@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workflow_core import Settings, WorkflowEngine
+from workflow_core import PanicError, Settings, WorkflowEngine
 from workflow_core.cli.application import COMMANDS, workflow
 from workflow_core.cli.commands import list_workflows
 from workflow_core.cli.follow import Follower
@@ -329,6 +329,32 @@ def test_an_interrupted_execution_is_told_resumed_and_cancelled(cli, app, interr
     assert cli("start", "night", "--execution-id", interrupted).code == 1
 
 
+def test_a_start_goes_on_with_a_panicked_execution_that_nobody_restarts(cli, make_app, monkeypatch, directory):
+    monkeypatch.setenv(
+        "WORKFLOW_APP",
+        make_app("""
+from workflow_core import Workflow
+
+@Workflow.define("shaky")
+async def shaky(ctx):
+    if ctx.restart_attempt == 1:
+        raise MemoryError("out of memory")
+    return ctx.input
+"""),
+    )
+    cli("list")
+
+    async def begin():
+        engine = WorkflowEngine(settings=Settings(directory=directory, recover_on_start=False))
+        with contextlib.suppress(PanicError):
+            await engine.start("shaky", "s-1", 5)
+        await engine.aclose()
+
+    asyncio.run(begin())
+    done = cli("start", "shaky", "--execution-id", "s-1", "-F", "json")
+    assert (done.code, done.data["output"], done.data["restart_attempt"]) == (0, 5, 2)
+
+
 def test_resume_needs_the_code(cli, app, interrupted, monkeypatch, make_app):
     monkeypatch.setattr("workflow_core.definition.SHARED_DEFINITIONS._by_name", {})
     monkeypatch.setenv("WORKFLOW_APP", make_app("x = 1\n"))
@@ -381,7 +407,7 @@ def test_logs(cli, app):
     assert cli("logs", "order", "--lines", "2").out.splitlines() == one[-2:]
     assert cli("logs", "--since", "1h").out.splitlines() == everything
     later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
-    assert cli("logs", "--since", later).out == ""
+    assert (cli("logs", "--since", later).out, cli("logs", "--since", later).err) == ("", "No log lines.\n")
     assert cli("logs", "--since", "yesterday").code == 2
     assert cli("logs", "--execution", "o-1", "--follow").out.splitlines() == one
     assert cli("logs", "nothing").code == 3

@@ -150,6 +150,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         workflow.main(args=None if arguments is None else list(arguments), prog_name="workflow", obj=Invocation())
+    except KeyboardInterrupt:  # before a command began
+        return INTERRUPTED
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     return 0

@@ -12,7 +12,6 @@ import pydantic_core
 from workflow_core.cli.completing import complete_executions, complete_workflows
 from workflow_core.cli.endings import announce
 from workflow_core.cli.failures import USAGE, Failure
-from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.log_reading import GrowingFiles, LogFilter, daily_logs, moment_of, read_lines
 from workflow_core.cli.output import FORMAT_OPTION, print_line, styled
@@ -77,13 +76,7 @@ def command(
     If an execution has no log file, its log is made of its stored history.
     """
     with invocation.engine() as engine:
-        record = None
-        if execution is not None:
-            record = invocation.run(find_execution(engine, execution))
-            if workflow not in {None, record.workflow_name}:
-                raise Failure(f'Execution "{record.execution_id}" is one of workflow "{record.workflow_name}"', USAGE)
-        elif workflow is not None:
-            invocation.run(require_workflow(engine, workflow))
+        record = _execution(invocation, engine, workflow, execution)
         names = [workflow] if workflow else invocation.run(known_workflows(engine))
         moment = None if since is None else moment_of(since, engine.clock.now())
         wanted = LogFilter(moment, level, record.execution_id if record else None)
@@ -105,10 +98,26 @@ def command(
         growing = GrowingFiles(wanted)
         if follow:
             growing.skip(found)
-        _print(read_lines(found, wanted, most), show)
+        shown = read_lines(found, wanted, most)
+        _print(shown, show)
+        if not shown and not follow and not invocation.quiet:
+            announce("No log lines.")
         if follow:
-            hint = command_line(invocation, "status", with_app=False)
-            invocation.run(_follow(engine, record, lambda: growing.new_lines(paths()), show), lambda: f"See {hint}.")
+            invocation.run(_follow(engine, record, lambda: growing.new_lines(paths()), show))
+
+
+def _execution(
+    invocation: Invocation, engine: WorkflowEngine, workflow: str | None, execution: str | None
+) -> ExecutionRecord | None:
+    """Return the execution whose log is wanted, if one is; say so if there is no such execution or workflow."""
+    if execution is None:
+        if workflow is not None:
+            invocation.run(require_workflow(engine, workflow))
+        return None
+    record = invocation.run(find_execution(engine, execution))
+    if workflow not in {None, record.workflow_name}:
+        raise Failure(f'Execution "{record.execution_id}" is one of workflow "{record.workflow_name}"', USAGE)
+    return record
 
 
 def _line(shown: Shown) -> str:

@@ -101,7 +101,9 @@ def command(
 
         async def go_on() -> object:
             # Without an input, an execution that was interrupted goes on with the one it has.
-            return await (engine.resume(name) if existing is not None and given is None else engine.wait(name))
+            if existing is None or given is not None:
+                return await engine.wait(name)
+            return await (engine.restart(name) if existing.record.status == "panicked" else engine.resume(name))
 
         known_seq = 0 if existing is None else existing.last_seq
         run_to_rest(invocation, engine, name, go_on, output_format, begin=begin, since_seq=known_seq)
