@@ -33,6 +33,8 @@ class Definition:
     Attributes:
         returns: The declared type of its output.
         input_type: The declared type of its input, from ``WorkflowContext[Order]``; ``None`` if none is declared.
+        document: The document that it was made of, as JSON, if it is declarative; executions keep it.
+        revision: Tells one document from another.
     """
 
     name: str
@@ -43,6 +45,12 @@ class Definition:
     panic_config: PanicConfig = field(default_factory=PanicConfig)
     returns: ReturnType | None = None
     input_type: ReturnType | None = None
+    document: str | None = None
+    revision: str | None = None
+
+    def is_revision_of(self, other: Definition) -> bool:
+        """Tell whether both are made of the same document."""
+        return self.revision is not None and self.revision == other.revision
 
 
 class Definitions:
@@ -54,12 +62,16 @@ class Definitions:
     def add(self, definition: Definition, stacklevel: int) -> None:
         """Add a workflow; replace one of the same name, with a warning if its handler is another."""
         known = self._by_name.get(definition.name)
-        if known is not None and known.handler is not definition.handler:
+        if known is not None and known.handler is not definition.handler and not known.is_revision_of(definition):
             warnings.warn(
                 f'Workflow "{definition.name}" is defined again with another handler; the new one replaces it',
                 WorkflowRedefinedWarning,
                 stacklevel=stacklevel,
             )
+        self._by_name[definition.name] = definition
+
+    def replace(self, definition: Definition) -> None:
+        """Add a workflow, or another revision of one, without a warning."""
         self._by_name[definition.name] = definition
 
     def get(self, name: str) -> Definition | None:

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib.metadata
 import inspect
+import json
 import logging
 import os
 import re
@@ -65,11 +66,13 @@ from workflow_core.settings import Settings, default_directory
 from workflow_core.timeouts import cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.definitions.document import WorkflowDefinition
     from workflow_core.ownership import Owner
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
@@ -211,6 +214,11 @@ class WorkflowEngine:
 
     def __repr__(self) -> str:
         return f"<WorkflowEngine on {self._bare_store.location()}>"
+
+    @property
+    def bare_store(self) -> Store:
+        """The store, without what plugins put around it."""
+        return self._bare_store
 
     # Plugins ---------------------------------------------------------------------------------------------------------
 
@@ -359,6 +367,24 @@ class WorkflowEngine:
         return define_workflow(
             lambda _: self.definitions, name, handler, description, version, retry_config, panic_config
         )
+
+    def define_declarative(self, source: str | Path | Mapping[str, Any] | WorkflowDefinition) -> WorkflowDefinition:
+        """Define a workflow in this engine that a document describes, rather than a function.
+
+        Executions go on with the document that they were started with, also after the workflow was defined anew.
+
+        Args:
+            source: A file of JSON or YAML, the document itself, or what `load_definition` returned.
+
+        Returns:
+            The checked definition.
+
+        Raises:
+            ValidationError: The document has mistakes; all of them are named, with their paths.
+        """
+        from workflow_core.definitions.defining import define  # noqa: PLC0415 - only who has documents needs them
+
+        return define(self.definitions, source, stacklevel=4)
 
     def definition(self, name: str) -> Definition:
         """Return a workflow's definition.
@@ -616,6 +642,8 @@ class WorkflowEngine:
             retry_config=retry.model_dump_json(),
             panic_config=panic.model_dump_json(),
             deadline_at=None if timeout_ms is None else to_epoch_ms(at + timedelta(milliseconds=timeout_ms)),
+            definition_revision=definition.revision,
+            definition_document=definition.document,
         )
         existing = await self.store.execution_started(new, self.owner, self.lease_expiry(), at)
         if existing is not None:
@@ -636,6 +664,7 @@ class WorkflowEngine:
             restart_at=None,
             owner_id=self.owner.owner_id,
             fencing_token=1,
+            definition_revision=new.definition_revision,
         )
         execution = Execution(self, definition, record, Lease(name, execution_id, 1), retry, panic, value, {}, 1)
         execution.opens_with(ExecutionStarted(), 1, at)
@@ -897,7 +926,7 @@ class WorkflowEngine:
         for record, owner, expires_at in await self.store.unfinished_executions():
             if self._active_execution(record.execution_id) is not None or self._lives(owner, expires_at):
                 continue
-            if self._known_definition(record.workflow_name) is None:
+            if record.definition_revision is None and self._known_definition(record.workflow_name) is None:
                 logger.warning(
                     'Execution "%s" waits to be recovered, but its workflow "%s" is not defined in this process',
                     record.execution_id,
@@ -972,8 +1001,23 @@ class WorkflowEngine:
         found = await self.store.workflow(record.workflow_name).load_owner(record.owner_id)
         return found is not None and self._lives(*found)
 
+    async def _definition_of(self, record: ExecutionRecord) -> Definition:
+        """Return the workflow as an execution was started with it.
+
+        Raises:
+            WorkflowNotFoundError: It is a function, and none of that name is defined.
+            ValidationError: It is a document that cannot run in this process; a step type is unknown here, perhaps.
+        """
+        known = self._known_definition(record.workflow_name)
+        if record.definition_revision is None or (known and known.revision == record.definition_revision):
+            return self.definition(record.workflow_name)
+        from workflow_core.definitions.running import compiled_text  # noqa: PLC0415 - they need the engine's parts
+
+        document = await self.store.workflow(record.workflow_name).load_definition(record.definition_revision)
+        return compiled_text(document or "null", f'execution "{record.execution_id}"')
+
     async def _revive(self, record: ExecutionRecord) -> Execution:
-        definition = self.definition(record.workflow_name)
+        definition = await self._definition_of(record)
         steps, seq = await self.store.workflow(record.workflow_name).load_steps(
             record.workflow_name, record.execution_id
         )
@@ -1197,7 +1241,9 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def _definition_file(definition: Definition, at: datetime) -> dict[str, object]:
+    document: dict[str, object] = {} if definition.document is None else json.loads(definition.document)
     return {
+        **document,
         "name": definition.name,
         "version": definition.version,
         "description": definition.description,

@@ -15,7 +15,7 @@ from workflow_core.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["WORKFLOW_NAME", "RuntimeLayout"]
+__all__ = ["WORKFLOW_NAME", "RuntimeLayout", "write_atomically"]
 
 WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a workflow may be called: its name becomes a directory."""
@@ -44,6 +44,10 @@ class RuntimeLayout:
         """The database of a workflow."""
         return self.workflow_dir(workflow_name) / f"{workflow_name}.db"
 
+    def definition(self, workflow_name: str) -> Path:
+        """The definition of a workflow."""
+        return self.workflow_dir(workflow_name) / "definition.json"
+
     def log_dir(self, workflow_name: str) -> Path:
         """The log directory of a workflow."""
         return self.workflow_dir(workflow_name) / "logs"
@@ -64,9 +68,9 @@ class RuntimeLayout:
 
     def write_definition(self, workflow_name: str, definition: Mapping[str, object]) -> None:
         """Write ``definition.json`` as a whole or not at all, unless it is there already."""
-        path = self.workflow_dir(workflow_name) / "definition.json"
+        path = self.definition(workflow_name)
         if not path.exists():
-            _write_atomically(path, pydantic_core.to_json(definition, indent=2) + b"\n")
+            write_atomically(path, pydantic_core.to_json(definition, indent=2) + b"\n")
 
     @staticmethod
     def _make(path: Path) -> None:
@@ -79,7 +83,12 @@ class RuntimeLayout:
             ) from error
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file as a whole or not at all.
+
+    Raises:
+        StorageError: It cannot be written; what was there before is there still.
+    """
     try:
         descriptor, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
         temporary = Path(name)

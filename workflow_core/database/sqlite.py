@@ -39,8 +39,15 @@ _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
 _EXECUTION_COLUMNS: Final = (
     "e.id, e.workflow_name, e.status, e.started_at, e.completed_at, e.restart_attempt, e.error_data, e.input_data, "
-    "e.output_data, e.retry_config, e.panic_config, e.deadline_at, e.restart_at, e.owner_id, e.fencing_token"
+    "e.output_data, e.retry_config, e.panic_config, e.deadline_at, e.restart_at, e.owner_id, e.fencing_token, "
+    "e.definition_revision"
 )
+
+_SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
+"""Steps that were skipped because of others, not by an open circuit: a restart decides anew about them."""
+
+_BEGINS_AGAIN: Final = f"(status NOT IN ('completed', 'skipped', 'sleeping') OR {_SKIPPED_UNTRIED})"
+"""Steps that a restart begins again."""
 
 _LEASE_TOLERANCE_MS: Final = 1_000
 """A lease that starting an execution would prolong by less than this is left as it is."""
@@ -333,9 +340,15 @@ class SQLiteStore:
         now = _text(at)
         with _Transaction(self) as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
+            if execution.definition_document is not None:
+                connection.execute(
+                    "INSERT INTO definitions (revision, document) VALUES (?, ?) ON CONFLICT (revision) DO NOTHING",
+                    (execution.definition_revision, execution.definition_document),
+                )
             cursor = connection.execute(
                 "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
-                " deadline_at, owner_id, created_at, updated_at) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?)"
+                " deadline_at, owner_id, created_at, updated_at, definition_revision)"
+                " VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO NOTHING",
                 (
                     execution.execution_id,
@@ -348,6 +361,7 @@ class SQLiteStore:
                     owner.owner_id,
                     now,
                     now,
+                    execution.definition_revision,
                 ),
             )
             if cursor.rowcount == 1:
@@ -455,14 +469,18 @@ class SQLiteStore:
                 (restart_attempt, owner.owner_id, deadline_at),
                 "status IN ('panicked', 'failed')",
             )
-            self._keep_start_events(
-                connection, lease.execution_id, "status NOT IN ('completed', 'skipped', 'sleeping')"
+            self._keep_start_events(connection, lease.execution_id, _BEGINS_AGAIN)
+            connection.execute(
+                "INSERT INTO event_log (execution_id, seq, type, step_id, attempt, at)"
+                " SELECT execution_id, completed_seq, 'StepSkipped', step_id, attempt, completed_at FROM steps"
+                f" WHERE execution_id = ? AND {_SKIPPED_UNTRIED}",
+                (lease.execution_id,),
             )
             connection.execute(
                 "UPDATE steps SET status = CASE kind WHEN 'sleep' THEN 'sleeping' ELSE 'pending' END, attempt = 0,"
                 " next_attempt_at = NULL, started_seq = CASE kind WHEN 'sleep' THEN started_seq END,"
-                " error_message = NULL, completed_at = NULL, revision = revision + 1, updated_at = ?"
-                " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'sleeping')",
+                " error_message = NULL, result_data = NULL, completed_seq = NULL, completed_at = NULL,"
+                f" revision = revision + 1, updated_at = ? WHERE execution_id = ? AND {_BEGINS_AGAIN}",
                 (now, lease.execution_id),
             )
             data = _json(restart_attempt=restart_attempt)
@@ -676,14 +694,16 @@ class SQLiteStore:
     async def step_skipped(
         self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime
     ) -> None:
-        """Record the value that ``on_open`` supplied."""
+        """Record that a step is skipped, with the value that ``on_open`` or the workflow supplied."""
         now = _text(at)
         with _Transaction(self) as connection:
             self._check(connection, lease)
             connection.execute(
-                "UPDATE steps SET status = 'skipped', completed_at = ?, result_data = ?, error_message = NULL,"
-                " completed_seq = ?, revision = revision + 1, updated_at = ? WHERE execution_id = ? AND step_id = ?",
-                (now, result_data, seq, now, lease.execution_id, step.step_id),
+                "INSERT INTO steps (execution_id, step_id, status, attempt, completed_at, result_data, completed_seq,"
+                " created_at, updated_at) VALUES (?1, ?2, 'skipped', ?3, ?4, ?5, ?6, ?4, ?4)"
+                " ON CONFLICT (execution_id, step_id) DO UPDATE SET status = 'skipped', completed_at = ?4,"
+                " result_data = ?5, error_message = NULL, completed_seq = ?6, revision = revision + 1, updated_at = ?4",
+                (lease.execution_id, step.step_id, step.attempt, now, result_data, seq),
             )
 
     async def sleep_started(
@@ -856,8 +876,13 @@ class SQLiteStore:
             " OR (e.status = 'panicked' AND e.restart_at IS NOT NULL) ORDER BY e.started_at"
         )
         return [
-            (_execution_record(row[:15]), Owner(*row[15:19]) if row[18] is not None else None, row[19]) for row in rows
+            (_execution_record(row[:16]), Owner(*row[16:20]) if row[19] is not None else None, row[20]) for row in rows
         ]
+
+    async def load_definition(self, revision: str) -> str | None:
+        """Read the document of a declarative workflow, as executions of it were started with."""
+        rows = self.select("SELECT document FROM definitions WHERE revision = ?", (revision,))
+        return str(rows[0][0]) if rows else None
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""

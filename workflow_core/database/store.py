@@ -77,7 +77,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """What is stored when an execution starts; ``deadline_at`` is milliseconds since 1970."""
+    """What is stored when an execution starts; ``deadline_at`` is milliseconds since 1970.
+
+    An execution of a declarative workflow keeps the document that it was started with, by the revision of that: it
+    goes on with it after the workflow was changed.
+    """
 
     workflow_name: str
     execution_id: str
@@ -85,6 +89,8 @@ class NewExecution:
     retry_config: str
     panic_config: str
     deadline_at: int | None
+    definition_revision: str | None = None
+    definition_document: str | None = None
 
 
 @dataclass(slots=True)
@@ -106,6 +112,7 @@ class ExecutionRecord:
     restart_at: int | None
     owner_id: str | None
     fencing_token: int
+    definition_revision: str | None = None
 
 
 @dataclass(slots=True)
@@ -270,7 +277,7 @@ class WorkflowStore(Protocol):
     async def step_skipped(
         self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime
     ) -> None:
-        """Record the value that ``on_open`` supplied."""
+        """Record that a step is skipped, with the value that ``on_open`` or the workflow supplied."""
 
     async def sleep_started(
         self,
@@ -314,6 +321,9 @@ class WorkflowStore(Protocol):
 
     async def load_events(self, workflow_name: str, execution_id: str) -> list[Event]:
         """Read the history of an execution."""
+
+    async def load_definition(self, revision: str) -> str | None:
+        """Read the document of a declarative workflow, as executions of it were started with."""
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""
