@@ -7,7 +7,7 @@ from workflow_core.definitions.expressions import ExpressionError
 from workflow_core.definitions.http import HttpRefusedError, HttpResponseError, HttpTransportError
 from workflow_core.definitions.outcome import Failure, Result, Success
 from workflow_core.definitions.reading import load_definition
-from workflow_core.definitions.running import ExecutorError, StepConfigError
+from workflow_core.definitions.running import ExecutorError, PermanentExecutorError, StepConfigError
 from workflow_core.definitions.saving import load_saved, save_definition
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ExpressionError",
     "StepConfigError",
     "ExecutorError",
+    "PermanentExecutorError",
     "HttpResponseError",
     "HttpTransportError",
     "HttpRefusedError",

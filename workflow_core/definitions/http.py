@@ -122,8 +122,8 @@ class HttpConfig(pydantic.BaseModel):
     @classmethod
     def _absolute(cls, url: str) -> str:
         parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("a URL begins with http:// or https:// and a host")
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not url.isprintable() or " " in url:
+            raise ValueError("a URL begins with http:// or https:// and a host, and has no spaces")
         return url
 
     @pydantic.field_validator("headers")

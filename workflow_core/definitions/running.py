@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from workflow_core.definitions.executors import Executor
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["ExecutorError", "StepConfigError", "compiled", "compiled_text"]
+__all__ = ["ExecutorError", "PermanentExecutorError", "StepConfigError", "compiled", "compiled_text"]
 
 logger = logging.getLogger("workflow_core.steps")
 
@@ -45,7 +45,7 @@ class ExecutorError(WorkflowCoreError):
     """An executor returned a `Failure` with a message rather than an error."""
 
 
-class _PermanentFailureError(NonRetryableError):
+class PermanentExecutorError(NonRetryableError):
     """An executor returned a `Failure` that is not retryable."""
 
 
@@ -202,7 +202,7 @@ class _Run:
                 raise error
             case Failure(error):
                 told = f"{type(error).__name__}: {error_text(error)}" if isinstance(error, Exception) else str(error)
-                raise _PermanentFailureError(told) from (error if isinstance(error, Exception) else None)
+                raise PermanentExecutorError(told) from (error if isinstance(error, Exception) else None)
             case value:
                 return value
 
@@ -257,7 +257,7 @@ class _Values:
             case "steps":
                 return self.results[str(path[0])], path[1:]
             case root:
-                values = getattr(self.ctx.config, root)
+                values = getattr(getattr(self.ctx, "config", None), root, {})
                 if path[0] not in values:
                     raise ExpressionError(f"{expression.text} has no value: {_missing(values, str(path[0]))}")
                 return values[path[0]], path[1:]
