@@ -40,12 +40,12 @@ def do(step_id, *dependencies, graph=True, **config):
     return {**step, "dependencies": list(dependencies)} if graph else step
 
 
-def run(machine, definition, input=None, **options):
+def run(machine, definition, given=None):
     engine = machine.boot()
     engine.define_declarative(definition)
 
     async def started():
-        return await machine.clock.finish(engine.start_and_wait(definition["name"], "e", input, **options))
+        return await machine.clock.finish(engine.start_and_wait(definition["name"], "e", given))
 
     return engine, asyncio.run(started())
 
@@ -310,8 +310,8 @@ def test_skip_in_a_workflow_of_code(machine):
     async def flow(ctx):
         await ctx.step("done", lambda: 1)
         first = await ctx.skip("s", {"why": "not today"})
+        await ctx.sleep("nap", 0)
         with pytest.raises(StepConflictError, match="is the id of a sleep"):
-            await ctx.sleep("nap", 0)
             await ctx.skip("nap")
         return [first, await ctx.skip("s"), await ctx.step("s", lambda: 2), await ctx.skip("done")]
 
@@ -382,7 +382,7 @@ def test_a_document_that_cannot_run_any_more_is_told(machine, caplog):
         del registry._executors["do"]
         again = machine.boot()
         assert await again.recover() == []
-        with pytest.raises(ValidationError, match='(?s)cannot run here.*there is no step type "do"') as error:
+        with pytest.raises(ValidationError, match=r'(?s)cannot run here.*there is no step type "do"') as error:
             await again.resume("old")
         assert error.value.errors
 

@@ -30,10 +30,10 @@ def other():
 def http(workflow):
     """Run one step with this config, and return its execution's result."""
 
-    def run(url, input=None, **config):
+    def run(url, given=None, **config):
         step = {"id": "call", "type": "http", "config": {"url": url, **config}}
         workflow.engine.define_declarative({"name": "w", "steps": [step]})
-        return workflow.run("w", execution_id="e", input=input)
+        return workflow.run("w", execution_id="e", input=given)
 
     return run
 
@@ -265,7 +265,7 @@ def test_the_address_that_was_looked_at_is_the_one_connected_to(http, server, ot
         ("127.0.0.1", False),
         ("169.254.169.254", False),
         ("100.64.0.1", False),
-        ("0.0.0.0", False),
+        ("0.0.0.0", False),  # noqa: S104 - an address to refuse
         ("224.0.0.1", False),
         ("::1", False),
         ("fe80::1%eth0", False),

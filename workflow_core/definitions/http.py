@@ -122,6 +122,8 @@ class HttpConfig(pydantic.BaseModel):
     @classmethod
     def _absolute(cls, url: str) -> str:
         parts = urlsplit(url)
+        if parts.port == 0:  # asking for it refuses what is no port
+            raise ValueError("there is no port 0")
         if parts.scheme not in {"http", "https"} or not parts.hostname or not url.isprintable() or " " in url:
             raise ValueError("a URL begins with http:// or https:// and a host, and has no spaces")
         return url
