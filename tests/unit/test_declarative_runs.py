@@ -570,6 +570,18 @@ def test_a_type_is_registered_once():
     assert register_executor("own", own) is own
     register_executor("own", own)
     assert "own" in known_types()
+
+    def again():
+        def own(config, context):
+            return 2
+
+        own.__qualname__ = first.__qualname__
+        return own
+
+    first = own
+    assert registry.find_executor("own").function is first
+    register_executor("own", again())  # as when its module is loaded again
+    assert registry.find_executor("own").function is not first
     with pytest.raises(ValidationError, match=r'"own" is taken by .*own.*replace=True'):
         register_executor("own", lambda config, context: 2)
     register_executor("log", lambda config, context: 2, replace=True)

@@ -138,7 +138,8 @@ def register_executor(
         replace: Take the place of an executor of that type.
 
     Raises:
-        ValidationError: An argument is not acceptable, or the type is taken.
+        ValidationError: An argument is not acceptable, or the type is taken by another function; one of the same module
+            and name takes its own place when the module is loaded again.
     """
     if not isinstance(step_type, str) or not step_type.strip() or not step_type.isprintable():
         raise ValidationError(f"A step type must be a printable text, not {step_type!r:.100}")
@@ -164,7 +165,8 @@ def register_executor(
 def _add(step_type: str, executor: Executor, *, replace: bool) -> None:
     with _lock:
         known = find_executor(step_type)
-        if known is not None and known.function is not executor.function and not replace:
+        is_other = known is not None and _name_of(known.function) != _name_of(executor.function)
+        if known is not None and is_other and not replace:
             raise ValidationError(
                 f'The step type "{step_type}" is taken by {_name_of(known.function)}; choose another name, or pass '
                 "replace=True"

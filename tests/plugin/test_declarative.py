@@ -1,0 +1,87 @@
+"""The harness on declarative workflows: virtual time, faults by step id, crashes everywhere, coverage."""
+
+import pytest
+
+from pytest_workflow import StepCompleted, StepFailed, StepRetrying, StepSkipped
+from workflow_core import NonRetryableError
+
+PIPELINE = {
+    "name": "declared",
+    "continueOnError": True,
+    "steps": [
+        {"id": "left", "type": "log", "dependencies": []},
+        {"id": "right", "type": "log"},
+        {"id": "nap", "type": "delay", "config": {"duration": 60_000}, "dependencies": ["left"]},
+        {"id": "join", "type": "log", "config": {"message": "${steps.nap.delayed}"}, "dependencies": ["nap", "right"]},
+        {"id": "last", "type": "log", "config": {"message": "${input.who}"}, "dependencies": ["join"]},
+    ],
+    "output": {"slept": "${steps.nap.delayed}", "who": "${input.who}"},
+}
+
+
+@pytest.fixture
+def declared(workflow):
+    workflow.engine.define_declarative(PIPELINE)
+    return workflow
+
+
+def test_time_is_virtual(declared, workflow_clock):
+    result = declared.run("declared", input={"who": "Ada"})
+    assert result.output == {"slept": 60_000, "who": "Ada"}
+    assert workflow_clock.monotonic() == 60
+    assert result.steps["last"].result["timestamp"] == "2025-01-01T00:01:00+00:00"
+
+
+def test_faults_strike_by_step_id(declared, workflow_faults):
+    workflow_faults.fail("right", ConnectionError("503"), attempts=[1])
+    workflow_faults.panic("join", "out of memory")
+    result = declared.run("declared", input={"who": "Ada"})
+    assert result.status == "completed"
+    history = declared.history(result)
+    assert history.of("right") == [
+        StepFailed(attempt=1, error="ConnectionError"),
+        StepRetrying(backoff_ms=1_000),
+        StepCompleted(attempt=2),
+    ]
+    history.assert_restarts(1)
+
+
+def test_what_needs_a_failed_step_is_skipped(declared, workflow_faults):
+    workflow_faults.fail("right", NonRetryableError("410"), occurrence=1)
+    result = declared.run("declared", input={"who": "Ada"})
+    assert result.status == "failed"
+    history = declared.history(result)
+    assert history.of("join") == [StepSkipped()]
+    assert history.of("last") == [StepSkipped()]
+    history.assert_slept("nap", 60_000)
+    again = declared.restart(result.execution_id)
+    assert again.output == {"slept": 60_000, "who": "Ada"}
+    declared.history(again).assert_attempts("left", 1)
+
+
+@pytest.mark.workflow_crash_everywhere
+def test_it_survives_any_crash(declared):
+    assert declared.run("declared", input={"who": "Ada"}).status == "completed"
+
+
+@pytest.mark.workflow_crash_everywhere
+def test_failures_and_skips_survive_any_crash(declared, workflow_faults):
+    workflow_faults.fail("right", NonRetryableError("410"))
+    result = declared.run("declared", input={"who": "Ada"})
+    assert result.status == "failed"
+    assert {step.step_id: step.status for step in result.steps.values()} == {
+        "left": "completed",
+        "right": "failed",
+        "nap": "completed",
+        "join": "skipped",
+        "last": "skipped",
+    }
+
+
+def test_a_new_process_that_knows_no_definition_goes_on(declared, workflow_clock):
+    declared.run("declared", "e", {"who": "Ada"}, detach=True)
+    workflow_clock.advance(30_000)
+    declared.engine.definitions._by_name.clear()
+    declared.reopen()
+    assert declared.wait("e").output == {"slept": 60_000, "who": "Ada"}
+    assert workflow_clock.monotonic() == 60
