@@ -624,3 +624,26 @@ def test_installed_distributions_offer_executors(monkeypatch, caplog):
     assert "is ours already" in caplog.text
     with pytest.raises(ValidationError, match='the executor of "broken" cannot be loaded: ImportError: no module'):
         WorkflowEngine(DirectoryStore).define_declarative({"name": "w", "steps": [{"id": "a", "type": "broken"}]})
+
+
+def test_a_process_that_knows_an_older_definition_does_not_undo_a_saved_one(boot, clock):
+    older, newer = boot(), boot()
+    older.define_declarative(greeting("older"))
+    definition = newer.define_declarative({**greeting("newer"), "output": None})
+    save_definition(newer, definition)
+    assert asyncio.run(clock.finish(older.start("w"))).output == "older"
+    assert load_saved(boot()) == [definition]
+
+
+def test_what_a_document_does_not_have_any_more_is_gone_and_what_others_added_is_kept(boot, tmp_path):
+    engine = boot()
+    save_definition(engine, engine.define_declarative({**greeting("x"), "continueOnError": True}))
+    path = tmp_path / "state" / "workflows" / "w" / "definition.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), "owner": "billing"}))
+    with pytest.warns(WorkflowRedefinedWarning):
+        definition = engine.define_declarative({"name": "w", "steps": greeting("x")["steps"]})
+    save_definition(engine, definition)
+    saved = json.loads(path.read_bytes())
+    assert saved["owner"] == "billing"
+    assert load_saved(boot()) == [definition]
+    assert not {"output", "continue_on_error"} & set(saved)

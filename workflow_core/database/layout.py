@@ -15,10 +15,14 @@ from workflow_core.database.diagnosis import file_error
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["WORKFLOW_NAME", "RuntimeLayout", "write_atomically"]
+__all__ = ["WORKFLOW_NAME", "RuntimeLayout"]
 
 WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a workflow may be called: its name becomes a directory."""
+
+
+_OF_A_DOCUMENT = frozenset({"steps", "output", "continue_on_error"})
+"""Keys of ``definition.json`` that the documents of declarative workflows alone have."""
 
 
 class RuntimeLayout:
@@ -67,10 +71,43 @@ class RuntimeLayout:
         self._make(self.log_dir(workflow_name) / "executions")
 
     def write_definition(self, workflow_name: str, definition: Mapping[str, object]) -> None:
-        """Write ``definition.json`` as a whole or not at all, unless it is there already."""
-        path = self.definition(workflow_name)
-        if not path.exists():
-            write_atomically(path, pydantic_core.to_json(definition, indent=2) + b"\n")
+        """Bring ``definition.json`` up to date, as a whole or not at all; nothing is written if nothing has changed.
+
+        The moment of its making is kept, and so is whatever other programs have added. A document of a declarative
+        workflow is changed by `save_document` alone: a process that knows an older one, or a function of that name,
+        leaves it as it is.
+        """
+        before = _object_in(self.definition(workflow_name))
+        if "steps" not in before:
+            self._update_definition(workflow_name, before, definition)
+
+    def save_document(self, workflow_name: str, definition: Mapping[str, object]) -> bool:
+        """Bring ``definition.json`` up to date with a document, in the manner of `write_definition`.
+
+        Returns:
+            Whether anything had to be written.
+        """
+        before = _object_in(self.definition(workflow_name))
+        kept = {key: value for key, value in before.items() if key not in _OF_A_DOCUMENT}
+        return self._update_definition(workflow_name, before, {**kept, **definition}, keeps=False)
+
+    def _update_definition(
+        self,
+        workflow_name: str,
+        before: Mapping[str, object],
+        definition: Mapping[str, object],
+        *,
+        keeps: bool = True,
+    ) -> bool:
+        changed = {**(before if keeps else {}), **pydantic_core.to_jsonable_python(definition)}
+        changed["created_at"] = before.get("created_at", definition.get("created_at"))
+        if before and {**changed, "last_modified": before.get("last_modified")} == before:
+            return False
+        self.make_root()
+        self.make_workflow(workflow_name)
+        content = pydantic_core.to_json(changed, indent=2) + b"\n"
+        _write_atomically(self.definition(workflow_name), content)
+        return True
 
     @staticmethod
     def _make(path: Path) -> None:
@@ -81,7 +118,20 @@ class RuntimeLayout:
             raise file_error(error, path, "cannot make this directory", advice) from error
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def _object_in(path: Path) -> dict[str, object]:
+    """Return the object in a JSON file; a file that is missing, or damaged, has none."""
+    try:
+        found = pydantic_core.from_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise file_error(error, path, "cannot read this file", "check that this user may read it") from error
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
     """Write a file as a whole or not at all.
 
     Raises:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
+
+from pydantic.alias_generators import to_camel
 
 from workflow_core.database.directory import DirectoryStore
-from workflow_core.database.layout import WORKFLOW_NAME, RuntimeLayout, write_atomically
-from workflow_core.definitions.reading import MAX_BYTES, load_definition, read_document
+from workflow_core.database.layout import WORKFLOW_NAME, RuntimeLayout
+from workflow_core.definitions.document import WorkflowDefinition
+from workflow_core.definitions.reading import load_definition, read_document
 from workflow_core.definitions.running import compiled
 from workflow_core.errors import ValidationError, WorkflowRedefinedWarning
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from workflow_core.definitions.document import WorkflowDefinition
     from workflow_core.engine import WorkflowEngine
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
@@ -26,8 +26,8 @@ __all__ = ["load_saved", "save_definition"]
 
 logger = logging.getLogger("workflow_core")
 
-_KEPT_BY_THE_DIRECTORY: Final = ("created_at", "last_modified", "database_path", "log_directory")
-"""Keys of ``definition.json`` that no document has."""
+_KEYS: Final = frozenset({*WorkflowDefinition.model_fields, *map(to_camel, WorkflowDefinition.model_fields)})
+"""Keys of ``definition.json`` that are the document's; the others are the directory's, or other programs'."""
 
 
 def save_definition(target: WorkflowEngine | RuntimeLayout, definition: WorkflowDefinition) -> bool:
@@ -50,34 +50,21 @@ def save_definition(target: WorkflowEngine | RuntimeLayout, definition: Workflow
         layout, now = target, datetime.now(UTC).isoformat()
     else:
         layout, now = _layout_of(target), target.clock.now().isoformat()
-    path = layout.definition(definition.name)
-    before = _read_before(path)
-    saved = {
-        "name": definition.name,
-        "version": definition.version,
-        "description": definition.description,
-        "created_at": before.get("created_at", now),
-        "last_modified": now,
-        "database_path": f"./{definition.name}.db",
-        "log_directory": "./logs/",
-        **definition.document(),
-        "retry_config": definition.retry_config.model_dump(mode="json"),
-        "panic_config": definition.panic_config.model_dump(mode="json"),
-    }
-    if {**before, "last_modified": now} == saved:
-        return False
-    layout.make_root()
-    layout.make_workflow(definition.name)
-    write_atomically(path, json.dumps(saved, indent=2, ensure_ascii=False).encode() + b"\n")
-    return True
-
-
-def _read_before(path: Path) -> Mapping[str, Any]:
-    try:
-        before = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_BYTES * 2 else {}
-    except (OSError, ValueError, RecursionError):
-        return {}  # it is not there, or damaged: then it is written anew
-    return before if isinstance(before, dict) else {}
+    return layout.save_document(
+        definition.name,
+        {
+            "name": definition.name,
+            "version": definition.version,
+            "description": definition.description,
+            "created_at": now,
+            "last_modified": now,
+            "database_path": f"./{definition.name}.db",
+            "log_directory": "./logs/",
+            **definition.document(),
+            "retry_config": definition.retry_config.model_dump(mode="json"),
+            "panic_config": definition.panic_config.model_dump(mode="json"),
+        },
+    )
 
 
 def load_saved(engine: WorkflowEngine) -> list[WorkflowDefinition]:
@@ -110,11 +97,9 @@ def _load_one(path: Path, name: str) -> WorkflowDefinition | None:
     if not path.exists():
         return None
     try:
-        document = dict(read_document(path))
+        document = {key: value for key, value in read_document(path).items() if key in _KEYS}
         if "steps" not in document:
             return None  # a function's
-        for key in _KEPT_BY_THE_DIRECTORY:
-            document.pop(key, None)
         definition = load_definition(document)
     except ValidationError as error:
         _tell_of_one_left_out(path, str(error))
