@@ -228,7 +228,8 @@ class _Run:
 
 
 def _logger(ctx: WorkflowContext[Any], step_id: str, attempt: int) -> logging.LoggerAdapter[logging.Logger]:
-    return logging.LoggerAdapter(
+    own: logging.LoggerAdapter[logging.Logger] | None = getattr(ctx, "logger", None)
+    return own or logging.LoggerAdapter(
         logger,
         {
             "workflow_name": ctx.workflow_name,
