@@ -1,9 +1,13 @@
 """The harness on declarative workflows: virtual time, faults by step id, crashes everywhere, coverage."""
 
+import importlib
+import sys
+
 import pytest
 
 from pytest_workflow import StepCompleted, StepFailed, StepRetrying, StepSkipped
-from workflow_core import NonRetryableError
+from workflow_core import NonRetryableError, Workflow
+from workflow_core.definition import SHARED_DEFINITIONS
 
 PIPELINE = {
     "name": "declared",
@@ -76,6 +80,25 @@ def test_failures_and_skips_survive_any_crash(declared, workflow_faults):
         "join": "skipped",
         "last": "skipped",
     }
+
+
+def test_workflow_defines_it_on_the_current_engine(workflow):
+    Workflow.define_declarative({**PIPELINE, "name": "of"})
+    assert "of" in workflow.engine.definitions.names()
+    assert SHARED_DEFINITIONS.get("of") is None
+
+
+def test_at_the_top_level_of_a_module_it_is_everyones(workflow, tmp_path, monkeypatch):
+    monkeypatch.setattr(SHARED_DEFINITIONS, "_by_name", {})
+    document = {"name": "w", "steps": [{"id": "a", "type": "log"}]}
+    (tmp_path / "declares.py").write_text(
+        f"from workflow_core import Workflow\nWorkflow.define_declarative({document})"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "declares", raising=False)
+    importlib.import_module("declares")
+    assert SHARED_DEFINITIONS.names() == ["w"]
+    assert workflow.run("w").status == "completed"
 
 
 def test_a_new_process_that_knows_no_definition_goes_on(declared, workflow_clock):

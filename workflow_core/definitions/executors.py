@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -93,9 +94,16 @@ class Executor:
 
     def what_is_missing(self) -> str | None:
         """Tell what has to be installed before it can run; ``None`` if nothing is."""
-        if self.module is None or importlib.util.find_spec(self.module) is not None:
+        if self.module is None or _is_installed(self.module):
             return None
         return f'needs the package {self.module}: pip install "pytest-workflow-core[{self.extra}]"'
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # whoever keeps it away, or has loaded it in an odd manner
+        return module in sys.modules and sys.modules[module] is not None
 
 
 _lock = threading.RLock()
