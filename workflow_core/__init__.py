@@ -1,14 +1,17 @@
 """An embedded durable workflow engine: steps that run once, sleep durably, retry, and survive panics and crashes."""
 
 from workflow_core.clock import Clock, SystemClock
+from workflow_core.config import WorkflowConfig
 from workflow_core.context import WorkflowContext
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import (
     CircuitOpenError,
+    ConfigurationError,
     ExecutionConflictError,
     ExecutionNotFoundError,
     InvalidStateError,
     LeaseLostError,
+    MissingConfigurationError,
     NonRetryableError,
     PanicError,
     RecordedError,
@@ -49,6 +52,7 @@ __all__ = [
     "WorkflowContext",
     "StepBuilder",
     "Settings",
+    "WorkflowConfig",
     "RetryConfig",
     "PanicConfig",
     "CircuitBreakerConfig",
@@ -83,6 +87,8 @@ __all__ = [
     "StepInterruptedError",
     "NonRetryableError",
     "RetryLaterError",
+    "ConfigurationError",
+    "MissingConfigurationError",
     "RecordedError",
     "LeaseLostError",
     "StorageError",

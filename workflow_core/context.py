@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from typing_extensions import TypeVar
 
+from workflow_core.config import ContextConfig
 from workflow_core.errors import ValidationError
 from workflow_core.step import StepBuilder, run_skip, run_sleep, validate_step_id
+from workflow_core.workflow_logger import WorkflowLogger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +33,7 @@ class WorkflowContext(Generic[InputT]):
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
+        self._logger: WorkflowLogger | None = None
 
     def __repr__(self) -> str:
         return f"<WorkflowContext {self.workflow_name} {self.execution_id}>"
@@ -59,6 +62,22 @@ class WorkflowContext(Generic[InputT]):
     def restart_attempt(self) -> int:
         """1, and one more for each restart of the execution."""
         return self._execution.restart_attempt
+
+    @property
+    def config(self) -> ContextConfig:
+        """The workflow's ``config.json``: ``environment``, ``variables`` and ``secrets``, read when they are used."""
+        execution = self._execution
+        return ContextConfig(execution.engine.configurations, execution.definition.name)
+
+    @property
+    def logger(self) -> WorkflowLogger:
+        """A logger whose records name the execution, the step and the attempt; they go into the log files as well.
+
+        Code that runs again after a crash logs again. Secrets are masked.
+        """
+        if self._logger is None:
+            self._logger = WorkflowLogger(self._execution)
+        return self._logger
 
     @overload
     def step(

@@ -15,12 +15,14 @@ import types
 import uuid
 import warnings
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from workflow_core import circuit_breaker
 from workflow_core.clock import Clock, SystemClock, from_epoch_ms, to_epoch_ms
+from workflow_core.config import Configurations
 from workflow_core.current import activated
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.store import ExecutionRecord, Lease, NewExecution, Store
@@ -49,6 +51,8 @@ from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, 
 from workflow_core.execution import Execution, result_of
 from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager, StepDescription
 from workflow_core.interception import guarded, guarded_for
+from workflow_core.log_files import LogFiles
+from workflow_core.logs import LEVELS
 from workflow_core.models import (
     TERMINAL_STATUSES,
     CircuitBreakerConfig,
@@ -62,13 +66,13 @@ from workflow_core.models import (
 from workflow_core.ownership import ProcessProbe, SystemProcessProbe
 from workflow_core.panic import find_panic_indicator
 from workflow_core.patience import Patience
+from workflow_core.secrets import Secrets
 from workflow_core.serialization import Codec, same_json
-from workflow_core.settings import Settings, default_directory
+from workflow_core.settings import Settings, default_directory, default_log_level
 from workflow_core.timeouts import cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -216,6 +220,13 @@ class WorkflowEngine:
             synchronous=self.settings.synchronous,
             busy_timeout_ms=self.settings.busy_timeout_ms,
         )
+        self.secrets = Secrets()
+        layout = self._bare_store.layout if isinstance(self._bare_store, DirectoryStore) else None
+        self.configurations = Configurations(layout, self.secrets)
+        self.log_files: LogFiles | None = None
+        if layout is not None and self.settings.log_files:
+            level = LEVELS[self.settings.log_level or default_log_level()]
+            self.log_files = LogFiles(layout, self.clock, level)
         patience_ms = self.settings.storage_patience_ms
         self._patience = (
             None if patience_ms is None else Patience(self.clock, patience_ms, self._bare_store.wait_for_locks)
@@ -272,7 +283,7 @@ class WorkflowEngine:
         self._forces = used("force_circuit")
         self._indicators = [text for texts in hook.panic_indicators() for text in texts]
         serializers = [serializer for offered in hook.serializers() for serializer in offered]
-        self.codec = Codec(serializers, self.settings.max_result_bytes)
+        self.codec = Codec(serializers, self.settings.max_result_bytes, self.secrets)
         intercepts = used("before_durable_point") or used("after_durable_point")
         self.store: Store = guarded(self._bare_store, hook if intercepts else None, self._patience)
 
@@ -453,6 +464,78 @@ class WorkflowEngine:
         """Return the names of the workflows that this engine can run, sorted."""
         return sorted({*self.definitions.names(), *SHARED_DEFINITIONS.names()})
 
+    # Configuration ---------------------------------------------------------------------------------------------------
+
+    def configure(
+        self,
+        name: str,
+        *,
+        environment: str | None = None,
+        variables: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> None:
+        """Configure a workflow in memory, for this engine alone; what is not given stays as ``config.json`` has it.
+
+        For tests, and for programs that keep their configuration elsewhere. Nothing of it is stored.
+
+        Args:
+            name: The workflow.
+            environment: What the workflow finds as ``ctx.config.environment``.
+            variables: Variables by name, added to those there are.
+            secrets: Secrets by name, added to those there are: ``env:NAME`` for what an environment variable holds, or
+                the value itself.
+
+        Raises:
+            ValidationError: A name or a value is not acceptable.
+        """
+        self.configurations.configure(name, environment, variables, secrets)
+
+    async def backup(self, to: str | Path, progress: Callable[[int, int], object] | None = None) -> Path:
+        """Copy the runtime directory while this and other processes use it.
+
+        The copy is complete or is not there. It is a runtime directory: an engine with ``Settings(directory=copy)``
+        reads it and, because no execution in it has an owner, goes on with what was under way.
+
+        Args:
+            to: The directory to make; it must not exist, or be empty.
+            progress: Called, in another thread, with the number of workflows that are copied, and of all.
+
+        Returns:
+            The absolute path of the copy.
+
+        Raises:
+            InvalidStateError: The engine's store is not a runtime directory.
+            ValidationError: There is something at that place already, or it lies in the runtime directory.
+            StorageError: Something cannot be read or written, or a database is damaged.
+        """
+        if not isinstance(self._bare_store, DirectoryStore):
+            raise InvalidStateError(
+                f"Only a runtime directory can be backed up, and the store of this engine is one database "
+                f"({self._bare_store.location()}); copy that with the backup() of Python's sqlite3"
+            )
+        if self.log_files is not None:
+            self.log_files.flush()
+        return await self._bare_store.back_up(Path(to), progress)
+
+    async def complete_log(self, execution_id: str) -> int:
+        """Add to an execution's log what is missing in it, from the stored history.
+
+        The engine does this by itself when it recovers, resumes or restarts an execution. What a process had not
+        written when it died right after the end of an execution is added by this.
+
+        Returns:
+            How many lines were added; 0 if this engine writes no log files.
+
+        Raises:
+            ExecutionNotFoundError: There is no such execution.
+        """
+        if self.log_files is None:
+            return 0
+        record = await self._load(execution_id)
+        workflow = self.store.workflow(record.workflow_name)
+        history = await workflow.load_events(record.workflow_name, record.execution_id)
+        return self.log_files.complete(record.workflow_name, record.execution_id, history)
+
     # Life ------------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
@@ -494,6 +577,8 @@ class WorkflowEngine:
     def close(self) -> None:
         """Close the store at once; executions that still run here find it closed."""
         self._closed = True
+        if self.log_files is not None:
+            self.log_files.flush()
         self.store.close()
 
     def abandon(self, doom: BaseException | None = None) -> list[asyncio.Task[None]]:
@@ -505,6 +590,8 @@ class WorkflowEngine:
         Returns:
             The cancelled tasks, for whoever wants to see them end.
         """
+        if self.log_files is not None:
+            self.log_files.drop()
         self.close()
         for plugin in list(self._plugins.get_plugins()):
             self._plugins.unregister(plugin)
@@ -647,7 +734,10 @@ class WorkflowEngine:
     ) -> _Active | _Ended:
         self.check_event_loop()
         definition = self.definition(name)
+        self.configurations.prepare(name)
         execution_id = str(uuid.uuid4()) if execution_id is None else self._validated_id(execution_id)
+        if self.secrets.known:
+            self.codec.refuse_secrets(execution_id, "the id of an execution")
         retry = definition.retry_config if retry_config is None else configured(RetryConfig, retry_config)
         panic = definition.panic_config if panic_config is None else configured(PanicConfig, panic_config)
         validate_timeout(f'Workflow "{name}"', timeout_ms)
@@ -931,13 +1021,17 @@ class WorkflowEngine:
             active.cancelled, execution.status = True, "cancelled"
             execution.doomed(asyncio.CancelledError(f"{execution} was cancelled"))
             if execution.observed:
-                await execution.emit(ExecutionCancelled(), execution.next_seq(), at)
+                event = ExecutionCancelled().stamped(
+                    execution.next_seq(), at, record.execution_id, record.workflow_name
+                )
+                await self.emit(event)
             if active.loop is not asyncio.get_running_loop():
                 active.loop.call_soon_threadsafe(active.task.cancel)
             elif active.task is not asyncio.current_task():
                 await self._begun([active])
                 active.task.cancel()
                 await asyncio.wait([active.task], timeout=_CANCEL_GRACE_SECONDS)
+        await self._complete_log(record)
         return await self.get_status(execution_id)
 
     async def _cancel_stored(self, execution_id: str) -> tuple[ExecutionRecord, datetime]:
@@ -1064,6 +1158,8 @@ class WorkflowEngine:
 
     async def _revive(self, record: ExecutionRecord) -> Execution:
         definition = await self._definition_of(record)
+        self.configurations.prepare(record.workflow_name)
+        await self._complete_log(record)
         steps, seq = await self.store.workflow(record.workflow_name).load_steps(
             record.workflow_name, record.execution_id
         )
@@ -1160,6 +1256,8 @@ class WorkflowEngine:
 
     def _launch(self, execution: Execution) -> _Active:
         loop = asyncio.get_running_loop()
+        if self.log_files is not None:
+            self.log_files.begin(loop)
         active = _Active(execution, loop, loop.create_future(), loop.create_future())
         self._active[execution.execution_id] = active
         active.task = loop.create_task(self._drive(active), name=f"workflow {execution.execution_id}")
@@ -1188,6 +1286,8 @@ class WorkflowEngine:
         active.begun = True
         try:
             await self._run_to_rest(active)
+            if self.log_files is not None:
+                await self._write_log(self.log_files, active.execution)
             active.finish(active.execution.snapshot())
         except asyncio.CancelledError:
             if not active.cancelled and not active.lost:
@@ -1211,12 +1311,36 @@ class WorkflowEngine:
                 logger.exception("%s stopped and can be resumed", active.execution)
         finally:
             self._forget(active)
+            if self.log_files is not None:
+                self.log_files.flush()
+
+    async def _write_log(self, files: LogFiles, execution: Execution) -> None:
+        """Write what was logged of an execution that has come to rest, and what could not be written before."""
+        files.flush()
+        incomplete = files.incomplete.get(execution.definition.name)
+        if incomplete:
+            for execution_id in list(incomplete):
+                await self._complete_log(replace(execution.record, execution_id=execution_id))
+                if execution_id in incomplete:
+                    return
+
+    async def _complete_log(self, record: ExecutionRecord) -> None:
+        """Complete an execution's log; a log that cannot be completed stops nothing."""
+        if self.log_files is None:
+            return
+        workflow = self.store.workflow(record.workflow_name)
+        try:
+            history = await workflow.load_events(record.workflow_name, record.execution_id)
+        except WorkflowCoreError as error:
+            logger.warning('The log of execution "%s" cannot be completed: %s', record.execution_id, error)
+            return
+        self.log_files.complete(record.workflow_name, record.execution_id, history)
 
     async def _run_to_rest(self, active: _Active) -> None:
         while True:
             execution = active.execution
             if execution.opening is not None:
-                await self.emit(execution.opening)
+                await execution.tell(execution.opening)
             if execution.status != "panicked":
                 error = await execution.run()
                 if error is None:
@@ -1323,6 +1447,8 @@ def _begin_again_in_child() -> None:
     for engine in list(_engines):
         engine.owner = engine._probe.make_owner()
         engine._active, engine._claims, engine._renewal = {}, {}, None
+        if engine.log_files is not None:
+            engine.log_files.forked()
 
 
 if hasattr(os, "register_at_fork"):

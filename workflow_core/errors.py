@@ -30,6 +30,8 @@ __all__ = [
     "StepInterruptedError",
     "NonRetryableError",
     "RetryLaterError",
+    "ConfigurationError",
+    "MissingConfigurationError",
     "RecordedError",
     "LeaseLostError",
     "StorageError",
@@ -72,14 +74,15 @@ class ValidationError(WorkflowCoreError, ValueError):
         self.errors: list[ErrorDetails] = list(errors)
 
     @classmethod
-    def from_pydantic(cls, what: str, error: pydantic.ValidationError) -> ValidationError:
+    def from_pydantic(cls, what: str, error: pydantic.ValidationError, *, with_input: bool = True) -> ValidationError:
         """Turn pydantic's error into ours, with the path of each mistake in the message.
 
         Args:
             what: What was being validated, for example ``"retry configuration"``.
             error: The error that pydantic raised.
+            with_input: Whether `errors` holds what was given; not where that may be a secret.
         """
-        details = error.errors(include_url=False)
+        details = error.errors(include_url=False, include_input=with_input)
         lines = [f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}" for item in details]
         return cls(f"Invalid {what}: " + "; ".join(lines), details)
 
@@ -181,6 +184,19 @@ class RetryLaterError(WorkflowCoreError):
     def __init__(self, message: str, retry_after_ms: int = 0) -> None:
         super().__init__(message)
         self.retry_after_ms = retry_after_ms
+
+
+class ConfigurationError(NonRetryableError):
+    """A workflow's ``config.json`` is wrong, or an environment variable that it names is not set.
+
+    A step that meets it fails at once; correct the configuration and restart the execution.
+    """
+
+
+class MissingConfigurationError(ConfigurationError, KeyError):
+    """A variable or a secret that a workflow asked for is not configured."""
+
+    __str__ = Exception.__str__  # that of KeyError shows the message as a literal
 
 
 class RecordedError(WorkflowCoreError):

@@ -30,6 +30,7 @@ import pydantic
 import pydantic_core
 
 from workflow_core.errors import ValidationError, error_text
+from workflow_core.secrets import Secrets
 
 __all__ = ["MAX_DEPTH", "ReturnType", "Serializer", "Codec", "find_class", "return_type_of", "same_json"]
 
@@ -370,12 +371,19 @@ class Codec:
     Args:
         serializers: How further types are stored.
         max_bytes: Longest acceptable text, in bytes; ``None`` sets no limit.
+        secrets: What may not stand in a stored text.
 
     Raises:
         ValidationError: Two serializers share a name, or one takes a name of the built-in tags.
     """
 
-    def __init__(self, serializers: Iterable[Serializer[Any]] = (), max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        serializers: Iterable[Serializer[Any]] = (),
+        max_bytes: int | None = None,
+        secrets: Secrets | None = None,
+    ) -> None:
+        self.secrets = secrets or Secrets()
         self._max_bytes = max_bytes
         self._by_type: dict[type, Serializer[Any]] = {}
         self._by_name: dict[str, Serializer[Any]] = {}
@@ -393,6 +401,7 @@ class Codec:
         fingerprint: str | None = None,
         *,
         advice: str = _ADVICE,
+        secrets_allowed: bool = False,
     ) -> tuple[str | None, Any]:
         """Turn a value into the JSON text that is stored.
 
@@ -403,12 +412,13 @@ class Codec:
             returns: The declared type, for values that JSON and the tags cannot express.
             fingerprint: What such a value was made from, for `same_json`.
             advice: How to declare a type where none is declared.
+            secrets_allowed: Whether the caller sees to secrets in the text himself.
 
         Returns:
             The text (``None`` for ``None``) and the value that reading it back gives.
 
         Raises:
-            ValidationError: The value would not come back equal, or is too large.
+            ValidationError: The value would not come back equal, is too large, or holds a secret.
         """
         if value is None:
             return None, None
@@ -431,7 +441,24 @@ class Codec:
                 f"it is {len(raw):,} bytes of JSON and the limit is {self._max_bytes:,}; store the data elsewhere and "
                 "return a reference to it, or raise Settings.max_result_bytes",
             )
-        return raw.decode(), value
+        text = raw.decode()
+        if self.secrets.known and not secrets_allowed:
+            self.refuse_secrets(text, what)
+        return text, value
+
+    def refuse_secrets(self, text: str, what: str | Callable[[], str]) -> None:
+        """Refuse a text that is to be stored as it is and holds a secret.
+
+        Raises:
+            ValidationError: It does; the message names the secret, and shows neither it nor the text.
+        """
+        name = self.secrets.name_in(text)
+        if name is not None:
+            raise _refusal(
+                what,
+                f"it contains the secret {name}, and what is stored can be read by whoever reads the database; leave "
+                "it out, and read it from ctx.config.secrets where it is needed",
+            )
 
     def fingerprint(self, value: object) -> str | None:
         """Return a digest of a value as its maker gave it, or ``None`` if it holds what cannot be compared.

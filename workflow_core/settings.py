@@ -13,11 +13,23 @@ from workflow_core.errors import ValidationError
 from workflow_core.models import Model
 from workflow_core.timeouts import LONGEST_MS
 
-__all__ = ["Settings", "default_directory"]
+__all__ = ["Settings", "default_directory", "default_log_level"]
 
 
 _LONGEST_BUSY_MS = 2**31 - 1
 """SQLite counts these milliseconds in a C integer."""
+
+_LOG_LEVELS: dict[str, Literal["debug", "info", "warn", "error"]] = {
+    "trace": "debug",
+    "debug": "debug",
+    "info": "info",
+    "warn": "warn",
+    "warning": "warn",
+    "error": "error",
+    "critical": "error",
+    "fatal": "error",
+}
+"""``LOG_LEVEL`` is a variable of many programs, so their spellings are known as well."""
 
 
 def default_directory() -> Path:
@@ -34,6 +46,12 @@ def default_directory() -> Path:
             f'There is no home directory for the runtime directory "{named}" ({error}); set WORKFLOW_DIR to a path '
             "without ~"
         ) from None
+
+
+def default_log_level() -> Literal["debug", "info", "warn", "error"]:
+    """Return the level that ``$LOG_LEVEL`` names, in any of the usual spellings; ``info`` if it names none."""
+    named = os.environ.get("LOG_LEVEL", "").strip().lower()
+    return _LOG_LEVELS.get(named, "info")
 
 
 class Settings(Model):
@@ -57,6 +75,9 @@ class Settings(Model):
         poll_interval_ms: How often the state of another process's execution is read while waiting, in milliseconds.
         sync_handlers: Where plain functions run: in a ``"thread"``, or ``"inline"`` in the event loop.
         recover_on_start: Take over interrupted executions when an engine is entered with ``async with``.
+        log_files: Write the log files of a runtime directory.
+        log_level: Least important level that goes into them: ``"debug"``, ``"info"``, ``"warn"`` or ``"error"``;
+            ``None`` means ``$LOG_LEVEL``, or ``"info"``.
     """
 
     directory: Path | None = None
@@ -70,6 +91,8 @@ class Settings(Model):
     poll_interval_ms: int = Field(default=200, ge=10, le=LONGEST_MS)
     sync_handlers: Literal["thread", "inline"] = "thread"
     recover_on_start: bool = True
+    log_files: bool = True
+    log_level: Literal["debug", "info", "warn", "error"] | None = None
 
     @pydantic.field_validator("directory")
     @classmethod

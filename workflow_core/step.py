@@ -112,6 +112,8 @@ class StepBuilder(Generic[ResultT]):
                 f'Step "{step_id}": the handler must be a function without arguments, not {handler!r}'
             )
         validate_timeout(f'Step "{step_id}"', timeout_ms)
+        if execution.codec.secrets.known:
+            execution.codec.refuse_secrets(step_id, "the id of a step")
         self.step_id = step_id
         self._execution = execution
         self._handler = handler
@@ -350,10 +352,13 @@ class _StepRun:
         record.stored, record.status, record.attempt = True, "running", attempt
         record.started_at, record.started_seq = at, started_seq
         record.error_message = record.next_attempt_at = None
-        if cut_off and execution.observed:
+        if cut_off and execution.watched:
             await execution.emit(StepInterrupted(record.step_id, earlier_attempt), earlier_seq, at)
         if execution.observed:
             await execution.emit(StepStarted(record.step_id, attempt), started_seq, at)
+        elif execution.step_log is not None:
+            name, execution_id = execution.workflow_name, execution.execution_id
+            execution.step_log.step((name, at, execution_id, started_seq, "StepStarted", record.step_id, attempt))
 
     def leave_body(self) -> None:
         """Note that the step's own function does not run any more."""
@@ -367,7 +372,7 @@ class _StepRun:
         if execution.engine.wraps_attempts:
             for wrap in execution.engine.attempt_wrappers(self._describe(attempt)):
                 call = wrap(call)
-        with execution.frame(attempt):
+        with execution.frame(attempt, builder.step_id):
             if builder._timeout_ms is None:
                 return await call()
             timeout = Timeout(execution.engine.clock, builder._timeout_ms)
@@ -460,8 +465,12 @@ class _StepRun:
         record.completed_at, record.completed_seq, record.error_message = at, seq, None
         execution.last_errors.pop(record.step_id, None)
         changed = self._circuit_asked(circuit, change)
-        if execution.observed:
-            await execution.emit(StepCompleted(record.step_id, record.attempt, handled_by), seq, at)
+        if execution.observed or handled_by is not None:
+            await self._emit_all([(StepCompleted(record.step_id, record.attempt, handled_by), seq)], at)
+        elif execution.step_log is not None:
+            name, attempt = execution.workflow_name, record.attempt
+            execution.step_log.step((name, at, execution.execution_id, seq, "StepCompleted", record.step_id, attempt))
+        if changed:
             await self._emit_all(changed, at)
 
     async def _failed(self, error: Exception, *, counts: bool) -> tuple[bool, Any]:
@@ -496,7 +505,7 @@ class _StepRun:
         for name, handler in self._handlers_for(error):
             self._announce(name, error)
             try:
-                with execution.frame(record.attempt):
+                with execution.frame(record.attempt, record.step_id):
                     value = await execution.engine.invoke(handler, error, execution.context)
                 text, value = self._encode(value)
             except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - passes on to the next handler
@@ -583,7 +592,7 @@ class _StepRun:
         due = to_epoch_ms(at) + wait
         await execution.store.step_retrying(execution.lease, record, due, wait, seq, at)
         record.status, record.next_attempt_at = "retrying", due
-        if execution.observed:
+        if execution.watched:
             await execution.emit(StepRetrying(record.step_id, record.attempt, wait), seq, at)
 
     # The circuit -----------------------------------------------------------------------------------------------------
@@ -613,7 +622,7 @@ class _StepRun:
         assert on_open is not None  # noqa: S101 - the callers ask
         self._announce("on_open", None)
         try:
-            with execution.frame(record.attempt):
+            with execution.frame(record.attempt, record.step_id):
                 value = await execution.engine.invoke(on_open, execution.context)
             text, value = self._encode(value)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - on_open may fail with anything
@@ -622,7 +631,7 @@ class _StepRun:
         await execution.store.step_skipped(execution.lease, record, text, seq, at)
         record.status, record.result_data, record.completed_at = "skipped", text, at
         record.completed_seq, record.error_message = seq, None
-        if execution.observed:
+        if execution.watched:
             await execution.emit(StepSkipped(record.step_id, record.attempt), seq, at)
         return True, value
 
@@ -639,7 +648,7 @@ class _StepRun:
         return [(_circuit_event(self.record.step_id, after), change.seq)]
 
     async def _emit_all(self, events: list[tuple[Event, int]], at: datetime) -> None:
-        if self.execution.observed:
+        if self.execution.watched:
             for event, seq in events:
                 await self.execution.emit(event, seq, at)
 
@@ -691,7 +700,7 @@ async def run_skip(execution: Execution, step_id: str, result: object) -> Any:  
         await execution.store.step_skipped(execution.lease, record, text, seq, at)
         record.status, record.result_data, record.completed_at = "skipped", text, at
         record.completed_seq, record.stored = seq, True
-        if execution.observed:
+        if execution.watched:
             await execution.emit(StepSkipped(step_id, record.attempt), seq, at)
         return value
     finally:
@@ -707,6 +716,8 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         duration_ms: Milliseconds.
     """
     execution.check_alive()
+    if execution.codec.secrets.known:
+        execution.codec.refuse_secrets(step_id, "the id of a sleep")
     record = execution.steps.get(step_id)
     if record is not None:
         if record.kind != "sleep":
@@ -728,7 +739,7 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         await execution.store.sleep_completed(execution.lease, record, seq, at, status)
         execution.status_changed(status)
         record.status, record.completed_at, record.completed_seq = "completed", at, seq
-        if execution.observed:
+        if execution.watched:
             await execution.emit(SleepCompleted(step_id), seq, at)
     finally:
         execution.end_activity(step_id)
@@ -743,6 +754,6 @@ async def _begin_sleep(execution: Execution, step_id: str, duration_ms: int) -> 
     execution.status_changed(status)
     record.wake_time, record.started_at, record.started_seq, record.stored = wake_time, at, seq, True
     execution.steps[step_id] = record
-    if execution.observed:
+    if execution.watched:
         await execution.emit(SleepStarted(step_id, duration_ms), seq, at)
     return record

@@ -645,3 +645,55 @@ def test_what_a_document_does_not_have_any_more_is_gone_and_what_others_added_is
     assert saved["owner"] == "billing"
     assert load_saved(boot()) == [definition]
     assert not {"output", "continue_on_error"} & set(saved)
+
+
+# Configuration -------------------------------------------------------------------------------------------------------
+
+
+SECRET = "a-very-secret-value"  # noqa: S105 - of no use outside these tests
+
+
+def configured(machine, monkeypatch, *steps, **document):
+    monkeypatch.setenv("THE_TOKEN", SECRET)
+    engine = machine.boot()
+    engine.configure("w", variables={"SIZE": "5"}, secrets={"TOKEN": "env:THE_TOKEN", "UNSET": "env:NOT_SET"})
+    engine.define_declarative({"name": "w", "steps": list(steps), **document})
+    return asyncio.run(machine.clock.finish(engine.start_and_wait("w", "e")))
+
+
+def test_variables_and_secrets_are_read_when_a_step_runs(machine, monkeypatch):
+    seen = []
+    register_executor("see", lambda config, context: seen.append(config))
+    config = {"size": "${variables.SIZE}", "none": "${variables.NONE:-0}", "auth": "Bearer ${secrets.TOKEN}"}
+    result = configured(machine, monkeypatch, {"id": "a", "type": "see", "config": config})
+    assert result.status == "completed"
+    assert seen == [{"size": "5", "none": 0, "auth": f"Bearer {SECRET}"}]
+    assert SECRET.encode() not in machine.path.read_bytes()
+
+
+def test_a_secret_is_neither_in_errors_nor_in_logs(machine, monkeypatch, caplog):
+    def tell(config, context):
+        context.logger.warning("told %s", config)
+        raise NonRetryableError(f"refused {config}")
+
+    register_executor("tell", tell)
+    result = configured(machine, monkeypatch, {"id": "a", "type": "tell", "config": {"x": "${secrets.TOKEN}"}})
+    assert "refused {'x': '[secret TOKEN]'}" in result.error.message
+    assert "told {'x': '[secret TOKEN]'}" in caplog.messages
+    assert SECRET not in caplog.text
+    assert not any(SECRET.encode() in path.read_bytes() for path in machine.path.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "told"),
+    [
+        ("${variables.NONE}", "ExpressionError", "has no variable 'NONE'"),
+        ("${secrets.NONE}", "ExpressionError", "has no secret 'NONE'"),
+        ("${secrets.UNSET}", "ConfigurationError", "NOT_SET, which is not set"),
+    ],
+)
+def test_what_is_not_configured_fails_the_step_at_once(machine, monkeypatch, config, error, told):
+    result = configured(machine, monkeypatch, do("a", graph=False, x=config))
+    assert (result.status, result.error.type) == ("failed", error)
+    assert told in result.error.message
+    assert result.steps["a"].attempt == 1

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import functools
 import logging
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
-from workflow_core.database.connection import (
-    after_fork,
-    closed_error,
-    leave_to_parent,
-    open_database,
-    roll_back,
-)
+from workflow_core.database.backup import back_up
+from workflow_core.database.connection import after_fork, closed_error, roll_back
 from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.layout import RuntimeLayout
-from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
+from workflow_core.database.registry import Registry
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -35,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["DirectoryStore"]
 
 logger = logging.getLogger("workflow_core")
+
+_NEW_CONFIG = {"environment": "development", "variables": {}, "secrets": {}}
 
 
 class DirectoryStore:
@@ -50,18 +47,16 @@ class DirectoryStore:
         self.layout = RuntimeLayout(root.absolute())
         self._synchronous = synchronous
         self._busy_timeout_ms = busy_timeout_ms
-        self._lock = threading.RLock()
-        self._registry: sqlite3.Connection | None = None
+        self._registry = Registry(self.layout, synchronous, busy_timeout_ms)
+        self._lock = self._registry.lock
         self._stores: dict[str, SQLiteStore] = {}
         self._closed = False
         after_fork(self)
 
     def forked(self) -> None:
         """Begin again in a child process, which may not use a connection of its parent's."""
-        self._lock = threading.RLock()
-        if self._registry is not None:
-            leave_to_parent(self._registry)
-            self._registry = None
+        self._registry.forked()
+        self._lock = self._registry.lock
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data of a workflow lies, or the directory of all."""
@@ -74,51 +69,26 @@ class DirectoryStore:
             for store in self._stores.values():
                 store.close()
             self._stores.clear()
-            if self._registry is not None:
-                self._registry.close()
-                self._registry = None
+            self._registry.close()
 
     # The registry ----------------------------------------------------------------------------------------------------
 
-    def _open_registry(self) -> sqlite3.Connection:
+    def _check_open(self) -> None:
         if self._closed:
             raise closed_error(str(self.layout.root))
-        if self._registry is None:
-            self.layout.make_root()
-            self._registry = open_database(
-                self.layout.registry, REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION, self._synchronous, self._busy_timeout_ms
-            )
-        return self._registry
 
     def _registry_rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-        with self._lock:
-            try:
-                return self._open_registry().execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
-                raise storage_error(error, str(self.layout.registry)) from error
-
-    @contextlib.contextmanager
-    def _registry_transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            registry = self._open_registry()
-            try:
-                registry.execute("BEGIN IMMEDIATE")
-                yield registry
-                if registry.in_transaction:
-                    registry.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise storage_error(error, str(self.layout.registry)) from error
-            finally:
-                roll_back(registry)
+        self._check_open()
+        return self._registry.rows(sql, parameters)
 
     def workflow_names(self) -> list[str]:
         """Return the names of the workflows in the registry."""
-        if not self.layout.registry.exists():
+        if not self._registry.exists():
             return []
         return [str(row[0]) for row in self._registry_rows("SELECT name FROM workflow_registry ORDER BY name")]
 
     def _workflow_of(self, execution_id: str) -> str | None:
-        if not self.layout.registry.exists():
+        if not self._registry.exists():
             return None
         rows = self._registry_rows("SELECT workflow_name FROM execution_index WHERE execution_id = ?", (execution_id,))
         return str(rows[0][0]) if rows else None
@@ -128,8 +98,7 @@ class DirectoryStore:
         with self._lock:
             store = self._stores.get(workflow_name)
             if store is None:
-                if self._closed:
-                    raise closed_error(str(self.layout.root))
+                self._check_open()
                 store = self._stores[workflow_name] = SQLiteStore(
                     self.layout.database(workflow_name),
                     synchronous=self._synchronous,
@@ -152,21 +121,36 @@ class DirectoryStore:
         for store in list(self._stores.values()):
             store.wait_for_locks(location, wait=wait)
         if location == str(self.layout.registry):
-            with self._lock, contextlib.suppress(sqlite3.Error):
-                if self._registry is not None:
-                    self._registry.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms if wait else 0}")
+            self._registry.wait_for_locks(wait=wait)
 
     def _existing_stores(self, workflow_name: str | None = None) -> list[SQLiteStore]:
         names = self.workflow_names() if workflow_name is None else [workflow_name]
         return [self.workflow(name) for name in names if self.layout.database(name).exists()]
 
+    async def back_up(self, to: Path, progress: Callable[[int, int], object] | None = None) -> Path:
+        """Copy the runtime directory while it is in use; see `workflow_core.database.backup.back_up`."""
+        self._check_open()
+        if self._registry.exists():
+            self._registry.open()
+        cancelled = threading.Event()
+        copying = asyncio.get_running_loop().run_in_executor(
+            None, back_up, self.layout, to, self._busy_timeout_ms, progress, cancelled
+        )
+        try:
+            return await asyncio.shield(copying)
+        except asyncio.CancelledError:
+            cancelled.set()
+            await asyncio.gather(copying, return_exceptions=True)
+            raise
+
     # Writing ---------------------------------------------------------------------------------------------------------
 
     async def workflow_defined(self, workflow_name: str, definition: Mapping[str, object], at: datetime) -> None:
-        """Make a workflow's directory, ``definition.json``, database and registry entry, unless they are there."""
+        """Make a workflow's directory, files, database and registry entry, and bring ``definition.json`` up to date."""
         store = self.workflow(workflow_name)
         store.open()
         self.layout.write_definition(workflow_name, definition)
+        self.layout.make_config(workflow_name, _NEW_CONFIG)
         self._registry_rows(
             "INSERT INTO workflow_registry (name, db_path, workflow_dir, log_dir, created_at) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (name) DO NOTHING",
@@ -192,7 +176,7 @@ class DirectoryStore:
         while True:
             # While the registry is locked nobody else can move the id to another workflow. The index is committed
             # before the execution is: a crash in between leaves an id without an execution, never the reverse.
-            with self._registry_transaction() as registry:
+            with self._registry.transaction() as registry:
                 holder = self._workflow_of(execution_id)
                 if holder == name:
                     found = await store.execution_started(execution, owner, lease_expires_at, at)

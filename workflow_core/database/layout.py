@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
 import tempfile
@@ -13,12 +15,17 @@ import pydantic_core
 from workflow_core.database.diagnosis import file_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from datetime import date
 
 __all__ = ["WORKFLOW_NAME", "RuntimeLayout"]
 
 WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a workflow may be called: its name becomes a directory."""
+
+_PLAIN_FILE_NAME = re.compile(r"[a-z0-9._-]{1,200}")
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+"""What Windows means a device by, with any ending."""
 
 
 _OF_A_DOCUMENT = frozenset({"steps", "output", "continue_on_error"})
@@ -48,13 +55,41 @@ class RuntimeLayout:
         """The database of a workflow."""
         return self.workflow_dir(workflow_name) / f"{workflow_name}.db"
 
-    def definition(self, workflow_name: str) -> Path:
-        """The definition of a workflow."""
-        return self.workflow_dir(workflow_name) / "definition.json"
-
     def log_dir(self, workflow_name: str) -> Path:
         """The log directory of a workflow."""
         return self.workflow_dir(workflow_name) / "logs"
+
+    def definition(self, workflow_name: str) -> Path:
+        """The description of a workflow, for programs that do not have its code."""
+        return self.workflow_dir(workflow_name) / "definition.json"
+
+    def config(self, workflow_name: str) -> Path:
+        """The configuration of a workflow, which its users edit."""
+        return self.workflow_dir(workflow_name) / "config.json"
+
+    def daily_log(self, workflow_name: str, day: date) -> Path:
+        """The log of what happened to all executions of a workflow on a day in UTC."""
+        return self.log_dir(workflow_name) / f"{day.isoformat()}.log"
+
+    def execution_log(self, workflow_name: str, execution_id: str) -> Path:
+        """The log of one execution: ``{execution_id}.log`` where every file system takes that for a name of its own.
+
+        An id with a colon or a capital letter, one of more than 200 characters, and one that Windows takes for a device
+        are written as far as they are safe, with ``~`` and the first 16 digits of the id's SHA-256 after them.
+        """
+        name = execution_id
+        if not _PLAIN_FILE_NAME.fullmatch(name) or _RESERVED.fullmatch(name):
+            digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+            safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:200]
+            name = f"{'_' if _RESERVED.fullmatch(name) else ''}{safe}~{digest}"
+        return self.log_dir(workflow_name) / "executions" / f"{name}.log"
+
+    def workflow_names(self) -> Iterator[str]:
+        """Yield the names of the workflows whose databases lie here, whether the registry knows them or not."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for path in sorted((self.root / "workflows").iterdir()):
+                if WORKFLOW_NAME.fullmatch(path.name) and self.database(path.name).is_file():
+                    yield path.name
 
     def relative(self, path: Path) -> str:
         """Return a path as it is stored: relative, with forward slashes."""
@@ -64,10 +99,15 @@ class RuntimeLayout:
         """Make the runtime directory, readable by its user alone."""
         self._make(self.root)
 
+    def make_workflows(self) -> None:
+        """Make the directory of all workflows."""
+        self._make(self.root / "workflows")
+
     def make_workflow(self, workflow_name: str) -> None:
         """Make a workflow's directories."""
-        self._make(self.root / "workflows")
+        self.make_workflows()
         self._make(self.workflow_dir(workflow_name))
+        self._make(self.log_dir(workflow_name))
         self._make(self.log_dir(workflow_name) / "executions")
 
     def write_definition(self, workflow_name: str, definition: Mapping[str, object]) -> None:
@@ -109,6 +149,12 @@ class RuntimeLayout:
         _write_atomically(self.definition(workflow_name), content)
         return True
 
+    def make_config(self, workflow_name: str, config: Mapping[str, object]) -> None:
+        """Write ``config.json`` unless it is there: it belongs to the workflow's users."""
+        path = self.config(workflow_name)
+        if not path.exists():
+            _write_atomically(path, pydantic_core.to_json(config, indent=2) + b"\n", replace=False)
+
     @staticmethod
     def _make(path: Path) -> None:
         try:
@@ -131,11 +177,13 @@ def _object_in(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def _write_atomically(path: Path, content: bytes, *, replace: bool = True) -> None:
     """Write a file as a whole or not at all.
 
-    Raises:
-        StorageError: It cannot be written; what was there before is there still.
+    Args:
+        path: The file.
+        content: What it is to hold.
+        replace: Whether a file that is there already, or comes to be there meanwhile, is replaced.
     """
     try:
         descriptor, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
@@ -143,10 +191,26 @@ def _write_atomically(path: Path, content: bytes) -> None:
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
-            temporary.replace(path)
+            if replace:
+                temporary.replace(path)
+            else:
+                _place(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         advice = "check that this user may write the directory"
         raise file_error(error, path, "cannot write this file", advice) from error
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Give a file its name unless that is taken."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            temporary.replace(path)
+            return
+    temporary.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,14 +26,14 @@ from workflow_core.errors import (
 from workflow_core.models import CircuitBreakerConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from workflow_core.context import WorkflowContext
     from workflow_core.definitions.document import StepDefinition, WorkflowDefinition
     from workflow_core.definitions.executors import Executor
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["ExecutorError", "PermanentExecutorError", "StepConfigError", "compiled", "compiled_text"]
-
-logger = logging.getLogger("workflow_core.steps")
 
 
 class StepConfigError(NonRetryableError):
@@ -190,8 +189,7 @@ class _Run:
 
     async def _attempt(self, step: StepDefinition, executor: Executor) -> object:
         config = self._config(step, executor)
-        attempt = self._ctx.attempt
-        context = ExecutorContext(self._ctx, step.id, attempt, _logger(self._ctx, step.id, attempt))
+        context = ExecutorContext(self._ctx, step.id, self._ctx.attempt, self._ctx.logger)
         outcome = await self._ctx._execution.engine.invoke(executor.function, config, context)
         match outcome:
             case Success(value):
@@ -227,19 +225,6 @@ class _Run:
         raise StepConfigError(f'Invalid config of step "{step.id}"')
 
 
-def _logger(ctx: WorkflowContext[Any], step_id: str, attempt: int) -> logging.LoggerAdapter[logging.Logger]:
-    own: logging.LoggerAdapter[logging.Logger] | None = getattr(ctx, "logger", None)
-    return own or logging.LoggerAdapter(
-        logger,
-        {
-            "workflow_name": ctx.workflow_name,
-            "execution_id": ctx.execution_id,
-            "step_id": step_id,
-            "attempt": attempt,
-        },
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class _Values:
     """What the expressions of a step read."""
@@ -258,13 +243,14 @@ class _Values:
             case "steps":
                 return self.results[str(path[0])], path[1:]
             case root:
-                values = getattr(getattr(self.ctx, "config", None), root, {})
-                if path[0] not in values:
-                    raise ExpressionError(f"{expression.text} has no value: {_missing(values, str(path[0]))}")
-                return values[path[0]], path[1:]
+                values: Mapping[str, str] = getattr(self.ctx.config, root)
+                name = str(path[0])
+                if name not in values:
+                    raise ExpressionError(f"{expression.text} has no value: {_missing(values, name)}")
+                return values[name], path[1:]
 
 
-def _missing(values: Any, name: str) -> str:  # noqa: ANN401 - the mapping of a configuration
+def _missing(values: Mapping[str, str], name: str) -> str:
     try:
         values[name]
     except (WorkflowCoreError, KeyError) as error:
