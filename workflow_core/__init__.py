@@ -40,9 +40,11 @@ from workflow_core.models import (
     StepResult,
     StepStatus,
 )
+from workflow_core.retention import CleanupReport
 from workflow_core.serialization import Serializer
 from workflow_core.settings import Settings
 from workflow_core.step import StepBuilder
+from workflow_core.summaries import ExecutionSummary, WorkflowStats
 from workflow_core.workflow import Workflow
 
 __all__ = [
@@ -62,6 +64,9 @@ __all__ = [
     "StepResult",
     "StepStatus",
     "ErrorInfo",
+    "ExecutionSummary",
+    "WorkflowStats",
+    "CleanupReport",
     # Seams
     "Clock",
     "SystemClock",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, cast, overload
 from typing_extensions import TypeVar
 
 from workflow_core.config import ContextConfig
-from workflow_core.errors import ValidationError
+from workflow_core.errors import ValidationError, shown
 from workflow_core.step import StepBuilder, run_skip, run_sleep, validate_step_id
 from workflow_core.workflow_logger import WorkflowLogger
 
@@ -158,8 +158,8 @@ class WorkflowContext(Generic[InputT]):
             ValidationError: The duration is negative, or longer than ``Settings.max_sleep_ms``.
         """
         if duration is None:
-            raise ValidationError(f'A sleep has an id and a duration, as in ctx.sleep("pause", {step_id!r})')
-        validate_step_id(step_id)
+            raise ValidationError(f'A sleep has an id and a duration, as in ctx.sleep("pause", {shown(step_id)})')
+        step_id = validate_step_id(step_id)
         longest = self._execution.engine.settings.max_sleep_ms
         milliseconds = duration / timedelta(milliseconds=1) if isinstance(duration, timedelta) else duration
         if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)):
@@ -169,6 +169,6 @@ class WorkflowContext(Generic[InputT]):
         if not 0 <= milliseconds <= longest:
             raise ValidationError(
                 f'Sleep "{step_id}": the duration must be between 0 and {longest} ms (Settings.max_sleep_ms), not '
-                f"{milliseconds} ms"
+                f"{shown(milliseconds)} ms"
             )
         await run_sleep(self._execution, step_id, round(milliseconds))

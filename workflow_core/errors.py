@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "error_text",
     "printable",
+    "shown",
     "WorkflowCoreError",
     "ValidationError",
     "UnstorableResultError",
@@ -56,6 +57,20 @@ def error_text(error: object) -> str:
 def printable(text: str) -> str:
     """Return a text with the surrogates that stand alone escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def shown(value: object, longest: int = 100) -> str:
+    """Return a value as an error message shows it: in short, printable, and whatever its ``__repr__`` does.
+
+    Args:
+        value: Anything.
+        longest: How many characters are shown.
+    """
+    try:
+        text = repr(value[:longest] if isinstance(value, (str, bytes)) else value)
+    except Exception:  # noqa: BLE001 - another's class may fail in any way, and numbers have a limit of digits
+        text = f"a value of type {type(value).__name__} that cannot be shown"
+    return printable(text)[:longest]
 
 
 class WorkflowCoreError(Exception):

@@ -152,6 +152,11 @@ class Execution:
 
     # History ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def last_seq(self) -> int:
+        """The highest position in the history."""
+        return self._seq
+
     def next_seq(self) -> int:
         """Take the next position in the history."""
         self._seq += 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from workflow_core import circuit_breaker
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.store import CircuitChange, StepRecord
+from workflow_core.definition import configured
 from workflow_core.errors import (
     CircuitOpenError,
     PanicError,
@@ -21,6 +22,7 @@ from workflow_core.errors import (
     ValidationError,
     WorkflowError,
     error_text,
+    shown,
 )
 from workflow_core.events import (
     CircuitClosed,
@@ -67,18 +69,22 @@ OpenHandler: TypeAlias = Callable[["WorkflowContext[Any]"], object]
 _LONGEST_STEP_ID = 255
 
 
-def validate_step_id(step_id: object) -> None:
-    """Refuse what cannot name a step.
+def validate_step_id(step_id: object) -> str:
+    """Return what names a step, as a plain string.
 
     Raises:
         ValidationError: It is not a string of 1 to 255 printable characters.
     """
-    if not isinstance(step_id, str) or not step_id or not step_id.strip():
-        raise ValidationError(f"A step id must be a non-empty string, not {step_id!r}")
-    if len(step_id) > _LONGEST_STEP_ID or not step_id.isprintable():
+    if not isinstance(step_id, str):
+        raise ValidationError(f"A step id must be a non-empty string, not {shown(step_id)}")
+    plain = str.__str__(step_id)
+    if not plain or not plain.strip():
+        raise ValidationError(f"A step id must be a non-empty string, not {shown(plain)}")
+    if len(plain) > _LONGEST_STEP_ID or not plain.isprintable():
         raise ValidationError(
-            f"A step id must be at most {_LONGEST_STEP_ID} printable characters; this one is {step_id[:60]!r}"
+            f"A step id must be at most {_LONGEST_STEP_ID} printable characters; this one is {shown(plain, 60)}"
         )
+    return plain
 
 
 class StepBuilder(Generic[ResultT]):
@@ -106,10 +112,10 @@ class StepBuilder(Generic[ResultT]):
         returns: object = None,
         timeout_ms: float | None = None,
     ) -> None:
-        validate_step_id(step_id)
+        step_id = validate_step_id(step_id)
         if not callable(handler):
             raise ValidationError(
-                f'Step "{step_id}": the handler must be a function without arguments, not {handler!r}'
+                f'Step "{step_id}": the handler must be a function without arguments, not {shown(handler)}'
             )
         validate_timeout(f'Step "{step_id}"', timeout_ms)
         if execution.codec.secrets.known:
@@ -140,13 +146,15 @@ class StepBuilder(Generic[ResultT]):
         Raises:
             ValidationError: A key is neither an error class nor a string, or a value is no function of two arguments.
         """
+        if not isinstance(handlers, Mapping):
+            raise ValidationError(f'Step "{self.step_id}": on_error takes a dictionary, not {shown(handlers)}')
         for key, handler in dict(handlers).items():
             if not (isinstance(key, str) or (isinstance(key, type) and issubclass(key, BaseException))):
                 raise ValidationError(
-                    f'Step "{self.step_id}": on_error takes error classes, class names and "default", not {key!r}'
+                    f'Step "{self.step_id}": on_error takes error classes, class names and "default", not {shown(key)}'
                 )
             if not callable(handler):
-                raise ValidationError(f'Step "{self.step_id}": the on_error handler for {key!r} is not callable')
+                raise ValidationError(f'Step "{self.step_id}": the on_error handler for {shown(key)} is not callable')
             self._check_arguments(f"on_error handler for {key!r}", handler, "error", "context")
             self._on_error[key] = handler
         return self
@@ -196,9 +204,9 @@ class StepBuilder(Generic[ResultT]):
             **changes: Fields of `RetryConfig` to change, such as ``max_attempts=5``.
 
         Raises:
-            ValidationError: A value is out of range.
+            ValidationError: It is no configuration, or a value is out of range.
         """
-        base = config or self._execution.retry_config
+        base = self._execution.retry_config if config is None else configured(RetryConfig, config)
         self._retry = RetryConfig(**{**base.model_dump(), **changes}) if changes else base
         return self
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import heapq
 import logging
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
+from workflow_core.database import removal
 from workflow_core.database.backup import back_up
 from workflow_core.database.connection import after_fork, closed_error, roll_back
 from workflow_core.database.diagnosis import storage_error
@@ -18,20 +20,25 @@ from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.database.store import ExecutionRecord, NewExecution
     from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner
+    from workflow_core.summaries import ExecutionSummary, Position
 
 __all__ = ["DirectoryStore"]
 
 logger = logging.getLogger("workflow_core")
 
 _NEW_CONFIG = {"environment": "development", "variables": {}, "secrets": {}}
+_REMOVED_AT_A_TIME = 100
+"""How many removed executions are taken out of the registry while it is locked."""
 
 
 class DirectoryStore:
@@ -169,6 +176,10 @@ class DirectoryStore:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
         name, execution_id = execution.workflow_name, execution.execution_id
         store = self.workflow(name)
+        if self._workflow_of(execution_id) == name:  # who only asks again need not wait for the registry's lock
+            existing = await store.load_execution(execution_id)
+            if existing is not None:
+                return existing
         self._registry_rows(
             "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
             (execution_id, name),
@@ -232,23 +243,98 @@ class DirectoryStore:
             circuits |= await store.load_circuits(workflow_name)
         return circuits
 
-    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
-        """Read all executions that are not at rest, of all workflows."""
-        found: list[tuple[ExecutionRecord, Owner | None, int | None]] = []
+    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+        """Read executions that are not at rest, of all workflows, the earliest started first."""
+        found: list[UnfinishedExecution] = []
         for name in self.workflow_names():
             if self.layout.database(name).exists():
                 try:
-                    found += await self.workflow(name).unfinished_executions()
+                    found += await self.workflow(name).unfinished_executions(after, limit)
                 except StorageError:  # one damaged database must not keep the others from being recovered
                     logger.exception('The executions of workflow "%s" cannot be read', name)
-        return found
+        return heapq.nsmallest(limit, found, key=lambda execution: execution.position)
 
     async def list_executions(
-        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
-    ) -> list[ExecutionRecord]:
-        """Read executions, the latest started first."""
-        found: list[ExecutionRecord] = []
+        self,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> list[ExecutionSummary]:
+        """Read executions in short, the latest started first."""
+        found: list[ExecutionSummary] = []
         for store in self._existing_stores(workflow_name):
-            found += await store.list_executions(workflow_name, status, limit + offset)
-        found.sort(key=lambda record: (-record.started_at.timestamp(), record.execution_id))
-        return found[offset : offset + limit]
+            found += await store.list_executions(
+                None, status, limit, started_after=started_after, started_before=started_before, before=before
+            )
+        return heapq.nlargest(limit, found, key=lambda summary: (summary.started_at, summary.execution_id))
+
+    async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
+        """Count the executions by workflow and status."""
+        counts: dict[str, dict[ExecutionStatus, int]] = {}
+        for store in self._existing_stores(workflow_name):
+            counts |= await store.count_executions(workflow_name)
+        return counts
+
+    # Removing --------------------------------------------------------------------------------------------------------
+
+    async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
+        """Return the names of the workflows that have a database, or of those the one that is named."""
+        names = self.workflow_names() if workflow_name is None else [workflow_name]
+        return [name for name in names if self.layout.database(name).exists()]
+
+    async def executions_to_remove(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int
+    ) -> list[Candidate]:
+        """Read which executions of a workflow have expired, the earliest started first."""
+        return await self.workflow(workflow_name).executions_to_remove(workflow_name, expiry, after, limit)
+
+    async def executions_removed(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int, enough: Callable[[], bool]
+    ) -> tuple[list[Candidate], Position | None]:
+        """Remove expired executions from their database; `removal_finished` does the rest."""
+        return await self.workflow(workflow_name).executions_removed(
+            workflow_name, expiry, after, limit, enough, known_elsewhere=True
+        )
+
+    async def removal_finished(self, workflow_name: str) -> None:
+        """Take executions that are removed from their database out of the registry's index, and remove their logs.
+
+        While the registry is locked no execution can start, so none can take an id between the look and the removal.
+        """
+        store = self.workflow(workflow_name)
+        while store.names_removed(1):
+            with self._registry.transaction() as registry:
+                found = store.names_removed(_REMOVED_AT_A_TIME)
+                gone = [execution_id for execution_id, in_use in found if not in_use]
+                registry.executemany(
+                    "DELETE FROM execution_index WHERE execution_id = ? AND workflow_name = ?",
+                    [(execution_id, workflow_name) for execution_id in gone],
+                )
+                for execution_id in gone:
+                    self.layout.remove_execution_log(workflow_name, execution_id)
+            store.forget_removed([execution_id for execution_id, _ in found])
+
+    async def logs_removed(self, workflow_name: str, before: datetime, dry_run: bool) -> int:
+        """Remove a workflow's daily logs of the days that were over at ``before``; return how many."""
+        logs = self.layout.daily_logs(workflow_name, before)
+        if not dry_run:
+            for log in logs:
+                self.layout.remove(log)
+        return len(logs)
+
+    async def space(self, workflow_name: str) -> Space:
+        """Tell how much room a workflow's database takes."""
+        return await self.workflow(workflow_name).space(workflow_name)
+
+    async def shrunk(self, workflow_name: str, pages: int) -> bool:
+        """Give free pages of a workflow's database, and of the registry, back to the file system."""
+        more = await self.workflow(workflow_name).shrunk(workflow_name, pages)
+        with self._lock:
+            try:
+                return removal.shrink(self._registry.open(), pages) or more
+            except sqlite3.Error as error:
+                raise storage_error(error, str(self.layout.registry)) from error

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import tempfile
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,7 @@ from workflow_core.database.diagnosis import file_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from datetime import date
+    from datetime import date, datetime
 
 __all__ = ["WORKFLOW_NAME", "RuntimeLayout"]
 
@@ -30,6 +32,9 @@ _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGN
 
 _OF_A_DOCUMENT = frozenset({"steps", "output", "continue_on_error"})
 """Keys of ``definition.json`` that the documents of declarative workflows alone have."""
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+logger = logging.getLogger("workflow_core")
 
 
 class RuntimeLayout:
@@ -90,6 +95,24 @@ class RuntimeLayout:
             for path in sorted((self.root / "workflows").iterdir()):
                 if WORKFLOW_NAME.fullmatch(path.name) and self.database(path.name).is_file():
                     yield path.name
+
+    def remove_execution_log(self, workflow_name: str, execution_id: str) -> None:
+        """Remove the log of one execution, if there is one."""
+        self.remove(self.execution_log(workflow_name, execution_id))
+
+    def daily_logs(self, workflow_name: str, before: datetime) -> list[Path]:
+        """Return the daily logs of a workflow, of the days that were over at ``before`` (UTC)."""
+        over = before.astimezone(UTC).date().isoformat()
+        logs = self.log_dir(workflow_name).glob("????-??-??.log")
+        return sorted(log for log in logs if _DAY.fullmatch(log.stem) and log.stem < over)
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove a file; one that cannot be removed is left, with a warning."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s: cannot remove this file: %s", path, error.strerror)
 
     def relative(self, path: Path) -> str:
         """Return a path as it is stored: relative, with forward slashes."""
