@@ -200,6 +200,7 @@ class Environment:
             self.processes.end(old.owner)
             new = self.open_engine()
             new.definitions = old.definitions
+            new.configurations.succeed(old.configurations)
         self.clock.bury(old, SimulatedCrash())
         return new
 
@@ -325,6 +326,11 @@ class WorkflowHarness:
     def define(self) -> Any:  # noqa: ANN401 - as WorkflowEngine.define
         """Define a workflow in this engine alone; usable as a function and as a decorator."""
         return self.engine.define
+
+    @property
+    def configure(self) -> Any:  # noqa: ANN401 - as WorkflowEngine.configure
+        """Configure a workflow in memory: its environment, variables and secrets; simulated crashes do not undo it."""
+        return self.engine.configure
 
     def run(
         self,

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from typing_extensions import TypeVar
 
-from workflow_core.errors import ValidationError
-from workflow_core.step import StepBuilder, run_sleep, validate_step_id
+from workflow_core.config import ContextConfig
+from workflow_core.errors import ValidationError, shown
+from workflow_core.step import StepBuilder, run_skip, run_sleep, validate_step_id
+from workflow_core.workflow_logger import WorkflowLogger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +33,7 @@ class WorkflowContext(Generic[InputT]):
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
+        self._logger: WorkflowLogger | None = None
 
     def __repr__(self) -> str:
         return f"<WorkflowContext {self.workflow_name} {self.execution_id}>"
@@ -59,6 +62,22 @@ class WorkflowContext(Generic[InputT]):
     def restart_attempt(self) -> int:
         """1, and one more for each restart of the execution."""
         return self._execution.restart_attempt
+
+    @property
+    def config(self) -> ContextConfig:
+        """The workflow's ``config.json``: ``environment``, ``variables`` and ``secrets``, read when they are used."""
+        execution = self._execution
+        return ContextConfig(execution.engine.configurations, execution.definition.name)
+
+    @property
+    def logger(self) -> WorkflowLogger:
+        """A logger whose records name the execution, the step and the attempt; they go into the log files as well.
+
+        Code that runs again after a crash logs again. Secrets are masked.
+        """
+        if self._logger is None:
+            self._logger = WorkflowLogger(self._execution)
+        return self._logger
 
     @overload
     def step(
@@ -101,6 +120,27 @@ class WorkflowContext(Generic[InputT]):
         """
         return StepBuilder(self._execution, step_id, handler, returns=returns, timeout_ms=timeout_ms)
 
+    async def skip(self, step_id: str, result: object = None) -> object:
+        """Record that a step is skipped, so that the history tells why there is nothing of it.
+
+        Whether a step is skipped must depend on what is recorded, like everything that decides the course of a
+        workflow. A skipped step is never run again in this run; a restart of the execution decides anew, because what
+        made the step pointless may succeed then.
+
+        Args:
+            step_id: Names the step in this execution; 1 to 255 printable characters.
+            result: What the step returns instead.
+
+        Returns:
+            The recorded result: of a step that was completed before, what that had returned.
+
+        Raises:
+            StepConflictError: The step has begun already.
+            ValidationError: The id is not acceptable, or the result cannot be stored.
+        """
+        validate_step_id(step_id)
+        return await run_skip(self._execution, step_id, result)
+
     @overload
     async def sleep(self, step_id: str, duration: float) -> None: ...
 
@@ -118,8 +158,8 @@ class WorkflowContext(Generic[InputT]):
             ValidationError: The duration is negative, or longer than ``Settings.max_sleep_ms``.
         """
         if duration is None:
-            raise ValidationError(f'A sleep has an id and a duration, as in ctx.sleep("pause", {step_id!r})')
-        validate_step_id(step_id)
+            raise ValidationError(f'A sleep has an id and a duration, as in ctx.sleep("pause", {shown(step_id)})')
+        step_id = validate_step_id(step_id)
         longest = self._execution.engine.settings.max_sleep_ms
         milliseconds = duration / timedelta(milliseconds=1) if isinstance(duration, timedelta) else duration
         if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)):
@@ -129,6 +169,6 @@ class WorkflowContext(Generic[InputT]):
         if not 0 <= milliseconds <= longest:
             raise ValidationError(
                 f'Sleep "{step_id}": the duration must be between 0 and {longest} ms (Settings.max_sleep_ms), not '
-                f"{milliseconds} ms"
+                f"{shown(milliseconds)} ms"
             )
         await run_sleep(self._execution, step_id, round(milliseconds))

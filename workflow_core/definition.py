@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import pydantic
 
 from workflow_core.database.layout import WORKFLOW_NAME
-from workflow_core.errors import ValidationError, WorkflowRedefinedWarning
+from workflow_core.errors import ValidationError, WorkflowRedefinedWarning, printable, shown
 from workflow_core.models import PanicConfig, RetryConfig
 from workflow_core.serialization import ReturnType
 from workflow_core.signatures import takes
@@ -33,6 +33,8 @@ class Definition:
     Attributes:
         returns: The declared type of its output.
         input_type: The declared type of its input, from ``WorkflowContext[Order]``; ``None`` if none is declared.
+        document: The document that it was made of, as JSON, if it is declarative; executions keep it.
+        revision: Tells one document from another.
     """
 
     name: str
@@ -43,6 +45,12 @@ class Definition:
     panic_config: PanicConfig = field(default_factory=PanicConfig)
     returns: ReturnType | None = None
     input_type: ReturnType | None = None
+    document: str | None = None
+    revision: str | None = None
+
+    def is_revision_of(self, other: Definition) -> bool:
+        """Tell whether both are made of the same document."""
+        return self.revision is not None and self.revision == other.revision
 
 
 class Definitions:
@@ -54,12 +62,16 @@ class Definitions:
     def add(self, definition: Definition, stacklevel: int) -> None:
         """Add a workflow; replace one of the same name, with a warning if its handler is another."""
         known = self._by_name.get(definition.name)
-        if known is not None and known.handler is not definition.handler:
+        if known is not None and known.handler is not definition.handler and not known.is_revision_of(definition):
             warnings.warn(
                 f'Workflow "{definition.name}" is defined again with another handler; the new one replaces it',
                 WorkflowRedefinedWarning,
                 stacklevel=stacklevel,
             )
+        self._by_name[definition.name] = definition
+
+    def replace(self, definition: Definition) -> None:
+        """Add a workflow, or another revision of one, without a warning."""
         self._by_name[definition.name] = definition
 
     def get(self, name: str) -> Definition | None:
@@ -98,21 +110,27 @@ def make_definition(
     """
     if not isinstance(name, str) or not WORKFLOW_NAME.fullmatch(name):
         raise ValidationError(
-            f"Invalid workflow name {name!r:.100}: use 1 to 128 of the characters A-Z a-z 0-9 . _ -, beginning with a "
+            f"Invalid workflow name {shown(name)}: use 1 to 128 of the characters A-Z a-z 0-9 . _ -, beginning with a "
             "letter or a digit"
         )
+    name = str.__str__(name)
     if not callable(handler):
-        raise ValidationError(f'Workflow "{name}": the handler must be a function of the context, not {handler!r}')
+        raise ValidationError(f'Workflow "{name}": the handler must be a function of the context, not {shown(handler)}')
     if not takes(handler, 1):
         raise ValidationError(
-            f'Workflow "{name}": the handler is called with the context alone; {handler!r} cannot be called like that'
+            f'Workflow "{name}": the handler is called with the context alone; {shown(handler)} cannot be called so'
         )
-    described = description if description is not None else (getattr(handler, "__doc__", None) or "").strip()
+    for what, text in (("description", description), ("version", version)):
+        if text is not None and (not isinstance(text, str) or printable(text) != text):
+            raise ValidationError(f'Workflow "{name}": the {what} must be a text, not {shown(text)}')
+    if description is None:
+        documented = getattr(handler, "__doc__", None)
+        description = printable(documented).strip() if isinstance(documented, str) else ""
     return Definition(
         name=name,
         handler=handler,
-        description=described.partition("\n")[0],
-        version=version,
+        description=description.partition("\n")[0],
+        version=version or "1.0.0",
         retry_config=configured(RetryConfig, retry_config),
         panic_config=configured(PanicConfig, panic_config),
         returns=ReturnType(handler),
@@ -131,9 +149,13 @@ def configured(cls: type[_ConfigT], given: _ConfigT | dict[str, Any] | None) -> 
     """
     if given is None:
         return cls()
-    if isinstance(given, cls):
+    if type(given) is cls:
         return given
+    if isinstance(given, cls):  # what a subclass adds could not be read back
+        return cls(**{name: getattr(given, name) for name in cls.model_fields})
     if isinstance(given, dict):
+        if not all(isinstance(key, str) for key in given):
+            raise ValidationError(f"The fields of a {cls.__name__} have names; {shown(given)} has other keys")
         return cls(**given)
     raise ValidationError(f"Expected a {cls.__name__} or a dictionary of its fields, not {type(given).__name__}")
 

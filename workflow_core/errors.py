@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "error_text",
     "printable",
+    "shown",
     "WorkflowCoreError",
     "ValidationError",
     "UnstorableResultError",
@@ -29,6 +30,9 @@ __all__ = [
     "CircuitOpenError",
     "StepInterruptedError",
     "NonRetryableError",
+    "RetryLaterError",
+    "ConfigurationError",
+    "MissingConfigurationError",
     "RecordedError",
     "LeaseLostError",
     "StorageError",
@@ -55,6 +59,20 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def shown(value: object, longest: int = 100) -> str:
+    """Return a value as an error message shows it: in short, printable, and whatever its ``__repr__`` does.
+
+    Args:
+        value: Anything.
+        longest: How many characters are shown.
+    """
+    try:
+        text = repr(value[:longest] if isinstance(value, (str, bytes)) else value)
+    except Exception:  # noqa: BLE001 - another's class may fail in any way, and numbers have a limit of digits
+        text = f"a value of type {type(value).__name__} that cannot be shown"
+    return printable(text)[:longest]
+
+
 class WorkflowCoreError(Exception):
     """Base class of every error that the engine raises by itself."""
 
@@ -71,14 +89,15 @@ class ValidationError(WorkflowCoreError, ValueError):
         self.errors: list[ErrorDetails] = list(errors)
 
     @classmethod
-    def from_pydantic(cls, what: str, error: pydantic.ValidationError) -> ValidationError:
+    def from_pydantic(cls, what: str, error: pydantic.ValidationError, *, with_input: bool = True) -> ValidationError:
         """Turn pydantic's error into ours, with the path of each mistake in the message.
 
         Args:
             what: What was being validated, for example ``"retry configuration"``.
             error: The error that pydantic raised.
+            with_input: Whether `errors` holds what was given; not where that may be a secret.
         """
-        details = error.errors(include_url=False)
+        details = error.errors(include_url=False, include_input=with_input)
         lines = [f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}" for item in details]
         return cls(f"Invalid {what}: " + "; ".join(lines), details)
 
@@ -166,6 +185,33 @@ class StepInterruptedError(WorkflowCoreError):
 
 class NonRetryableError(WorkflowCoreError):
     """Raise this, or a subclass, in a step to fail it at once: no further attempt is made."""
+
+
+class RetryLaterError(WorkflowCoreError):
+    """Raise this, or a subclass, in a step whose next attempt has to wait at least so long.
+
+    The wait is the longer one of this and of the back-off, and ``RetryConfig.max_backoff_ms`` does not shorten it.
+
+    Attributes:
+        retry_after_ms: Milliseconds, as a service asks for by ``Retry-After``.
+    """
+
+    def __init__(self, message: str, retry_after_ms: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
+class ConfigurationError(NonRetryableError):
+    """A workflow's ``config.json`` is wrong, or an environment variable that it names is not set.
+
+    A step that meets it fails at once; correct the configuration and restart the execution.
+    """
+
+
+class MissingConfigurationError(ConfigurationError, KeyError):
+    """A variable or a secret that a workflow asked for is not configured."""
+
+    __str__ = Exception.__str__  # that of KeyError shows the message as a literal
 
 
 class RecordedError(WorkflowCoreError):

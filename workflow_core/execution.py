@@ -52,10 +52,10 @@ __all__ = ["Execution", "result_of", "where"]
 
 ResultT = TypeVar("ResultT")
 
-_frame: contextvars.ContextVar[tuple[Execution, int] | None] = contextvars.ContextVar(
+_frame: contextvars.ContextVar[tuple[Execution, int, str] | None] = contextvars.ContextVar(
     "workflow_core_frame", default=None
 )
-"""The execution and the attempt that run in this task."""
+"""The execution, the attempt and the step that run in this task."""
 
 
 class _Frame:
@@ -63,8 +63,8 @@ class _Frame:
 
     __slots__ = ("_frame", "_token")
 
-    def __init__(self, execution: Execution, attempt: int) -> None:
-        self._frame = (execution, attempt)
+    def __init__(self, execution: Execution, attempt: int, step_id: str) -> None:
+        self._frame = (execution, attempt, step_id)
 
     def __enter__(self) -> None:
         self._token = _frame.set(self._frame)
@@ -116,6 +116,10 @@ class Execution:
         self.store: WorkflowStore = engine.store_of(self)
         self.context: WorkflowContext[Any] = WorkflowContext(self)
         self.observed = engine.observed
+        self.workflow_name = definition.name
+        self.log = engine.log_files
+        self.step_log = self.log if self.log is not None and self.log.logs_steps else None
+        self.watched = self.observed or self.log is not None
         self.opening: Event | None = None
         self.doom: BaseException | None = None
         self.bodies = 0
@@ -148,6 +152,11 @@ class Execution:
 
     # History ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def last_seq(self) -> int:
+        """The highest position in the history."""
+        return self._seq
+
     def next_seq(self) -> int:
         """Take the next position in the history."""
         self._seq += 1
@@ -160,12 +169,19 @@ class Execution:
 
     def opens_with(self, event: Event, seq: int, at: datetime) -> None:
         """Note by what this run begins; the observers are told before anything of it runs."""
-        if self.observed:
+        if self.watched:
             self.opening = event.stamped(seq, at, self.execution_id, self.definition.name)
 
     async def emit(self, event: Event, seq: int, at: datetime) -> None:
-        """Tell the observers of an event that was committed."""
-        await self.engine.emit(event.stamped(seq, at, self.execution_id, self.definition.name))
+        """Log an event that was committed, and tell the observers of it."""
+        await self.tell(event.stamped(seq, at, self.execution_id, self.definition.name))
+
+    async def tell(self, event: Event) -> None:
+        """Log an event that knows its place, and tell the observers of it."""
+        if self.log is not None:
+            self.log.event(event)
+        if self.observed:
+            await self.engine.emit(event)
 
     # What runs at the moment -----------------------------------------------------------------------------------------
 
@@ -174,9 +190,14 @@ class Execution:
         frame = _frame.get()
         return frame[1] if frame is not None and frame[0] is self else 1
 
-    def frame(self, attempt: int) -> _Frame:
-        """Make ``attempt`` the current one in this task, in a ``with`` block."""
-        return _Frame(self, attempt)
+    def current_step(self) -> str | None:
+        """Return the id of the step that runs in this task; ``None`` outside every step."""
+        frame = _frame.get()
+        return frame[2] if frame is not None and frame[0] is self else None
+
+    def frame(self, attempt: int, step_id: str) -> _Frame:
+        """Make ``attempt`` of a step the current one in this task, in a ``with`` block."""
+        return _Frame(self, attempt, step_id)
 
     def begin_activity(self, step_id: str) -> None:
         """Mark a step or sleep as running.
@@ -338,7 +359,7 @@ class Execution:
             error = self.doom or raised
         if error is not None:
             return await self._ended_by(error)
-        if self.observed:
+        if self.watched:
             await self.emit(ExecutionCompleted(), seq, at)
         return None
 
@@ -413,7 +434,7 @@ class Execution:
         self.status, self.record.completed_at, self.record.error_data = "failed", at, info.model_dump_json()
         self.record.restart_at = None
         self._abandon_steps()
-        if self.observed:
+        if self.watched:
             await self.emit(ExecutionFailed(info.type, info.message), seq, at)
 
     def _abandon_steps(self) -> bool:
@@ -438,7 +459,7 @@ class Execution:
         data = pydantic_core.to_json(event.named_fields()).decode()
         await self.store.execution_panicked(self.lease, info.model_dump_json(), str(info), restart_at, data, seq, at)
         self.status, self.record.restart_at, self.record.error_data = "panicked", restart_at, info.model_dump_json()
-        if self.observed:
+        if self.watched:
             await self.emit(event, seq, at)
 
     def _describe(self, error: BaseException) -> ErrorInfo:
@@ -446,12 +467,14 @@ class Execution:
         cause = error
         while isinstance(cause, StepFailure) and cause.original_error is not None:
             cause = cause.original_error
+        redact = self.codec.secrets.redact
+        indicator = error.indicator if isinstance(error, PanicError) else None
         return ErrorInfo(
-            type=error_name(cause),
-            message=error_text(cause),
+            type=redact(error_name(cause)),
+            message=redact(error_text(cause)),
             step_id=failure.step_id if failure is not None else None,
             attempt=failure.attempt if failure is not None else None,
-            indicator=error.indicator if isinstance(error, PanicError) else None,
+            indicator=None if indicator is None else redact(indicator),
         )
 
     async def restart(self, *, by_hand: bool = False) -> Execution:

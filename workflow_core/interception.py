@@ -22,6 +22,8 @@ __all__ = ["guarded", "guarded_for"]
 
 _READS: Final = frozenset(
     {
+        "count_executions",
+        "executions_to_remove",
         "list_executions",
         "load_circuits",
         "load_errors",
@@ -29,10 +31,13 @@ _READS: Final = frozenset(
         "load_execution",
         "load_owner",
         "load_steps",
+        "space",
         "unfinished_executions",
+        "workflows_with_executions",
     }
 )
-_WAITED_FOR: Final = (frozenset(DURABLE_POINTS) | _READS | {"workflow_defined"}) - {"execution_released"}
+_REMOVAL: Final = frozenset({"executions_removed", "removal_finished", "shrunk"})
+_WAITED_FOR: Final = (frozenset(DURABLE_POINTS) | _READS | _REMOVAL | {"workflow_defined"}) - {"execution_released"}
 """What is tried again. An execution is released when its process has no time left for it."""
 
 
@@ -84,14 +89,16 @@ class _Guarded:
         self.__dict__[name] = attribute
         return attribute
 
-    async def _tried(self, patience: Patience, method: Callable[..., Awaitable[object]], *args: object) -> object:
+    async def _tried(
+        self, patience: Patience, method: Callable[..., Awaitable[object]], *args: object, **kwargs: object
+    ) -> object:
         try:
-            return await method(*args)
+            return await method(*args, **kwargs)
         except StorageError as error:
             if not error.is_transient:
                 raise
             failure = error
-        return await patience.again(failure, functools.partial(method, *args), self._execution)
+        return await patience.again(failure, functools.partial(method, *args, **kwargs), self._execution)
 
     async def _observed(
         self, hooks: pluggy.HookRelay, name: str, method: Callable[..., Awaitable[object]], *args: object

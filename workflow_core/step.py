@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from workflow_core import circuit_breaker
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.store import CircuitChange, StepRecord
+from workflow_core.definition import configured
 from workflow_core.errors import (
     CircuitOpenError,
     PanicError,
@@ -21,6 +22,7 @@ from workflow_core.errors import (
     ValidationError,
     WorkflowError,
     error_text,
+    shown,
 )
 from workflow_core.events import (
     CircuitClosed,
@@ -38,7 +40,7 @@ from workflow_core.events import (
 from workflow_core.failures import classes_of, error_name, rebuild_error, record_error
 from workflow_core.hookspecs import Attempt, AttemptHandler, StepDescription
 from workflow_core.models import CircuitBreakerConfig, RetryConfig
-from workflow_core.retry import backoff_ms, is_retryable
+from workflow_core.retry import is_retryable, wait_ms
 from workflow_core.serialization import ReturnType
 from workflow_core.signatures import takes
 from workflow_core.timeouts import Timeout, cancelled_from_outside, validate_timeout
@@ -54,7 +56,7 @@ if TYPE_CHECKING:
     from workflow_core.execution import Execution
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["StepBuilder", "ErrorHandler", "OpenHandler", "run_sleep", "validate_step_id"]
+__all__ = ["StepBuilder", "ErrorHandler", "OpenHandler", "run_skip", "run_sleep", "validate_step_id"]
 
 ResultT = TypeVar("ResultT")
 
@@ -67,18 +69,22 @@ OpenHandler: TypeAlias = Callable[["WorkflowContext[Any]"], object]
 _LONGEST_STEP_ID = 255
 
 
-def validate_step_id(step_id: object) -> None:
-    """Refuse what cannot name a step.
+def validate_step_id(step_id: object) -> str:
+    """Return what names a step, as a plain string.
 
     Raises:
         ValidationError: It is not a string of 1 to 255 printable characters.
     """
-    if not isinstance(step_id, str) or not step_id or not step_id.strip():
-        raise ValidationError(f"A step id must be a non-empty string, not {step_id!r}")
-    if len(step_id) > _LONGEST_STEP_ID or not step_id.isprintable():
+    if not isinstance(step_id, str):
+        raise ValidationError(f"A step id must be a non-empty string, not {shown(step_id)}")
+    plain = str.__str__(step_id)
+    if not plain or not plain.strip():
+        raise ValidationError(f"A step id must be a non-empty string, not {shown(plain)}")
+    if len(plain) > _LONGEST_STEP_ID or not plain.isprintable():
         raise ValidationError(
-            f"A step id must be at most {_LONGEST_STEP_ID} printable characters; this one is {step_id[:60]!r}"
+            f"A step id must be at most {_LONGEST_STEP_ID} printable characters; this one is {shown(plain, 60)}"
         )
+    return plain
 
 
 class StepBuilder(Generic[ResultT]):
@@ -106,12 +112,14 @@ class StepBuilder(Generic[ResultT]):
         returns: object = None,
         timeout_ms: float | None = None,
     ) -> None:
-        validate_step_id(step_id)
+        step_id = validate_step_id(step_id)
         if not callable(handler):
             raise ValidationError(
-                f'Step "{step_id}": the handler must be a function without arguments, not {handler!r}'
+                f'Step "{step_id}": the handler must be a function without arguments, not {shown(handler)}'
             )
         validate_timeout(f'Step "{step_id}"', timeout_ms)
+        if execution.codec.secrets.known:
+            execution.codec.refuse_secrets(step_id, "the id of a step")
         self.step_id = step_id
         self._execution = execution
         self._handler = handler
@@ -138,13 +146,15 @@ class StepBuilder(Generic[ResultT]):
         Raises:
             ValidationError: A key is neither an error class nor a string, or a value is no function of two arguments.
         """
+        if not isinstance(handlers, Mapping):
+            raise ValidationError(f'Step "{self.step_id}": on_error takes a dictionary, not {shown(handlers)}')
         for key, handler in dict(handlers).items():
             if not (isinstance(key, str) or (isinstance(key, type) and issubclass(key, BaseException))):
                 raise ValidationError(
-                    f'Step "{self.step_id}": on_error takes error classes, class names and "default", not {key!r}'
+                    f'Step "{self.step_id}": on_error takes error classes, class names and "default", not {shown(key)}'
                 )
             if not callable(handler):
-                raise ValidationError(f'Step "{self.step_id}": the on_error handler for {key!r} is not callable')
+                raise ValidationError(f'Step "{self.step_id}": the on_error handler for {shown(key)} is not callable')
             self._check_arguments(f"on_error handler for {key!r}", handler, "error", "context")
             self._on_error[key] = handler
         return self
@@ -194,9 +204,9 @@ class StepBuilder(Generic[ResultT]):
             **changes: Fields of `RetryConfig` to change, such as ``max_attempts=5``.
 
         Raises:
-            ValidationError: A value is out of range.
+            ValidationError: It is no configuration, or a value is out of range.
         """
-        base = config or self._execution.retry_config
+        base = self._execution.retry_config if config is None else configured(RetryConfig, config)
         self._retry = RetryConfig(**{**base.model_dump(), **changes}) if changes else base
         return self
 
@@ -350,10 +360,13 @@ class _StepRun:
         record.stored, record.status, record.attempt = True, "running", attempt
         record.started_at, record.started_seq = at, started_seq
         record.error_message = record.next_attempt_at = None
-        if cut_off and execution.observed:
+        if cut_off and execution.watched:
             await execution.emit(StepInterrupted(record.step_id, earlier_attempt), earlier_seq, at)
         if execution.observed:
             await execution.emit(StepStarted(record.step_id, attempt), started_seq, at)
+        elif execution.step_log is not None:
+            name, execution_id = execution.workflow_name, execution.execution_id
+            execution.step_log.step((name, at, execution_id, started_seq, "StepStarted", record.step_id, attempt))
 
     def leave_body(self) -> None:
         """Note that the step's own function does not run any more."""
@@ -367,7 +380,7 @@ class _StepRun:
         if execution.engine.wraps_attempts:
             for wrap in execution.engine.attempt_wrappers(self._describe(attempt)):
                 call = wrap(call)
-        with execution.frame(attempt):
+        with execution.frame(attempt, builder.step_id):
             if builder._timeout_ms is None:
                 return await call()
             timeout = Timeout(execution.engine.clock, builder._timeout_ms)
@@ -460,8 +473,12 @@ class _StepRun:
         record.completed_at, record.completed_seq, record.error_message = at, seq, None
         execution.last_errors.pop(record.step_id, None)
         changed = self._circuit_asked(circuit, change)
-        if execution.observed:
-            await execution.emit(StepCompleted(record.step_id, record.attempt, handled_by), seq, at)
+        if execution.observed or handled_by is not None:
+            await self._emit_all([(StepCompleted(record.step_id, record.attempt, handled_by), seq)], at)
+        elif execution.step_log is not None:
+            name, attempt = execution.workflow_name, record.attempt
+            execution.step_log.step((name, at, execution.execution_id, seq, "StepCompleted", record.step_id, attempt))
+        if changed:
             await self._emit_all(changed, at)
 
     async def _failed(self, error: Exception, *, counts: bool) -> tuple[bool, Any]:
@@ -496,7 +513,7 @@ class _StepRun:
         for name, handler in self._handlers_for(error):
             self._announce(name, error)
             try:
-                with execution.frame(record.attempt):
+                with execution.frame(record.attempt, record.step_id):
                     value = await execution.engine.invoke(handler, error, execution.context)
                 text, value = self._encode(value)
             except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - passes on to the next handler
@@ -508,7 +525,7 @@ class _StepRun:
             await self._complete(text, name)
             return True, value
         if record.attempt < self.retry.max_attempts and is_retryable(self.retry, error):
-            await self._retry_later()
+            await self._retry_later(error)
             return False, None
         await self._fail(error)
         raise self._as_final_error(error) from error
@@ -576,14 +593,14 @@ class _StepRun:
         indicator = self.execution.engine.panic_indicator(error)
         return record_error(error, self.record.attempt, to_epoch_ms(at), self.execution.codec, indicator)
 
-    async def _retry_later(self) -> None:
+    async def _retry_later(self, error: Exception) -> None:
         execution, record = self.execution, self.record
-        wait = backoff_ms(self.retry, record.attempt)
+        wait = wait_ms(self.retry, record.attempt, error)
         seq, at = execution.next_seq(), execution.now()
         due = to_epoch_ms(at) + wait
         await execution.store.step_retrying(execution.lease, record, due, wait, seq, at)
         record.status, record.next_attempt_at = "retrying", due
-        if execution.observed:
+        if execution.watched:
             await execution.emit(StepRetrying(record.step_id, record.attempt, wait), seq, at)
 
     # The circuit -----------------------------------------------------------------------------------------------------
@@ -613,7 +630,7 @@ class _StepRun:
         assert on_open is not None  # noqa: S101 - the callers ask
         self._announce("on_open", None)
         try:
-            with execution.frame(record.attempt):
+            with execution.frame(record.attempt, record.step_id):
                 value = await execution.engine.invoke(on_open, execution.context)
             text, value = self._encode(value)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - on_open may fail with anything
@@ -622,7 +639,7 @@ class _StepRun:
         await execution.store.step_skipped(execution.lease, record, text, seq, at)
         record.status, record.result_data, record.completed_at = "skipped", text, at
         record.completed_seq, record.error_message = seq, None
-        if execution.observed:
+        if execution.watched:
             await execution.emit(StepSkipped(record.step_id, record.attempt), seq, at)
         return True, value
 
@@ -639,7 +656,7 @@ class _StepRun:
         return [(_circuit_event(self.record.step_id, after), change.seq)]
 
     async def _emit_all(self, events: list[tuple[Event, int]], at: datetime) -> None:
-        if self.execution.observed:
+        if self.execution.watched:
             for event, seq in events:
                 await self.execution.emit(event, seq, at)
 
@@ -666,6 +683,38 @@ def _classes(handlers: Mapping[type[BaseException] | str, ErrorHandler]) -> list
     return [key for key in handlers if isinstance(key, type)]
 
 
+async def run_skip(execution: Execution, step_id: str, result: object) -> Any:  # noqa: ANN401 - the step's result
+    """Record that a step is skipped, unless it has been recorded already; return what is recorded.
+
+    Args:
+        execution: The execution that has the step.
+        step_id: Names the step.
+        result: What the step returns instead.
+    """
+    execution.check_alive()
+    record = execution.steps.get(step_id)
+    if record is not None and record.kind != "step":
+        raise StepConflictError(f'{execution}: "{step_id}" is the id of a sleep already; give the step another id')
+    what = f'the result of step "{step_id}" ({execution})'
+    if record is not None and record.status in {"completed", "skipped"}:
+        return execution.codec.decode(record.result_data, None, what)
+    if record is not None and record.attempt > 0:
+        raise StepConflictError(f'{execution}: step "{step_id}" has begun already, so it cannot be skipped any more')
+    execution.begin_activity(step_id)
+    try:
+        text, value = execution.codec.encode(result, what)
+        record = execution.steps.setdefault(step_id, StepRecord(step_id))
+        seq, at = execution.next_seq(), execution.now()
+        await execution.store.step_skipped(execution.lease, record, text, seq, at)
+        record.status, record.result_data, record.completed_at = "skipped", text, at
+        record.completed_seq, record.stored = seq, True
+        if execution.watched:
+            await execution.emit(StepSkipped(step_id, record.attempt), seq, at)
+        return value
+    finally:
+        execution.end_activity(step_id)
+
+
 async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> None:
     """Sleep durably: record the wake time once, wait for it, record that it has come.
 
@@ -675,6 +724,8 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         duration_ms: Milliseconds.
     """
     execution.check_alive()
+    if execution.codec.secrets.known:
+        execution.codec.refuse_secrets(step_id, "the id of a sleep")
     record = execution.steps.get(step_id)
     if record is not None:
         if record.kind != "sleep":
@@ -696,7 +747,7 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         await execution.store.sleep_completed(execution.lease, record, seq, at, status)
         execution.status_changed(status)
         record.status, record.completed_at, record.completed_seq = "completed", at, seq
-        if execution.observed:
+        if execution.watched:
             await execution.emit(SleepCompleted(step_id), seq, at)
     finally:
         execution.end_activity(step_id)
@@ -711,6 +762,6 @@ async def _begin_sleep(execution: Execution, step_id: str, duration_ms: int) -> 
     execution.status_changed(status)
     record.wake_time, record.started_at, record.started_seq, record.stored = wake_time, at, seq, True
     execution.steps[step_id] = record
-    if execution.observed:
+    if execution.watched:
         await execution.emit(SleepStarted(step_id, duration_ms), seq, at)
     return record

@@ -205,12 +205,12 @@ class TestPlantedDefects:
     def test_recovery_that_forgets_results(self, workflow_crashes, monkeypatch):
         original = SQLiteStore.unfinished_executions
 
-        async def forgetful(store):
+        async def forgetful(store, *args):
             store.connection.execute(
                 "UPDATE steps SET status = 'pending', attempt = 0, started_seq = NULL, completed_seq = NULL, revision ="
                 " revision + 1 WHERE kind = 'step' AND status = 'completed'"
             )
-            return await original(store)
+            return await original(store, *args)
 
         monkeypatch.setattr(SQLiteStore, "unfinished_executions", forgetful)
         report = failing_report(workflow_crashes, scenario)
@@ -243,7 +243,7 @@ class TestPlantedDefects:
         assert "a result never changes" in broken_invariants(failing_report(workflow_crashes, scenario))
 
     def test_recovery_that_does_not_happen(self, workflow_crashes, monkeypatch):
-        async def nothing(store):
+        async def nothing(store, *args):
             return []
 
         def detached(workflow, workflow_clock):

@@ -16,6 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from workflow_core.database.diagnosis import storage_error
+from workflow_core.database.migrations import migrate, statements
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.errors import SchemaVersionError, StorageError
 
@@ -53,11 +54,14 @@ def open_database(
             path.touch(mode=0o600, exist_ok=False)
     connection = None
     try:
+        if path is not None:
+            _look_at_log(path, schema, version, busy_timeout_ms)
         connection = sqlite3.connect(
             where, timeout=busy_timeout_ms / 1_000, isolation_level=None, check_same_thread=False, cached_statements=256
         )
         if path is not None:
             _refuse_foreign(connection, schema, version, where)
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect on a file without a page alone
             _switch_to_wal(connection, busy_timeout_ms)
         prepare(connection, schema, version, synchronous)
     except BaseException as error:
@@ -67,6 +71,23 @@ def open_database(
             raise storage_error(error, where) from error
         raise
     return connection
+
+
+def _look_at_log(path: Path, schema: str, version: int, busy_timeout_ms: int) -> None:
+    """Refuse a database with the write-ahead log of another: to close it would write that into the file.
+
+    Raises:
+        SchemaVersionError: What the two hold together is not ours.
+        StorageError: The same, of tables that are missing.
+    """
+    try:
+        if not path.with_name(f"{path.name}-wal").stat().st_size:
+            return
+    except OSError:
+        return
+    where, timeout = f"{path.absolute().as_uri()}?mode=ro", busy_timeout_ms / 1_000
+    with contextlib.closing(sqlite3.connect(where, uri=True, timeout=timeout)) as connection:
+        _refuse_foreign(connection, schema, version, str(path))
 
 
 def _refuse_foreign(connection: sqlite3.Connection, schema: str, version: int, where: str) -> None:
@@ -102,7 +123,7 @@ def _refuse_foreign(connection: sqlite3.Connection, schema: str, version: int, w
 
 
 def prepare(connection: sqlite3.Connection, schema: str, version: int, synchronous: str) -> None:
-    """Set a new connection up, and make the tables if there are none.
+    """Set a new connection up, and make the tables, or bring those of an older version to this one.
 
     Args:
         connection: The connection, outside a transaction.
@@ -112,12 +133,13 @@ def prepare(connection: sqlite3.Connection, schema: str, version: int, synchrono
     """
     connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute("PRAGMA foreign_keys = ON")
-    if _version(connection) != 0:
+    if (found := _version(connection)) != 0:
+        migrate(connection, schema, found, version)
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
         if _version(connection) == 0:  # nobody was faster
-            for statement in _statements(schema):
+            for statement in statements(schema):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {version}")
         connection.execute("COMMIT")
@@ -152,17 +174,6 @@ def _switch_to_wal(connection: sqlite3.Connection, busy_timeout_ms: int) -> None
             time.sleep(busy_timeout_ms / 1_000 / _WAL_TRIES)
         else:
             return
-
-
-def _statements(script: str) -> list[str]:
-    """Split a script into statements, triggers in one piece."""
-    statements, current = [], ""
-    for line in script.splitlines(keepends=True):
-        current += line
-        if sqlite3.complete_statement(current):
-            statements.append(current)
-            current = ""
-    return statements
 
 
 class _Forked(Protocol):

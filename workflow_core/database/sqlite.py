@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sqlite3
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
+from workflow_core.database import listing, removal
 from workflow_core.database.connection import Database
 from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowRecord
@@ -17,12 +18,18 @@ from workflow_core.events import event_from_row
 from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.database.store import CircuitChange, NewExecution
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus
+    from workflow_core.summaries import ExecutionSummary, Position
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 __all__ = ["SQLiteStore"]
 
@@ -30,8 +37,15 @@ _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
 _EXECUTION_COLUMNS: Final = (
     "e.id, e.workflow_name, e.status, e.started_at, e.completed_at, e.restart_attempt, e.error_data, e.input_data, "
-    "e.output_data, e.retry_config, e.panic_config, e.deadline_at, e.restart_at, e.owner_id, e.fencing_token"
+    "e.output_data, e.retry_config, e.panic_config, e.deadline_at, e.restart_at, e.owner_id, e.fencing_token, "
+    "e.definition_revision"
 )
+
+_SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
+"""Steps that were skipped because of others, not by an open circuit: a restart decides anew about them."""
+
+_BEGINS_AGAIN: Final = f"(status NOT IN ('completed', 'skipped', 'sleeping') OR {_SKIPPED_UNTRIED})"
+"""Steps that a restart begins again."""
 
 _LEASE_TOLERANCE_MS: Final = 1_000
 """A lease that starting an execution would prolong by less than this is left as it is."""
@@ -107,9 +121,15 @@ class SQLiteStore(Database):
         now = _text(at)
         with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
+            if execution.definition_document is not None:
+                connection.execute(
+                    "INSERT INTO definitions (revision, document) VALUES (?, ?) ON CONFLICT (revision) DO NOTHING",
+                    (execution.definition_revision, execution.definition_document),
+                )
             cursor = connection.execute(
                 "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
-                " deadline_at, owner_id, created_at, updated_at) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?)"
+                " deadline_at, owner_id, created_at, updated_at, definition_revision)"
+                " VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO NOTHING",
                 (
                     execution.execution_id,
@@ -122,6 +142,7 @@ class SQLiteStore(Database):
                     owner.owner_id,
                     now,
                     now,
+                    execution.definition_revision,
                 ),
             )
             if cursor.rowcount == 1:
@@ -229,14 +250,18 @@ class SQLiteStore(Database):
                 (restart_attempt, owner.owner_id, deadline_at),
                 "status IN ('panicked', 'failed')",
             )
-            self._keep_start_events(
-                connection, lease.execution_id, "status NOT IN ('completed', 'skipped', 'sleeping')"
+            self._keep_start_events(connection, lease.execution_id, _BEGINS_AGAIN)
+            connection.execute(
+                "INSERT INTO event_log (execution_id, seq, type, step_id, attempt, at)"
+                " SELECT execution_id, completed_seq, 'StepSkipped', step_id, attempt, completed_at FROM steps"
+                f" WHERE execution_id = ? AND {_SKIPPED_UNTRIED}",
+                (lease.execution_id,),
             )
             connection.execute(
                 "UPDATE steps SET status = CASE kind WHEN 'sleep' THEN 'sleeping' ELSE 'pending' END, attempt = 0,"
                 " next_attempt_at = NULL, started_seq = CASE kind WHEN 'sleep' THEN started_seq END,"
-                " error_message = NULL, completed_at = NULL, revision = revision + 1, updated_at = ?"
-                " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'sleeping')",
+                " error_message = NULL, result_data = NULL, completed_seq = NULL, completed_at = NULL,"
+                f" revision = revision + 1, updated_at = ? WHERE execution_id = ? AND {_BEGINS_AGAIN}",
                 (now, lease.execution_id),
             )
             data = _json(restart_attempt=restart_attempt)
@@ -296,6 +321,16 @@ class SQLiteStore(Database):
             )
             for offset, (step_id, attempt) in enumerate(running):
                 self._log(connection, lease.execution_id, seq + offset, "StepInterrupted", now, step_id, attempt)
+
+    async def executions_released(self, leases: Sequence[Lease], at: datetime) -> None:
+        """Give executions back of which nothing is under way."""
+        now = _text(at)
+        with self.transaction() as connection:
+            connection.executemany(
+                "UPDATE executions SET owner_id = NULL, revision = revision + 1, updated_at = ?"
+                " WHERE id = ? AND fencing_token = ?",
+                [(now, lease.execution_id, lease.fencing_token) for lease in leases],
+            )
 
     async def step_started(
         self, lease: Lease, step: StepRecord, attempt: int, seq: int, at: datetime, status: ExecutionStatus | None
@@ -450,14 +485,16 @@ class SQLiteStore(Database):
     async def step_skipped(
         self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime
     ) -> None:
-        """Record the value that ``on_open`` supplied."""
+        """Record that a step is skipped, with the value that ``on_open`` or the workflow supplied."""
         now = _text(at)
         with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
-                "UPDATE steps SET status = 'skipped', completed_at = ?, result_data = ?, error_message = NULL,"
-                " completed_seq = ?, revision = revision + 1, updated_at = ? WHERE execution_id = ? AND step_id = ?",
-                (now, result_data, seq, now, lease.execution_id, step.step_id),
+                "INSERT INTO steps (execution_id, step_id, status, attempt, completed_at, result_data, completed_seq,"
+                " created_at, updated_at) VALUES (?1, ?2, 'skipped', ?3, ?4, ?5, ?6, ?4, ?4)"
+                " ON CONFLICT (execution_id, step_id) DO UPDATE SET status = 'skipped', completed_at = ?4,"
+                " result_data = ?5, error_message = NULL, completed_seq = ?6, revision = revision + 1, updated_at = ?4",
+                (lease.execution_id, step.step_id, step.attempt, now, result_data, seq),
             )
 
     async def sleep_started(
@@ -525,8 +562,11 @@ class SQLiteStore(Database):
             self._upsert_circuit(connection, workflow_name, step_id, after)
         return after
 
-    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
-        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
+    async def lease_renewed(
+        self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
+    ) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of those ``leases`` that it still has."""
+        ids = pydantic_core.to_json([lease.execution_id for lease in leases]).decode()
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE owners SET lease_expires_at = ? WHERE owner_id = ?", (lease_expires_at, owner.owner_id)
@@ -535,9 +575,9 @@ class SQLiteStore(Database):
                 self._known_owners[owner.owner_id] = lease_expires_at
             return set(
                 connection.execute(
-                    "SELECT id, fencing_token FROM executions WHERE owner_id = ?"
-                    " AND status IN ('running', 'sleeping', 'restarting', 'panicked')",
-                    (owner.owner_id,),
+                    "SELECT e.id, e.fencing_token FROM json_each(?) AS held"
+                    " CROSS JOIN executions e ON e.id = held.value WHERE e.owner_id = ?",
+                    (ids, owner.owner_id),
                 )
             )
 
@@ -624,17 +664,19 @@ class SQLiteStore(Database):
         )
         return {(row[0], row[1]): CircuitState(*row[2:]) for row in rows}
 
-    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
-        """Read all executions that are not at rest, each with its owner and when the owner's lease expires."""
-        rows = self.select(
-            f"SELECT {_EXECUTION_COLUMNS}, o.host, o.pid, o.process_started, o.owner_id, o.lease_expires_at"
-            " FROM executions e LEFT JOIN owners o ON o.owner_id = e.owner_id"
-            " WHERE e.status IN ('running', 'sleeping', 'restarting')"
-            " OR (e.status = 'panicked' AND e.restart_at IS NOT NULL) ORDER BY e.started_at"
-        )
-        return [
-            (_execution_record(row[:15]), Owner(*row[15:19]) if row[18] is not None else None, row[19]) for row in rows
-        ]
+    def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function with the connection, and turn SQLite's errors into `StorageError`."""
+        with self.reading() as connection:
+            return function(connection, *args, **kwargs)
+
+    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+        """Read executions that are not at rest, the earliest started first, with their owners."""
+        return self.read(listing.unfinished_executions, after, limit)
+
+    async def load_definition(self, revision: str) -> str | None:
+        """Read the document of a declarative workflow, as executions of it were started with."""
+        rows = self.select("SELECT document FROM definitions WHERE revision = ?", (revision,))
+        return str(rows[0][0]) if rows else None
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""
@@ -644,15 +686,79 @@ class SQLiteStore(Database):
         return (Owner(*rows[0][:4]), rows[0][4]) if rows else None
 
     async def list_executions(
-        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
-    ) -> list[ExecutionRecord]:
-        """Read executions, the latest started first."""
-        rows = self.select(
-            f"SELECT {_EXECUTION_COLUMNS} FROM executions e WHERE (?1 IS NULL OR e.workflow_name = ?1)"
-            " AND (?2 IS NULL OR e.status = ?2) ORDER BY e.started_at DESC, e.id LIMIT ?3 OFFSET ?4",
-            (workflow_name, status, limit, offset),
-        )
-        return [_execution_record(row) for row in rows]
+        self,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> list[ExecutionSummary]:
+        """Read executions in short, the latest started first."""
+        return self.read(listing.list_executions, workflow_name, status, started_after, started_before, before, limit)
+
+    async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
+        """Count the executions by workflow and status."""
+        return self.read(listing.count_executions, workflow_name)
+
+    # Removing --------------------------------------------------------------------------------------------------------
+
+    async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
+        """Return the names of the workflows that have executions here, or of those the one that is named."""
+        names = self.read(listing.stored_names)
+        return names if workflow_name is None else [name for name in names if name == workflow_name]
+
+    async def executions_to_remove(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int
+    ) -> list[Candidate]:
+        """Read which executions of a workflow have expired, the earliest started first."""
+        return self.read(removal.candidates, workflow_name, expiry, after, limit)
+
+    async def executions_removed(
+        self,
+        workflow_name: str,
+        expiry: Expiry,
+        after: Position | None,
+        limit: int,
+        enough: Callable[[], bool],
+        *,
+        known_elsewhere: bool = False,
+    ) -> tuple[list[Candidate], Position | None]:
+        """Remove expired executions in one transaction; with ``known_elsewhere`` note which ones."""
+        found = self.read(removal.candidates, workflow_name, expiry, after, limit)
+        if not found:
+            return [], None
+        with self.transaction() as connection:
+            removed, place = removal.remove(connection, found, expiry, enough, known_elsewhere=known_elsewhere)
+        return removed, place
+
+    async def removal_finished(self, workflow_name: str) -> None:
+        """Nothing to do: nothing is known of an execution outside this database."""
+
+    def names_removed(self, limit: int) -> list[tuple[str, bool]]:
+        """Read ids that were removed here and may be known elsewhere, each with whether it is in use again."""
+        return self.read(removal.names_removed, limit)
+
+    def forget_removed(self, execution_ids: Sequence[str]) -> None:
+        """Note that nothing is known any more of removed executions."""
+        with self.transaction() as connection:
+            removal.forget_removed(connection, execution_ids)
+
+    async def logs_removed(self, workflow_name: str, before: datetime, dry_run: bool) -> int:
+        """Nothing to do: a single database has no logs beside it."""
+        del workflow_name, before, dry_run
+        return 0
+
+    async def space(self, workflow_name: str) -> Space:
+        """Tell how much room the database takes."""
+        del workflow_name
+        return self.read(removal.space)
+
+    async def shrunk(self, workflow_name: str, pages: int) -> bool:
+        """Give free pages back to the file system; return whether there may be more."""
+        del workflow_name
+        return self.read(removal.shrink, pages)
 
     # Parts of transactions -------------------------------------------------------------------------------------------
 

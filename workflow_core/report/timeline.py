@@ -82,7 +82,7 @@ BAR_KINDS: dict[BarKind, str] = {
     "retried": "attempt failed, tried again",
     "interrupted": "attempt interrupted by a crash",
     "panicked": "attempt panicked",
-    "skipped": "skipped, circuit open",
+    "skipped": "skipped",
     "unfinished": "attempt not finished",
     "sleep": "sleep",
     "backoff": "back-off",
