@@ -20,8 +20,8 @@ __all__ = ["LEVELS", "log_to_stderr"]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 """What LOG_LEVEL may be."""
 
-_OF_WORKFLOWS = ("workflow_core.steps", "workflow_core.workflow")
-"""The loggers of what workflows say themselves: without LOG_LEVEL that is shown from info on, all else from warn on."""
+_OF_WORKFLOWS = ("workflow_core.workflow",)
+"""The logger of what workflows say themselves: without LOG_LEVEL that is shown from info on, all else from warn on."""
 
 
 class _Formatter(logging.Formatter):
