@@ -9,6 +9,7 @@ written is in the stored history, from which `LogFiles.complete` adds it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -97,15 +98,19 @@ class LogFiles:
         if loop is _running_loop():
             self._set_timer()
         else:
-            loop.call_soon_threadsafe(self._set_timer)
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile; closing the engine writes the rest
+                loop.call_soon_threadsafe(self._set_timer)
 
     def _set_timer(self) -> None:
-        self._clock.call_later(_WRITE_AFTER_MS, self.flush)
+        self._clock.call_later(_WRITE_AFTER_MS, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer_set = False
+        self.flush()
 
     def flush(self) -> None:
         """Write what was noted; a file that cannot be written is told of once, and completed later."""
         with self._lock:
-            self._timer_set = False
             noted = [self._noted.popleft() for _ in range(len(self._noted))]
             self._write_all(noted)
 
@@ -153,18 +158,21 @@ class LogFiles:
         return len(missing)
 
     def _write_all(self, noted: Iterable[_Step | _Line]) -> None:
-        daily: dict[tuple[str, date], dict[str, list[str]]] = {}
+        daily: dict[tuple[str, date], list[tuple[str, str]]] = {}
         for each in noted:
-            of_day = daily.setdefault((each[0], each[1].date()), {})
-            of_day.setdefault(each[2], []).append(_line(each))
-        for (workflow_name, day), of_day in daily.items():
-            data = {execution_id: _encoded(lines) for execution_id, lines in of_day.items()}
+            daily.setdefault((each[0], each[1].date()), []).append((each[2], _line(each)))
+        for (workflow_name, day), lines in daily.items():
+            by_execution: dict[str, list[str]] = {}
+            for execution_id, line in lines:
+                by_execution.setdefault(execution_id, []).append(line)
+            data = _encoded([line for _, line in lines])
             # The daily log comes first: where it fails, or the process dies after it, the execution's own log tells
             # what is missing.
-            if self._write(workflow_name, self._layout.daily_log(workflow_name, day), b"".join(data.values()), data):
-                for execution_id, lines_of_one in data.items():
+            if self._write(workflow_name, self._layout.daily_log(workflow_name, day), data, by_execution):
+                for execution_id, of_one in by_execution.items():
                     path = self._layout.execution_log(workflow_name, execution_id)
-                    self._write(workflow_name, path, lines_of_one, [execution_id])
+                    own = data if len(by_execution) == 1 else _encoded(of_one)
+                    self._write(workflow_name, path, own, [execution_id])
 
     def _write(self, workflow_name: str, path: Path, data: bytes, execution_ids: Iterable[str]) -> bool:
         begun, error = _append(path, b"\n" + data if path in self._torn else data)

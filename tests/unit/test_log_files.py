@@ -99,6 +99,24 @@ def test_observers_change_nothing_about_the_files(boot, root):
     assert execution_log(root, "o-1").read_text("utf-8") == expected(engine, "o-1")
 
 
+def test_the_daily_log_is_in_the_order_of_time(boot, root, clock):
+    async def main():
+        engine = boot(clock)
+
+        @engine.define("orders")
+        async def orders(ctx):
+            for number in range(3):
+                await ctx.sleep(f"s-{number}", ctx.input)
+
+        starts = [engine.start("orders", f"o-{number}", 10 + number) for number in range(2)]
+        await clock.finish(asyncio.gather(*starts))
+
+    asyncio.run(main())
+    found = lines(RuntimeLayout(root).daily_log("orders", clock.time.date()))
+    assert [line.at for line in found] == sorted(line.at for line in found)
+    assert len({line.fields["execution"] for line in found[4:8]}) == 2
+
+
 def test_an_event_stands_in_the_file_of_its_own_day(boot, root, clock):
     clock.start = clock.time = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC)
 

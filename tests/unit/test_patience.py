@@ -330,7 +330,7 @@ def test_a_lease_of_one_database_is_renewed_although_another_fails(tmp_path, clo
             await engine.start(name, name, detach=True)
         await clock.settle()
 
-        async def failing(owner, expires_at):
+        async def failing(owner, expires_at, leases):
             raise StorageError("it fails", store.location("bad"), "io")
 
         store.workflow("bad").lease_renewed = failing

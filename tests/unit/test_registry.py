@@ -10,6 +10,8 @@ import sys
 import pytest
 
 from workflow_core import Settings, StorageError, WorkflowEngine
+from workflow_core.database.layout import RuntimeLayout
+from workflow_core.database.registry import Registry
 
 
 @pytest.fixture
@@ -140,14 +142,30 @@ def test_a_damaged_registry_is_moved_aside_and_made_again(root, how, caplog):
     assert str(aside) in record.getMessage()
 
 
-def test_a_registry_that_is_damaged_while_it_is_open_is_made_again(root):
+def test_a_registry_that_another_process_moved_aside_is_left_for_the_new_one(root):
     before = fill(root)
     engine = make_engine(root)
     engine.run("orders", "orders-0", 0)
-    (root / "registry.db").rename(root / "registry.db.damaged-by-another-process")
-    assert asyncio.run(engine.get_status("returns-1")).output == 1
+    for path in list(root.glob("registry.db*")):
+        path.rename(path.with_name(path.name.replace(".db", ".db.damaged-elsewhere")))
+    other = make_engine(root)
+    other.run("returns", "new", 7)
+    assert asyncio.run(engine.get_status("new")).output == 7
     engine.close()
-    check(root, before)
+    other.close()
+    assert [row for row in registry(root)[1] if row[0] != "new"] == before[1]
+
+
+def test_who_comes_second_does_not_move_the_new_one_aside(root):
+    fill(root)
+    (root / "registry.db").write_bytes(b"garbage" * 1_000)
+    first, second = (Registry(RuntimeLayout(root), "NORMAL", 5_000) for _ in range(2))
+    first.open()
+    second._replace_damaged()  # it had found the damage before the first one moved the file
+    assert len(second.rows("SELECT * FROM execution_index")) == 5
+    assert len(list(root.glob("registry.db.damaged-*"))) == 1
+    first.close()
+    second.close()
 
 
 def test_a_locked_registry_is_not_damaged(root):
@@ -208,11 +226,11 @@ def test_definition_json_is_brought_up_to_date(root, clock):
     clock.time = clock.time.replace(day=2)
     assert run("1.0.0", 2) == first
     assert path.stat().st_ino == inode  # nothing was written
-    path.write_text(json.dumps({**first, "steps": [{"id": "a"}]}))
+    path.write_text(json.dumps({**first, "owner": "billing"}))
     third = run("2.0.0", 3)
     assert third == {
         **first,
-        "steps": [{"id": "a"}],
+        "owner": "billing",
         "version": "2.0.0",
         "last_modified": "2026-01-02T00:00:00+00:00",
     }

@@ -19,6 +19,7 @@ from workflow_core import (
 )
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.layout import RuntimeLayout
+from workflow_core.database.registry import Registry
 from workflow_core.database.sqlite import SQLiteStore
 
 DAY_MS = 86_400_000
@@ -355,7 +356,7 @@ def test_logs_go_with_their_executions(directory, clock, monkeypatch, caplog):
     report = asyncio.run(main())
     assert (report.removed, report.log_files) == ({"work": 1}, 2)
     left = sorted(path.relative_to(layout.log_dir("work")).as_posix() for path in layout.log_dir("work").rglob("*.log"))
-    assert left == ["2026-01-02.log", "2026-1-1.log", "executions/new.log", "notes.log"]
+    assert left == ["2026-01-02.log", "2026-01-03.log", "2026-1-1.log", "executions/new.log", "notes.log"]
 
 
 def test_a_log_that_cannot_be_removed_is_a_warning(directory, clock, monkeypatch, caplog):
@@ -378,20 +379,20 @@ def states(directory):
     return rows, index
 
 
-@pytest.mark.parametrize("place", ["_registry_transaction", "forget_removed"])
+@pytest.mark.parametrize("place", ["transaction", "forget_removed"])
 @pytest.mark.parametrize("reused", [False, True])
 def test_a_crash_in_the_middle(directory, clock, monkeypatch, tmp_path, place, reused):
     async def main():
         await directory.start("work", "e", "x")
         clock.time += timedelta(milliseconds=1_000)
         with monkeypatch.context() as patched:
-            owner = DirectoryStore if place == "_registry_transaction" else SQLiteStore
+            owner = Registry if place == "transaction" else SQLiteStore
             patched.setattr(owner, place, lambda *args: (_ for _ in ()).throw(StorageError("died")))
             with pytest.raises(StorageError, match="died"):
                 await finish(clock, directory.cleanup(0))
         rows, index = states(directory)
         assert rows == set()
-        assert index == ({"e"} if place == "_registry_transaction" else set())
+        assert index == ({"e"} if place == "transaction" else set())
         with pytest.raises(ExecutionNotFoundError):
             await directory.get_status("e")
         assert await directory.list_executions() == []
