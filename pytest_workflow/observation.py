@@ -96,8 +96,8 @@ class StepState:
 
     @property
     def is_done(self) -> bool:
-        """Whether the step has its result."""
-        return self.status in {"completed", "skipped"}
+        """Whether the step has its result; one that was skipped without an attempt may run after a restart."""
+        return self.status == "completed" or (self.status == "skipped" and self.attempt > 0)
 
     @property
     def is_cut_off(self) -> bool:

@@ -79,7 +79,7 @@ def durable_state(connection: sqlite3.Connection) -> State:
         return State(_digest((version, rows)))
     executions = connection.execute("SELECT id FROM executions").fetchall()
     done = connection.execute(
-        "SELECT execution_id, step_id FROM steps WHERE status IN ('completed', 'skipped')"
+        "SELECT execution_id, step_id FROM steps WHERE status = 'completed' OR (status = 'skipped' AND attempt > 0)"
     ).fetchall()
     return State(_digest((version, rows)), frozenset(row[0] for row in executions), frozenset(done))
 

@@ -9,7 +9,7 @@ from typing_extensions import TypeVar
 
 from workflow_core.config import ContextConfig
 from workflow_core.errors import ValidationError, shown
-from workflow_core.step import StepBuilder, run_sleep, validate_step_id
+from workflow_core.step import StepBuilder, run_skip, run_sleep, validate_step_id
 from workflow_core.workflow_logger import WorkflowLogger
 
 if TYPE_CHECKING:
@@ -119,6 +119,27 @@ class WorkflowContext(Generic[InputT]):
             ValidationError: An argument is not acceptable.
         """
         return StepBuilder(self._execution, step_id, handler, returns=returns, timeout_ms=timeout_ms)
+
+    async def skip(self, step_id: str, result: object = None) -> object:
+        """Record that a step is skipped, so that the history tells why there is nothing of it.
+
+        Whether a step is skipped must depend on what is recorded, like everything that decides the course of a
+        workflow. A skipped step is never run again in this run; a restart of the execution decides anew, because what
+        made the step pointless may succeed then.
+
+        Args:
+            step_id: Names the step in this execution; 1 to 255 printable characters.
+            result: What the step returns instead.
+
+        Returns:
+            The recorded result: of a step that was completed before, what that had returned.
+
+        Raises:
+            StepConflictError: The step has begun already.
+            ValidationError: The id is not acceptable, or the result cannot be stored.
+        """
+        validate_step_id(step_id)
+        return await run_skip(self._execution, step_id, result)
 
     @overload
     async def sleep(self, step_id: str, duration: float) -> None: ...

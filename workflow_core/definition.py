@@ -33,6 +33,8 @@ class Definition:
     Attributes:
         returns: The declared type of its output.
         input_type: The declared type of its input, from ``WorkflowContext[Order]``; ``None`` if none is declared.
+        document: The document that it was made of, as JSON, if it is declarative; executions keep it.
+        revision: Tells one document from another.
     """
 
     name: str
@@ -43,6 +45,12 @@ class Definition:
     panic_config: PanicConfig = field(default_factory=PanicConfig)
     returns: ReturnType | None = None
     input_type: ReturnType | None = None
+    document: str | None = None
+    revision: str | None = None
+
+    def is_revision_of(self, other: Definition) -> bool:
+        """Tell whether both are made of the same document."""
+        return self.revision is not None and self.revision == other.revision
 
 
 class Definitions:
@@ -56,7 +64,7 @@ class Definitions:
         """Add a workflow; replace one of the same name, with a warning if its handler is another."""
         known = self._by_name.get(definition.name)
         module = _module(definition)
-        if known is not None and known.handler is not definition.handler:
+        if known is not None and known.handler is not definition.handler and not known.is_revision_of(definition):
             before = _module(known)
             elsewhere = f" ({before} defined it first, then {module})" if before != module else ""
             warnings.warn(
@@ -65,10 +73,7 @@ class Definitions:
                 WorkflowRedefinedWarning,
                 stacklevel=stacklevel,
             )
-        self._by_name[definition.name] = definition
-        modules = self._by_module.setdefault(definition.name, {})
-        modules.pop(module, None)  # so that the latest is the last
-        modules[module] = definition
+        self.replace(definition)
 
     def rank(self, rank: Callable[[str], int]) -> None:
         """Choose between modules that define the same name: the highest rank is in force, and the latest of equals.
@@ -82,6 +87,13 @@ class Definitions:
                 self._by_name.pop(name, None)
             else:
                 self._by_name[name] = modules[best]
+
+    def replace(self, definition: Definition) -> None:
+        """Add a workflow, or another revision of one, without a warning."""
+        self._by_name[definition.name] = definition
+        modules, module = self._by_module.setdefault(definition.name, {}), _module(definition)
+        modules.pop(module, None)  # so that the latest is the last
+        modules[module] = definition
 
     def get(self, name: str) -> Definition | None:
         """Return a workflow, or ``None``."""

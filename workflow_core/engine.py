@@ -7,6 +7,7 @@ import contextlib
 import functools
 import importlib.metadata
 import inspect
+import json
 import logging
 import os
 import re
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.database.listing import UnfinishedExecution
     from workflow_core.database.store import WorkflowStore
+    from workflow_core.definitions.document import WorkflowDefinition
     from workflow_core.ownership import Owner
     from workflow_core.summaries import Position
 
@@ -268,6 +270,11 @@ class WorkflowEngine:
     def __repr__(self) -> str:
         return f"<WorkflowEngine on {self._bare_store.location()}>"
 
+    @property
+    def bare_store(self) -> Store:
+        """The store, without what plugins put around it."""
+        return self._bare_store
+
     # Plugins ---------------------------------------------------------------------------------------------------------
 
     def register(self, plugin: object) -> None:
@@ -437,6 +444,24 @@ class WorkflowEngine:
         return define_workflow(
             lambda _: self.definitions, name, handler, description, version, retry_config, panic_config
         )
+
+    def define_declarative(self, source: str | Path | Mapping[str, Any] | WorkflowDefinition) -> WorkflowDefinition:
+        """Define a workflow in this engine that a document describes, rather than a function.
+
+        Executions go on with the document that they were started with, also after the workflow was defined anew.
+
+        Args:
+            source: A file of JSON or YAML, the document itself, or what `load_definition` returned.
+
+        Returns:
+            The checked definition.
+
+        Raises:
+            ValidationError: The document has mistakes; all of them are named, with their paths.
+        """
+        from workflow_core.definitions.defining import define  # noqa: PLC0415 - only who has documents needs them
+
+        return define(self.definitions, source, stacklevel=4)
 
     def definition(self, name: str) -> Definition:
         """Return a workflow's definition.
@@ -771,6 +796,8 @@ class WorkflowEngine:
             retry_config=retry.model_dump_json(),
             panic_config=panic.model_dump_json(),
             deadline_at=None if timeout_ms is None else to_epoch_ms(at + timedelta(milliseconds=timeout_ms)),
+            definition_revision=definition.revision,
+            definition_document=definition.document,
         )
         existing = await self.store.execution_started(new, self.owner, self.lease_expiry(), at)
         if existing is not None:
@@ -791,6 +818,7 @@ class WorkflowEngine:
             restart_at=None,
             owner_id=self.owner.owner_id,
             fencing_token=1,
+            definition_revision=new.definition_revision,
         )
         execution = Execution(self, definition, record, Lease(name, execution_id, 1), retry, panic, value, {}, 1)
         execution.opens_with(ExecutionStarted(), 1, at)
@@ -1067,7 +1095,7 @@ class WorkflowEngine:
             for found in page:
                 if self._runs_somewhere(found, living) or self._bare_store.location(found.workflow_name) in hindered:
                     continue
-                if self._known_definition(found.workflow_name) is None:
+                if not found.is_declarative and self._known_definition(found.workflow_name) is None:
                     unknown[found.workflow_name] += 1
                 elif await self._recover_one(found, len(taken), hindered):
                     taken.append(found.execution_id)
@@ -1276,8 +1304,23 @@ class WorkflowEngine:
         found = await self.store.workflow(record.workflow_name).load_owner(record.owner_id)
         return found is not None and self._lives(*found)
 
+    async def _definition_of(self, record: ExecutionRecord) -> Definition:
+        """Return the workflow as an execution was started with it.
+
+        Raises:
+            WorkflowNotFoundError: It is a function, and none of that name is defined.
+            ValidationError: It is a document that cannot run in this process; a step type is unknown here, perhaps.
+        """
+        known = self._known_definition(record.workflow_name)
+        if record.definition_revision is None or (known and known.revision == record.definition_revision):
+            return self.definition(record.workflow_name)
+        from workflow_core.definitions.running import compiled_text  # noqa: PLC0415 - they need the engine's parts
+
+        document = await self.store.workflow(record.workflow_name).load_definition(record.definition_revision)
+        return compiled_text(document or "null", f'execution "{record.execution_id}"')
+
     async def _revive(self, record: ExecutionRecord) -> Execution:
-        definition = self.definition(record.workflow_name)
+        definition = await self._definition_of(record)
         self.configurations.prepare(record.workflow_name)
         await self._complete_log(record)
         steps, seq = await self.store.workflow(record.workflow_name).load_steps(
@@ -1648,7 +1691,9 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def _definition_file(definition: Definition, at: datetime) -> dict[str, object]:
+    document: dict[str, object] = {} if definition.document is None else json.loads(definition.document)
     return {
+        **document,
         "name": definition.name,
         "version": definition.version,
         "description": definition.description,

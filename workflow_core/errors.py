@@ -30,6 +30,7 @@ __all__ = [
     "CircuitOpenError",
     "StepInterruptedError",
     "NonRetryableError",
+    "RetryLaterError",
     "ConfigurationError",
     "MissingConfigurationError",
     "RecordedError",
@@ -184,6 +185,20 @@ class StepInterruptedError(WorkflowCoreError):
 
 class NonRetryableError(WorkflowCoreError):
     """Raise this, or a subclass, in a step to fail it at once: no further attempt is made."""
+
+
+class RetryLaterError(WorkflowCoreError):
+    """Raise this, or a subclass, in a step whose next attempt has to wait at least so long.
+
+    The wait is the longer one of this and of the back-off, and ``RetryConfig.max_backoff_ms`` does not shorten it.
+
+    Attributes:
+        retry_after_ms: Milliseconds, as a service asks for by ``Retry-After``.
+    """
+
+    def __init__(self, message: str, retry_after_ms: int = 0) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
 
 
 class ConfigurationError(NonRetryableError):

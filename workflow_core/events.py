@@ -255,7 +255,7 @@ class StepCompleted(StepEvent):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class StepSkipped(StepEvent):
-    """A step was passed over because its circuit was open; ``on_open`` supplied its value."""
+    """A step was passed over: its circuit was open, or the workflow skipped it without an attempt (attempt 0)."""
 
     attempt: int = UNSET
 

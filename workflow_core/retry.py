@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workflow_core.errors import NonRetryableError
+from workflow_core.errors import NonRetryableError, RetryLaterError
 from workflow_core.failures import type_names
 from workflow_core.timeouts import LONGEST_MS
 
 if TYPE_CHECKING:
     from workflow_core.models import RetryConfig
 
-__all__ = ["backoff_ms", "is_retryable"]
+__all__ = ["backoff_ms", "is_retryable", "wait_ms"]
 
 
 def backoff_ms(config: RetryConfig, attempt: int) -> int:
@@ -26,6 +26,19 @@ def backoff_ms(config: RetryConfig, attempt: int) -> int:
     """
     wait = config.backoff_ms * 2 ** (attempt - 1) if config.exponential_backoff else config.backoff_ms
     return min(wait, LONGEST_MS if config.max_backoff_ms is None else config.max_backoff_ms)
+
+
+def wait_ms(config: RetryConfig, attempt: int, error: BaseException) -> int:
+    """Return the wait after a failed attempt, in milliseconds: the back-off, or what the error asks for, if longer.
+
+    Args:
+        config: The retry configuration.
+        attempt: The attempt that failed, counted from 1.
+        error: What it failed with.
+    """
+    wait = backoff_ms(config, attempt)
+    asked = error.retry_after_ms if isinstance(error, RetryLaterError) else 0
+    return min(max(wait, asked), LONGEST_MS)
 
 
 def is_retryable(config: RetryConfig, error: BaseException) -> bool:

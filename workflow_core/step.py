@@ -40,7 +40,7 @@ from workflow_core.events import (
 from workflow_core.failures import classes_of, error_name, rebuild_error, record_error
 from workflow_core.hookspecs import Attempt, AttemptHandler, StepDescription
 from workflow_core.models import CircuitBreakerConfig, RetryConfig
-from workflow_core.retry import backoff_ms, is_retryable
+from workflow_core.retry import is_retryable, wait_ms
 from workflow_core.serialization import ReturnType
 from workflow_core.signatures import takes
 from workflow_core.timeouts import Timeout, cancelled_from_outside, validate_timeout
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from workflow_core.execution import Execution
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["StepBuilder", "ErrorHandler", "OpenHandler", "run_sleep", "validate_step_id"]
+__all__ = ["StepBuilder", "ErrorHandler", "OpenHandler", "run_skip", "run_sleep", "validate_step_id"]
 
 ResultT = TypeVar("ResultT")
 
@@ -525,7 +525,7 @@ class _StepRun:
             await self._complete(text, name)
             return True, value
         if record.attempt < self.retry.max_attempts and is_retryable(self.retry, error):
-            await self._retry_later()
+            await self._retry_later(error)
             return False, None
         await self._fail(error)
         raise self._as_final_error(error) from error
@@ -593,9 +593,9 @@ class _StepRun:
         indicator = self.execution.engine.panic_indicator(error)
         return record_error(error, self.record.attempt, to_epoch_ms(at), self.execution.codec, indicator)
 
-    async def _retry_later(self) -> None:
+    async def _retry_later(self, error: Exception) -> None:
         execution, record = self.execution, self.record
-        wait = backoff_ms(self.retry, record.attempt)
+        wait = wait_ms(self.retry, record.attempt, error)
         seq, at = execution.next_seq(), execution.now()
         due = to_epoch_ms(at) + wait
         await execution.store.step_retrying(execution.lease, record, due, wait, seq, at)
@@ -681,6 +681,38 @@ def _select(
 
 def _classes(handlers: Mapping[type[BaseException] | str, ErrorHandler]) -> list[type[BaseException]]:
     return [key for key in handlers if isinstance(key, type)]
+
+
+async def run_skip(execution: Execution, step_id: str, result: object) -> Any:  # noqa: ANN401 - the step's result
+    """Record that a step is skipped, unless it has been recorded already; return what is recorded.
+
+    Args:
+        execution: The execution that has the step.
+        step_id: Names the step.
+        result: What the step returns instead.
+    """
+    execution.check_alive()
+    record = execution.steps.get(step_id)
+    if record is not None and record.kind != "step":
+        raise StepConflictError(f'{execution}: "{step_id}" is the id of a sleep already; give the step another id')
+    what = f'the result of step "{step_id}" ({execution})'
+    if record is not None and record.status in {"completed", "skipped"}:
+        return execution.codec.decode(record.result_data, None, what)
+    if record is not None and record.attempt > 0:
+        raise StepConflictError(f'{execution}: step "{step_id}" has begun already, so it cannot be skipped any more')
+    execution.begin_activity(step_id)
+    try:
+        text, value = execution.codec.encode(result, what)
+        record = execution.steps.setdefault(step_id, StepRecord(step_id))
+        seq, at = execution.next_seq(), execution.now()
+        await execution.store.step_skipped(execution.lease, record, text, seq, at)
+        record.status, record.result_data, record.completed_at = "skipped", text, at
+        record.completed_seq, record.stored = seq, True
+        if execution.watched:
+            await execution.emit(StepSkipped(step_id, record.attempt), seq, at)
+        return value
+    finally:
+        execution.end_activity(step_id)
 
 
 async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from workflow_core.current import current_engine
 from workflow_core.definition import MISSING, SHARED_DEFINITIONS, define_workflow, is_module_level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from workflow_core.definition import Definitions
+    from workflow_core.definitions.document import WorkflowDefinition
     from workflow_core.engine import WorkflowEngine
     from workflow_core.models import PanicConfig, RetryConfig
 
@@ -36,6 +39,14 @@ class _CurrentEngine:
             return SHARED_DEFINITIONS if is_module_level(function) else current_engine().definitions
 
         return define_workflow(choose, name, handler, description, version, retry_config, panic_config)
+
+    def define_declarative(self, source: str | Path | Mapping[str, Any] | WorkflowDefinition) -> WorkflowDefinition:
+        """Define a workflow that a document describes: at the top level of a module, for every engine."""
+        from workflow_core.definitions.defining import define  # noqa: PLC0415 - only who has documents needs them
+
+        is_module_level = sys._getframe(1).f_code.co_name == "<module>"
+        definitions = SHARED_DEFINITIONS if is_module_level else current_engine().definitions
+        return define(definitions, source, stacklevel=4)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the engine
         if name.startswith("_"):

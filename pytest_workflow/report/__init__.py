@@ -1,4 +1,1 @@
-"""The HTML report of workflow tests, and the timeline of an execution that it draws.
-
-`pytest_workflow.report.drawing.draw_timeline` draws any execution from its events and needs nothing of pytest.
-"""
+"""The HTML report of workflow tests; what it draws of an execution comes from `workflow_core.report`."""

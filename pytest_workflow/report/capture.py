@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 from typing import TYPE_CHECKING
 
-from pytest_workflow.report.model import ErrorEntry, EventEntry, ExecutionEntry, StepEntry, WorkflowRecord
-from pytest_workflow.report.timeline import FaultStrike
+from pytest_workflow.report.model import WorkflowRecord
 from workflow_core.errors import WorkflowCoreError
+from workflow_core.report.model import ErrorEntry, EventEntry, ExecutionEntry, StepEntry
+from workflow_core.report.reading import readable_json, shortened
+from workflow_core.report.timeline import FaultStrike
 
 if TYPE_CHECKING:
     from pytest_workflow.database import Row
@@ -17,16 +18,13 @@ if TYPE_CHECKING:
     from pytest_workflow.injection import ArmedFault
     from workflow_core.hookspecs import Attempt, DurablePoint
 
-__all__ = ["LONGEST_TEXT", "MOST_EVENTS", "MOST_EXECUTIONS", "FaultWatch", "capture", "shortened"]
+__all__ = ["MOST_EVENTS", "MOST_EXECUTIONS", "FaultWatch", "capture"]
 
 MOST_EXECUTIONS = 100
 """A test's further executions are left out, and counted."""
 
 MOST_EVENTS = 500
 """The further events of one execution are left out, and counted."""
-
-LONGEST_TEXT = 10_000
-"""Longer inputs, outputs, results and tracebacks are cut, in characters."""
 
 
 class FaultWatch:
@@ -72,13 +70,13 @@ def _execution(environment: Environment, watch: FaultWatch, row: Row) -> Executi
         execution_id=execution_id,
         workflow_name=row["workflow_name"],
         status=row["status"],
-        input=_readable_json(row["input_data"]),
-        output=_readable_json(row["output_data"]),
+        input=readable_json(row["input_data"]),
+        output=readable_json(row["output_data"]),
         error=row["error_message"] and shortened(row["error_message"]),
         events=tuple(EventEntry.of(event) for event in events[:MOST_EVENTS]),
         left_out=max(len(events) - MOST_EVENTS, 0),
         steps=tuple(
-            StepEntry(step_id=step["step_id"], status=step["status"], result=_readable_json(step["result_data"]))
+            StepEntry(step_id=step["step_id"], status=step["status"], result=readable_json(step["result_data"]))
             for step in database.steps(execution_id)
         ),
         errors=tuple(
@@ -93,18 +91,3 @@ def _execution(environment: Environment, watch: FaultWatch, row: Row) -> Executi
         ),
         faults=tuple(watch.strikes.get(execution_id, ())),
     )
-
-
-def _readable_json(text: str | None) -> str | None:
-    """Return stored JSON indented, and whatever else is stored, such as a damaged result, as it is."""
-    if text is None:
-        return None
-    with contextlib.suppress(ValueError, RecursionError):
-        text = json.dumps(json.loads(text), indent=2, ensure_ascii=False)
-    return shortened(text)
-
-
-def shortened(text: str) -> str:
-    """Return a text without what is beyond `LONGEST_TEXT`."""
-    beyond = len(text) - LONGEST_TEXT
-    return f"{text[:LONGEST_TEXT]}\n... {beyond:,} more characters" if beyond > 0 else text

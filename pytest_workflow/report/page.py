@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from pytest_workflow.report.drawing import draw_legend, timeline_definitions, timeline_styles
-from pytest_workflow.report.markup import Markup, escaped, join, tag
 from pytest_workflow.report.model import OUTCOMES
-from pytest_workflow.report.scale import duration_text
-from pytest_workflow.report.sections import OUTCOME_SIGNS, badge, count, seconds_text, test_section
+from pytest_workflow.report.sections import OUTCOME_SIGNS, test_section
+from workflow_core.report.markup import Markup, join, tag
+from workflow_core.report.page import key, page, written
+from workflow_core.report.scale import duration_text
+from workflow_core.report.sections import badge, count, seconds_text
 
 if TYPE_CHECKING:
     from pytest_workflow.report.model import Report
@@ -28,52 +27,25 @@ def test_the_greeting_survives_the_pause(workflow):
 
 def render(report: Report) -> str:
     """Return the page."""
-    styles = timeline_styles() + _asset("page.css")
-    script = _asset("page.js")
-    policy = (
-        f"default-src 'none'; style-src {_hash(styles)}; script-src {_hash(script)}; base-uri 'none'; "
-        "form-action 'none'"
-    )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"Workflow report: {report.title}"),
-        tag("style", Markup(styles)),
-    )
-    body = tag(
-        "body",
+    script = resources.files(__package__).joinpath("assets", "page.js").read_text(encoding="utf-8")
+    return page(
+        f"Workflow report: {report.title}",
         tag("a", "Skip to the tests", href="#tests", class_="skip"),
-        timeline_definitions(),
         _header(report),
         _main(report),
-        tag("script", Markup(script)),
+        script=script,
     )
-    return f"<!DOCTYPE html>\n{tag('html', head, body, lang='en')}\n"
-
-
-def _asset(name: str) -> str:
-    return resources.files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> Markup:
-    """Return how a content security policy names an inline style or script."""
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-    return Markup(f"'sha256-{digest}'")
 
 
 # The top -------------------------------------------------------------------------------------------------------------
 
 
 def _header(report: Report) -> Markup:
-    written = report.written_at.isoformat(" ", "seconds")
     versions = ", ".join(f"{name} {version}" for name, version in report.environment.items())
     return tag(
         "header",
         tag("h1", tag("span", "Workflow report", class_="kind"), " ", report.title),
-        tag("p", tag("time", written, datetime=report.written_at.isoformat()), f", {versions}", class_="written"),
+        tag("p", written(report.written_at), f", {versions}", class_="written"),
         _summary(report) if report.tests else Markup(),
     )
 
@@ -143,7 +115,7 @@ def _main(report: Report) -> Markup:
     return tag(
         "main",
         _filter(report),
-        tag("details", tag("summary", "How to read the timelines"), _explanation(), draw_legend(), class_="key"),
+        key("Time is virtual, and many events share one instant, so "),
         tag("h2", "Tests"),
         *sections,
         tag("p", "No test fits the filter.", id="none", hidden=True),
@@ -209,13 +181,3 @@ def _filter(report: Report) -> Markup:
 def _keys() -> list[Markup]:
     keys = (("/", "filter"), ("j", "next test"), ("k", "previous test"))
     return [join(tag("kbd", key), f" {text} ") for key, text in keys]
-
-
-def _explanation() -> Markup:
-    return tag(
-        "p",
-        escaped(
-            "Time is virtual, and many events share one instant, so each event has a place of its own, in the order of "
-            "the history. Between two events the scale widens with the time that passed."
-        ),
-    )

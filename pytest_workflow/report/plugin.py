@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from pytest_workflow.entry import CRASHES_PROPERTY
-from pytest_workflow.report.capture import FaultWatch, capture, shortened
+from pytest_workflow.report.capture import FaultWatch, capture
 from pytest_workflow.report.model import Outcome, Report, TestEntry, WorkflowRecord
 from pytest_workflow.report.page import render
-from pytest_workflow.report.scale import duration_text
-from pytest_workflow.report.sections import count, seconds_text
+from workflow_core.report.reading import shortened
+from workflow_core.report.scale import duration_text
+from workflow_core.report.sections import count, seconds_text
 
 if TYPE_CHECKING:
     from collections.abc import Generator

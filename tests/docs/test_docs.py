@@ -14,6 +14,7 @@ pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SAVED = re.compile(r"`([\w.]+\.(?:yaml|json))`:\n\n^```(?:yaml|json)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
 
@@ -34,6 +35,8 @@ def everything():
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
 def test_the_code_of_a_page_runs(page, pytester, monkeypatch):
     monkeypatch.setenv("WORKFLOW_DIR", str(pytester.path / "state"))
+    for name, content in SAVED.findall(page.read_text(encoding="utf-8")):
+        (pytester.path / name).write_text(content, encoding="utf-8")
     tests = 0
     script = []
     for number, block in enumerate(blocks(page)):

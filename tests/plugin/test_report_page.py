@@ -14,20 +14,13 @@ from itertools import pairwise
 import pytest
 
 from pytest_workflow import ExecutionStarted, StepCompleted, StepStarted
-from pytest_workflow.report.drawing import draw_timeline, timeline_definitions, timeline_styles
-from pytest_workflow.report.markup import Markup, escaped, tag
-from pytest_workflow.report.model import (
-    ErrorEntry,
-    EventEntry,
-    ExecutionEntry,
-    Report,
-    StepEntry,
-    TestEntry,
-    WorkflowRecord,
-)
+from pytest_workflow.report.model import Report, TestEntry, WorkflowRecord
 from pytest_workflow.report.page import render
-from pytest_workflow.report.timeline import BAR_KINDS, MARK_KINDS, FaultStrike
 from workflow_core.events import EVENT_TYPES
+from workflow_core.report.drawing import draw_timeline, timeline_definitions, timeline_styles
+from workflow_core.report.markup import Markup, escaped, tag
+from workflow_core.report.model import ErrorEntry, EventEntry, ExecutionEntry, StepEntry
+from workflow_core.report.timeline import BAR_KINDS, MARK_KINDS, FaultStrike
 
 HOSTILE = (
     "</script></style><script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;"

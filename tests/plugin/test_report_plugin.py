@@ -262,7 +262,7 @@ def test_a_test_that_is_run_again_counts_once_by_its_last_run(run_within, pytest
 def test_long_histories_and_texts_are_cut(run_within, pytester, reports, monkeypatch):
     monkeypatch.setattr("pytest_workflow.report.capture.MOST_EVENTS", 5)
     monkeypatch.setattr("pytest_workflow.report.capture.MOST_EXECUTIONS", 2)
-    monkeypatch.setattr("pytest_workflow.report.capture.LONGEST_TEXT", 20)
+    monkeypatch.setattr("workflow_core.report.reading.LONGEST_TEXT", 20)
     pytester.makepyfile(
         """
         def test_it(workflow):

@@ -26,8 +26,8 @@ from pytest_workflow import (
     StepSkipped,
     StepStarted,
 )
-from pytest_workflow.report.scale import PLACE, Scale, duration_text
-from pytest_workflow.report.timeline import EXECUTION_LANE, FaultStrike, lay_out
+from workflow_core.report.scale import PLACE, Scale, duration_text
+from workflow_core.report.timeline import EXECUTION_LANE, FaultStrike, lay_out
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 

@@ -8,6 +8,7 @@ import pytest
 
 from workflow_core import Settings, WorkflowEngine
 from workflow_core.database.sqlite import SQLiteStore
+from workflow_core.definitions import executors
 from workflow_core.ownership import Owner
 
 
@@ -140,3 +141,10 @@ def machine(tmp_path, clock):
     machine = Machine(tmp_path / "machine.db", clock)
     yield machine
     machine.close()
+
+
+@pytest.fixture
+def own_executors(monkeypatch):
+    """Forget, after the test, the executors that it registers."""
+    executors.known_types()
+    monkeypatch.setattr(executors, "_executors", dict(executors._executors))

@@ -48,6 +48,25 @@ def test_importing_the_core_loads_no_test_package():
     assert done.stdout == "[]\n", done.stderr
 
 
+def test_definitions_need_no_extra_until_one_is_used():
+    block = BLOCK.replace('"pytest",', '"pytest", "httpx", "yaml",', 1)
+    done = run(
+        block + "import workflow_core, sys\n"
+        "assert 'workflow_core.definitions' not in sys.modules\n"
+        "from workflow_core import WorkflowEngine\n"
+        "from workflow_core.database.sqlite import SQLiteStore\n"
+        "engine = WorkflowEngine(SQLiteStore())\n"
+        "step = {'id': 'a', 'type': 'log'}\n"
+        "engine.define_declarative({'name': 'w', 'steps': [step], 'output': '${steps.a.logged}'})\n"
+        "print(engine.run('w').output)\n"
+        "step = {'id': 'a', 'type': 'http', 'config': {'url': 'http://x'}}\n"
+        "try: engine.define_declarative({'name': 'w', 'steps': [step]})\n"
+        "except ValueError as error: print(error)"
+    )
+    assert done.stdout.startswith("True\n"), done.stderr
+    assert 'pip install "pytest-workflow-core[http]"' in done.stdout
+
+
 def test_the_core_runs_in_an_environment_with_nothing_but_what_it_requires(tmp_path):
     """A clean environment that sees only the required distributions."""
     needed = ["pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "pluggy"]

@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -66,7 +67,11 @@ def copied(version, kind, target):
 def shape(connection):
     """What a database consists of, whatever order and spaces its parts were made with."""
     rows = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")
-    return {(kind, name, table, " ".join(sql.split())) for kind, name, table, sql in rows}
+    return {(kind, name, table, _without_needless_spaces(sql)) for kind, name, table, sql in rows}
+
+
+def _without_needless_spaces(sql):
+    return re.sub(r" ?([(),]) ?", r"\1", " ".join(sql.split()))
 
 
 def test_there_is_something_to_open():

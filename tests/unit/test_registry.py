@@ -226,11 +226,11 @@ def test_definition_json_is_brought_up_to_date(root, clock):
     clock.time = clock.time.replace(day=2)
     assert run("1.0.0", 2) == first
     assert path.stat().st_ino == inode  # nothing was written
-    path.write_text(json.dumps({**first, "steps": [{"id": "a"}]}))
+    path.write_text(json.dumps({**first, "owner": "billing"}))
     third = run("2.0.0", 3)
     assert third == {
         **first,
-        "steps": [{"id": "a"}],
+        "owner": "billing",
         "version": "2.0.0",
         "last_modified": "2026-01-02T00:00:00+00:00",
     }

@@ -61,7 +61,8 @@ def open_database(
         )
         if path is not None:
             _refuse_foreign(connection, schema, version, where)
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect on a file without a page alone
+            if connection.execute("PRAGMA page_count").fetchone()[0] == 0:  # later it has no effect, and writes
+                connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             _switch_to_wal(connection, busy_timeout_ms)
         prepare(connection, schema, version, synchronous)
     except BaseException as error:

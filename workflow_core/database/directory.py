@@ -17,6 +17,7 @@ from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.registry import Registry
 from workflow_core.database.sqlite import SQLiteStore
+from workflow_core.database.store import WorkflowRecord
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
@@ -235,6 +236,26 @@ class DirectoryStore:
         """Read an execution."""
         name = self._workflow_of(execution_id)
         return None if name is None else await self.workflow(name).load_execution(execution_id)
+
+    async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
+        """Read the ids that begin with a prefix, sorted."""
+        if not self.layout.registry.exists():
+            return []
+        rows = self._registry_rows(
+            "SELECT execution_id FROM execution_index WHERE execution_id >= ?1 AND execution_id < ?1 || '~'"
+            " ORDER BY execution_id LIMIT ?2",
+            (prefix, limit),
+        )
+        return [str(row[0]) for row in rows]
+
+    async def list_workflows(self) -> list[WorkflowRecord]:
+        """Read the workflows, sorted by name."""
+        if not self.layout.registry.exists():
+            return []
+        rows = self._registry_rows(
+            "SELECT name, status, created_at, last_execution_at, execution_count FROM workflow_registry ORDER BY name"
+        )
+        return [WorkflowRecord.of_row(row) for row in rows]
 
     async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
         """Read the circuits by workflow name and step id."""

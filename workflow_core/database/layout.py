@@ -25,12 +25,16 @@ __all__ = ["WORKFLOW_NAME", "RuntimeLayout"]
 WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a workflow may be called: its name becomes a directory."""
 
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-
-logger = logging.getLogger("workflow_core")
 _PLAIN_FILE_NAME = re.compile(r"[a-z0-9._-]{1,200}")
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
 """What Windows means a device by, with any ending."""
+
+
+_OF_A_DOCUMENT = frozenset({"steps", "output", "continue_on_error"})
+"""Keys of ``definition.json`` that the documents of declarative workflows alone have."""
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+logger = logging.getLogger("workflow_core")
 
 
 class RuntimeLayout:
@@ -59,24 +63,6 @@ class RuntimeLayout:
     def log_dir(self, workflow_name: str) -> Path:
         """The log directory of a workflow."""
         return self.workflow_dir(workflow_name) / "logs"
-
-    def remove_execution_log(self, workflow_name: str, execution_id: str) -> None:
-        """Remove the log of one execution, if there is one."""
-        self.remove(self.execution_log(workflow_name, execution_id))
-
-    def daily_logs(self, workflow_name: str, before: datetime) -> list[Path]:
-        """Return the daily logs of a workflow, of the days that were over at ``before`` (UTC)."""
-        over = before.astimezone(UTC).date().isoformat()
-        logs = self.log_dir(workflow_name).glob("????-??-??.log")
-        return sorted(log for log in logs if _DAY.fullmatch(log.stem) and log.stem < over)
-
-    @staticmethod
-    def remove(path: Path) -> None:
-        """Remove a file; one that cannot be removed is left, with a warning."""
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            logger.warning("%s: cannot remove this file: %s", path, error.strerror)
 
     def definition(self, workflow_name: str) -> Path:
         """The description of a workflow, for programs that do not have its code."""
@@ -110,6 +96,24 @@ class RuntimeLayout:
                 if WORKFLOW_NAME.fullmatch(path.name) and self.database(path.name).is_file():
                     yield path.name
 
+    def remove_execution_log(self, workflow_name: str, execution_id: str) -> None:
+        """Remove the log of one execution, if there is one."""
+        self.remove(self.execution_log(workflow_name, execution_id))
+
+    def daily_logs(self, workflow_name: str, before: datetime) -> list[Path]:
+        """Return the daily logs of a workflow, of the days that were over at ``before`` (UTC)."""
+        over = before.astimezone(UTC).date().isoformat()
+        logs = self.log_dir(workflow_name).glob("????-??-??.log")
+        return sorted(log for log in logs if _DAY.fullmatch(log.stem) and log.stem < over)
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove a file; one that cannot be removed is left, with a warning."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s: cannot remove this file: %s", path, error.strerror)
+
     def relative(self, path: Path) -> str:
         """Return a path as it is stored: relative, with forward slashes."""
         return path.relative_to(self.root).as_posix()
@@ -132,15 +136,41 @@ class RuntimeLayout:
     def write_definition(self, workflow_name: str, definition: Mapping[str, object]) -> None:
         """Bring ``definition.json`` up to date, as a whole or not at all; nothing is written if nothing has changed.
 
-        The moment of its making is kept, and so is whatever other programs have added.
+        The moment of its making is kept, and so is whatever other programs have added. A document of a declarative
+        workflow is changed by `save_document` alone: a process that knows an older one, or a function of that name,
+        leaves it as it is.
         """
-        path = self.definition(workflow_name)
-        before = _object_in(path)
-        changed = {**before, **pydantic_core.to_jsonable_python(definition)}
+        before = _object_in(self.definition(workflow_name))
+        if "steps" not in before:
+            self._update_definition(workflow_name, before, definition)
+
+    def save_document(self, workflow_name: str, definition: Mapping[str, object]) -> bool:
+        """Bring ``definition.json`` up to date with a document, in the manner of `write_definition`.
+
+        Returns:
+            Whether anything had to be written.
+        """
+        before = _object_in(self.definition(workflow_name))
+        kept = {key: value for key, value in before.items() if key not in _OF_A_DOCUMENT}
+        return self._update_definition(workflow_name, before, {**kept, **definition}, keeps=False)
+
+    def _update_definition(
+        self,
+        workflow_name: str,
+        before: Mapping[str, object],
+        definition: Mapping[str, object],
+        *,
+        keeps: bool = True,
+    ) -> bool:
+        changed = {**(before if keeps else {}), **pydantic_core.to_jsonable_python(definition)}
         changed["created_at"] = before.get("created_at", definition.get("created_at"))
         if before and {**changed, "last_modified": before.get("last_modified")} == before:
-            return
-        _write_atomically(path, pydantic_core.to_json(changed, indent=2) + b"\n")
+            return False
+        self.make_root()
+        self.make_workflow(workflow_name)
+        content = pydantic_core.to_json(changed, indent=2) + b"\n"
+        _write_atomically(self.definition(workflow_name), content)
+        return True
 
     def make_config(self, workflow_name: str, config: Mapping[str, object]) -> None:
         """Write ``config.json`` unless it is there: it belongs to the workflow's users."""

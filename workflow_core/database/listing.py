@@ -51,6 +51,7 @@ class UnfinishedExecution:
         owner: Who runs it, if the owner is known.
         lease_expires_at: Until when it does, in milliseconds since 1970; ``None`` for always.
         due_at: When a sleeping execution goes on, in milliseconds since 1970; ``None`` for at once.
+        is_declarative: Whether it keeps the document of its workflow, so that nobody need define that.
     """
 
     execution_id: str
@@ -61,6 +62,7 @@ class UnfinishedExecution:
     owner: Owner | None
     lease_expires_at: int | None
     due_at: int | None
+    is_declarative: bool = False
 
     @property
     def position(self) -> Position:
@@ -145,7 +147,8 @@ def unfinished_executions(
     columns = (
         "e.id, e.workflow_name, e.status, e.started_at, e.fencing_token, o.host, o.pid, o.process_started, o.owner_id,"
         " o.lease_expires_at, CASE e.status WHEN 'sleeping' THEN (SELECT min(s.wake_time) FROM steps s"
-        " WHERE s.execution_id = e.id AND s.status IN ('sleeping', 'retrying')) END, e.deadline_at"
+        " WHERE s.execution_id = e.id AND s.status IN ('sleeping', 'retrying')) END, e.deadline_at,"
+        " e.definition_revision IS NOT NULL"
         " FROM executions e LEFT JOIN owners o ON o.owner_id = e.owner_id"
     )
     order = "(e.started_at, e.id) > (?, ?) ORDER BY e.started_at, e.id LIMIT ?"
@@ -205,4 +208,5 @@ def _unfinished(row: tuple[Any, ...]) -> UnfinishedExecution:
         owner=None if row[8] is None else Owner(*row[5:9]),
         lease_expires_at=row[9],
         due_at=min(wakes) if row[10] is not None else None,
+        is_declarative=bool(row[12]),
     )

@@ -25,6 +25,11 @@ CREATE INDEX idx_executions_restart_at ON executions(started_at) WHERE restart_a
 CREATE TABLE removed_executions (
     execution_id TEXT PRIMARY KEY
 ) WITHOUT ROWID;
+ALTER TABLE executions ADD COLUMN definition_revision TEXT;
+CREATE TABLE definitions (
+    revision TEXT PRIMARY KEY,
+    document TEXT NOT NULL
+) WITHOUT ROWID;
 """,
 }
 """By version, the statements that make the next version of it."""

@@ -50,7 +50,8 @@ CREATE TABLE executions (
     fencing_token   INTEGER NOT NULL DEFAULT 1,
     revision        INTEGER NOT NULL DEFAULT 0,
     created_at      DATETIME NOT NULL,
-    updated_at      DATETIME NOT NULL
+    updated_at      DATETIME NOT NULL,
+    definition_revision TEXT
 );
 CREATE INDEX idx_executions_status ON executions(workflow_name, status, started_at);
 CREATE INDEX idx_executions_started_at ON executions(started_at);
@@ -106,6 +107,11 @@ CREATE TABLE step_errors (
     timestamp     INTEGER NOT NULL
 );
 CREATE INDEX idx_execution_step ON step_errors(execution_id, step_id);
+
+CREATE TABLE definitions (
+    revision TEXT PRIMARY KEY,
+    document TEXT NOT NULL
+) WITHOUT ROWID;
 
 CREATE TABLE event_log (
     execution_id TEXT NOT NULL REFERENCES executions(id) ON DELETE CASCADE,

@@ -12,7 +12,7 @@ from workflow_core.circuit_breaker import CircuitState
 from workflow_core.database import listing, removal
 from workflow_core.database.connection import Database
 from workflow_core.database.diagnosis import storage_error
-from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
+from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowRecord
 from workflow_core.errors import ExecutionNotFoundError, LeaseLostError
 from workflow_core.events import event_from_row
 from workflow_core.ownership import Owner
@@ -37,8 +37,15 @@ _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
 _EXECUTION_COLUMNS: Final = (
     "e.id, e.workflow_name, e.status, e.started_at, e.completed_at, e.restart_attempt, e.error_data, e.input_data, "
-    "e.output_data, e.retry_config, e.panic_config, e.deadline_at, e.restart_at, e.owner_id, e.fencing_token"
+    "e.output_data, e.retry_config, e.panic_config, e.deadline_at, e.restart_at, e.owner_id, e.fencing_token, "
+    "e.definition_revision"
 )
+
+_SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
+"""Steps that were skipped because of others, not by an open circuit: a restart decides anew about them."""
+
+_BEGINS_AGAIN: Final = f"(status NOT IN ('completed', 'skipped', 'sleeping') OR {_SKIPPED_UNTRIED})"
+"""Steps that a restart begins again."""
 
 _LEASE_TOLERANCE_MS: Final = 1_000
 """A lease that starting an execution would prolong by less than this is left as it is."""
@@ -114,9 +121,15 @@ class SQLiteStore(Database):
         now = _text(at)
         with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
+            if execution.definition_document is not None:
+                connection.execute(
+                    "INSERT INTO definitions (revision, document) VALUES (?, ?) ON CONFLICT (revision) DO NOTHING",
+                    (execution.definition_revision, execution.definition_document),
+                )
             cursor = connection.execute(
                 "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
-                " deadline_at, owner_id, created_at, updated_at) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?)"
+                " deadline_at, owner_id, created_at, updated_at, definition_revision)"
+                " VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO NOTHING",
                 (
                     execution.execution_id,
@@ -129,6 +142,7 @@ class SQLiteStore(Database):
                     owner.owner_id,
                     now,
                     now,
+                    execution.definition_revision,
                 ),
             )
             if cursor.rowcount == 1:
@@ -236,14 +250,18 @@ class SQLiteStore(Database):
                 (restart_attempt, owner.owner_id, deadline_at),
                 "status IN ('panicked', 'failed')",
             )
-            self._keep_start_events(
-                connection, lease.execution_id, "status NOT IN ('completed', 'skipped', 'sleeping')"
+            self._keep_start_events(connection, lease.execution_id, _BEGINS_AGAIN)
+            connection.execute(
+                "INSERT INTO event_log (execution_id, seq, type, step_id, attempt, at)"
+                " SELECT execution_id, completed_seq, 'StepSkipped', step_id, attempt, completed_at FROM steps"
+                f" WHERE execution_id = ? AND {_SKIPPED_UNTRIED}",
+                (lease.execution_id,),
             )
             connection.execute(
                 "UPDATE steps SET status = CASE kind WHEN 'sleep' THEN 'sleeping' ELSE 'pending' END, attempt = 0,"
                 " next_attempt_at = NULL, started_seq = CASE kind WHEN 'sleep' THEN started_seq END,"
-                " error_message = NULL, completed_at = NULL, revision = revision + 1, updated_at = ?"
-                " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'sleeping')",
+                " error_message = NULL, result_data = NULL, completed_seq = NULL, completed_at = NULL,"
+                f" revision = revision + 1, updated_at = ? WHERE execution_id = ? AND {_BEGINS_AGAIN}",
                 (now, lease.execution_id),
             )
             data = _json(restart_attempt=restart_attempt)
@@ -467,14 +485,16 @@ class SQLiteStore(Database):
     async def step_skipped(
         self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime
     ) -> None:
-        """Record the value that ``on_open`` supplied."""
+        """Record that a step is skipped, with the value that ``on_open`` or the workflow supplied."""
         now = _text(at)
         with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
-                "UPDATE steps SET status = 'skipped', completed_at = ?, result_data = ?, error_message = NULL,"
-                " completed_seq = ?, revision = revision + 1, updated_at = ? WHERE execution_id = ? AND step_id = ?",
-                (now, result_data, seq, now, lease.execution_id, step.step_id),
+                "INSERT INTO steps (execution_id, step_id, status, attempt, completed_at, result_data, completed_seq,"
+                " created_at, updated_at) VALUES (?1, ?2, 'skipped', ?3, ?4, ?5, ?6, ?4, ?4)"
+                " ON CONFLICT (execution_id, step_id) DO UPDATE SET status = 'skipped', completed_at = ?4,"
+                " result_data = ?5, error_message = NULL, completed_seq = ?6, revision = revision + 1, updated_at = ?4",
+                (lease.execution_id, step.step_id, step.attempt, now, result_data, seq),
             )
 
     async def sleep_started(
@@ -575,6 +595,21 @@ class SQLiteStore(Database):
         rows = self.select(f"SELECT {_EXECUTION_COLUMNS} FROM executions e WHERE e.id = ?", (execution_id,))
         return _execution_record(rows[0]) if rows else None
 
+    async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
+        """Read the ids that begin with a prefix, sorted."""
+        rows = self.select(
+            "SELECT id FROM executions WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2", (prefix, limit)
+        )
+        return [row[0] for row in rows]
+
+    async def list_workflows(self) -> list[WorkflowRecord]:
+        """Read the workflows that have executions, sorted by name."""
+        rows = self.select(
+            "SELECT workflow_name, 'active', min(started_at), max(started_at), count(*) FROM executions GROUP BY 1"
+            " ORDER BY 1"
+        )
+        return [WorkflowRecord.of_row(row) for row in rows]
+
     async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
         """Read the steps of an execution, and the highest position in its history."""
         del workflow_name
@@ -637,6 +672,11 @@ class SQLiteStore(Database):
     async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
         """Read executions that are not at rest, the earliest started first, with their owners."""
         return self.read(listing.unfinished_executions, after, limit)
+
+    async def load_definition(self, revision: str) -> str | None:
+        """Read the document of a declarative workflow, as executions of it were started with."""
+        rows = self.select("SELECT document FROM definitions WHERE revision = ?", (revision,))
+        return str(rows[0][0]) if rows else None
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""

@@ -7,11 +7,11 @@ name is also the name of the place where a process can die.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from datetime import datetime
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.database.listing import UnfinishedExecution
@@ -31,6 +31,7 @@ __all__ = [
     "StepRecord",
     "ErrorRecord",
     "CircuitChange",
+    "WorkflowRecord",
     "WorkflowStore",
     "Store",
 ]
@@ -80,7 +81,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class NewExecution:
-    """What is stored when an execution starts; ``deadline_at`` is milliseconds since 1970."""
+    """What is stored when an execution starts; ``deadline_at`` is milliseconds since 1970.
+
+    An execution of a declarative workflow keeps the document that it was started with, by the revision of that: it
+    goes on with it after the workflow was changed.
+    """
 
     workflow_name: str
     execution_id: str
@@ -88,6 +93,8 @@ class NewExecution:
     retry_config: str
     panic_config: str
     deadline_at: int | None
+    definition_revision: str | None = None
+    definition_document: str | None = None
 
 
 @dataclass(slots=True)
@@ -109,6 +116,7 @@ class ExecutionRecord:
     restart_at: int | None
     owner_id: str | None
     fencing_token: int
+    definition_revision: str | None = None
 
 
 @dataclass(slots=True)
@@ -160,6 +168,28 @@ class CircuitChange:
 
     transition: Callable[[CircuitState], CircuitState]
     seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRecord:
+    """One workflow that a store knows.
+
+    Attributes:
+        status: ``active`` or ``inactive``.
+        execution_count: How many executions were started, those that were removed since included.
+    """
+
+    name: str
+    status: str
+    created_at: datetime
+    last_execution_at: datetime | None
+    execution_count: int
+
+    @classmethod
+    def of_row(cls, row: Sequence[Any]) -> WorkflowRecord:
+        """Make one of a row with name, status, two moments as text, and a count."""
+        last = None if row[3] is None else datetime.fromisoformat(row[3])
+        return cls(row[0], row[1], datetime.fromisoformat(row[2]), last, row[4])
 
 
 class WorkflowStore(Protocol):
@@ -279,7 +309,7 @@ class WorkflowStore(Protocol):
     async def step_skipped(
         self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime
     ) -> None:
-        """Record the value that ``on_open`` supplied."""
+        """Record that a step is skipped, with the value that ``on_open`` or the workflow supplied."""
 
     async def sleep_started(
         self,
@@ -329,6 +359,9 @@ class WorkflowStore(Protocol):
     async def load_events(self, workflow_name: str, execution_id: str) -> list[Event]:
         """Read the history of an execution."""
 
+    async def load_definition(self, revision: str) -> str | None:
+        """Read the document of a declarative workflow, as executions of it were started with."""
+
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""
 
@@ -355,6 +388,12 @@ class Store(Protocol):
 
     async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
         """Read an execution."""
+
+    async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
+        """Read the ids that begin with a prefix, sorted."""
+
+    async def list_workflows(self) -> list[WorkflowRecord]:
+        """Read the workflows, sorted by name."""
 
     async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
         """Read the circuits by workflow name and step id."""

@@ -12,16 +12,16 @@ import math
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from pytest_workflow.report.markup import Markup, join, tag
-from pytest_workflow.report.scale import duration_text
-from pytest_workflow.report.timeline import BAR_KINDS, MARK_KINDS, Bar, BarKind, Mark, MarkKind, Timeline, lay_out
+from workflow_core.report.markup import Markup, join, tag
+from workflow_core.report.scale import duration_text
+from workflow_core.report.timeline import BAR_KINDS, MARK_KINDS, Bar, BarKind, Mark, MarkKind, Timeline, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_workflow.report.scale import Break, Tick
-    from pytest_workflow.report.timeline import FaultStrike
     from workflow_core.events import Event
+    from workflow_core.report.scale import Break, Tick
+    from workflow_core.report.timeline import FaultStrike
 
 __all__ = ["draw_legend", "draw_timeline", "timeline_definitions", "timeline_styles"]
 

@@ -1,6 +1,6 @@
 """The timeline of one execution: events in, positioned bars and marks out.
 
-A bar is an attempt or a wait, a mark is what happens in a moment; `pytest_workflow.report.scale` says where they stand.
+A bar is an attempt or a wait, a mark is what happens in a moment; `workflow_core.report.scale` says where they stand.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from pytest_workflow.report.scale import PLACE, Break, Scale, Tick, duration_text, milliseconds_between, since_start
 from workflow_core.events import (
     CircuitClosed,
     CircuitHalfOpened,
@@ -31,6 +30,7 @@ from workflow_core.events import (
     StepSkipped,
     StepStarted,
 )
+from workflow_core.report.scale import PLACE, Break, Scale, Tick, duration_text, milliseconds_between, since_start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,7 @@ BAR_KINDS: dict[BarKind, str] = {
     "retried": "attempt failed, tried again",
     "interrupted": "attempt interrupted by a crash",
     "panicked": "attempt panicked",
-    "skipped": "skipped, circuit open",
+    "skipped": "skipped",
     "unfinished": "attempt not finished",
     "sleep": "sleep",
     "backoff": "back-off",

@@ -1,0 +1,531 @@
+"""Each command, in this process: what it prints, what it does, and its exit code."""
+
+import asyncio
+import contextlib
+import json
+import re
+import shlex
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from workflow_core import PanicError, Settings, WorkflowEngine
+from workflow_core.cli.application import COMMANDS, workflow
+from workflow_core.cli.commands import list_workflows
+from workflow_core.cli.follow import Follower
+from workflow_core.database.layout import RuntimeLayout
+
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
+
+
+@pytest.fixture
+def interrupted(cli, app, directory):
+    """An execution that sleeps, and whose process is gone."""
+    cli("list")  # imports the app
+
+    async def begin():
+        engine = WorkflowEngine(settings=Settings(directory=directory, recover_on_start=False))
+        await engine.start("night", "night-1", detach=True)
+        while (await engine.get_status("night-1")).status != "sleeping":
+            await asyncio.sleep(0.001)
+        await engine.aclose()
+
+    asyncio.run(begin())
+    return "night-1"
+
+
+# Overviews ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_overview_says_of_each_command_what_the_command_says_of_itself():
+    assert list(COMMANDS) == workflow.list_commands(None)
+    for name, entry in COMMANDS.items():
+        command = workflow.get_command(None, name)
+        assert command.name == name
+        assert command.get_short_help_str(200)
+        assert command.epilog.startswith("\b\nExamples:\n")
+        assert entry.summary.endswith(".")
+    assert workflow.get_command(None, "ls") is list_workflows.command
+
+
+def test_nothing_is_made_by_looking(cli, directory):
+    assert cli("list").out == "No workflows found.\n"
+    assert cli("status").out == "No workflows found.\n"
+    assert cli("list", "--format", "json").data == []
+    assert cli("status", "nobody").code == 3
+    assert not directory.exists()
+
+
+def test_workflows_of_code_and_of_documents_are_listed(cli, app):
+    assert cli("create", "greeting", "--description", "Says hello").code == 0
+    assert cli("start", "order", "--quiet").code == 0
+    listed = {each["name"]: each for each in cli("list", "--format", "json").data}
+    assert set(listed) == {"declined", "fragile", "greeting", "night", "order", "typed"}
+    assert listed["order"]["executions_by_status"] == {"completed": 1}
+    assert listed["order"]["description"] == "Process an order."
+    assert (listed["greeting"]["description"], listed["greeting"]["last_execution_at"]) == ("Says hello", None)
+    assert cli("ls", "--quiet", "--status", "active").out.split() == sorted(listed)
+    assert cli("list", "--status", "inactive").out == "No workflows found.\n"
+    table = cli("list").out
+    assert "Says hello" in table
+    assert "never" in table
+
+
+def test_status_without_an_id(cli, app):
+    cli("start", "order", "--execution-id", "o-1")
+    cli("start", "declined", "--execution-id", "d-1")
+    rows = {line.split()[0]: line.split()[1:6] for line in cli("status").out.splitlines()[2:]}
+    assert rows["order"] == ["active", "1", "0", "1", "0"]
+    assert rows["declined"] == ["active", "1", "0", "0", "1"]
+    executions = cli("status", "--workflow", "order", "--format", "json").data
+    assert [(each["execution_id"], each["status"], each["steps"]) for each in executions] == [("o-1", "completed", 3)]
+    assert cli("status", "-w", "order", "--status", "failed").out == "No executions found for workflow: order\n"
+    assert cli("status", "--status", "failed", "--quiet").out == "d-1\n"
+    missing = cli("status", "--workflow", "ordr")
+    assert missing.code == 3
+    assert 'did you mean "order"?' in missing.err
+
+
+# Creating ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_workflow_is_created_and_started(cli, directory):
+    made = cli("create", "my-workflow", "--description", "My first workflow")
+    assert made.code == 0
+    assert f"Database: {directory}/workflows/my-workflow/my-workflow.db" in made.out
+    assert "Steps: 1" in made.out
+    started = cli("start", "my-workflow", "--format", "json")
+    assert started.data["status"] == "completed"
+    assert "Hello from workflow!" in started.err
+    assert "with the same definition" in cli("create", "my-workflow", "--description", "My first workflow").out
+
+
+def test_a_dry_run_creates_nothing(cli, tmp_path, directory):
+    file = tmp_path / "pipeline.json"
+    document = {"name": "pipeline", "steps": [{"id": "a", "type": "log", "config": {"message": "hi"}}]}
+    file.write_text(json.dumps(document))
+    done = cli("create", "pipeline", "--file", file, "--dry-run")
+    assert done.code == 0
+    assert done.out.startswith("Workflow definition is valid:\n{")
+    assert cli("create", "pipeline", "--file", file, "--dry-run", "--format", "json").data == document
+    assert not directory.exists()
+    assert cli("create", "pipeline", "--file", file).code == 0
+    assert cli("list", "--quiet").out == "pipeline\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "not JSON"),
+        ('{"name": "w", "steps": []}', "steps"),
+        ('{"name": "w", "steps": [{"id": "a"}]}', "type"),
+        ('{"name": "other", "steps": [{"id": "a", "type": "log", "config": {"message": "x"}}]}', '"other", not "w"'),
+    ],
+)
+def test_a_definition_with_mistakes(cli, tmp_path, directory, content, told):
+    (tmp_path / "w.json").write_text(content)
+    done = cli("create", "w", "--file", "w.json")
+    assert done.code == 2
+    assert done.err.startswith("Error: ")
+    assert told in done.err
+    assert cli("create", "w", "--file", "nothing.json").code == 2
+    assert cli("create", "../w").code == 2
+    assert not directory.exists()
+
+
+# Starting ------------------------------------------------------------------------------------------------------------
+
+
+def test_start_shows_the_id_the_events_and_what_came_of_it(cli, app):
+    done = cli("start", "order", "--input", '{"source": "database"}')
+    assert done.code == 0
+    assert re.search(rf"Execution ID: {UUID}$", done.out, re.MULTILINE)
+    assert 'Input: {"source":"database"}' in done.out
+    assert "Max retries: 4" in done.out
+    assert len(re.findall(r"step=charge attempt=\d seq=\d+ event=StepFailed error=NetworkError", done.out)) == 2
+    assert re.search(r"completed +3 +\d\d:\d\d:\d\d", done.out)
+    assert '"source": "database"' in done.out
+
+
+def test_json_is_alone_on_stdout(cli, app):
+    done = cli("start", "order", "--input", "[1]", "--format", "json")
+    assert done.data["output"]["input"] == [1]
+    assert done.data["steps"]["charge"]["attempt"] == 3
+    assert done.data["circuit_breakers"]["charge"]["status"] == "closed"
+    assert "noise on stdout" in done.err
+
+
+def test_input_from_a_file_and_from_stdin(cli, app, tmp_path, monkeypatch):
+    (tmp_path / "input.json").write_text('\ufeff{"n": 1}', encoding="utf-8")
+    assert cli("start", "order", "--input-file", "input.json", "-F", "json").data["input"] == {"n": 1}
+    (tmp_path / "stdin").write_text('{"n": 2}')
+    with (tmp_path / "stdin").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        assert cli("start", "order", "--input-file", "-", "-F", "json").data["input"] == {"n": 2}
+    assert cli("start", "order", "-F", "json").data["input"] == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--input", "{bad"], "--input is not JSON"),
+        (["--input-file", "missing.json"], "--input-file missing.json: No such file"),
+        (["--input", "1", "--input-file", "x"], "exclude each other"),
+        (["--max-retries", "11"], "11 is not in the range"),
+        (["--execution-id", "a b"], "Invalid execution id"),
+        (["--input", '"not an order"'], "Invalid input"),
+    ],
+)
+def test_start_refuses(cli, app, options, told):
+    done = cli("start", "typed", *options)
+    assert (done.code, done.out) == (2, "")
+    assert told in done.err
+
+
+def test_retries_are_those_of_the_workflow_unless_given(cli, app):
+    done = cli("start", "order", "--max-retries", "2", "-F", "json")
+    assert done.code == 1
+    assert done.data["steps"]["charge"]["attempt"] == 2
+    assert "NetworkError: 503" in done.err
+
+
+def test_a_failure_says_what_to_do(cli, app):
+    done = cli("start", "declined", "--execution-id", "d-1")
+    assert done.code == 1
+    assert done.err.splitlines()[-1] == (
+        'Error: Execution "d-1" failed: NetworkError: declined \\x1b[31m for good; "workflow restart d-1" runs it '
+        "again, completed steps are kept"
+    )
+    assert "\x1b" not in done.out
+
+
+def test_a_second_start_shows_the_stored_result(cli, app):
+    first = cli("start", "order", "--execution-id", "o-1", "--input", "7", "-F", "json").data
+    for again in (
+        cli("start", "order", "--execution-id", "o-1", "-F", "json"),
+        cli("start", "order", "--execution-id", "o-1", "--input", "7", "-F", "json"),
+    ):
+        assert again.code == 0
+        assert again.data == first
+        assert "stored result" in again.err
+    assert cli("start", "order", "--execution-id", "o-1", "--input", "8").code == 2
+    assert 'in use for workflow "order"' in cli("start", "night", "--execution-id", "o-1").err
+
+
+def test_a_workflow_that_nothing_defines(cli, app, monkeypatch):
+    cli("start", "order", "--execution-id", "o-1")
+    unknown = cli("start", "ordr")
+    assert unknown.code == 3
+    assert 'did you mean "order"?' in unknown.err
+
+
+# One execution --------------------------------------------------------------------------------------------------------
+
+
+def test_status_of_an_execution(cli, app):
+    done = cli("start", "order", "-F", "json").data
+    execution_id = done["execution_id"]
+    shown = cli("status", execution_id[:8])
+    assert f"order  {execution_id}" in shown.out
+    assert cli("status", execution_id[:8], "-F", "json").data == done
+    assert cli("status", execution_id, "--quiet").out == "completed\n"
+
+
+def test_following_ends_with_the_exit_code_of_the_execution(cli, app):
+    cli("start", "order", "--execution-id", "o-1")
+    cli("start", "declined", "--execution-id", "d-1")
+    followed = cli("status", "o-1", "--follow")
+    assert followed.code == 0
+    assert followed.out.splitlines()[-1].endswith("event=ExecutionCompleted")
+    events = [json.loads(line) for line in cli("status", "o-1", "--follow", "-F", "json").out.splitlines()]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    assert cli("status", "d-1", "--follow").code == 1
+    assert cli("status", "--follow").code == 2
+
+
+def test_following_writes_nothing(app, cli, directory):
+    cli("list")  # imports the app
+
+    async def watch():
+        settings = Settings(directory=directory, recover_on_start=False, lease_ms=None)
+        runner, reader = WorkflowEngine(settings=settings), WorkflowEngine(settings=settings)
+        await runner.start("night", "night-1", detach=True)
+        while (await runner.get_status("night-1")).status != "sleeping":
+            await asyncio.sleep(0.001)
+        connection = sqlite3.connect(directory / "workflows" / "night" / "night.db")
+        version = connection.execute("PRAGMA data_version").fetchone()
+        with Follower(reader, "lines") as follower, contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(follower.follow("night-1"), 0.5)
+        reader.close()
+        assert connection.execute("PRAGMA data_version").fetchone() == version
+        connection.close()
+        await runner.aclose()
+
+    asyncio.run(watch())
+
+
+def test_a_part_of_an_id_is_enough_to_look_and_only_of_a_uuid_to_change(cli, app):
+    for execution_id in ("order-10", "order-11", "other-1"):
+        cli("start", "declined", "--execution-id", execution_id)
+    assert "declined  other-1" in cli("status", "othe").out
+    several = cli("status", "order-1")
+    assert several.code == 2
+    assert "order-10, order-11" in several.err
+    refused = cli("restart", "other")
+    assert refused.code == 3
+    assert 'did you mean "other-1"?' in refused.err
+    uuid = cli("start", "declined", "--quiet").out.split()[0]
+    assert cli("restart", uuid[:8], "--quiet").out == "failed\n"
+
+
+def test_inspect(cli, app):
+    cli("start", "order", "--execution-id", "o-1", "--input", '{"n": 1}')
+    shown = cli("inspect", "o-1")
+    assert shown.code == 0
+    for told in ("Workflow:    order", 'Input:       {"n":1}', "NetworkError: 503", "Circuit breakers", "Timeline"):
+        assert told in shown.out
+    data = cli("inspect", "o-1", "-F", "json").data
+    assert [(error["step_id"], error["attempt"]) for error in data["errors"]] == [("charge", 1), ("charge", 2)]
+    assert "NetworkError" in data["errors"][0]["traceback"]
+    assert data["events"][-1]["event"] == "ExecutionCompleted"
+    assert data["owner"] is None or data["owner"]["pid"]
+    assert "Traceback of charge, attempt 1" in cli("inspect", "o-1", "--tracebacks").out
+
+
+def test_inspect_writes_a_page(cli, app, tmp_path):
+    cli("start", "declined", "--execution-id", "d-1")
+    done = cli("inspect", "d-1", "--html", "page.html")
+    assert (done.code, done.out, done.err) == (0, "", "Wrote page.html\n")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "Content-Security-Policy" in page
+    assert "\\u001b[31m" in page
+    assert "<svg" in page
+    assert cli("inspect", "d-1", "--html", "-").out.startswith("<!DOCTYPE html>")
+    assert cli("inspect", "d-1", "--html", "missing/page.html").code == 4
+    assert [path.name for path in tmp_path.glob(".page*")] == []
+
+
+def test_restart(cli, app):
+    panicked = cli("start", "fragile", "--execution-id", "f-1")
+    assert panicked.code == 1
+    assert "MemoryError: out of memory" in panicked.err
+    restarted = cli("restart", "f-1", "-F", "json")
+    assert (restarted.code, restarted.data["output"], restarted.data["restart_attempt"]) == (0, "survived", 2)
+    refused = cli("restart", "f-1")
+    assert refused.code == 2
+    assert "is completed" in refused.err
+
+
+def test_an_interrupted_execution_is_told_resumed_and_cancelled(cli, app, interrupted):
+    assert "nobody runs it" in cli("status", interrupted).out
+    assert cli("status", interrupted, "-F", "json").data["interrupted"] is True
+    assert "resume night-1" in cli("restart", interrupted).err
+    assert cli("cancel", interrupted, "--quiet").out == "night-1\n"
+    assert cli("status", interrupted, "-F", "json").data["status"] == "cancelled"
+    assert cli("cancel", interrupted).code == 2
+    assert cli("resume", interrupted).code == 2
+    assert cli("start", "night", "--execution-id", interrupted).code == 1
+
+
+def test_a_start_goes_on_with_a_panicked_execution_that_nobody_restarts(cli, make_app, monkeypatch, directory):
+    monkeypatch.setenv(
+        "WORKFLOW_APP",
+        make_app("""
+from workflow_core import Workflow
+
+@Workflow.define("shaky")
+async def shaky(ctx):
+    if ctx.restart_attempt == 1:
+        raise MemoryError("out of memory")
+    return ctx.input
+"""),
+    )
+    cli("list")
+
+    async def begin():
+        engine = WorkflowEngine(settings=Settings(directory=directory, recover_on_start=False))
+        with contextlib.suppress(PanicError):
+            await engine.start("shaky", "s-1", 5)
+        await engine.aclose()
+
+    asyncio.run(begin())
+    done = cli("start", "shaky", "--execution-id", "s-1", "-F", "json")
+    assert (done.code, done.data["output"], done.data["restart_attempt"]) == (0, 5, 2)
+
+
+def test_resume_needs_the_code(cli, app, interrupted, monkeypatch, make_app):
+    monkeypatch.setattr("workflow_core.definition.SHARED_DEFINITIONS._by_name", {})
+    monkeypatch.setenv("WORKFLOW_APP", make_app("x = 1\n"))
+    done = cli("resume", interrupted)
+    assert done.code == 3
+    assert "does not define it" in done.err
+    monkeypatch.delenv("WORKFLOW_APP")
+    assert "--app MODULE" in cli("resume", interrupted).err
+
+
+def test_recover(cli, app, make_app, monkeypatch, directory):
+    assert "Nothing to recover" in cli("recover").out
+    name = make_app("""
+from workflow_core import Workflow
+
+@Workflow.define("nap")
+async def nap(ctx):
+    await ctx.sleep("nap", 50)
+""")
+    monkeypatch.setenv("WORKFLOW_APP", name)
+    cli("list")
+
+    async def begin():
+        engine = WorkflowEngine(settings=Settings(directory=directory, recover_on_start=False))
+        for number in range(3):
+            await engine.start("nap", f"nap-{number}", detach=True)
+        await engine.aclose()
+
+    asyncio.run(begin())
+    done = cli("recover", "-F", "json")
+    assert done.code == 0
+    assert {each["execution_id"]: each["status"] for each in done.data} == dict.fromkeys(
+        ["nap-0", "nap-1", "nap-2"], "completed"
+    )
+
+
+# Logs ----------------------------------------------------------------------------------------------------------------
+
+
+def test_logs(cli, app):
+    cli("start", "order", "--execution-id", "o-1")
+    cli("start", "declined", "--execution-id", "d-1")
+    everything = cli("logs").out.splitlines()
+    assert len(everything) == len(cli("logs", "order").out.splitlines()) + len(cli("logs", "declined").out.splitlines())
+    assert everything == sorted(everything)
+    errors = [json.loads(line) for line in cli("logs", "--level", "error", "-F", "json").out.splitlines()]
+    assert [(error["execution"], error["event"]) for error in errors] == [("d-1", "ExecutionFailed")]
+    one = cli("logs", "--execution", "o-1").out.splitlines()
+    assert one[-1].endswith(" event=ExecutionCompleted")
+    assert cli("logs", "order", "--lines", "2").out.splitlines() == one[-2:]
+    assert cli("logs", "--since", "1h").out.splitlines() == everything
+    later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    assert (cli("logs", "--since", later).out, cli("logs", "--since", later).err) == ("", "No log lines.\n")
+    assert cli("logs", "--since", "yesterday").code == 2
+    assert cli("logs", "--execution", "o-1", "--follow").out.splitlines() == one
+    assert cli("logs", "nothing").code == 3
+
+
+def test_logs_of_an_execution_without_a_file_are_its_history(cli, app, directory):
+    cli("start", "order", "--execution-id", "o-1")
+    written = cli("logs", "--execution", "o-1").out
+    RuntimeLayout(directory).execution_log("order", "o-1").unlink()
+    derived = cli("logs", "--execution", "o-1", "--follow")
+    assert derived.out == written
+    assert "stored history" in derived.err
+
+
+# Upkeep --------------------------------------------------------------------------------------------------------------
+
+
+def test_cleanup(cli, app):
+    cli("start", "order", "--execution-id", "o-1")
+    cli("start", "declined", "--execution-id", "d-1")
+    assert "Nothing to remove" in cli("cleanup").out
+    dry = cli("cleanup", "--older-than", "0", "--dry-run")
+    assert "Would remove 2 executions" in dry.out
+    assert cli("cleanup", "--older-than", "0", "--status", "failed", "-F", "json").data["removed"] == {"declined": 1}
+    assert cli("status", "d-1").code == 3
+    assert cli("cleanup", "--older-than", "0", "--quiet").out == "1\n"
+    assert cli("status", "o-1").code == 3
+    assert cli("cleanup", "--status", "running").code == 2
+    assert cli("cleanup", "--older-than", "-1").code == 2
+
+
+def test_backup(cli, app, tmp_path):
+    cli("start", "order", "--execution-id", "o-1")
+    done = cli("backup", tmp_path / "copy", "-F", "json")
+    assert done.data["workflows"] == 1
+    assert cli("--directory", tmp_path / "copy", "status", "o-1", "--quiet").out == "completed\n"
+    assert cli("backup", tmp_path / "copy").code in {2, 4}
+
+
+# Options -------------------------------------------------------------------------------------------------------------
+
+
+def test_shared_options_may_stand_before_and_after_the_command(cli, app, tmp_path):
+    other = tmp_path / "other"
+    cli("create", "w", "--directory", other)
+    for line in (["-C", other, "list", "-q"], ["list", "-q", "-C", other], ["-q", "list", "--directory", other]):
+        assert "w" in cli(*line).out.split()
+    assert "w" not in cli("list", "-q").out.split()
+
+
+def test_an_unknown_command_and_a_wrong_level(cli, monkeypatch):
+    done = cli("strat")
+    assert done.code == 2
+    assert 'did you mean "start"?' in done.err
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    done = cli("list")
+    assert (done.code, done.err) == (2, "Error: LOG_LEVEL=loud is no level; use debug, info, warn or error\n")
+
+
+def test_a_damaged_registry_or_database_is_one_line(cli, app, directory):
+    cli("start", "order", "--execution-id", "o-1")
+    (directory / "workflows" / "order" / "order.db").write_bytes(b"not a database" * 1_000)
+    for suffix in ("-wal", "-shm"):
+        (directory / "workflows" / "order" / f"order.db{suffix}").unlink(missing_ok=True)
+    done = cli("status", "o-1")
+    assert done.code == 4
+    assert len(done.err.splitlines()) == 1
+    assert "restore it from a backup" in done.err
+
+
+def test_a_mistake_of_the_command_itself_is_one_line(cli, monkeypatch):
+    def broken(*_):
+        raise TypeError("oh")
+
+    monkeypatch.setattr(list_workflows, "show_overviews", broken)
+    done = cli("list")
+    assert (done.code, done.err) == (
+        70,
+        "Error: A mistake in this command: TypeError: oh; LOG_LEVEL=debug shows where\n",
+    )
+    monkeypatch.setenv("LOG_LEVEL", "debug")
+    assert "Traceback" in cli("list").err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(cli, shell):
+    done = cli("completion", shell)
+    assert done.code == 0
+    assert "_WORKFLOW_COMPLETE" in done.out
+
+
+def test_the_usual_command_lines(cli, make_app, monkeypatch, tmp_path):
+    """Each command line that people are told to type, as it is written."""
+    (tmp_path / "workflows").mkdir()
+    steps = [{"id": "a", "type": "log", "config": {"message": "from ${input.source:-nowhere}"}}]
+    for file, name in (("workflows/data-pipeline.json", "data-pipeline"), ("test.json", "test-workflow")):
+        (tmp_path / file).write_text(json.dumps({"name": name, "steps": steps}))
+    (tmp_path / "input.json").write_text('{"source": "file"}')
+    for line in """
+        workflow list
+        workflow list --format json
+        workflow list --status active
+        workflow create my-workflow --description "My first workflow"
+        workflow create data-pipeline --file ./workflows/data-pipeline.json
+        workflow create test-workflow --file ./test.json --dry-run
+        workflow start my-workflow
+        workflow start my-workflow --execution-id abc123def-456-789
+        workflow start data-pipeline --input '{"source": "database", "target": "s3"}'
+        workflow start data-pipeline --input-file ./input.json
+        workflow start my-workflow --max-retries 5 --retry-delay 2000
+        workflow status
+        workflow status --workflow my-workflow
+        workflow status abc123def-456-789
+        workflow status abc123def-456-789 --follow
+        workflow cleanup --older-than 7 --dry-run
+        workflow cleanup --older-than 30
+        workflow cleanup --status failed --older-than 7
+    """.strip().splitlines():
+        done = cli(*shlex.split(line)[1:])
+        assert done.code == 0, (line, done.err)
+        assert done.out

@@ -1,0 +1,166 @@
+"""The parts of the command: texts, tables, timelines, growing log files, live pictures, completion, seen alone."""
+
+import asyncio
+import dataclasses
+import io
+import shlex
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from click.shell_completion import ShellComplete
+from rich.console import Console
+
+from workflow_core import Settings, WorkflowEngine
+from workflow_core.cli import output
+from workflow_core.cli.application import workflow
+from workflow_core.cli.display import picture, remaining
+from workflow_core.cli.failures import Failure
+from workflow_core.cli.log_reading import GrowingFiles, LogFilter, moment_of
+from workflow_core.cli.output import Signs, in_colour, print_table
+from workflow_core.cli.reading import read_view
+from workflow_core.cli.texts import age_text, one_line, shortened, visible
+from workflow_core.cli.timeline import draw
+from workflow_core.clock import to_epoch_ms
+
+NOW = datetime(2026, 11, 26, 8, 30, tzinfo=UTC)
+
+
+def test_texts():
+    assert visible("a\x1b[31m\u202eb\ud800\n") == "a\\x1b[31m\\x202eb\\xd800\n"
+    assert one_line("  first\nsecond") == "first ..."
+    assert (shortened("abcdef", 6), shortened("abcdefg", 6), shortened("abc", 1)) == ("abcdef", "abc...", ".")
+    ages = {0: "now", 59: "59 s ago", 90: "2 min ago", 7_200: "2 h ago", 172_800: "2 d ago"}
+    assert {seconds: age_text(NOW - timedelta(seconds=seconds), NOW) for seconds in ages} == ages
+    assert (age_text(None, NOW), age_text(None, NOW, "never")) == ("-", "never")
+
+
+def test_what_remains_of_a_wait():
+    at = to_epoch_ms(NOW)
+    assert [remaining(at + ms, NOW) for ms in (-1, 0, 1_240, 9_999, 12_400, 90_000)] == [
+        "0 s",
+        "0 s",
+        "1.2 s",
+        "10.0 s",
+        "12 s",
+        "1 min 30 s",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("30s", NOW - timedelta(seconds=30)),
+        ("10m", NOW - timedelta(minutes=10)),
+        ("1.5h", NOW - timedelta(minutes=90)),
+        ("7D", NOW - timedelta(days=7)),
+        ("2026-11-26T08:00:00+01:00", datetime(2026, 11, 26, 7, 0, tzinfo=UTC)),
+        ("2026-11-26", datetime(2026, 11, 26).astimezone(UTC)),
+    ],
+)
+def test_moments(text, moment):
+    assert moment_of(text, NOW) == moment
+
+
+@pytest.mark.parametrize("text", ["", "soon", "10", "99999999999999d", "2026-13-01"])
+def test_no_moments(text):
+    with pytest.raises(Failure, match="is no moment"):
+        moment_of(text, NOW)
+
+
+def test_a_growing_file_is_read_by_whole_lines(tmp_path):
+    path = tmp_path / "2026-11-26.log"
+    line = "2026-11-26T08:30:0{}.000000Z {} execution=e{} seq=1 event=StepStarted\n"
+    path.write_text(line.format(0, "INFO", 0))
+    growing = GrowingFiles(LogFilter(None, "info"))
+    growing.skip([path])
+    assert growing.new_lines([path]) == []
+    with path.open("a") as file:
+        file.write(
+            line.format(1, "INFO", 1) + line.format(2, "DEBUG", 2) + "torn line\n" + line.format(3, "WARN", 3)[:30]
+        )
+        file.flush()
+        assert [shown[0].fields["execution"] for shown in growing.new_lines([path])] == ["e1"]
+        file.write(line.format(3, "WARN", 3)[30:])
+    other = tmp_path / "2026-11-27.log"
+    other.write_text(line.format(4, "ERROR", 4))
+    assert [shown[0].level for shown in growing.new_lines([path, other, tmp_path / "missing.log"])] == ["warn", "error"]
+    assert growing.new_lines([path, other]) == []
+
+
+def test_colours_are_for_terminals_and_for_those_who_want_them(monkeypatch):
+    monkeypatch.setattr(output, "is_terminal", lambda stream=None: True)
+    assert in_colour()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not in_colour()
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setattr(output, "is_terminal", lambda stream=None: False)
+    assert not in_colour()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert in_colour()
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_table_fits_the_terminal(monkeypatch, capsys, columns):
+    monkeypatch.setattr(output, "is_terminal", lambda stream=None: True)
+    monkeypatch.setattr(output, "width", lambda: columns)
+    monkeypatch.setenv("NO_COLOR", "1")
+    print_table(["Name", "Count", "Details"], [["n" * 30, 7, "d" * 90], ["m", 12, "short"]])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    assert ("d" * 90 in lines[2]) == (columns == 200)
+    assert lines[2].split()[1] == "7"
+
+
+@pytest.fixture
+def order(app, cli, directory):
+    cli("start", "order", "--execution-id", "o-1")
+    cli("start", "declined", "--execution-id", "d-1")
+    engine = WorkflowEngine(settings=Settings(directory=directory))
+    yield engine
+    engine.close()
+
+
+def test_a_timeline_in_characters(order):
+    events = asyncio.run(order.history("o-1"))
+    signs = Signs()
+    lines = draw(events, 80, signs, in_colour=False)
+    names = [line.split()[0] for line in lines[1:5]]
+    assert names == ["execution", "charge", "settle", "receipt"]
+    assert max(map(len, lines)) <= 80
+    signs.unicode = False
+    plain = draw(events, 30, signs, in_colour=False)
+    assert "\n".join(plain).isascii()
+    assert any("x" in line and "#" in line for line in plain if line.startswith("charge"))
+    assert "\x1b[" in "\n".join(draw(events, 80, signs, in_colour=True))
+
+
+def test_a_picture(order):
+    view = asyncio.run(read_view(order, "d-1"))
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(picture(view, Signs(), NOW))
+    text = console.export_text()
+    assert "failed  declined  d-1" in text
+    assert "NetworkError: declined \\x1b[31m for good" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_steps_that_do_not_fit_are_counted(order):
+    view = asyncio.run(read_view(order, "o-1"))
+    many = {f"s-{n}": dataclasses.replace(view.steps["receipt"], step_id=f"s-{n}") for n in range(40)}
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(picture(dataclasses.replace(view, steps=many), Signs(), NOW, height=24))
+    assert "28 completed steps are not shown" in console.export_text()
+
+
+def test_a_shell_completes_names_ids_and_options(order):
+    complete = ShellComplete(workflow, {}, "workflow", "_WORKFLOW_COMPLETE")
+
+    def offered(line, incomplete):
+        return [item.value for item in complete.get_completions(shlex.split(line), incomplete)]
+
+    assert offered("", "re") == ["resume", "restart", "recover"]
+    assert offered("start", "de") == ["declined"]
+    assert offered("status", "o") == ["o-1"]
+    assert offered("status", "") == ["d-1", "o-1"]
+    assert "--older-than" in offered("cleanup", "--o")
+    assert offered("--app surely_not_there start", "de") == []

@@ -1,0 +1,225 @@
+"""An execution as it is shown while it runs, and after: one picture for `start`, `status` and `recover`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, Group
+from rich.text import Text
+
+from workflow_core.cli.output import COLOURS, Signs, in_colour
+from workflow_core.cli.texts import moment_text, one_line
+from workflow_core.clock import from_epoch_ms, to_epoch_ms
+from workflow_core.models import ErrorInfo
+from workflow_core.report.scale import duration_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from rich.console import RenderableType
+
+    from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.cli.reading import ExecutionView
+    from workflow_core.database.store import StepRecord
+
+__all__ = ["console", "picture", "remaining", "status_of", "step_status"]
+
+_BEYOND_STEPS = 12
+"""Lines of the terminal that are not for steps."""
+
+_LONGEST_CELL = 40
+_TENTHS_BELOW_MS = 10_000
+
+
+def console(*, on_stderr: bool = False) -> Console:
+    """Return rich's console for a stream, without colours where there should be none."""
+    import sys  # noqa: PLC0415 - the stream of now, which tests replace
+
+    coloured = in_colour(sys.stderr if on_stderr else sys.stdout)
+    return Console(
+        stderr=on_stderr,
+        no_color=not coloured,
+        force_terminal=True if coloured else None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+
+
+def remaining(until_ms: int, now: datetime) -> str:
+    """Return the time until a moment, to the second; to the tenth in the last ten."""
+    left = until_ms - to_epoch_ms(now)
+    if left <= 0:
+        return "0 s"
+    return f"{left / 1_000:.1f} s" if left < _TENTHS_BELOW_MS else duration_text(round(left, -3))
+
+
+def status_of(view: ExecutionView) -> str:
+    """Return the status, or that nobody runs it."""
+    return "interrupted" if view.interrupted else view.record.status
+
+
+def step_status(step: StepRecord, view: ExecutionView) -> str:
+    """Return the status of a step, or that it was cut off and nobody runs it."""
+    return "interrupted" if view.interrupted and step.status == "running" else step.status
+
+
+def picture(view: ExecutionView, signs: Signs, now: datetime, height: int | None = None) -> RenderableType:
+    """Draw an execution.
+
+    Args:
+        view: The execution.
+        signs: What the terminal can show.
+        now: For what remains of waits.
+        height: Lines of the terminal; without it all steps are shown.
+    """
+    return Group(_headline(view, signs, now), *_notes(view, now), Text(), _steps(view, signs, now, height))
+
+
+def _headline(view: ExecutionView, signs: Signs, now: datetime) -> Text:
+    record, status = view.record, status_of(view)
+    end = record.completed_at or now
+    passed = max((end - record.started_at).total_seconds(), 0.0)
+    text = Text()
+    text.append(f"{signs.of(status)} {status}", style=f"bold {_style(status)}")
+    text.append(f"  {record.workflow_name}", style="bold")
+    text.append(f"  {record.execution_id}")
+    text.append(f"  {duration_text(round(passed, 1 if passed < 60 else 0) * 1_000)}", style="dim")  # noqa: PLR2004 - a minute
+    if record.restart_attempt > 1:
+        text.append(f"  run {record.restart_attempt}", style="yellow")
+    return text
+
+
+def _notes(view: ExecutionView, now: datetime) -> list[Text]:
+    record, notes = view.record, []
+    if record.error_data and record.status in {"failed", "panicked"}:
+        notes.append(Text(f"  {one_line(ErrorInfo.model_validate_json(record.error_data))}", style=_style("failed")))
+    if record.restart_at is not None and record.status == "panicked" and not view.interrupted:
+        notes.append(Text(f"  restarts in {remaining(record.restart_at, now)}", style=_style("retrying")))
+    if record.deadline_at is not None and not view.at_rest:
+        notes.append(Text(f"  times out in {remaining(record.deadline_at, now)}", style="dim"))
+    if view.interrupted:
+        notes.append(
+            Text(f'  nobody runs it; "workflow resume {record.execution_id}" goes on', style=_style("interrupted"))
+        )
+    return notes
+
+
+@dataclass(frozen=True)
+class _Row:
+    status: str
+    step_id: str
+    shown_status: str
+    attempt: str
+    began: str
+    took: str
+    details: Text | str
+
+
+def _steps(view: ExecutionView, signs: Signs, now: datetime, height: int | None) -> RenderableType:
+    steps = list(view.steps.values())
+    if not steps:
+        return Text("  no step has begun yet" if not view.at_rest else "  no step", style="dim")
+    most = len(steps) if height is None else max(height - _BEYOND_STEPS, 3)
+    left_out = 0
+    if len(steps) > most:
+        going_on = [step for step in steps if step.status not in {"completed", "skipped"}]
+        rest = [step for step in steps if step.status in {"completed", "skipped"}]
+        kept = {step.step_id for step in [*rest[-max(most - len(going_on), 0) :], *going_on][-most:]}
+        left_out = len(steps) - len(kept)
+        steps = [step for step in steps if step.step_id in kept]
+    rows = [_row(step, view, now) for step in steps]
+    heads = _Row("", "Step", "Status", "Attempt", "Started", "Took", "Details" if any(r.details for r in rows) else "")
+    lines = [_line(heads, "", [heads, *rows], dim=True)]
+    lines += [_line(row, signs.of(row.status), [heads, *rows]) for row in rows]
+    if left_out:
+        lines.insert(0, Text(f"{left_out} completed steps are not shown", style="dim"))
+    return Group(*lines)
+
+
+def _line(row: _Row, sign: str, rows: Sequence[_Row], *, dim: bool = False) -> Text:
+    """Return a line of the table; what is too long for the terminal is cut at its end."""
+
+    def cell(name: str, value: str, *, right: bool = False) -> str:
+        size = min(max(cell_len(getattr(each, name)) for each in rows), _LONGEST_CELL)
+        room = " " * (size - min(cell_len(value), size))
+        value = set_cell_size(value, min(cell_len(value), size))
+        return f"{room}{value}  " if right else f"{value}{room}  "
+
+    style = _style(row.status)
+    text = Text(no_wrap=True, overflow="ellipsis", style="dim" if dim else "")
+    text.append(f"{sign or ' '} ", style=style)
+    text.append(cell("step_id", row.step_id))
+    text.append(cell("shown_status", row.shown_status), style=style)
+    text.append(cell("attempt", row.attempt, right=True))
+    text.append(cell("began", row.began))
+    text.append(cell("took", row.took, right=True))
+    return text.append(row.details)
+
+
+def _row(step: StepRecord, view: ExecutionView, now: datetime) -> _Row:
+    status = step_status(step, view)
+    end = step.completed_at or (now if status in {"running", "sleeping"} else None)
+    took = ""
+    if step.started_at is not None and end is not None:
+        passed = max((end - step.started_at).total_seconds() * 1_000, 0)
+        took = duration_text(round(passed, 0 if passed < 1_000 else -2))  # noqa: PLR2004 - a second
+    return _Row(
+        status=status,
+        step_id=one_line(step.step_id),
+        shown_status=status,
+        attempt=str(step.attempt) if step.kind == "step" else "",
+        began=moment_text(step.started_at, "")[11:],
+        took=took,
+        details=_details(step, view, status, now),
+    )
+
+
+def _details(step: StepRecord, view: ExecutionView, status: str, now: datetime) -> Text:
+    parts = [*_waits(step, status, now), *_circuit(view.circuits.get(step.step_id), now)]
+    if step.handled_by:
+        parts.append((f"by {one_line(step.handled_by)}", "yellow"))
+    if status not in {"completed", "skipped"}:
+        last = next((error for step_id, error in reversed(view.errors) if step_id == step.step_id), None)
+        if last is not None:
+            parts.append((one_line(f"{last.error_type}: {last.error_message}"), _style("failed")))
+        elif step.error_message and status == "failed":
+            parts.append((one_line(step.error_message), _style("failed")))
+    text = Text()
+    for part, style in parts:
+        text.append("  " if text else "").append(part, style=style)
+    return text
+
+
+def _waits(step: StepRecord, status: str, now: datetime) -> list[tuple[str, str]]:
+    if status == "sleeping" and step.wake_time is not None:
+        return [(f"{remaining(step.wake_time, now)} left", _style(status))]
+    if status == "retrying" and step.next_attempt_at is not None:
+        is_due = step.next_attempt_at <= to_epoch_ms(now)
+        when = "due" if is_due else f"in {remaining(step.next_attempt_at, now)}"
+        return [(f"attempt {step.attempt + 1} {when}", _style(status))]
+    return [("sleep", "dim")] if step.kind == "sleep" else []
+
+
+def _circuit(state: CircuitState | None, now: datetime) -> list[tuple[str, str]]:
+    if state is None or (state.status == "closed" and not state.failures):
+        return []
+    if state.status == "closed":
+        return [(f"circuit closed, {state.failures} failed", "dim")]
+    if state.status == "half_open":
+        return [("circuit half-open", _style("half_open"))]
+    if state.reset_time is None or state.reset_time <= to_epoch_ms(now):
+        return [("circuit open, probe due", _style("open"))]
+    return [(f"circuit open, probe in {remaining(state.reset_time, now)}", _style("open"))]
+
+
+def _style(status: str) -> str:
+    return COLOURS.get(status, "")
+
+
+def moment_of(milliseconds: int | None) -> str:
+    """Return a stored number of milliseconds as local time."""
+    return moment_text(None if milliseconds is None else from_epoch_ms(milliseconds))

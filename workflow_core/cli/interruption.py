@@ -1,0 +1,76 @@
+"""Ctrl-C and SIGTERM: asynchronous code that they stop in an orderly way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from workflow_core.cli.failures import INTERRUPTED, TERMINATED
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+__all__ = ["Interrupted", "run_stoppable"]
+
+ResultT = TypeVar("ResultT")
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The code was stopped.
+
+    Attributes:
+        exit_code: What the command ends with.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__()
+        self.exit_code = exit_code
+
+
+def run_stoppable(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    """Run asynchronous code to its end.
+
+    Raises:
+        Interrupted: It was stopped by a signal.
+    """
+    received: list[int] = []
+    executor = _Executor(thread_name_prefix="workflow step")
+    try:
+        return asyncio.run(_stoppable(work, received, executor))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise Interrupted(TERMINATED if signal.SIGTERM in received else INTERRUPTED) from None
+
+
+class _Executor(ThreadPoolExecutor):
+    """Runs plain steps, and is not waited for once the command was interrupted: a step may block for long.
+
+    Attributes:
+        interrupted: Whether it was.
+    """
+
+    interrupted = False
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - its base's
+        """Let go of the threads."""
+        super().shutdown(wait and not self.interrupted, cancel_futures=cancel_futures)
+
+
+async def _stoppable(work: Coroutine[Any, Any, ResultT], received: list[int], executor: _Executor) -> ResultT:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    loop.set_default_executor(executor)
+
+    def stop() -> None:
+        received.append(signal.SIGTERM)
+        if task is not None:
+            task.cancel()
+
+    with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or not the main thread
+        loop.add_signal_handler(signal.SIGTERM, stop)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        executor.interrupted = True
+        raise

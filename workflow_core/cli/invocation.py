@@ -1,0 +1,186 @@
+"""What all commands share: their common options, the engine that these mean, and the run of asynchronous code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from workflow_core.cli.failures import USAGE, Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
+
+    from workflow_core.cli.loading import App
+    from workflow_core.engine import WorkflowEngine
+
+__all__ = ["Command", "Invocation", "make_command", "shared_options"]
+
+ResultT = TypeVar("ResultT")
+FunctionT = TypeVar("FunctionT", bound="Callable[..., Any]")
+
+
+@dataclass
+class Invocation:
+    """One call of the command.
+
+    Attributes:
+        directory: The runtime directory; ``None`` means ``$WORKFLOW_DIR`` or ``~/.workflow``.
+        app: What defines workflows, as ``module`` or ``module:attribute``.
+        quiet: Print ids, names and statuses alone.
+    """
+
+    directory: Path | None = None
+    app: str | None = None
+    quiet: bool = False
+
+    @contextlib.contextmanager
+    def engine(self, *, runs_workflows: bool = False) -> Iterator[WorkflowEngine]:
+        """Make the engine that the options mean, current in the ``with`` block.
+
+        Args:
+            runs_workflows: Import the app and define its workflows, and those that were made by ``create``. Without it
+                the app is imported only if it names an attribute, which may be an engine with a store of its own.
+
+        Raises:
+            Failure: The app cannot be imported.
+        """
+        from workflow_core.cli.loading import App, find_app, load_app  # noqa: PLC0415 - not for help and completion
+        from workflow_core.engine import WorkflowEngine  # noqa: PLC0415
+        from workflow_core.settings import Settings  # noqa: PLC0415
+
+        with self._environment(), contextlib.ExitStack() as stack:
+            found = find_app(self.app)
+            own = WorkflowEngine(settings=Settings(recover_on_start=False))
+            stack.callback(own.close)
+            stack.enter_context(own.activate())
+            app = App(None)
+            if found is not None and (runs_workflows or found.attribute is not None):
+                app = load_app(found)
+            engine = app.engine or own
+            if app.engine is not None:
+                self._check_directory(app)
+                stack.callback(engine.close)
+                stack.enter_context(engine.activate())
+            if runs_workflows:
+                from workflow_core.cli.saved import define_saved_workflows  # noqa: PLC0415
+
+                define_saved_workflows(engine)
+            yield engine
+
+    @contextlib.contextmanager
+    def _environment(self) -> Iterator[None]:
+        """Let engines that the user's modules make follow ``--directory``, and configure the log of this process."""
+        from workflow_core.cli.logging_setup import log_to_stderr  # noqa: PLC0415 - not for help and completion
+
+        before = os.environ.get("WORKFLOW_DIR")
+        if self.directory is not None:
+            os.environ["WORKFLOW_DIR"] = str(self.directory.absolute())
+        try:
+            with log_to_stderr():
+                yield
+        finally:
+            if before is not None:
+                os.environ["WORKFLOW_DIR"] = before
+            elif self.directory is not None:
+                del os.environ["WORKFLOW_DIR"]
+
+    def _check_directory(self, app: App) -> None:
+        if self.directory is None or app.engine is None:
+            return
+        location = app.engine.store.location()
+        if location != str(self.directory.absolute()):
+            raise Failure(
+                f"The engine of --app keeps its state in {location}, so --directory {self.directory} does not apply; "
+                "leave it out",
+                USAGE,
+            )
+
+    def run(self, work: Coroutine[Any, Any, ResultT], when_interrupted: Callable[[], str] | None = None) -> ResultT:
+        """Run asynchronous code to its end; Ctrl-C and SIGTERM stop it in an orderly way.
+
+        Args:
+            work: What to run.
+            when_interrupted: Says how to go on, for whoever stopped it.
+
+        Raises:
+            Failure: It was stopped.
+        """
+        from workflow_core.cli.interruption import Interrupted, run_stoppable  # noqa: PLC0415 - not for help
+
+        try:
+            return run_stoppable(work)
+        except Interrupted as interrupted:
+            text = when_interrupted() if when_interrupted is not None else ""
+            raise Failure(f"Interrupted. {text}".strip(), interrupted.exit_code) from None
+
+
+# The options that every command takes --------------------------------------------------------------------------------
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: object) -> None:
+    if value not in {None, False}:
+        setattr(ctx.ensure_object(Invocation), str(parameter.name), value)
+
+
+def _shared() -> list[click.Option]:
+    return [
+        click.Option(
+            ["--directory", "-C"],
+            type=click.Path(file_okay=False, path_type=Path),
+            metavar="DIR",
+            expose_value=False,
+            callback=_remember,
+            help="The runtime directory.  [default: $WORKFLOW_DIR, or ~/.workflow]",
+        ),
+        click.Option(
+            ["--app", "-A"],
+            metavar="MODULE[:ATTR]",
+            expose_value=False,
+            callback=_remember,
+            help="The module that defines workflows.  [default: $WORKFLOW_APP, or app in [tool.workflow] of "
+            "pyproject.toml]",
+        ),
+        click.Option(
+            ["--quiet", "-q"],
+            is_flag=True,
+            expose_value=False,
+            callback=_remember,
+            help="Print ids, names and statuses alone.",
+        ),
+    ]
+
+
+def shared_options(function: FunctionT) -> FunctionT:
+    """Give a group the options that its commands take as well."""
+    known: list[click.Option] = getattr(function, "__click_params__", [])
+    function.__click_params__ = [*_shared()[::-1], *known]  # type: ignore[attr-defined]  # where click keeps them
+    return function
+
+
+class Command(click.Command):
+    """A command that takes the shared options, before or after its name."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's own signature
+        super().__init__(*args, **kwargs)
+        self.params.extend(_shared())
+
+
+def make_command(name: str, *, examples: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a command of a function.
+
+    Args:
+        name: What it is called.
+        examples: Command lines, one a line, for its help.
+    """
+    lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
+    return click.command(
+        name,
+        cls=Command,
+        epilog=f"\b\nExamples:\n{lines}",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )

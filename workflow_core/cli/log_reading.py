@@ -1,0 +1,154 @@
+"""Reading the log files of a runtime directory: from a moment on, from a level on, and as they grow."""
+
+from __future__ import annotations
+
+import heapq
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from workflow_core.cli.failures import USAGE, Failure
+from workflow_core.logs import LEVELS, parse_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from workflow_core.database.layout import RuntimeLayout
+    from workflow_core.logs import Level, LogLine
+
+__all__ = ["GrowingFiles", "LogFilter", "Shown", "daily_logs", "moment_of", "read_lines"]
+
+Shown = tuple["LogLine", str]
+"""A line: what it says, and its text without the line feed."""
+
+_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def moment_of(text: str, now: datetime) -> datetime:
+    """Return the moment that a text means: an age such as ``10m``, or a date or time in ISO 8601.
+
+    A time without a zone is that of this machine.
+
+    Raises:
+        Failure: It means none.
+    """
+    found = _AGE.fullmatch(text.strip().lower())
+    try:
+        if found is not None:
+            return now - timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
+        return datetime.fromisoformat(text.strip()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise Failure(
+            f'"{text}" is no moment; write an age such as 30s, 10m, 2h, 7d, or a time such as 2026-11-26T08:30', USAGE
+        ) from None
+
+
+class LogFilter:
+    """Which lines are shown.
+
+    Args:
+        since: Those from this moment on.
+        level: Those of this level, or a more important one.
+        execution_id: Those of this execution.
+    """
+
+    def __init__(self, since: datetime | None, level: Level, execution_id: str | None = None) -> None:
+        self.since = since
+        self._level = LEVELS[level]
+        self._execution_id = execution_id
+
+    def admits(self, line: LogLine) -> bool:
+        """Tell whether a line is shown."""
+        return (
+            (self.since is None or line.at >= self.since)
+            and LEVELS[line.level] >= self._level
+            and (self._execution_id is None or line.fields.get("execution") == self._execution_id)
+        )
+
+
+def daily_logs(layout: RuntimeLayout, workflows: Iterable[str], since: datetime | None) -> list[Path]:
+    """Return the daily logs of workflows that can hold lines from a moment on, sorted by day."""
+    found: list[tuple[date, Path]] = []
+    for workflow in workflows:
+        directory = layout.log_dir(workflow)
+        if directory.is_dir():
+            for path in directory.glob("*.log"):
+                try:
+                    day = date.fromisoformat(path.stem)
+                except ValueError:
+                    continue
+                if since is None or day >= since.astimezone(UTC).date():
+                    found.append((day, path))
+    return [path for _, path in sorted(found)]
+
+
+def read_lines(paths: Sequence[Path], wanted: LogFilter, most: int | None) -> list[Shown]:
+    """Return the lines of files in the order of time; the last ``most`` of them."""
+    streams = [_lines(path, wanted) for path in paths]
+    merged = heapq.merge(*streams, key=lambda shown: shown[0].at)
+    if most is None:
+        return list(merged)
+    lines: list[Shown] = []
+    for shown in merged:
+        lines.append(shown)
+        if len(lines) > 2 * most:
+            del lines[:-most]
+    return lines[-most:]
+
+
+def _lines(path: Path, wanted: LogFilter) -> Iterator[Shown]:
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            for text in file:
+                line = parse_line(text)
+                if line is not None and wanted.admits(line):
+                    yield line, text.rstrip("\n")
+    except FileNotFoundError:
+        return
+
+
+class GrowingFiles:
+    """Reads what is added to files, wherever it was left.
+
+    Args:
+        wanted: Which lines are shown.
+    """
+
+    def __init__(self, wanted: LogFilter) -> None:
+        self._wanted = wanted
+        self._read: dict[Path, int] = {}
+
+    def skip(self, paths: Iterable[Path]) -> None:
+        """Leave out what files hold now."""
+        for path in paths:
+            self._read[path] = _size(path)
+
+    def new_lines(self, paths: Iterable[Path]) -> list[Shown]:
+        """Return the complete lines that were added since, in the order of time."""
+        found: list[Shown] = []
+        for path in paths:
+            begin = self._read.get(path, 0)
+            if _size(path) <= begin:
+                continue
+            try:
+                with path.open("rb") as file:
+                    file.seek(begin)
+                    added = file.read()
+            except FileNotFoundError:
+                continue
+            complete = added[: added.rfind(b"\n") + 1]
+            self._read[path] = begin + len(complete)
+            for text in complete.decode("utf-8", "replace").split("\n")[:-1]:
+                line = parse_line(text)
+                if line is not None and self._wanted.admits(line):
+                    found.append((line, text))
+        return sorted(found, key=lambda shown: shown[0].at)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

@@ -1,0 +1,55 @@
+"""Texts for a terminal: harmless, in one line, and no wider than there is room."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+__all__ = ["age_text", "moment_text", "one_line", "shortened", "visible"]
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
+"""Characters that would move the cursor, change colours or reorder what is read."""
+
+
+_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+
+
+def visible(text: object) -> str:
+    """Return a text that cannot steer a terminal: control characters are shown by their number."""
+    return _UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
+
+
+def one_line(text: object) -> str:
+    """Return the first line of a text, marked if there are more."""
+    first, _, rest = str(text).strip().replace("\t", " ").partition("\n")
+    return visible(first.rstrip("\r")) + (" ..." if rest else "")
+
+
+def shortened(text: str, width: int) -> str:
+    """Return a text in ``width`` characters at most."""
+    if len(text) <= width:
+        return text
+    return text[: max(width - 3, 0)] + "..."[: max(width, 0)]
+
+
+def moment_text(moment: datetime | None, missing: str = "-") -> str:
+    """Return a moment in the time of this machine, to the second."""
+    return missing if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def age_text(moment: datetime | None, now: datetime, missing: str = "-") -> str:
+    """Return how long ago a moment was, to its largest unit; that says enough in a list, in little room."""
+    if moment is None:
+        return missing
+    seconds = (now - moment).total_seconds()
+    if seconds < 0:
+        return moment_text(moment)
+    for unit, length in _UNITS:
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return "now"
