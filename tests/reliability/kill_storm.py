@@ -24,9 +24,13 @@ import time
 import traceback
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.reliability.storm_checks import check
 from tests.reliability.storm_workflows import make_engine, work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LAST_WORKERS_SECONDS = 60.0
 """How long the last workers may take for what is left; what hangs is an error."""
@@ -122,52 +126,58 @@ def storm(directory: Path, kills: int, seed: int, workers: int, *, progress: boo
     summary = Summary(seed)
     crowd = Workers(directory)
     begun = time.monotonic()
-    batch, killed_in_batch = 1, 0
 
     def lifetime() -> float:
         """Return how long a worker lives, in seconds: either hardly at all, or into its work."""
         if moments.random() < STARTUP:
             return moments.uniform(0, 0.02)
-        return min(0.02 + moments.expovariate(1 / 0.06), 0.5)
+        return min(0.02 + moments.expovariate(1 / 0.1), 0.6)
+
+    def tell() -> None:
+        if progress and summary.kills % 50 == 0:
+            print(f"{summary.kills} kills, batch {summary.batches}, {time.monotonic() - begun:.1f} s", file=sys.stderr)
 
     try:
         while summary.kills < kills:
-            while len(crowd.living) < workers:
-                crowd.fork(batch, time.monotonic() + lifetime())
-            pid, dies_at = min(crowd.living.items(), key=lambda item: item[1])
-            time.sleep(max(0.0, min(dies_at - time.monotonic(), 0.01)))
-            if crowd.reap():
-                batch += 1
-                killed_in_batch = 0
-            if pid in crowd.living and time.monotonic() >= dies_at:
-                crowd.kill(pid)
-                summary.kills += 1
-                killed_in_batch += 1
-                if killed_in_batch == MOST_KILLS_IN_A_BATCH:
-                    batch += 1
-                    killed_in_batch = 0
-                if progress and summary.kills % 50 == 0:
-                    print(f"{summary.kills} kills, batch {batch}, {time.monotonic() - begun:.1f} s", file=sys.stderr)
+            kill_in_a_batch(crowd, workers, lifetime, summary, kills, tell)
         for pid in list(crowd.living):
             crowd.kill(pid)
             summary.kills += 1
-        finish(crowd, batch, workers, summary)
+        finish(crowd, workers, summary)
     finally:
         for pid in list(crowd.living):
             crowd.kill(pid)
-    summary.batches = batch
-    check(directory, batch, summary)
+    check(directory, summary.batches, summary)
     summary.seconds = round(time.monotonic() - begun, 1)
     return summary
 
 
-def finish(crowd: Workers, batch: int, workers: int, summary: Summary) -> None:
+def kill_in_a_batch(
+    crowd: Workers, workers: int, lifetime: Callable[[], float], summary: Summary, kills: int, tell: Callable[[], None]
+) -> None:
+    """Kill workers on the next batch until one of them has done it, or enough have died."""
+    summary.batches += 1
+    enough = min(kills, summary.kills + MOST_KILLS_IN_A_BATCH)
+    while summary.kills < enough:
+        while len(crowd.living) < workers:
+            crowd.fork(summary.batches, time.monotonic() + lifetime())
+        pid, dies_at = min(crowd.living.items(), key=lambda item: item[1])
+        time.sleep(max(0.0, min(dies_at - time.monotonic(), 0.01)))
+        if crowd.reap():
+            return
+        if pid in crowd.living and time.monotonic() >= dies_at:
+            crowd.kill(pid)
+            summary.kills += 1
+            tell()
+
+
+def finish(crowd: Workers, workers: int, summary: Summary) -> None:
     """Let the last workers end everything; then let one more find nothing to do."""
     witness = crowd.directory / "witness.txt"
     for generation, number in enumerate((workers, 1)):
         before = witness.stat().st_size
         for _ in range(number):
-            crowd.fork(batch, float("inf"), last=True)
+            crowd.fork(summary.batches, float("inf"), last=True)
         deadline = time.monotonic() + LAST_WORKERS_SECONDS
         while crowd.living and time.monotonic() < deadline:
             crowd.reap()
@@ -184,7 +194,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=500, help="how many workers to kill (default: 500)")
     parser.add_argument("--seed", type=int, default=None, help="draws the moments (default: a new one, which is told)")
     parser.add_argument("--workers", type=int, default=2, help="how many live at a time (default: 2)")
-    parser.add_argument("--directory", type=Path, help="an empty directory to keep everything in (default: none is kept)")
+    parser.add_argument(
+        "--directory", type=Path, help="an empty directory to keep everything in (default: none is kept)"
+    )
     parser.add_argument("--json", action="store_true", help="tell the summary as JSON, for programs")
     options = parser.parse_args()
     seed = random.randrange(1_000_000) if options.seed is None else options.seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections import Counter, defaultdict
 from datetime import UTC, datetime, timedelta
@@ -42,13 +43,15 @@ def check(directory: Path, batches: int, summary: Counts) -> None:
         connection = sqlite3.connect(directory / "state" / "workflows" / kind / f"{kind}.db")
         connection.row_factory = sqlite3.Row
         try:
-            found = [tuple(row)[0] for row in connection.execute("PRAGMA integrity_check")]
+            found = [row[0] for row in connection.execute("PRAGMA integrity_check")]
             if found != ["ok"]:
                 summary.violations.append(f"{kind}.db is damaged: {found}")
             if found := connection.execute("PRAGMA foreign_key_check").fetchall():
                 summary.violations.append(f"{kind}.db has rows without an execution: {[tuple(row) for row in found]}")
             rows = {row["id"]: row for row in connection.execute("SELECT * FROM executions")}
-            expected = {execution_id for batch in range(1, batches + 1) for name, execution_id in ids_of(batch) if name == kind}
+            expected = {
+                execution_id for batch in range(1, batches + 1) for name, execution_id in ids_of(batch) if name == kind
+            }
             if set(rows) != expected:
                 summary.violations.append(f"{kind}: the executions differ: {sorted(set(rows) ^ expected)}")
             for execution_id, row in rows.items():
@@ -62,7 +65,9 @@ def check(directory: Path, batches: int, summary: Counts) -> None:
     summary.executions = sum(statuses.values())
 
 
-def read_witness(path: Path) -> tuple[dict[tuple[str, str], list[tuple[int, int, int]]], dict[tuple[str, str], set[float]]]:
+def read_witness(
+    path: Path,
+) -> tuple[dict[tuple[str, str], list[tuple[int, int, int]]], dict[tuple[str, str], set[float]]]:
     """Return the calls of each step as (run, attempt, process), and the moments at which each sleep was to end."""
     calls: dict[tuple[str, str], list[tuple[int, int, int]]] = defaultdict(list)
     wakes: dict[tuple[str, str], set[float]] = defaultdict(set)
@@ -128,7 +133,12 @@ def check_calls(
     started = sum(event["type"] == "StepStarted" and event["step_id"] == step["step_id"] for event in events)
     if len(called) > started:
         yield f"{what}: {len(called)} calls, and {started} attempts in the history"
-    if step["status"] == "completed" and step["handled_by"] is None and ordered[-1:] and ordered[-1][1] != step["attempt"]:
+    if (
+        step["status"] == "completed"
+        and step["handled_by"] is None
+        and ordered[-1:]
+        and ordered[-1][1] != step["attempt"]
+    ):
         yield f"{what}: attempt {step['attempt']} completed it, and the last call was {ordered[-1]}"
     if step["status"] == "completed" and not called:
         yield f"{what}: it completed without a call"
@@ -144,40 +154,56 @@ def check_history(execution_id: str, runs: int, events: list[sqlite3.Row]) -> It
     moments = [event["at"] for event in events]
     if moments != sorted(moments):
         yield f"{execution_id}: the history goes back in time"
-    attempts: dict[str, int] = defaultdict(int)
-    completed: set[str] = set()
-    open_attempts: dict[str, int] = {}
-    due: dict[str, datetime] = {}
-    recovered_at = 0
+    reader = HistoryReader()
     for event in events:
+        for sentence in reader.read(event):
+            yield f"{execution_id}, {event['step_id']}: {sentence}"
+
+
+class HistoryReader:
+    """Reads a history event by event, and says what does not follow from what went before."""
+
+    def __init__(self) -> None:
+        self.attempts: dict[str, int] = defaultdict(int)
+        self.begun_at: dict[str, int] = {}
+        self.due: dict[str, datetime] = {}
+        self.completed: set[str] = set()
+        self.recovered_at = 0
+
+    def read(self, event: sqlite3.Row) -> Iterator[str]:
+        """Yield a sentence for everything that is wrong with an event."""
         step_id, kind = event["step_id"], event["type"]
         if kind == "ExecutionRecovered":
-            recovered_at = event["seq"]
+            self.recovered_at = event["seq"]
         elif kind == "ExecutionRestarted":
-            attempts.clear()
-            open_attempts.clear()
-            due.clear()
+            self.attempts.clear()
+            self.begun_at.clear()
+            self.due.clear()
         elif kind == "StepStarted":
-            if step_id in completed:
-                yield f"{execution_id}, {step_id}: it began again after it had completed"
-            if event["attempt"] != attempts[step_id] + 1:
-                yield f"{execution_id}, {step_id}: attempt {event['attempt']} follows attempt {attempts[step_id]}"
-            if step_id in due and datetime.fromisoformat(event["at"]) < due.pop(step_id):
-                yield f"{execution_id}, {step_id}: attempt {event['attempt']} did not wait for its back-off"
-            attempts[step_id] = event["attempt"]
-            open_attempts[step_id] = event["seq"]
-        elif kind == "StepInterrupted":
-            if not open_attempts.get(step_id, 0) < recovered_at < event["seq"]:
-                yield f"{execution_id}, {step_id}: attempt {event['attempt']} was cut off without a recovery"
+            yield from self._read_start(event)
+        elif kind == "StepInterrupted" and not self.begun_at.get(step_id, 0) < self.recovered_at < event["seq"]:
+            yield f"attempt {event['attempt']} was cut off without a recovery"
         elif kind == "StepRetrying":
-            wait = timedelta(milliseconds=int(event["data"].partition(":")[2].strip(" }")))
-            due[step_id] = datetime.fromisoformat(event["at"]) + wait
+            wait = timedelta(milliseconds=json.loads(event["data"])["backoff_ms"])
+            self.due[step_id] = datetime.fromisoformat(event["at"]) + wait
         elif kind in {"StepCompleted", "StepSkipped", "SleepCompleted"}:
-            completed.add(step_id)
+            self.completed.add(step_id)
+
+    def _read_start(self, event: sqlite3.Row) -> Iterator[str]:
+        step_id, attempt = event["step_id"], event["attempt"]
+        if step_id in self.completed:
+            yield "it began again after it had completed"
+        if attempt != self.attempts[step_id] + 1:
+            yield f"attempt {attempt} follows attempt {self.attempts[step_id]}"
+        due = self.due.pop(step_id, None)
+        if due is not None and datetime.fromisoformat(event["at"]) < due - timedelta(milliseconds=1):
+            yield f"attempt {attempt} did not wait for its back-off"
+        self.attempts[step_id] = attempt
+        self.begun_at[step_id] = event["seq"]
 
 
 def check_sleep(what: str, step: sqlite3.Row, events: list[sqlite3.Row], seen: set[float]) -> Iterator[str]:
-    """A sleep begins once, its end is its beginning and its length whatever happens between, and it is not cut short."""
+    """A sleep begins once, its end is its beginning and its length, and it is not cut short."""
     mine: list[Any] = [event for event in events if event["step_id"] == step["step_id"]]
     if [event["type"] for event in mine] not in (["SleepStarted", "SleepCompleted"], ["SleepStarted"]):
         yield f"{what}: its history is {[event['type'] for event in mine]}"
