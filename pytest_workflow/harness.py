@@ -41,7 +41,7 @@ __all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness", "emptied", "mem
 
 _T = TypeVar("_T")
 
-HARNESS_SETTINGS = Settings(sync_handlers="inline", lease_ms=None, recover_on_start=False)
+HARNESS_SETTINGS = Settings(sync_handlers="inline", lease_ms=None, max_recoveries=None, recover_on_start=False)
 """What differs in a test: plain functions run inline, and ownership ends with the simulated process, not with time."""
 
 _template: sqlite3.Connection | None = None

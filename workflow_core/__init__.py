@@ -6,6 +6,7 @@ from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import (
     CircuitOpenError,
     ExecutionConflictError,
+    ExecutionInterruptedError,
     ExecutionNotFoundError,
     InvalidStateError,
     LeaseLostError,
@@ -80,6 +81,7 @@ __all__ = [
     "WorkflowTimeoutError",
     "CircuitOpenError",
     "StepInterruptedError",
+    "ExecutionInterruptedError",
     "NonRetryableError",
     "RecordedError",
     "LeaseLostError",

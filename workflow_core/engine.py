@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from workflow_core import circuit_breaker
 from workflow_core.clock import Clock, SystemClock, from_epoch_ms, to_epoch_ms
+from workflow_core.crash_loops import in_peace, interrupted_too_often, load_deaths
 from workflow_core.current import activated
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.store import ExecutionRecord, Lease, NewExecution, Store
@@ -202,6 +203,8 @@ class WorkflowEngine:
         self._claims: dict[str, object] = {}
         self._known_workflows: set[str] = set()
         self._renewal: asyncio.Task[None] | None = None
+        self._suspects: dict[str, ExecutionRecord] = {}
+        self._trials: asyncio.Task[None] | None = None
         self._closed = False
         self._plugins = PluginManager()
         for plugin in (*_installed_plugins(), *plugins):
@@ -403,12 +406,12 @@ class WorkflowEngine:
             InvalidStateError: It was called inside a workflow of this engine.
         """
         running = [active.task for active in self._active.values() if active.task is not None]
-        if self._renewal is not None:
-            running.append(self._renewal)
+        running += [task for task in (self._renewal, self._trials) if task is not None]
         running = [task for task in running if task.get_loop() is asyncio.get_running_loop()]
         if asyncio.current_task() in running:
             raise InvalidStateError("aclose() cannot be awaited inside a workflow: it waits for the workflows to stop")
         self._closed = True
+        self._suspects.clear()
         await self._begun(self._active.values())
         for task in running:
             task.cancel()
@@ -443,8 +446,7 @@ class WorkflowEngine:
             for execution in self.running():
                 execution.doomed(doom)
         tasks = [active.task for active in self._active.values() if active.task is not None]
-        if self._renewal is not None:
-            tasks.append(self._renewal)
+        tasks += [task for task in (self._renewal, self._trials) if task is not None]
         for task in tasks:
             task.cancel()
         return tasks
@@ -887,13 +889,14 @@ class WorkflowEngine:
         """Take over every execution whose process is gone, and go on with it in the background.
 
         Sleeping executions sleep the rest of their time, panicked ones are restarted when their restart is due.
-        Several processes may do this at once: each execution is taken by one of them.
+        Several processes may do this at once: each execution is taken by one of them. Executions that may have ended
+        their process are taken over after all others, one at a time: whichever does so again is known by that.
 
         Returns:
-            The ids of the executions that this engine took over.
+            The ids of the executions that this engine takes over.
         """
         self.check_event_loop()
-        taken = []
+        taken, suspects = [], []
         for record, owner, expires_at in await self.store.unfinished_executions():
             if self._active_execution(record.execution_id) is not None or self._lives(owner, expires_at):
                 continue
@@ -905,6 +908,11 @@ class WorkflowEngine:
                 )
                 continue
             try:
+                deaths = await self._deaths_of(record)
+                if deaths:
+                    if (await self._load(record.execution_id)).fencing_token == record.fencing_token:
+                        suspects.append((deaths, record))
+                    continue
                 await self._take_over(record)
             except LeaseLostError:
                 continue  # another process was faster
@@ -912,7 +920,16 @@ class WorkflowEngine:
                 logger.exception('Execution "%s" cannot be recovered', record.execution_id)
                 continue
             taken.append(record.execution_id)
-        return taken
+        return taken + self._suspect(suspects)
+
+    def _suspect(self, suspects: list[tuple[int, ExecutionRecord]]) -> list[str]:
+        """Let executions be taken over one at a time, in the background; return their ids."""
+        suspects.sort(key=lambda suspect: suspect[0])
+        self._suspects.update((record.execution_id, record) for _, record in suspects)
+        loop, trials = asyncio.get_running_loop(), self._trials
+        if suspects and (trials is None or trials.done() or trials.get_loop() is not loop):
+            self._trials = loop.create_task(self._try_suspects(), name="workflow recovery")
+        return [record.execution_id for _, record in suspects]
 
     async def set_circuit(
         self, workflow_name: str, step_id: str, status: CircuitStatus, config: CircuitBreakerConfig
@@ -942,7 +959,7 @@ class WorkflowEngine:
             record = await self._load(execution_id)
             if _at_rest(record):
                 return await self.get_status(execution_id)
-            if self._active_execution(execution_id) is None and not await self._is_alive_elsewhere(record):
+            if self._is_nobodys(execution_id) and not await self._is_alive_elsewhere(record):
                 again = await self._load(execution_id)
                 if again != record:
                     continue  # it ended, or changed hands, while it was looked at
@@ -965,6 +982,10 @@ class WorkflowEngine:
         if self._probe.has_ended(owner) is True:
             return False
         return expires_at is None or to_epoch_ms(self.clock.now()) < expires_at
+
+    def _is_nobodys(self, execution_id: str) -> bool:
+        """Tell whether an execution neither runs in this engine nor is about to be taken over by it."""
+        return self._active_execution(execution_id) is None and execution_id not in self._suspects
 
     async def _is_alive_elsewhere(self, record: ExecutionRecord) -> bool:
         if record.owner_id is None:
@@ -1004,14 +1025,41 @@ class WorkflowEngine:
 
     async def _taken_over(self, record: ExecutionRecord) -> _Active:
         execution = await self._revive(record)
+        deaths = await self._deaths_of(record)
         seq, at = execution.next_seq(), self.clock.now()
         status: ExecutionStatus = record.status if record.status in {"sleeping", "panicked"} else "running"
-        execution.lease = await execution.store.execution_recovered(
+        lease = await execution.store.execution_recovered(
             execution.lease, self.owner, self.lease_expiry(), status, seq, at
         )
-        execution.status = status
+        execution.taken_over(lease, status)
+        if self.settings.max_recoveries is not None and deaths >= self.settings.max_recoveries:
+            execution.hopeless = interrupted_too_often(execution, deaths)
         execution.opens_with(ExecutionRecovered(), seq, at)
         return self._launch(execution)
+
+    async def _deaths_of(self, record: ExecutionRecord) -> int:
+        """Return how many deaths of processes count against an execution; see `workflow_core.crash_loops`."""
+        if self.settings.max_recoveries is None or record.owner_id is None:
+            return 0
+        return await load_deaths(self.store.workflow(record.workflow_name), record, self.clock.now())
+
+    async def _try_suspects(self) -> None:
+        """Take executions over that may have ended their process, the least suspicious first, one at a time."""
+        latest = None
+        while self._suspects:
+            await in_peace(latest, self.running, self.clock)
+            execution_id = next(iter(self._suspects), None)
+            if execution_id is None:
+                return  # the engine was closed meanwhile
+            try:
+                latest = (await self._take_over(self._suspects[execution_id])).execution
+            except LeaseLostError:
+                continue  # another process was faster
+            except WorkflowCoreError:
+                logger.exception('Execution "%s" cannot be recovered', execution_id)
+                continue
+            finally:
+                self._suspects.pop(execution_id, None)
 
     async def _renew_leases(self, lease_ms: int) -> None:
         """Keep this engine's executions its own, and stop those that another process has taken."""
@@ -1114,6 +1162,10 @@ class WorkflowEngine:
             execution = active.execution
             if execution.opening is not None:
                 await self.emit(execution.opening)
+            if execution.hopeless is not None:
+                await execution.fail(execution.hopeless)
+                active.finish_first(execution.hopeless)
+                return
             if execution.status != "panicked":
                 error = await execution.run()
                 if error is None:
@@ -1218,6 +1270,7 @@ def _begin_again_in_child() -> None:
     for engine in list(_engines):
         engine.owner = engine._probe.make_owner()
         engine._active, engine._claims, engine._renewal = {}, {}, None
+        engine._suspects, engine._trials = {}, None
 
 
 if hasattr(os, "register_at_fork"):

@@ -28,6 +28,7 @@ __all__ = [
     "WorkflowTimeoutError",
     "CircuitOpenError",
     "StepInterruptedError",
+    "ExecutionInterruptedError",
     "NonRetryableError",
     "RecordedError",
     "LeaseLostError",
@@ -161,6 +162,10 @@ class CircuitOpenError(WorkflowCoreError):
 
 class StepInterruptedError(WorkflowCoreError):
     """The process ended during an attempt, and no attempt is left."""
+
+
+class ExecutionInterruptedError(WorkflowCoreError):
+    """The process ended again and again while the execution's own code, outside of its steps' attempts, ran."""
 
 
 class NonRetryableError(WorkflowCoreError):

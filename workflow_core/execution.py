@@ -116,6 +116,7 @@ class Execution:
         self.context: WorkflowContext[Any] = WorkflowContext(self)
         self.observed = engine.observed
         self.opening: Event | None = None
+        self.hopeless: WorkflowCoreError | None = None
         self.doom: BaseException | None = None
         self.bodies = 0
         self.sleepers = 0
@@ -126,7 +127,7 @@ class Execution:
         self._bodies: dict[str, Coroutine[Any, Any, object]] = {}
         self._handler: Coroutine[Any, Any, object] | None = None
         self._waiting: dict[int, str] = {}
-        self._seq = seq
+        self._seq = self._first_seq = seq
         self._next_status: ExecutionStatus | None = None
 
     def __str__(self) -> str:
@@ -166,6 +167,16 @@ class Execution:
     async def emit(self, event: Event, seq: int, at: datetime) -> None:
         """Tell the observers of an event that was committed."""
         await self.engine.emit(event.stamped(seq, at, self.execution_id, self.definition.name))
+
+    def taken_over(self, lease: Lease, status: ExecutionStatus) -> None:
+        """Note that this process has it now, and has recorded that."""
+        self.lease, self.status = lease, status
+        self._first_seq = self._seq
+
+    @property
+    def has_got_on(self) -> bool:
+        """Whether anything has happened in it since this process has it, or it waits for a moment to come."""
+        return self._over or self._seq != self._first_seq or bool(self._waiting)
 
     # What runs at the moment -----------------------------------------------------------------------------------------
 

@@ -51,6 +51,8 @@ class Settings(Model):
             leaves it until that process has ended.
         poll_interval_ms: How often the state of another process's execution is read while waiting, in milliseconds.
         sync_handlers: Where plain functions run: in a ``"thread"``, or ``"inline"`` in the event loop.
+        max_recoveries: How often in a row an execution is taken over after its process died while its own code
+            ran, outside of its steps' attempts and of its waits, before it fails; ``None`` sets no limit.
         recover_on_start: Take over interrupted executions when an engine is entered with ``async with``.
     """
 
@@ -63,6 +65,7 @@ class Settings(Model):
     lease_ms: int | None = Field(default=30_000, ge=1_000, le=LONGEST_MS)
     poll_interval_ms: int = Field(default=200, ge=10, le=LONGEST_MS)
     sync_handlers: Literal["thread", "inline"] = "thread"
+    max_recoveries: int | None = Field(default=10, ge=1)
     recover_on_start: bool = True
 
     @pydantic.field_validator("directory")

@@ -87,7 +87,7 @@ class Workers:
         """Do a worker's work, and end the process without closing anything: an orderly end is no part of a storm."""
         code = 0
         try:
-            await work(make_engine(self.directory), batch, last=last)
+            await work(make_engine(self.directory, max_recoveries=None), batch, last=last)
         except BaseException:
             code = 1
             with (self.directory / "complaints.txt").open("a", encoding="utf-8") as file:

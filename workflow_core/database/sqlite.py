@@ -7,6 +7,7 @@ lock only matters when engines in several threads share one store.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sqlite3
 import threading
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
+from workflow_core.crash_loops import Recoveries
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
 from workflow_core.errors import ExecutionNotFoundError, LeaseLostError, SchemaVersionError, StorageError
@@ -46,6 +48,9 @@ _LEASE_TOLERANCE_MS: Final = 1_000
 """A lease that starting an execution would prolong by less than this is left as it is."""
 
 _WAL_TRIES: Final = 100
+
+_NOBODY: Final = ""
+"""The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
 
 _CIRCUIT_EVENTS: Final = {"open": "CircuitOpened", "half_open": "CircuitHalfOpened", "closed": "CircuitClosed"}
 
@@ -361,6 +366,9 @@ class SQLiteStore:
         now = _text(at)
         with _Transaction(self) as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
+            released = connection.execute(
+                "SELECT 1 FROM executions WHERE id = ? AND owner_id IS NULL", (lease.execution_id,)
+            ).fetchone()
             self._update_execution(
                 connection,
                 lease,
@@ -371,7 +379,8 @@ class SQLiteStore:
             )
             # The first statement took the row, so no other process can have written the history since.
             seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
-            self._log(connection, lease.execution_id, seq, "ExecutionRecovered", now)
+            data = _json(released=True) if released else None
+            self._log(connection, lease.execution_id, seq, "ExecutionRecovered", now, data=data)
         self._owner_committed(owner, lease_expires_at)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
@@ -503,7 +512,13 @@ class SQLiteStore:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
         now = _text(at)
         with _Transaction(self) as connection:
-            self._update_execution(connection, lease, now, "owner_id = NULL, fencing_token = fencing_token + 1", ())
+            self._update_execution(
+                connection,
+                lease,
+                now,
+                "owner_id = ?, fencing_token = fencing_token + 1",
+                (None if give_back else _NOBODY,),
+            )
             if not give_back:
                 return
             running = connection.execute(
@@ -860,6 +875,27 @@ class SQLiteStore:
         return [
             (_execution_record(row[:15]), Owner(*row[15:19]) if row[18] is not None else None, row[19]) for row in rows
         ]
+
+    async def load_recoveries(self, workflow_name: str, execution_id: str) -> Recoveries:
+        """Read how often an execution was recovered since anything else has happened in it."""
+        del workflow_name
+        rows = self.select(
+            "SELECT at, data IS NOT NULL FROM event_log WHERE execution_id = ?1 AND type = 'ExecutionRecovered'"
+            " AND seq > (SELECT coalesce(max(seq), 0) FROM event_log"
+            " WHERE execution_id = ?1 AND type <> 'ExecutionRecovered')"
+            " AND seq > (SELECT coalesce(max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))), 0) FROM steps"
+            " WHERE execution_id = ?1) ORDER BY seq DESC",
+            (execution_id,),
+        )
+        deaths = list(itertools.takewhile(lambda row: not row[1], rows))
+        if not deaths:
+            return Recoveries((), 0)
+        waited = self.select(
+            "SELECT coalesce(max(max(coalesce(wake_time, 0), coalesce(next_attempt_at, 0))), 0) FROM steps"
+            " WHERE execution_id = ? AND status IN ('sleeping', 'retrying')",
+            (execution_id,),
+        )
+        return Recoveries([datetime.fromisoformat(at) for at, _ in reversed(deaths)], waited[0][0])
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""
