@@ -500,7 +500,7 @@ class WorkflowEngine:
         begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms, detach=detach)
         if isinstance(begun, _Ended):
             return _as_joined(begun.result) if begun.joined and not detach else begun.result
-        return begun.execution.snapshot() if detach else await asyncio.shield(begun.first)
+        return begun.execution.snapshot() if detach else await self._first_result(begun)
 
     async def start_and_wait(
         self,
@@ -526,7 +526,7 @@ class WorkflowEngine:
             BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
         begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms)
-        return begun.result if isinstance(begun, _Ended) else await asyncio.shield(begun.final)
+        return begun.result if isinstance(begun, _Ended) else await self._final_result(begun)
 
     def run(
         self,
@@ -700,6 +700,33 @@ class WorkflowEngine:
             await self.clock.sleep(self.settings.poll_interval_ms)
             record = await self._load(record.execution_id)
 
+    async def _first_result(self, active: _Active) -> ExecutionResult:
+        """Wait for the end of a run; if another process takes the execution over meanwhile, for what comes of it there.
+
+        Raises:
+            Exception: What ended the execution, as `start` raises it.
+        """
+        try:
+            return await asyncio.shield(active.first)
+        except LeaseLostError as error:
+            if error.execution_id != active.execution.execution_id or self._closed:
+                raise
+        return _as_joined(await self._result_elsewhere(active.execution.execution_id))
+
+    async def _final_result(self, active: _Active) -> ExecutionResult:
+        """As `_first_result`, for the final result, whatever its status."""
+        try:
+            return await asyncio.shield(active.final)
+        except LeaseLostError as error:
+            if error.execution_id != active.execution.execution_id or self._closed:
+                raise
+        return await self._result_elsewhere(active.execution.execution_id)
+
+    async def _result_elsewhere(self, execution_id: str) -> ExecutionResult:
+        """Wait for an execution that another process has taken over, and go on with it if that one dies as well."""
+        found = await self._found(await self._load(execution_id))
+        return found.result if isinstance(found, _Ended) else await self._final_result(found)
+
     # What runs here --------------------------------------------------------------------------------------------------
 
     def _active_execution(self, execution_id: str) -> _Active | None:
@@ -768,7 +795,7 @@ class WorkflowEngine:
         execution_id = self._validated_id(execution_id)
         active = self._active_execution(execution_id)
         if active is not None and active.loop is asyncio.get_running_loop():
-            return await asyncio.shield(active.final)
+            return await self._final_result(active)
         return await self._poll(execution_id)
 
     async def resume(self, execution_id: str) -> ExecutionResult:
@@ -785,7 +812,7 @@ class WorkflowEngine:
         active = self._active_execution(execution_id)
         if active is not None and active.execution.status != "panicked":
             if active.loop is asyncio.get_running_loop():
-                return await asyncio.shield(active.first)
+                return await self._first_result(active)
             return _as_joined(await self._poll(execution_id))
         record = await self._load(execution_id)
         if record.status not in {"sleeping", "running", "restarting"}:
@@ -1213,7 +1240,7 @@ class WorkflowEngine:
             return error
         if result.status in TERMINAL_STATUSES:
             return result
-        return LeaseLostError(f"{active.execution}: another process has taken it over")
+        return LeaseLostError(f"{active.execution}: another process has taken it over", execution_id)
 
     def running(self) -> list[Execution]:
         """Return the executions that run in this engine."""

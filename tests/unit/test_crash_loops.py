@@ -109,7 +109,7 @@ def test_it_can_be_restarted_by_hand_and_is_given_as_many_again(poison):
 def test_no_number_of_deaths_during_a_wait_counts(poison, argument):
     async def test():
         await begin(poison, argument)
-        engine = await die_and_recover(poison, 50)
+        engine = await die_and_recover(poison, 20)
         assert (await engine.get_status("e")).status != "failed"
         await poison.crash(poison.engines[-1])
         await poison.clock.advance(3_700_000)  # the wait has ended, and nobody was there
