@@ -15,7 +15,7 @@ from pathlib import Path
 from workflow_core import RetryConfig, Settings, WorkflowContext, WorkflowEngine
 
 MOST_PROCESSES = 40
-INNOCENT = 6
+INNOCENT = 4
 ONCE = RetryConfig(max_attempts=1)
 
 
@@ -71,7 +71,7 @@ async def innocent(ctx: WorkflowContext) -> str:
 
 
 async def work(directory: Path, poison: str) -> None:
-    settings = Settings(directory=directory / "state", poll_interval_ms=20, max_recoveries=3)
+    settings = Settings(directory=directory / "state", poll_interval_ms=20, max_recoveries=2)
     engine = WorkflowEngine(settings=settings)
     engine.define("poison", next(handler for handler in POISONS if handler.__name__ == poison))
     engine.define("innocent", innocent)

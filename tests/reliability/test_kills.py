@@ -19,8 +19,8 @@ from tests.reliability.poison_server import INNOCENT, POISONS
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked")
 
-KILLS = int(os.environ.get("WORKFLOW_STORM_KILLS", "40"))
-EXECUTIONS = int(os.environ.get("WORKFLOW_STORM_EXECUTIONS", "60"))
+KILLS = int(os.environ.get("WORKFLOW_STORM_KILLS", "30"))
+EXECUTIONS = int(os.environ.get("WORKFLOW_STORM_EXECUTIONS", "40"))
 SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "7"))
 
 
