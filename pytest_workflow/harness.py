@@ -19,8 +19,9 @@ from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedPro
 from pytest_workflow.threads import process
 from pytest_workflow.until import Stops, Until, validate_until
 from workflow_core.current import replaced_default
+from workflow_core.database.connection import open_database
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
-from workflow_core.database.sqlite import SQLiteStore, open_database
+from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import StepFailure, WorkflowCoreError, WorkflowTimeoutError
 from workflow_core.events import Event, ExecutionPanicked, SleepStarted, StepRetrying, StepStarted
@@ -41,8 +42,16 @@ __all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness", "emptied", "mem
 
 _T = TypeVar("_T")
 
-HARNESS_SETTINGS = Settings(sync_handlers="inline", lease_ms=None, max_recoveries=None, recover_on_start=False)
-"""What differs in a test: plain functions run inline, and ownership ends with the simulated process, not with time."""
+HARNESS_SETTINGS = Settings(
+    sync_handlers="inline",
+    lease_ms=None,
+    max_recoveries=None,
+    recover_on_start=False,
+    storage_patience_ms=None,
+    busy_timeout_ms=5_000,
+)
+"""What differs in a test: plain functions run inline, ownership ends with the simulated process, not with time, and a
+storage error ends a run at once."""
 
 _template: sqlite3.Connection | None = None
 

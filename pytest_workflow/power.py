@@ -27,8 +27,8 @@ from pytest_workflow.power_disk import Disk, Image, describe, image_digest
 from pytest_workflow.power_report import PowerReport
 from pytest_workflow.power_states import Commit, Recording, State, durable_state
 from pytest_workflow.scenarios import run_scenario
+from workflow_core.database.connection import prepare
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
-from workflow_core.database.sqlite import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

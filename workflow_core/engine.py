@@ -48,7 +48,7 @@ from workflow_core.errors import (
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
 from workflow_core.execution import Execution, result_of
 from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager, StepDescription
-from workflow_core.interception import intercepted
+from workflow_core.interception import guarded, guarded_for
 from workflow_core.models import (
     TERMINAL_STATUSES,
     CircuitBreakerConfig,
@@ -61,6 +61,7 @@ from workflow_core.models import (
 )
 from workflow_core.ownership import ProcessProbe, SystemProcessProbe
 from workflow_core.panic import find_panic_indicator
+from workflow_core.patience import Patience
 from workflow_core.serialization import Codec, same_json
 from workflow_core.settings import Settings, default_directory
 from workflow_core.timeouts import cancelled_from_outside, validate_timeout
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.store import WorkflowStore
     from workflow_core.ownership import Owner
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
@@ -81,6 +83,8 @@ logger = logging.getLogger("workflow_core")
 HandlerT = TypeVar("HandlerT", bound=WorkflowHandler)
 
 _CLAIM_POLL_MS = 1
+_RENEW_AGAIN_MS = 1_000
+"""How long after a failure a lease is tried to be renewed again, if it would not be earlier."""
 _CANCEL_GRACE_SECONDS = 5.0
 """How long a cancellation waits for code that does not want to end."""
 
@@ -95,6 +99,7 @@ class _Active:
         first: The result of the first run of the handler, or the error that ended it.
         final: The result once the execution is at rest.
         between_runs: Set when no run of the handler is under way, and all observers have been told how it ended.
+        trouble: What keeps it from going on at the moment, once those who wait for it were told.
     """
 
     execution: Execution
@@ -107,6 +112,7 @@ class _Active:
     lost: bool = False
     restart_now: asyncio.Event | None = None
     between_runs: asyncio.Event = field(default_factory=asyncio.Event)
+    trouble: StorageError | None = None
 
     def finish_first(self, result: ExecutionResult | BaseException) -> None:
         """Settle what `start` waits for, unless it is settled."""
@@ -115,6 +121,17 @@ class _Active:
     def renew_first(self) -> None:
         """Let whoever joins from now on wait for the next run, unless somebody waits for it already."""
         if self.first.done():
+            self.first = self.loop.create_future()
+
+    def tell(self, error: StorageError | None) -> None:
+        """Raise an error to all who wait now, if there is one; who comes later waits for the execution again."""
+        self.trouble = error
+        if error is None:
+            return
+        first_was_open = not self.first.done()
+        self.finish(error)
+        self.final = self.loop.create_future()
+        if first_was_open:
             self.first = self.loop.create_future()
 
     def finish(self, result: ExecutionResult | BaseException) -> None:
@@ -197,6 +214,10 @@ class WorkflowEngine:
             synchronous=self.settings.synchronous,
             busy_timeout_ms=self.settings.busy_timeout_ms,
         )
+        patience_ms = self.settings.storage_patience_ms
+        self._patience = (
+            None if patience_ms is None else Patience(self.clock, patience_ms, self._bare_store.wait_for_locks)
+        )
         self._probe: ProcessProbe = process_probe or SystemProcessProbe()
         self.owner: Owner = self._probe.make_owner()
         self._active: dict[str, _Active] = {}
@@ -248,7 +269,7 @@ class WorkflowEngine:
         serializers = [serializer for offered in hook.serializers() for serializer in offered]
         self.codec = Codec(serializers, self.settings.max_result_bytes)
         intercepts = used("before_durable_point") or used("after_durable_point")
-        self.store: Store = intercepted(self._bare_store, hook) if intercepts else self._bare_store
+        self.store: Store = guarded(self._bare_store, hook if intercepts else None, self._patience)
 
     async def emit(self, event: Event) -> None:
         """Tell the observers of an event, and await what they return."""
@@ -310,6 +331,28 @@ class WorkflowEngine:
         if isinstance(error, PanicError):
             return error.indicator or "panic"
         return find_panic_indicator(error, self._indicators)
+
+    # Storage ---------------------------------------------------------------------------------------------------------
+
+    def store_of(self, execution: Execution) -> WorkflowStore:
+        """Return where an execution is stored; there its durable points are tried again for as long as it takes."""
+        return guarded_for(self.store, execution.definition.name, execution)
+
+    def drives(self, execution: Execution) -> bool:
+        """Tell whether a run of an execution is under way here."""
+        active = self._active.get(execution.execution_id)
+        return active is not None and active.execution is execution
+
+    def tell_waiters(self, execution: Execution, error: StorageError | None) -> None:
+        """Raise an error to all who wait for an execution, which goes on all the same.
+
+        Args:
+            execution: The execution.
+            error: What keeps it from going on; ``None`` when nothing does any more.
+        """
+        active = self._active.get(execution.execution_id)
+        if active is not None and active.execution is execution:
+            active.tell(error)
 
     # Definitions -----------------------------------------------------------------------------------------------------
 
@@ -994,6 +1037,9 @@ class WorkflowEngine:
                     f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status}, but no '
                     "process runs it: it was interrupted; start() with its id, resume() or recover() goes on with it"
                 )
+            active = self._active_execution(execution_id)
+            if active is not None and active.trouble is not None:
+                raise active.trouble
             await self.clock.sleep(self.settings.poll_interval_ms)
 
     # Ownership -------------------------------------------------------------------------------------------------------
@@ -1090,19 +1136,32 @@ class WorkflowEngine:
 
     async def _renew_leases(self, lease_ms: int) -> None:
         """Keep this engine's executions its own, and stop those that another process has taken."""
+        delay_ms = lease_ms / 3
         while self._active and not self._closed:
-            await self.clock.sleep(lease_ms / 3)
-            try:
-                owned = await self.store.lease_renewed(self.owner, self.lease_expiry())
-            except StorageError:
-                logger.exception("Cannot renew the leases of this process")
-                continue
-            for active in list(self._active.values()):
-                lease = active.execution.lease
-                ours = (lease.execution_id, lease.fencing_token) in owned
-                if not ours and active.execution.status not in TERMINAL_STATUSES and active.task is not None:
-                    active.lost = True
-                    active.task.cancel()
+            await self.clock.sleep(delay_ms)
+            delay_ms = lease_ms / 3
+            stores: dict[int, tuple[WorkflowStore, list[_Active]]] = {}
+            for active in self._active.values():
+                store = self._bare_store.workflow(active.execution.definition.name)
+                stores.setdefault(id(store), (store, []))[1].append(active)
+            for store, actives in stores.values():
+                try:
+                    owned = await store.lease_renewed(self.owner, self.lease_expiry())
+                except StorageError as error:  # the other databases' leases must not run out for that
+                    level = logging.DEBUG if error.is_transient else logging.ERROR
+                    logger.log(level, "Cannot renew the leases of this process: %s", error)
+                    delay_ms = min(delay_ms, _RENEW_AGAIN_MS)
+                    continue
+                self._stop_lost(actives, owned)
+
+    @staticmethod
+    def _stop_lost(actives: Iterable[_Active], owned: set[tuple[str, int]]) -> None:
+        for active in actives:
+            lease = active.execution.lease
+            ours = (lease.execution_id, lease.fencing_token) in owned
+            if not ours and active.execution.status not in TERMINAL_STATUSES and active.task is not None:
+                active.lost = True
+                active.task.cancel()
 
     # Running ---------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ __all__ = [
     "RecordedError",
     "LeaseLostError",
     "StorageError",
+    "StorageReason",
     "SchemaVersionError",
     "WorkflowRedefinedWarning",
 ]
@@ -199,20 +200,39 @@ class LeaseLostError(WorkflowCoreError):
         self.execution_id = execution_id
 
 
+StorageReason: TypeAlias = Literal["full", "locked", "io", "read_only", "damaged", "closed", "schema", "other"]
+"""Why a database cannot be used; see `StorageError.reason`."""
+
+_TRANSIENT: Final[frozenset[StorageReason]] = frozenset({"full", "locked", "io", "read_only"})
+
+
 class StorageError(WorkflowCoreError):
     """The database could not be read or written; the message names the file and the reason.
 
     Attributes:
         location: Where the database lies; ``None`` for an error that no store raised.
+        reason: ``"full"``: no room on the disk; ``"locked"``: another program holds a lock; ``"io"``: the disk reported
+            an error; ``"read_only"``: this process may not write there; ``"damaged"``: the file is not a database any
+            more; ``"schema"``: it is one of a newer version, or of another program; ``"closed"``: the store was closed;
+            ``"other"``: anything else.
     """
 
-    def __init__(self, message: str, location: str | None = None) -> None:
+    def __init__(self, message: str, location: str | None = None, reason: StorageReason = "other") -> None:
         super().__init__(message)
         self.location = location
+        self.reason: StorageReason = reason
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same database may work again later: executions wait for that, and go on by themselves."""
+        return self.reason in _TRANSIENT
 
 
 class SchemaVersionError(StorageError):
-    """The database was written by a newer version of this library."""
+    """The database was written by a newer version of this library, or by another program."""
+
+    def __init__(self, message: str, location: str | None = None, reason: StorageReason = "schema") -> None:
+        super().__init__(message, location, reason)
 
 
 class WorkflowRedefinedWarning(UserWarning):

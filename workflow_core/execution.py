@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import sys
 from dataclasses import replace
@@ -35,7 +36,7 @@ from workflow_core.models import ErrorInfo, ExecutionResult, StepResult
 from workflow_core.timeouts import Timeout, cancelled_from_outside
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
     from datetime import datetime
 
     from workflow_core.database.store import ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowStore
@@ -112,7 +113,7 @@ class Execution:
         self.last_errors: dict[str, ErrorInfo] = {}
         self.status: ExecutionStatus = record.status
         self.codec: Codec = engine.codec
-        self.store: WorkflowStore = engine.store.workflow(definition.name)
+        self.store: WorkflowStore = engine.store_of(self)
         self.context: WorkflowContext[Any] = WorkflowContext(self)
         self.observed = engine.observed
         self.opening: Event | None = None
@@ -128,7 +129,6 @@ class Execution:
         self._handler: Coroutine[Any, Any, object] | None = None
         self._waiting: dict[int, str] = {}
         self._seq = self._first_seq = seq
-        self._next_status: ExecutionStatus | None = None
 
     def __str__(self) -> str:
         return f'workflow "{self.definition.name}", execution "{self.execution_id}"'
@@ -250,14 +250,37 @@ class Execution:
     def status_change(self) -> ExecutionStatus | None:
         """Return the status to write with the next durable point, or ``None`` if it stays."""
         status: ExecutionStatus = "sleeping" if self.sleepers and not self.bodies else "running"
-        self._next_status = None if status == self.status else status
-        return self._next_status
+        return None if status == self.status else status
 
-    def status_changed(self) -> None:
-        """Note that the status was written."""
-        if self._next_status is not None:
-            self.status = self._next_status
-            self._next_status = None
+    def status_changed(self, written: ExecutionStatus | None) -> None:
+        """Note which status was written with a durable point, if any; writes that waited may end in another order."""
+        if written is not None:
+            self.status = written
+
+    # While the database cannot be used -------------------------------------------------------------------------------
+
+    def keeps_trying(self) -> bool:
+        """Tell whether the engine drives this run, so that a durable point is tried again for as long as it takes."""
+        return self.engine.drives(self)
+
+    def tell_waiters(self, error: StorageError) -> None:
+        """Raise an error to everybody who waits for this execution, which goes on all the same."""
+        told = StorageError(
+            f"{error}; {self} waits for it, and goes on by itself when it works again", error.location, error.reason
+        )
+        told.__cause__ = error
+        self.engine.tell_waiters(self, told)
+
+    @contextlib.contextmanager
+    def waiting_for_storage(self, reason: str) -> Iterator[None]:
+        """Note, in a ``with`` block, that a database is waited for, and why."""
+        key = object()
+        self._waiting[id(key)] = reason
+        try:
+            yield
+        finally:
+            del self._waiting[id(key)]
+            self.engine.tell_waiters(self, None)
 
     async def wait_until(self, moment_ms: int, reason: str) -> None:
         """Wait for a wall time, in milliseconds since 1970; return at once if it has passed.

@@ -46,7 +46,12 @@ class Settings(Model):
         max_result_bytes: Largest stored result, input or output, in bytes of JSON.
         synchronous: SQLite's setting: ``"NORMAL"`` loses nothing when a process dies; ``"FULL"`` loses nothing in a
             power cut either, at the price of a disk flush for each durable point.
-        busy_timeout_ms: How long a write waits for another process's lock, in milliseconds.
+        busy_timeout_ms: How long SQLite itself waits for another process's lock, in milliseconds. The event loop stands
+            still meanwhile, so this is short; what a longer lock does is told by ``storage_patience_ms``.
+        storage_patience_ms: How long a database may be locked, full, read-only or failing before who waits for an
+            execution is told so by a `StorageError`, in milliseconds. The execution itself keeps trying, and goes on
+            when the database works again; an execution that could not be begun is not begun. ``None`` stops an
+            execution at the first such error; it can be resumed.
         lease_ms: How long an execution stays with a process that gives no sign of life, in milliseconds; ``None``
             leaves it until that process has ended.
         poll_interval_ms: How often the state of another process's execution is read while waiting, in milliseconds.
@@ -61,7 +66,8 @@ class Settings(Model):
     max_sleep_ms: int = Field(default=300_000, ge=0, le=LONGEST_MS)
     max_result_bytes: int = Field(default=16_777_216, ge=1_024)
     synchronous: Literal["NORMAL", "FULL"] = "NORMAL"
-    busy_timeout_ms: int = Field(default=5_000, ge=0, le=_LONGEST_BUSY_MS)
+    busy_timeout_ms: int = Field(default=100, ge=0, le=_LONGEST_BUSY_MS)
+    storage_patience_ms: int | None = Field(default=10_000, ge=0, le=LONGEST_MS)
     lease_ms: int | None = Field(default=30_000, ge=1_000, le=LONGEST_MS)
     poll_interval_ms: int = Field(default=200, ge=10, le=LONGEST_MS)
     sync_handlers: Literal["thread", "inline"] = "thread"

@@ -339,21 +339,21 @@ class _StepRun:
         execution, record = self.execution, self.record
         cut_off = record.stored and record.status == "running" and record.started_seq is not None
         seq = execution.next_seq()
+        earlier_attempt, earlier_seq = record.attempt, seq
         at = execution.now()
         execution.bodies += 1
         self._in_body = True
-        await execution.store.step_started(execution.lease, record, attempt, seq, at, execution.status_change())
-        earlier_attempt, earlier_seq = record.attempt, seq
-        if cut_off:
-            seq = execution.next_seq()
-        execution.status_changed()
+        status = execution.status_change()
+        started_seq = execution.next_seq() if cut_off else seq
+        await execution.store.step_started(execution.lease, record, attempt, seq, at, status)
+        execution.status_changed(status)
         record.stored, record.status, record.attempt = True, "running", attempt
-        record.started_at, record.started_seq = at, seq
+        record.started_at, record.started_seq = at, started_seq
         record.error_message = record.next_attempt_at = None
         if cut_off and execution.observed:
             await execution.emit(StepInterrupted(record.step_id, earlier_attempt), earlier_seq, at)
         if execution.observed:
-            await execution.emit(StepStarted(record.step_id, attempt), seq, at)
+            await execution.emit(StepStarted(record.step_id, attempt), started_seq, at)
 
     def leave_body(self) -> None:
         """Note that the step's own function does not run any more."""
@@ -451,10 +451,11 @@ class _StepRun:
             change = CircuitChange(
                 lambda state: circuit_breaker.after_success(state, execution_id), execution.next_seq()
             )
+        status = execution.status_change()
         circuit = await execution.store.step_completed(
-            execution.lease, record, text, handled_by, seq, at, execution.status_change(), change
+            execution.lease, record, text, handled_by, seq, at, status, change
         )
-        execution.status_changed()
+        execution.status_changed(status)
         record.status, record.result_data, record.handled_by = "completed", text, handled_by
         record.completed_at, record.completed_seq, record.error_message = at, seq, None
         execution.last_errors.pop(record.step_id, None)
@@ -477,10 +478,9 @@ class _StepRun:
                 lambda state: circuit_breaker.after_failure(state, config, execution_id, now_ms), execution.next_seq()
             )
         entry = self._entry(error, at)
-        circuit = await execution.store.step_attempt_failed(
-            execution.lease, record, entry, seq, at, execution.status_change(), change
-        )
-        execution.status_changed()
+        status = execution.status_change()
+        circuit = await execution.store.step_attempt_failed(execution.lease, record, entry, seq, at, status, change)
+        execution.status_changed(status)
         record.status, record.error_message, record.started_seq = "running", entry.error_message, None
         self._recorded = error
         execution.note_error(record.step_id, entry)
@@ -692,8 +692,9 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         finally:
             execution.sleepers -= 1
         seq, at = execution.next_seq(), execution.now()
-        await execution.store.sleep_completed(execution.lease, record, seq, at, execution.status_change())
-        execution.status_changed()
+        status = execution.status_change()
+        await execution.store.sleep_completed(execution.lease, record, seq, at, status)
+        execution.status_changed(status)
         record.status, record.completed_at, record.completed_seq = "completed", at, seq
         if execution.observed:
             await execution.emit(SleepCompleted(step_id), seq, at)
@@ -705,10 +706,9 @@ async def _begin_sleep(execution: Execution, step_id: str, duration_ms: int) -> 
     record = StepRecord(step_id, kind="sleep", status="sleeping", attempt=1, duration_ms=duration_ms)
     seq, at = execution.next_seq(), execution.now()
     wake_time = to_epoch_ms(at) + duration_ms
-    await execution.store.sleep_started(
-        execution.lease, record, duration_ms, wake_time, seq, at, execution.status_change()
-    )
-    execution.status_changed()
+    status = execution.status_change()
+    await execution.store.sleep_started(execution.lease, record, duration_ms, wake_time, seq, at, status)
+    execution.status_changed(status)
     record.wake_time, record.started_at, record.started_seq, record.stored = wake_time, at, seq, True
     execution.steps[step_id] = record
     if execution.observed:

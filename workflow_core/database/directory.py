@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
+from workflow_core.database.connection import (
+    after_fork,
+    closed_error,
+    leave_to_parent,
+    open_database,
+    roll_back,
+)
+from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
-from workflow_core.database.sqlite import SQLiteStore, after_fork, leave_to_parent, open_database, storage_error
+from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
@@ -73,7 +82,7 @@ class DirectoryStore:
 
     def _open_registry(self) -> sqlite3.Connection:
         if self._closed:
-            raise StorageError(f"{self.layout.root}: the store is closed; make a new engine", str(self.layout.root))
+            raise closed_error(str(self.layout.root))
         if self._registry is None:
             self.layout.make_root()
             self._registry = open_database(
@@ -95,12 +104,12 @@ class DirectoryStore:
             try:
                 registry.execute("BEGIN IMMEDIATE")
                 yield registry
-                registry.execute("COMMIT")
+                if registry.in_transaction:
+                    registry.execute("COMMIT")
             except sqlite3.Error as error:
                 raise storage_error(error, str(self.layout.registry)) from error
             finally:
-                if registry.in_transaction:
-                    registry.execute("ROLLBACK")
+                roll_back(registry)
 
     def workflow_names(self) -> list[str]:
         """Return the names of the workflows in the registry."""
@@ -115,18 +124,37 @@ class DirectoryStore:
         return str(rows[0][0]) if rows else None
 
     def workflow(self, workflow_name: str) -> SQLiteStore:
-        """Return the store of one workflow, making its directories and database if need be."""
+        """Return the store of one workflow; its directories and database are made at the first use, if need be."""
         with self._lock:
             store = self._stores.get(workflow_name)
             if store is None:
-                self._open_registry()
-                self.layout.make_workflow(workflow_name)
+                if self._closed:
+                    raise closed_error(str(self.layout.root))
                 store = self._stores[workflow_name] = SQLiteStore(
                     self.layout.database(workflow_name),
                     synchronous=self._synchronous,
                     busy_timeout_ms=self._busy_timeout_ms,
+                    before_opening=functools.partial(self._make_directories, workflow_name),
                 )
             return store
+
+    def _make_directories(self, workflow_name: str) -> None:
+        self.layout.make_root()
+        self.layout.make_workflow(workflow_name)
+
+    def wait_for_locks(self, location: str, *, wait: bool) -> None:
+        """Tell whether writes to a database wait for another process's lock, or report it at once.
+
+        Args:
+            location: The database, as a `StorageError` names it.
+            wait: ``False`` while whoever calls tries again by itself, and lets others run in between.
+        """
+        for store in list(self._stores.values()):
+            store.wait_for_locks(location, wait=wait)
+        if location == str(self.layout.registry):
+            with self._lock, contextlib.suppress(sqlite3.Error):
+                if self._registry is not None:
+                    self._registry.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms if wait else 0}")
 
     def _existing_stores(self, workflow_name: str | None = None) -> list[SQLiteStore]:
         names = self.workflow_names() if workflow_name is None else [workflow_name]
@@ -136,7 +164,8 @@ class DirectoryStore:
 
     async def workflow_defined(self, workflow_name: str, definition: Mapping[str, object], at: datetime) -> None:
         """Make a workflow's directory, ``definition.json``, database and registry entry, unless they are there."""
-        self.workflow(workflow_name)
+        store = self.workflow(workflow_name)
+        store.open()
         self.layout.write_definition(workflow_name, definition)
         self._registry_rows(
             "INSERT INTO workflow_registry (name, db_path, workflow_dir, log_dir, created_at) VALUES (?, ?, ?, ?, ?)"
@@ -168,11 +197,7 @@ class DirectoryStore:
                 if holder == name:
                     found = await store.execution_started(execution, owner, lease_expires_at, at)
                     if found is None:
-                        registry.execute(
-                            "UPDATE workflow_registry SET last_execution_at = ?, execution_count = execution_count + 1"
-                            " WHERE name = ?",
-                            (at.isoformat(timespec="microseconds"), name),
-                        )
+                        self._count_execution(registry, name, at)
                     return found
                 existing = None if holder is None else await self.workflow(holder).load_execution(execution_id)
                 if existing is not None:
@@ -183,17 +208,31 @@ class DirectoryStore:
                     (execution_id, name),
                 )
 
-    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
-        """Prolong an owner's lease in every open database."""
-        owned: set[tuple[str, int]] = set()
-        for store in list(self._stores.values()):
-            owned |= await store.lease_renewed(owner, lease_expires_at)
-        return owned
+    def _count_execution(self, registry: sqlite3.Connection, workflow_name: str, at: datetime) -> None:
+        """Count a new execution, which is committed already: what goes wrong here must not make it look as if not."""
+        try:
+            registry.execute(
+                "UPDATE workflow_registry SET last_execution_at = ?, execution_count = execution_count + 1"
+                " WHERE name = ?",
+                (at.isoformat(timespec="microseconds"), workflow_name),
+            )
+            registry.execute("COMMIT")
+        except sqlite3.Error as error:
+            logger.warning(
+                "An execution was started, but not counted: %s", storage_error(error, str(self.layout.registry))
+            )
+            roll_back(registry)
 
     async def owner_retired(self, owner: Owner) -> None:
         """Forget an owner that ended in an orderly way."""
+        failures = []
         for store in list(self._stores.values()):
-            await store.owner_retired(owner)
+            try:
+                await store.owner_retired(owner)
+            except StorageError as error:  # the others can be told all the same
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     # Reading ---------------------------------------------------------------------------------------------------------
 

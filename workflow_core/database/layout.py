@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pydantic_core
 
-from workflow_core.errors import StorageError
+from workflow_core.database.diagnosis import file_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,10 +73,8 @@ class RuntimeLayout:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(
-                f"{path}: cannot make this directory: {error.strerror}; set WORKFLOW_DIR to a directory that this user "
-                "may write"
-            ) from error
+            advice = "set WORKFLOW_DIR to a directory that this user may write"
+            raise file_error(error, path, "cannot make this directory", advice) from error
 
 
 def _write_atomically(path: Path, content: bytes) -> None:
@@ -91,4 +89,5 @@ def _write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StorageError(f"{path}: cannot write this file: {error.strerror}") from error
+        advice = "check that this user may write the directory"
+        raise file_error(error, path, "cannot write this file", advice) from error

@@ -1,41 +1,32 @@
-"""One SQLite database of executions, in a file or in memory, by the same SQL.
-
-Calls are made directly in the event loop's thread: a commit in WAL mode costs less than handing it to a thread. The
-lock only matters when engines in several threads share one store.
-"""
+"""One SQLite database of executions, in a file or in memory, by the same SQL."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
 import sqlite3
-import threading
-import time
-import weakref
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.crash_loops import Recoveries
-from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
+from workflow_core.database.connection import Database
+from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
-from workflow_core.errors import ExecutionNotFoundError, LeaseLostError, SchemaVersionError, StorageError
+from workflow_core.errors import ExecutionNotFoundError, LeaseLostError
 from workflow_core.events import event_from_row
 from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from workflow_core.database.store import CircuitChange, NewExecution
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus
 
-__all__ = ["SQLiteStore", "after_fork", "leave_to_parent", "open_database", "prepare", "storage_error"]
+__all__ = ["SQLiteStore"]
 
 _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
@@ -47,156 +38,10 @@ _EXECUTION_COLUMNS: Final = (
 _LEASE_TOLERANCE_MS: Final = 1_000
 """A lease that starting an execution would prolong by less than this is left as it is."""
 
-_WAL_TRIES: Final = 100
-
 _NOBODY: Final = ""
 """The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
 
 _CIRCUIT_EVENTS: Final = {"open": "CircuitOpened", "half_open": "CircuitHalfOpened", "closed": "CircuitClosed"}
-
-
-def open_database(
-    path: Path | None, schema: str, version: int, synchronous: str, busy_timeout_ms: int
-) -> sqlite3.Connection:
-    """Open a database, making its tables if it is new.
-
-    Args:
-        path: The file; ``None`` for a database in memory.
-        schema: The statements that make the tables.
-        version: The schema's version, stored as ``PRAGMA user_version``.
-        synchronous: ``NORMAL`` or ``FULL``.
-        busy_timeout_ms: How long to wait for another process's lock.
-
-    Raises:
-        SchemaVersionError: The file was written by a newer version of this library.
-        StorageError: The file cannot be opened, or is not a database.
-    """
-    where = str(path) if path is not None else ":memory:"
-    if path is not None:
-        with contextlib.suppress(OSError):  # it is there already, or SQLite will say what is wrong
-            path.touch(mode=0o600, exist_ok=False)
-    try:
-        connection = sqlite3.connect(
-            where, timeout=busy_timeout_ms / 1_000, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
-    except sqlite3.Error as error:
-        raise storage_error(error, where) from error
-    try:
-        if path is not None:
-            _switch_to_wal(connection, busy_timeout_ms)
-        found = prepare(connection, schema, version, synchronous)
-    except sqlite3.Error as error:
-        connection.close()
-        raise storage_error(error, where) from error
-    if found > version:
-        connection.close()
-        raise SchemaVersionError(
-            f"{where} has schema version {found}, and this version of pytest-workflow-core knows up to {version}: "
-            "install the version that wrote it, or a newer one"
-        )
-    return connection
-
-
-def prepare(connection: sqlite3.Connection, schema: str, version: int, synchronous: str) -> int:
-    """Set a new connection up, and make the tables if there are none; return the version of the schema that is there.
-
-    Args:
-        connection: The connection, outside a transaction.
-        schema: The statements that make the tables.
-        version: The schema's version.
-        synchronous: ``NORMAL`` or ``FULL``.
-    """
-    connection.execute(f"PRAGMA synchronous = {synchronous}")
-    connection.execute("PRAGMA foreign_keys = ON")
-    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if found == 0:
-        connection.execute("BEGIN IMMEDIATE")
-        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if found == 0:
-            for statement in _statements(schema):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {version}")
-            found = version
-        connection.execute("COMMIT")
-    return found
-
-
-def _switch_to_wal(connection: sqlite3.Connection, busy_timeout_ms: int) -> None:
-    """Switch to write-ahead logging, waiting for a process that does so at the same time.
-
-    SQLite does not wait for that by itself: its busy time-out covers transactions, not this change.
-    """
-    for tries_left in range(_WAL_TRIES, -1, -1):
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if not tries_left or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-            time.sleep(busy_timeout_ms / 1_000 / _WAL_TRIES)
-        else:
-            return
-
-
-def _statements(script: str) -> list[str]:
-    """Split a script into statements, triggers in one piece."""
-    statements, current = [], ""
-    for line in script.splitlines(keepends=True):
-        current += line
-        if sqlite3.complete_statement(current):
-            statements.append(current)
-            current = ""
-    return statements
-
-
-def storage_error(error: sqlite3.Error, where: str) -> StorageError:
-    """Say what SQLite said, where, and what to do about it."""
-    text = str(error)
-    advice = "see https://www.sqlite.org/rescode.html for this error"
-    lowered = text.lower()
-    if "locked" in lowered or "busy" in lowered:
-        advice = "another program holds a lock on it; end that program, or raise Settings.busy_timeout_ms"
-    elif "full" in lowered:
-        advice = "make room on the disk, then resume the execution: nothing that was committed is lost"
-    elif "readonly" in lowered or "unable to open" in lowered:
-        advice = "check that the directory exists and that this user may write the file and its directory"
-    elif "not a database" in lowered or "malformed" in lowered:
-        advice = "the file is damaged or is not a workflow database; restore it from a backup, or move it away"
-    elif "disk i/o" in lowered:
-        advice = "the disk reported an error; check the device, then resume the execution"
-    elif "closed" in lowered:
-        advice = "the store was closed; make a new engine"
-    return StorageError(f"{where}: {text} ({advice})", where)
-
-
-class _Forked(Protocol):
-    def forked(self) -> None:
-        """Begin again in a child process."""
-
-
-_stores: weakref.WeakSet[_Forked] = weakref.WeakSet()
-_left_to_parent: list[sqlite3.Connection] = []
-
-
-def after_fork(store: _Forked) -> None:
-    """Let a store begin again in each child that this process is forked into."""
-    _stores.add(store)
-
-
-def leave_to_parent(connection: sqlite3.Connection) -> None:
-    """Keep a parent's connection for ever: closing it in the child would drop the parent's locks.
-
-    See https://www.sqlite.org/howtocorrupt.html, section 2.6.
-    """
-    _left_to_parent.append(connection)
-
-
-def _begin_again_in_child() -> None:
-    for store in list(_stores):
-        store.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_again_in_child)
 
 
 def _text(at: datetime) -> str:
@@ -211,48 +56,7 @@ def _json(**data: object) -> str:
     return pydantic_core.to_json(data).decode()
 
 
-class _Transaction:
-    """``with`` begins a write transaction, and ends it by a commit, or by a rollback on any error."""
-
-    __slots__ = ("_store",)
-
-    def __init__(self, store: SQLiteStore) -> None:
-        self._store = store
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._store._lock.acquire()
-        try:
-            connection = self._store.connection
-            connection.execute("BEGIN IMMEDIATE")
-        except BaseException as error:
-            self._store._lock.release()
-            if isinstance(error, sqlite3.Error):
-                raise storage_error(error, self._store.location()) from error
-            raise
-        return connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        connection = self._store._connection
-        try:
-            if connection is None:
-                return
-            if error is None:
-                connection.execute("COMMIT")
-            elif connection.in_transaction:
-                connection.execute("ROLLBACK")
-        except sqlite3.Error as failure:
-            if connection is not None and connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise storage_error(failure, self._store.location()) from failure
-        finally:
-            self._store._lock.release()
-        if isinstance(error, sqlite3.Error):
-            raise storage_error(error, self._store.location()) from error
-
-
-class SQLiteStore:
+class SQLiteStore(Database):
     """A store in one SQLite database, which may hold any number of workflows.
 
     Args:
@@ -260,6 +64,7 @@ class SQLiteStore:
         synchronous: ``NORMAL``, or ``FULL`` to survive power cuts.
         busy_timeout_ms: How long a write waits for another process's lock, in milliseconds.
         connection: An open connection to use instead of opening one; it is not closed with the store.
+        before_opening: Called before the file is opened, which happens at the first use then, instead of at once.
     """
 
     def __init__(
@@ -269,57 +74,26 @@ class SQLiteStore:
         synchronous: str = "NORMAL",
         busy_timeout_ms: int = 5_000,
         connection: sqlite3.Connection | None = None,
+        before_opening: Callable[[], None] | None = None,
     ) -> None:
-        self._path = path
-        self._synchronous = synchronous
-        self._busy_timeout_ms = busy_timeout_ms
-        self._lock = threading.RLock()
-        self._borrowed = connection is not None
-        self._closed = False
-        self._connection: sqlite3.Connection | None = connection or self._open()
         self._known_owners: dict[str, int | None] = {}
-        after_fork(self)
-
-    def _open(self) -> sqlite3.Connection:
-        return open_database(
-            self._path, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, self._synchronous, self._busy_timeout_ms
+        super().__init__(
+            path,
+            synchronous=synchronous,
+            busy_timeout_ms=busy_timeout_ms,
+            connection=connection,
+            before_opening=before_opening,
         )
 
     def forked(self) -> None:
         """Begin again in a child process, which may not use a connection of its parent's."""
-        self._lock = threading.RLock()
+        super().forked()
         self._known_owners = {}
-        if self._connection is not None and self._path is not None and not self._borrowed:
-            leave_to_parent(self._connection)
-            self._connection = None
 
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """The open connection.
-
-        Raises:
-            StorageError: The store was closed.
-        """
-        connection = self._connection
-        if connection is None:
-            if self._closed:
-                raise StorageError(f"{self.location()}: the store is closed; make a new engine", self.location())
-            with self._lock:
-                connection = self._connection = self._connection or self._open()
-        return connection
-
-    def location(self, workflow_name: str | None = None) -> str:
-        """Tell where the data lies."""
-        del workflow_name
-        return str(self._path) if self._path is not None else ":memory:"
-
-    def close(self) -> None:
-        """Let go of the database; a borrowed connection stays open."""
-        with self._lock:
-            self._closed = True
-            connection, self._connection = self._connection, None
-            if connection is not None and not self._borrowed:
-                connection.close()
+    def roll_back(self) -> None:
+        """End a transaction that failed, which may have been the one that recorded an owner."""
+        super().roll_back()
+        self._known_owners = {}
 
     def workflow(self, workflow_name: str) -> SQLiteStore:
         """Return this store: one database holds every workflow."""
@@ -336,7 +110,7 @@ class SQLiteStore:
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
             cursor = connection.execute(
                 "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
@@ -364,7 +138,7 @@ class SQLiteStore:
     ) -> Lease:
         """Take an execution over; return the new lease."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
             released = connection.execute(
                 "SELECT 1 FROM executions WHERE id = ? AND owner_id IS NULL", (lease.execution_id,)
@@ -389,7 +163,7 @@ class SQLiteStore:
     ) -> None:
         """Record that the handler returned."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._update_execution(
                 connection,
                 lease,
@@ -404,7 +178,7 @@ class SQLiteStore:
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
         """Record that the execution failed for good."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._update_execution(
                 connection,
                 lease,
@@ -430,7 +204,7 @@ class SQLiteStore:
     ) -> None:
         """Record a panic, and when the automatic restart is due."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._update_execution(
                 connection,
                 lease,
@@ -453,7 +227,7 @@ class SQLiteStore:
     ) -> Lease:
         """Begin again with completed steps kept and all other steps' attempts given back."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
             self._update_execution(
                 connection,
@@ -484,7 +258,7 @@ class SQLiteStore:
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
         """Record a cancellation and end the lease."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._update_execution(
                 connection,
                 lease,
@@ -511,7 +285,7 @@ class SQLiteStore:
     async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._update_execution(
                 connection,
                 lease,
@@ -546,7 +320,7 @@ class SQLiteStore:
         """Record that an attempt begins."""
         now = _text(at)
         if step.stored or status is not None:
-            with _Transaction(self) as connection:
+            with self.transaction() as connection:
                 self._check(connection, lease)
                 self._set_status(connection, lease, status, now)
                 if step.status == "running" and step.started_seq is not None:
@@ -617,7 +391,7 @@ class SQLiteStore:
             if changed != 1:
                 raise self._lease_lost(lease)
             return None
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             if connection.execute(statement, values).rowcount != 1:
                 raise self._lease_lost(lease)
             self._set_status(connection, lease, status, now)
@@ -635,7 +409,7 @@ class SQLiteStore:
     ) -> tuple[CircuitState, CircuitState] | None:
         """Record that an attempt raised an error, and count it on the circuit."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             self._keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
@@ -654,7 +428,7 @@ class SQLiteStore:
     ) -> None:
         """Record when the next attempt is due."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
                 "UPDATE steps SET status = 'retrying', next_attempt_at = ?, revision = revision + 1, updated_at = ?"
@@ -667,7 +441,7 @@ class SQLiteStore:
     async def step_failed(self, lease: Lease, step: StepRecord, error: ErrorRecord, is_new: bool, at: datetime) -> None:
         """Record that a step failed for good."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
                 "UPDATE steps SET status = 'failed', completed_at = ?, error_message = ?, next_attempt_at = NULL,"
@@ -680,7 +454,7 @@ class SQLiteStore:
     async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
         """Record that a step's circuit is open and its ``on_open`` handler begins."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, status, attempt, error_message, created_at, updated_at)"
@@ -695,7 +469,7 @@ class SQLiteStore:
     ) -> None:
         """Record the value that ``on_open`` supplied."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
                 "UPDATE steps SET status = 'skipped', completed_at = ?, result_data = ?, error_message = NULL,"
@@ -715,7 +489,7 @@ class SQLiteStore:
     ) -> None:
         """Record a durable sleep and when it ends."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             connection.execute(
@@ -729,7 +503,7 @@ class SQLiteStore:
     ) -> None:
         """Record that a durable sleep is over."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             connection.execute(
@@ -747,12 +521,12 @@ class SQLiteStore:
         at: datetime,
     ) -> tuple[bool, CircuitState, CircuitState]:
         """Ask the circuit whether an attempt may run, and store what the question changed."""
-        with self._lock:
-            before = self._select_circuit(self.connection, lease.workflow_name, step_id)
+        with self.reading() as connection:
+            before = self._select_circuit(connection, lease.workflow_name, step_id)
             allowed, after = admit(before)
             if after is before:
                 return allowed, before, after
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             before = self._select_circuit(connection, lease.workflow_name, step_id)
             allowed, after = admit(before)
@@ -763,14 +537,14 @@ class SQLiteStore:
         self, workflow_name: str, step_id: str, transition: Callable[[CircuitState], CircuitState]
     ) -> CircuitState:
         """Set a circuit by hand; return its new state."""
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             after = transition(self._select_circuit(connection, workflow_name, step_id))
             self._upsert_circuit(connection, workflow_name, step_id, after)
         return after
 
     async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
         """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             connection.execute(
                 "UPDATE owners SET lease_expires_at = ? WHERE owner_id = ?", (lease_expires_at, owner.owner_id)
             )
@@ -787,23 +561,11 @@ class SQLiteStore:
     async def owner_retired(self, owner: Owner) -> None:
         """Forget an owner that ended in an orderly way."""
         if owner.owner_id in self._known_owners:
-            with _Transaction(self) as connection:
+            with self.transaction() as connection:
                 connection.execute("DELETE FROM owners WHERE owner_id = ?", (owner.owner_id,))
             del self._known_owners[owner.owner_id]
 
     # Reading ---------------------------------------------------------------------------------------------------------
-
-    def select(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        """Run a query and return its rows.
-
-        Raises:
-            StorageError: The database could not be read.
-        """
-        with self._lock:
-            try:
-                return self.connection.execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
-                raise storage_error(error, self.location()) from error
 
     async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
         """Read an execution."""
@@ -820,8 +582,8 @@ class SQLiteStore:
             (execution_id,),
         )
         steps = {row[0]: _step_record(row) for row in rows}
-        with self._lock:
-            return steps, self._last_seq(self.connection, execution_id)
+        with self.reading() as connection:
+            return steps, self._last_seq(connection, execution_id)
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None

@@ -308,6 +308,9 @@ class WorkflowStore(Protocol):
     ) -> CircuitState:
         """Set a circuit by hand; return its new state."""
 
+    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
+
     async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
         """Read the steps of an execution, and the highest position in its history."""
 
@@ -343,9 +346,6 @@ class Store(Protocol):
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
 
-    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
-        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
-
     async def owner_retired(self, owner: Owner) -> None:
         """Forget an owner that ended in an orderly way."""
 
@@ -365,6 +365,14 @@ class Store(Protocol):
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data lies, for people to read."""
+
+    def wait_for_locks(self, location: str, *, wait: bool) -> None:
+        """Tell whether writes to a database wait for another process's lock, or report it at once.
+
+        Args:
+            location: The database, as a `StorageError` names it.
+            wait: ``False`` while whoever calls tries again by itself, and lets others run in between.
+        """
 
     def close(self) -> None:
         """Let go of the database; later calls raise `StorageError`."""
