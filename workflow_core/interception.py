@@ -84,14 +84,16 @@ class _Guarded:
         self.__dict__[name] = attribute
         return attribute
 
-    async def _tried(self, patience: Patience, method: Callable[..., Awaitable[object]], *args: object) -> object:
+    async def _tried(
+        self, patience: Patience, method: Callable[..., Awaitable[object]], *args: object, **named: object
+    ) -> object:
         try:
-            return await method(*args)
+            return await method(*args, **named)
         except StorageError as error:
             if not error.is_transient:
                 raise
             failure = error
-        return await patience.again(failure, functools.partial(method, *args), self._execution)
+        return await patience.again(failure, functools.partial(method, *args, **named), self._execution)
 
     async def _observed(
         self, hooks: pluggy.HookRelay, name: str, method: Callable[..., Awaitable[object]], *args: object

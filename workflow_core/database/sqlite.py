@@ -129,9 +129,9 @@ class SQLiteStore(Database):
                     now,
                 ),
             )
-            found = None if cursor.rowcount == 1 else self._select_execution(connection, execution.execution_id)
-        self._owner_committed(owner, lease_expires_at)
-        return found
+            if cursor.rowcount == 1:
+                return None
+            return self._select_execution(connection, execution.execution_id)
 
     async def execution_recovered(
         self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
@@ -155,7 +155,6 @@ class SQLiteStore(Database):
             seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
             data = _json(released=True) if released else None
             self._log(connection, lease.execution_id, seq, "ExecutionRecovered", now, data=data)
-        self._owner_committed(owner, lease_expires_at)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_completed(
@@ -252,7 +251,6 @@ class SQLiteStore(Database):
             data = _json(restart_attempt=restart_attempt)
             seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
             self._log(connection, lease.execution_id, seq, "ExecutionRestarted", now, data=data)
-        self._owner_committed(owner, lease_expires_at)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
@@ -688,12 +686,7 @@ class SQLiteStore(Database):
             " ON CONFLICT (owner_id) DO UPDATE SET lease_expires_at = excluded.lease_expires_at",
             (owner.owner_id, owner.host, owner.pid, owner.process_started, lease_expires_at),
         )
-
-    def _owner_committed(self, owner: Owner, lease_expires_at: int | None) -> None:
-        """Note that an owner's row is there, which only a commit makes sure of: a refused write takes it back."""
-        known = self._known_owners.get(owner.owner_id, 0)
-        if known is not None and (lease_expires_at is None or lease_expires_at - known >= _LEASE_TOLERANCE_MS):
-            self._known_owners[owner.owner_id] = lease_expires_at
+        self._known_owners[owner.owner_id] = lease_expires_at
 
     def _check(self, connection: sqlite3.Connection, lease: Lease) -> None:
         if connection.execute(_FENCE, (lease.execution_id, lease.fencing_token)).fetchone() is None:
