@@ -59,7 +59,7 @@ from workflow_core.models import (
     PanicConfig,
     RetryConfig,
 )
-from workflow_core.ownership import ProcessProbe, SystemProcessProbe
+from workflow_core.ownership import OwnerWatch, ProcessProbe, SystemProcessProbe
 from workflow_core.panic import find_panic_indicator
 from workflow_core.patience import Patience
 from workflow_core.serialization import Codec, same_json
@@ -219,6 +219,7 @@ class WorkflowEngine:
             None if patience_ms is None else Patience(self.clock, patience_ms, self._bare_store.wait_for_locks)
         )
         self._probe: ProcessProbe = process_probe or SystemProcessProbe()
+        self._watch = OwnerWatch(self._probe, self.clock, self.settings.lease_ms)
         self.owner: Owner = self._probe.make_owner()
         self._active: dict[str, _Active] = {}
         self._claims: dict[str, object] = {}
@@ -1052,9 +1053,7 @@ class WorkflowEngine:
     def _lives(self, owner: Owner | None, expires_at: int | None) -> bool:
         if owner is None or owner.owner_id == self.owner.owner_id:
             return False
-        if self._probe.has_ended(owner) is True:
-            return False
-        return expires_at is None or to_epoch_ms(self.clock.now()) < expires_at
+        return self._watch.lives(owner, expires_at)
 
     def _is_nobodys(self, execution_id: str) -> bool:
         """Tell whether an execution neither runs in this engine nor is about to be taken over by it."""
