@@ -131,7 +131,7 @@ def storm(directory: Path, kills: int, seed: int, workers: int, *, progress: boo
         """Return how long a worker lives, in seconds: either hardly at all, or into its work."""
         if moments.random() < STARTUP:
             return moments.uniform(0, 0.02)
-        return min(0.02 + moments.expovariate(1 / 0.1), 0.6)
+        return min(0.02 + moments.expovariate(1 / (0.1 + 0.05 * workers)), 1.0)
 
     def tell() -> None:
         if progress and summary.kills % 50 == 0:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LATE_MS = 1_500
+"""A sleep that ends so long after its moment, and after the last recovery, began anew: no machine is that slow."""
+
 MAY_FAIL = {"StepInterruptedError", "CircuitOpenError"}
 """What an execution that a storm ended may have failed of: attempts that kills used up."""
 
@@ -216,3 +219,11 @@ def check_sleep(what: str, step: sqlite3.Row, events: list[sqlite3.Row], seen: s
         ended = (datetime.fromisoformat(step["completed_at"]) - EPOCH) / timedelta(milliseconds=1)
         if ended < step["wake_time"]:
             yield f"{what}: it ended {step['wake_time'] - ended} ms early"
+        position = next(event["seq"] for event in mine if event["type"] == "SleepCompleted")
+        recovered = [
+            event["at"] for event in events if event["type"] == "ExecutionRecovered" and event["seq"] < position
+        ]
+        last = max((datetime.fromisoformat(at) for at in recovered), default=EPOCH)
+        due = max(step["wake_time"], (last - EPOCH) / timedelta(milliseconds=1))
+        if ended > due + LATE_MS:
+            yield f"{what}: it ended {ended - due} ms late"

@@ -105,7 +105,7 @@ async def handlers(ctx: WorkflowContext) -> list[str]:
 async def sleeps(ctx: WorkflowContext) -> str:
     await ctx.step("before", lambda: _body(ctx, "before"))
     await ctx.sleep("short", 20)
-    await ctx.sleep("long", 60)
+    await ctx.sleep("long", 2_500)
     return await ctx.step("awake", lambda: _body(ctx, "awake"))
 
 
@@ -185,8 +185,8 @@ async def work(engine: WorkflowEngine, batch: int, *, last: bool = False) -> Non
 
     Args:
         engine: The worker's engine.
-        batch: The number of the batch. What waits for the restart after its panic is not waited for, so that no worker
-            does nothing but wait.
+        batch: The number of the batch. What sleeps for long, or waits for the restart after its panic, is not waited
+            for, so that no worker does nothing but wait.
         last: There is no next batch: wait for everything.
     """
 
@@ -197,10 +197,11 @@ async def work(engine: WorkflowEngine, batch: int, *, last: bool = False) -> Non
                 await engine.restart(execution_id)
             result = await engine.start_and_wait(name, execution_id)
 
+    for name in ("panics", "sleeps"):
+        await engine.start(name, f"{name}-{batch}", detach=True)
     await engine.recover()
     if last:
         asked = [pair for number in range(1, batch + 1) for pair in ids_of(number)]
     else:
-        asked = [pair for pair in ids_of(batch) if pair[0] != "panics"]
-    await engine.start("panics", f"panics-{batch}", detach=True)
+        asked = [pair for pair in ids_of(batch) if pair[0] not in {"panics", "sleeps"}]
     await asyncio.gather(*(one(name, execution_id) for name, execution_id in asked))
