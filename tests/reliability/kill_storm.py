@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -68,12 +69,16 @@ class Workers:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.living: dict[int, float] = {}
+        self._lives: dict[int, float] = {}
+        self._begun, self._begin = os.pipe()
+        os.set_blocking(self._begun, False)
 
-    def fork(self, batch: int, dies_at: float, *, last: bool = False) -> None:
-        """Start a worker on a batch, which is to be killed at a moment of ``time.monotonic``."""
+    def fork(self, batch: int, life: float, *, from_birth: bool = False, last: bool = False) -> None:
+        """Start a worker on a batch, which is to be killed after so many seconds of work, or from its birth on."""
         pid = os.fork()
         if pid:
-            self.living[pid] = dies_at
+            self._lives[pid] = life
+            self.living[pid] = time.monotonic() + life if from_birth else float("inf")
             return
         try:
             handler = logging.FileHandler(self.directory / "complaints.txt", delay=True)
@@ -86,6 +91,7 @@ class Workers:
     async def _work(self, batch: int, *, last: bool) -> None:
         """Do a worker's work, and end the process without closing anything: an orderly end is no part of a storm."""
         code = 0
+        os.write(self._begin, f"{os.getpid()}\n".encode())
         try:
             await work(make_engine(self.directory, max_recoveries=None), batch, last=last)
         except BaseException:
@@ -94,6 +100,13 @@ class Workers:
                 traceback.print_exc(file=file)
         finally:
             os._exit(code)
+
+    def note_begun(self) -> None:
+        """Let the lives begin of the workers that have begun to work: a slow machine must not kill them before."""
+        with contextlib.suppress(BlockingIOError):
+            for pid in map(int, os.read(self._begun, 4_096).split()):
+                if self.living.get(pid) == float("inf"):
+                    self.living[pid] = time.monotonic() + self._lives[pid]
 
     def reap(self) -> bool:
         """Forget the workers that ended by themselves; tell whether one of them had done its batch."""
@@ -127,11 +140,11 @@ def storm(directory: Path, kills: int, seed: int, workers: int, *, progress: boo
     crowd = Workers(directory)
     begun = time.monotonic()
 
-    def lifetime() -> float:
-        """Return how long a worker lives, in seconds: either hardly at all, or into its work."""
+    def lifetime() -> tuple[float, bool]:
+        """Return how long a worker lives, in seconds, and whether that counts from its birth or into its work."""
         if moments.random() < STARTUP:
-            return moments.uniform(0, 0.02)
-        return min(0.02 + moments.expovariate(1 / (0.1 + 0.05 * workers)), 1.0)
+            return moments.uniform(0, 0.02), True
+        return min(moments.expovariate(1 / (0.05 + 0.03 * workers)), 1.0), False
 
     def tell() -> None:
         if progress and summary.kills % 50 == 0:
@@ -153,14 +166,21 @@ def storm(directory: Path, kills: int, seed: int, workers: int, *, progress: boo
 
 
 def kill_in_a_batch(
-    crowd: Workers, workers: int, lifetime: Callable[[], float], summary: Summary, kills: int, tell: Callable[[], None]
+    crowd: Workers,
+    workers: int,
+    lifetime: Callable[[], tuple[float, bool]],
+    summary: Summary,
+    kills: int,
+    tell: Callable[[], None],
 ) -> None:
     """Kill workers on the next batch until one of them has done it, or enough have died."""
     summary.batches += 1
     enough = min(kills, summary.kills + MOST_KILLS_IN_A_BATCH)
     while summary.kills < enough:
         while len(crowd.living) < workers:
-            crowd.fork(summary.batches, time.monotonic() + lifetime())
+            life, from_birth = lifetime()
+            crowd.fork(summary.batches, life, from_birth=from_birth)
+        crowd.note_begun()
         pid, dies_at = min(crowd.living.items(), key=lambda item: item[1])
         time.sleep(max(0.0, min(dies_at - time.monotonic(), 0.01)))
         if crowd.reap():
