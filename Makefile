@@ -5,9 +5,10 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ORDER  ?= examples/order_processing/orders/sample.json
 JOBS   ?= auto
+KILLS  ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types suite bench clean
+.PHONY: help demo test lint types suite storm bench clean
 
 help: ## Show this help
 	@echo "pytest-workflow-core - make targets:"
@@ -50,6 +51,10 @@ types: $(VENV)/.dev ## Run mypy --strict
 
 suite: $(VENV)/.dev ## Run the test suite
 	$(BIN)/python -m pytest -n $(JOBS)
+
+storm: $(VENV)/.dev ## Kill workers 500 times at random moments, and let 8 processes share 200 executions
+	WORKFLOW_STORM_EXECUTIONS=200 $(BIN)/python -m pytest -q -p no:cacheprovider tests/reliability/test_kills.py
+	$(BIN)/python -m tests.reliability.kill_storm --kills $(KILLS)
 
 bench: $(VENV)/.dev ## Measure steps per second against raw sqlite3
 	$(BIN)/python tests/bench/steps_per_second.py

@@ -15,6 +15,7 @@ import contextlib
 import math
 import numbers
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -88,6 +89,7 @@ class VirtualClock:
         self._jumps_left = _MOST_JUMPS
         self._attached: dict[asyncio.AbstractEventLoop, Attachment] = {}
         self._own_loop: asyncio.AbstractEventLoop | None = None
+        self._wall_timers: weakref.WeakKeyDictionary[WallTimer, asyncio.AbstractEventLoop] = weakref.WeakKeyDictionary()
         self._thread = threading.get_ident()
         self.earlier_threads = threading.enumerate()
         self._outside = 0
@@ -115,8 +117,11 @@ class VirtualClock:
 
     def call_at(self, when: datetime, callback: Callable[[], object]) -> TimerHandle:
         """Call ``callback`` at the virtual wall time ``when``."""
-        self.attach(asyncio.get_running_loop())
-        return WallTimer(self, when, callback)
+        loop = asyncio.get_running_loop()
+        self.attach(loop)
+        timer = WallTimer(self, when, callback)
+        self._wall_timers[timer] = loop
+        return timer
 
     def call_later(self, delay_ms: float, callback: Callable[[], object]) -> TimerHandle:
         """Call ``callback`` after ``delay_ms`` virtual milliseconds."""
@@ -175,7 +180,7 @@ class VirtualClock:
             self._limit = max(self._limit, self._elapsed)
 
     def jump_wall(self, duration: float | timedelta) -> None:
-        """Move the wall clock alone, as a time server does; timers notice as they do in production.
+        """Move the wall clock alone, as a time server does; waits for moments notice, time-outs do not.
 
         Args:
             duration: Milliseconds, or a ``timedelta``; negative is backwards.
@@ -185,6 +190,9 @@ class VirtualClock:
             ValueError: The duration is infinite.
         """
         self._wall_offset += timedelta(milliseconds=_milliseconds(duration, "jump"))
+        for timer, loop in list(self._wall_timers.items()):
+            if not loop.is_closed():
+                loop.call_soon(timer.look, context=timer.context)
 
     def jump_to(self, elapsed: float) -> None:
         """Move the clock to the next timer, as far as it may move by itself.

@@ -43,7 +43,12 @@ __all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness", "emptied", "mem
 _T = TypeVar("_T")
 
 HARNESS_SETTINGS = Settings(
-    sync_handlers="inline", lease_ms=None, recover_on_start=False, storage_patience_ms=None, busy_timeout_ms=5_000
+    sync_handlers="inline",
+    lease_ms=None,
+    max_recoveries=None,
+    recover_on_start=False,
+    storage_patience_ms=None,
+    busy_timeout_ms=5_000,
 )
 """What differs in a test: plain functions run inline, ownership ends with the simulated process, not with time, and a
 storage error ends a run at once."""

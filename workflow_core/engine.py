@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 from workflow_core import circuit_breaker
 from workflow_core.clock import Clock, SystemClock, as_utc, from_epoch_ms, to_epoch_ms
 from workflow_core.config import Configurations
+from workflow_core.crash_loops import in_peace, interrupted_too_often, load_deaths
 from workflow_core.current import activated
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.layout import WORKFLOW_NAME
@@ -66,7 +67,7 @@ from workflow_core.models import (
     PanicConfig,
     RetryConfig,
 )
-from workflow_core.ownership import ProcessProbe, SystemProcessProbe
+from workflow_core.ownership import OwnerWatch, ProcessProbe, SystemProcessProbe
 from workflow_core.panic import find_panic_indicator
 from workflow_core.patience import Patience
 from workflow_core.retention import CleanupReport, cleaned_up, expiry
@@ -252,6 +253,7 @@ class WorkflowEngine:
             None if patience_ms is None else Patience(self.clock, patience_ms, self._bare_store.wait_for_locks)
         )
         self._probe: ProcessProbe = process_probe or SystemProcessProbe()
+        self._watch = OwnerWatch(self._probe, self.clock, self.settings.lease_ms)
         self.owner: Owner = self._probe.make_owner()
         self._active: dict[str, _Active] = {}
         self._claims: dict[str, object] = {}
@@ -260,6 +262,8 @@ class WorkflowEngine:
         self._sleepers = Sleepers(self.clock)
         self._waking: asyncio.Task[None] | None = None
         self._recoveries: set[asyncio.Task[list[str]]] = set()
+        self._suspects: dict[str, ExecutionRecord] = {}
+        self._trials: asyncio.Task[None] | None = None
         self._closed = False
         self._plugins = PluginManager()
         for plugin in (*_installed_plugins(), *plugins):
@@ -578,11 +582,12 @@ class WorkflowEngine:
             InvalidStateError: It was called inside a workflow of this engine.
         """
         running = [active.task for active in self._active.values() if active.task is not None]
-        running += [task for task in (self._renewal, self._waking) if task is not None]
+        running += [task for task in (self._renewal, self._waking, self._trials) if task is not None]
         running = [task for task in running if task.get_loop() is asyncio.get_running_loop()]
         if asyncio.current_task() in running:
             raise InvalidStateError("aclose() cannot be awaited inside a workflow: it waits for the workflows to stop")
         self._closed = True
+        self._suspects.clear()
         await self._begun(self._active.values())
         for task in running:
             task.cancel()
@@ -621,7 +626,7 @@ class WorkflowEngine:
             for execution in self.running():
                 execution.doomed(doom)
         tasks = [active.task for active in self._active.values() if active.task is not None]
-        tasks += [task for task in (self._renewal, self._waking) if task is not None]
+        tasks += [task for task in (self._renewal, self._waking, self._trials) if task is not None]
         for task in tasks:
             task.cancel()
         return tasks
@@ -675,7 +680,7 @@ class WorkflowEngine:
         begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms, detach=detach)
         if isinstance(begun, _Ended):
             return _as_joined(begun.result) if begun.joined and not detach else begun.result
-        return begun.execution.snapshot() if detach else await asyncio.shield(begun.first)
+        return begun.execution.snapshot() if detach else await self._first_result(begun)
 
     async def start_and_wait(
         self,
@@ -701,7 +706,7 @@ class WorkflowEngine:
             BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
         begun = await self._begin(name, execution_id, input, retry_config, panic_config, timeout_ms)
-        return begun.result if isinstance(begun, _Ended) else await asyncio.shield(begun.final)
+        return begun.result if isinstance(begun, _Ended) else await self._final_result(begun)
 
     def run(
         self,
@@ -882,6 +887,33 @@ class WorkflowEngine:
             await self.clock.sleep(self.settings.poll_interval_ms)
             record = await self._load(record.execution_id)
 
+    async def _first_result(self, active: _Active) -> ExecutionResult:
+        """Wait for the end of a run; if another process takes the execution over meanwhile, for what comes of it there.
+
+        Raises:
+            Exception: What ended the execution, as `start` raises it.
+        """
+        try:
+            return await asyncio.shield(active.first)
+        except LeaseLostError as error:
+            if error.execution_id != active.execution.execution_id or self._closed:
+                raise
+        return _as_joined(await self._result_elsewhere(active.execution.execution_id))
+
+    async def _final_result(self, active: _Active) -> ExecutionResult:
+        """As `_first_result`, for the final result, whatever its status."""
+        try:
+            return await asyncio.shield(active.final)
+        except LeaseLostError as error:
+            if error.execution_id != active.execution.execution_id or self._closed:
+                raise
+        return await self._result_elsewhere(active.execution.execution_id)
+
+    async def _result_elsewhere(self, execution_id: str) -> ExecutionResult:
+        """Wait for an execution that another process has taken over, and go on with it if that one dies as well."""
+        found = await self._found(await self._load(execution_id))
+        return found.result if isinstance(found, _Ended) else await self._final_result(found)
+
     # What runs here --------------------------------------------------------------------------------------------------
 
     def _active_execution(self, execution_id: str) -> _Active | None:
@@ -950,9 +982,9 @@ class WorkflowEngine:
         execution_id = self._validated_id(execution_id)
         active = self._active_execution(execution_id)
         if active is not None and active.loop is asyncio.get_running_loop():
-            return await asyncio.shield(active.final)
+            return await self._final_result(active)
         if active is None and (active := await self._wake(execution_id)) is not None:
-            return await asyncio.shield(active.final)
+            return await self._final_result(active)
         return await self._poll(execution_id)
 
     async def resume(self, execution_id: str) -> ExecutionResult:
@@ -969,7 +1001,7 @@ class WorkflowEngine:
         active = self._active_execution(execution_id)
         if active is not None and active.execution.status != "panicked":
             if active.loop is asyncio.get_running_loop():
-                return await asyncio.shield(active.first)
+                return await self._first_result(active)
             return _as_joined(await self._poll(execution_id))
         record = await self._load(execution_id)
         if record.status not in {"sleeping", "running", "restarting"}:
@@ -1080,12 +1112,15 @@ class WorkflowEngine:
         Sleeping executions sleep the rest of their time, panicked ones are restarted when their restart is due.
         Several processes may do this at once: each execution is taken by one of them. What a database that is full,
         locked, read-only or failing does not let be recovered is recovered in the background when it works again.
+        Executions that may have ended their process are taken over after all others, one at a time: whichever does so
+        again is known by that.
 
         Returns:
-            The ids of the executions that this engine took over.
+            The ids of the executions that this engine takes over.
         """
         self.check_event_loop()
         taken: list[str] = []
+        suspects: list[tuple[int, ExecutionRecord]] = []
         unknown: Counter[str] = Counter()
         hindered: set[str] = set()
         after: Position | None = None
@@ -1097,7 +1132,7 @@ class WorkflowEngine:
                     continue
                 if not found.is_declarative and self._known_definition(found.workflow_name) is None:
                     unknown[found.workflow_name] += 1
-                elif await self._recover_one(found, len(taken), hindered):
+                elif await self._recover_one(found, len(taken), suspects, hindered):
                     taken.append(found.execution_id)
             if len(page) < _RECOVERY_PAGE:
                 break
@@ -1112,7 +1147,16 @@ class WorkflowEngine:
         if hindered:
             logger.warning("Executions of %s are recovered when it works again", ", ".join(sorted(hindered)))
             self.clock.call_later(_RECOVER_AGAIN_MS, self._recover_in_background)
-        return taken
+        return taken + self._suspect(suspects)
+
+    def _suspect(self, suspects: list[tuple[int, ExecutionRecord]]) -> list[str]:
+        """Let executions be taken over one at a time, in the background; return their ids."""
+        suspects.sort(key=lambda suspect: suspect[0])
+        self._suspects.update((record.execution_id, record) for _, record in suspects)
+        loop, trials = asyncio.get_running_loop(), self._trials
+        if suspects and (trials is None or trials.done() or trials.get_loop() is not loop):
+            self._trials = loop.create_task(self._try_suspects(), name="workflow recovery")
+        return [record.execution_id for _, record in suspects]
 
     def _recover_in_background(self) -> None:
         """Recover again what a database did not let be recovered."""
@@ -1135,14 +1179,28 @@ class WorkflowEngine:
             or found.execution_id in self._sleepers
         )
 
-    async def _recover_one(self, found: UnfinishedExecution, taken: int, hindered: set[str]) -> bool:
-        """Take an execution over; return whether this engine has it now, and note a database that hinders that."""
+    async def _recover_one(
+        self,
+        found: UnfinishedExecution,
+        taken: int,
+        suspects: list[tuple[int, ExecutionRecord]],
+        hindered: set[str],
+    ) -> bool:
+        """Take an execution over; return whether this engine has it now.
+
+        One that may have ended its process is put to the suspects, and a database that cannot be used to the hindered.
+        """
         try:
-            if found.due_at is not None and taken >= self.settings.resident_sleepers:
+            waits = found.due_at is not None and found.due_at > to_epoch_ms(self.clock.now())
+            if found.due_at is not None and waits and taken >= self.settings.resident_sleepers:
                 await self._let_sleep(found, found.due_at)
                 return True
             record = await self.store.load_execution(found.execution_id)
             if record is None or record.fencing_token != found.fencing_token:
+                return False
+            deaths = 0 if waits else await self._deaths_of(record)
+            if deaths:
+                suspects.append((deaths, record))
                 return False
             await self._take_over(record)
         except LeaseLostError:
@@ -1271,7 +1329,7 @@ class WorkflowEngine:
             record = await self._load(execution_id)
             if _at_rest(record):
                 return await self.get_status(execution_id)
-            if self._active_execution(execution_id) is None and not await self._is_alive_elsewhere(record):
+            if self._is_nobodys(execution_id) and not await self._is_alive_elsewhere(record):
                 again = await self._load(execution_id)
                 if again != record:
                     continue  # it ended, or changed hands, while it was looked at
@@ -1294,9 +1352,11 @@ class WorkflowEngine:
     def _lives(self, owner: Owner | None, expires_at: int | None) -> bool:
         if owner is None or owner.owner_id == self.owner.owner_id:
             return False
-        if self._probe.has_ended(owner) is True:
-            return False
-        return expires_at is None or to_epoch_ms(self.clock.now()) < expires_at
+        return self._watch.lives(owner, expires_at)
+
+    def _is_nobodys(self, execution_id: str) -> bool:
+        """Tell whether an execution neither runs in this engine nor is about to be taken over by it."""
+        return self._active_execution(execution_id) is None and execution_id not in self._suspects
 
     async def _is_alive_elsewhere(self, record: ExecutionRecord) -> bool:
         if record.owner_id is None:
@@ -1357,12 +1417,15 @@ class WorkflowEngine:
 
     async def _taken_over(self, record: ExecutionRecord) -> _Active:
         execution = await self._revive(record)
+        deaths = await self._deaths_of(record)
         seq, at = execution.next_seq(), self.clock.now()
         status: ExecutionStatus = record.status if record.status in {"sleeping", "panicked"} else "running"
-        execution.lease = await execution.store.execution_recovered(
+        lease = await execution.store.execution_recovered(
             execution.lease, self.owner, self.lease_expiry(), status, seq, at
         )
-        execution.status = status
+        execution.taken_over(lease, status)
+        if self.settings.max_recoveries is not None and deaths >= self.settings.max_recoveries:
+            execution.hopeless = interrupted_too_often(execution, deaths)
         execution.opens_with(ExecutionRecovered(), seq, at)
         return self._launch(execution)
 
@@ -1442,6 +1505,30 @@ class WorkflowEngine:
         for name, leases in by_workflow.items():
             with contextlib.suppress(StorageError):
                 await self.store.workflow(name).executions_released(leases, self.clock.now())
+
+    async def _deaths_of(self, record: ExecutionRecord) -> int:
+        """Return how many deaths of processes count against an execution; see `workflow_core.crash_loops`."""
+        if self.settings.max_recoveries is None or record.owner_id is None:
+            return 0
+        return await load_deaths(self.store.workflow(record.workflow_name), record, self.clock.now())
+
+    async def _try_suspects(self) -> None:
+        """Take executions over that may have ended their process, the least suspicious first, one at a time."""
+        latest = None
+        while self._suspects:
+            await in_peace(latest, self.running, self.clock)
+            execution_id = next(iter(self._suspects), None)
+            if execution_id is None:
+                return  # the engine was closed meanwhile
+            try:
+                latest = (await self._take_over(self._suspects[execution_id])).execution
+            except LeaseLostError:
+                continue  # another process was faster
+            except WorkflowCoreError:
+                logger.exception('Execution "%s" cannot be recovered', execution_id)
+                continue
+            finally:
+                self._suspects.pop(execution_id, None)
 
     async def _renew_leases(self, lease_ms: int) -> None:
         """Keep this engine's executions its own, and stop those that another process has taken."""
@@ -1593,6 +1680,10 @@ class WorkflowEngine:
             execution = active.execution
             if execution.opening is not None:
                 await execution.tell(execution.opening)
+            if execution.hopeless is not None:
+                await execution.fail(execution.hopeless)
+                active.finish_first(execution.hopeless)
+                return
             if execution.status != "panicked":
                 error = await execution.run()
                 if error is None:
@@ -1640,7 +1731,7 @@ class WorkflowEngine:
             return error
         if result.status in TERMINAL_STATUSES:
             return result
-        return LeaseLostError(f"{active.execution}: another process has taken it over")
+        return LeaseLostError(f"{active.execution}: another process has taken it over", execution_id)
 
     def running(self) -> list[Execution]:
         """Return the executions that run in this engine."""
@@ -1714,6 +1805,7 @@ def _begin_again_in_child() -> None:
     for engine in list(_engines):
         engine.owner = engine._probe.make_owner()
         engine._active, engine._claims, engine._renewal, engine._waking = {}, {}, None, None
+        engine._suspects, engine._trials = {}, None
         engine._sleepers.clear()
         if engine.log_files is not None:
             engine.log_files.forked()

@@ -29,6 +29,7 @@ __all__ = [
     "WorkflowTimeoutError",
     "CircuitOpenError",
     "StepInterruptedError",
+    "ExecutionInterruptedError",
     "NonRetryableError",
     "RetryLaterError",
     "ConfigurationError",
@@ -181,6 +182,10 @@ class CircuitOpenError(WorkflowCoreError):
 
 class StepInterruptedError(WorkflowCoreError):
     """The process ended during an attempt, and no attempt is left."""
+
+
+class ExecutionInterruptedError(WorkflowCoreError):
+    """The process ended again and again while the execution's own code, outside of its steps' attempts, ran."""
 
 
 class NonRetryableError(WorkflowCoreError):

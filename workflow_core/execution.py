@@ -121,6 +121,7 @@ class Execution:
         self.step_log = self.log if self.log is not None and self.log.logs_steps else None
         self.watched = self.observed or self.log is not None
         self.opening: Event | None = None
+        self.hopeless: WorkflowCoreError | None = None
         self.doom: BaseException | None = None
         self.bodies = 0
         self.sleepers = 0
@@ -131,7 +132,7 @@ class Execution:
         self._bodies: dict[str, Coroutine[Any, Any, object]] = {}
         self._handler: Coroutine[Any, Any, object] | None = None
         self._waiting: dict[int, str] = {}
-        self._seq = seq
+        self._seq = self._first_seq = seq
 
     def __str__(self) -> str:
         return f'workflow "{self.definition.name}", execution "{self.execution_id}"'
@@ -182,6 +183,16 @@ class Execution:
             self.log.event(event)
         if self.observed:
             await self.engine.emit(event)
+
+    def taken_over(self, lease: Lease, status: ExecutionStatus) -> None:
+        """Note that this process has it now, and has recorded that."""
+        self.lease, self.status = lease, status
+        self._first_seq = self._seq
+
+    @property
+    def has_got_on(self) -> bool:
+        """Whether anything has happened in it since this process has it, or it waits for a moment to come."""
+        return self._over or self._seq != self._first_seq or bool(self._waiting)
 
     # What runs at the moment -----------------------------------------------------------------------------------------
 

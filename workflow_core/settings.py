@@ -79,6 +79,8 @@ class Settings(Model):
         resident_sleepers: How many sleeping executions a recovery reads at once; all further ones wait in the database
             until they are due, and cost a few hundred bytes of memory each.
         sync_handlers: Where plain functions run: in a ``"thread"``, or ``"inline"`` in the event loop.
+        max_recoveries: How often in a row an execution is taken over after its process died while its own code
+            ran, outside of its steps' attempts and of its waits, before it fails; ``None`` sets no limit.
         recover_on_start: Take over interrupted executions when an engine is entered with ``async with``.
         log_files: Write the log files of a runtime directory.
         log_level: Least important level that goes into them: ``"debug"``, ``"info"``, ``"warn"`` or ``"error"``;
@@ -96,6 +98,7 @@ class Settings(Model):
     poll_interval_ms: WholeNumber = Field(default=200, ge=10, le=LONGEST_MS)
     resident_sleepers: WholeNumber = Field(default=1_000, ge=0)
     sync_handlers: Literal["thread", "inline"] = "thread"
+    max_recoveries: int | None = Field(default=10, ge=1)
     recover_on_start: bool = True
     log_files: bool = True
     log_level: Literal["debug", "info", "warn", "error"] | None = None

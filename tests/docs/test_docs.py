@@ -64,6 +64,19 @@ def test_links_lead_somewhere(page):
         assert (page.parent / found.group(1)).exists(), found.group(0)
 
 
+def test_every_guarantee_is_shown_by_a_test_that_exists():
+    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if re.match(r"\| (?!promise\b)", line)]
+    assert len(rows) > 10
+    for row in rows:
+        shown_by = row.rstrip("| ").rpartition(" | ")[2]
+        tests = re.findall(r"\[`(test_\w+)`\]\(\.\./(tests/[\w/]+\.py)\)", shown_by)
+        assert tests, f"no test shows this: {row}"
+        for name, path in tests:
+            source = (ROOT / path).read_text(encoding="utf-8")
+            assert re.search(rf"^ *(async )?def {name}\(", source, re.MULTILINE), f"{path} has no {name}"
+
+
 def test_every_hook_is_documented():
     text = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
     for name in vars(WorkflowHooks):

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
-from workflow_core import LeaseLostError, Settings, WorkflowEngine
+from pytest_workflow import VirtualClock
+from workflow_core import Settings, WorkflowEngine
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.ownership import Owner, SystemProcessProbe
 
@@ -35,6 +37,110 @@ def test_another_process_before_and_after_its_end():
 
 def test_another_machine_is_unknown():
     assert PROBE.has_ended(Owner("elsewhere", os.getpid(), "")) is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only /proc tells")
+def test_a_stopped_process():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    owner = Owner(PROBE.make_owner().host, child.pid, "")
+    assert PROBE.is_stopped(owner) is False
+    child.send_signal(signal.SIGSTOP)
+    os.waitpid(child.pid, os.WUNTRACED)
+    assert PROBE.is_stopped(owner) is True
+    child.send_signal(signal.SIGCONT)
+    child.communicate(b"\n")
+    assert PROBE.is_stopped(owner) is False
+
+
+class Processes:
+    """Two processes of this machine; the first may be stopped."""
+
+    def __init__(self):
+        self.stopped = False
+
+    def make_owner(self):
+        return Owner("here", 1, "")
+
+    def has_ended(self, owner):
+        return False
+
+    def is_stopped(self, owner):
+        return self.stopped
+
+
+def test_a_wall_clock_set_forward_takes_nothing_from_a_process_that_lives(tmp_path):
+    virtual, probe = VirtualClock(), Processes()
+    one, two = (
+        WorkflowEngine(
+            SQLiteStore(tmp_path / "w.db"),
+            virtual,
+            settings=Settings(sync_handlers="inline", lease_ms=30_000),
+            process_probe=probe,
+        )
+        for _ in range(2)
+    )
+
+    async def flow(ctx):
+        await asyncio.sleep(300)  # outside of steps: it goes on while the test looks
+        return await ctx.step("s", lambda: "done")
+
+    one.define("w", flow)
+    two.define("w", flow)
+
+    async def main():
+        await one.start("w", "e", detach=True)
+        await virtual.sleep(5_000)
+        for _ in range(3):
+            virtual.jump_wall(3_600_000)
+            for _ in range(20):
+                assert await two.recover() == []
+                await virtual.sleep(1_000)
+        virtual.jump_wall(-7_200_000)
+        assert await two.recover() == []
+        result = await one.wait("e")
+        assert [type(event).__name__ for event in await one.history("e")].count("ExecutionRecovered") == 0
+        await one.aclose()
+        await two.aclose()
+        return result
+
+    try:
+        assert virtual.run(main()).output == "done"
+    finally:
+        virtual.detach()
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_a_process_that_lives_and_renews_nothing_loses_its_executions(tmp_path, clock, stopped):
+    probe = Processes()
+    settings = Settings(sync_handlers="inline", lease_ms=30_000)
+    one, two = (
+        WorkflowEngine(SQLiteStore(tmp_path / "w.db"), clock, settings=settings, process_probe=probe) for _ in range(2)
+    )
+
+    async def flow(ctx):
+        await ctx.sleep("rest", 120_000)
+
+    one.define("w", flow)
+    two.define("w", flow)
+
+    async def main():
+        await one.start("w", "e", detach=True)
+        await clock.settle()
+        one._renewal.cancel()  # its event loop stands still
+        probe.stopped = stopped
+        await clock.advance(29_000)
+        assert await two.recover() == []
+        await clock.advance(2_000)
+        if not stopped:
+            assert await two.recover() == []  # it may be the clock
+            await clock.advance(29_000)
+            assert await two.recover() == []
+            await clock.advance(2_000)
+        assert await two.recover() == ["e"]
+        await two.aclose()
+        await asyncio.gather(*one.abandon(), return_exceptions=True)
+
+    asyncio.run(main())
 
 
 class Unknown:
@@ -110,8 +216,7 @@ def test_who_comes_back_after_losing_the_lease_writes_nothing(two_machines, cloc
         assert await two.recover() == ["e"]
         lost = asyncio.ensure_future(one.wait("e"))
         result = await clock.finish(two.wait("e"))
-        with pytest.raises(LeaseLostError):
-            await lost
+        assert await clock.finish(lost) == result  # who waits is told what came of it there
         events = await two.history("e")
         await one.aclose()
         await two.aclose()

@@ -68,6 +68,14 @@ def test_a_step_is_one_row_and_two_events(store):
     assert kinds == ["ExecutionStarted", "StepStarted", "StepCompleted"]
 
 
+def test_an_owner_is_there_although_its_first_write_was_refused(store):
+    lease, second = begin(store), Owner("host", 2, "0")
+    with pytest.raises(LeaseLostError):
+        asyncio.run(store.execution_recovered(Lease("w", "e", 7), second, 5_000, "running", 2, NOW))
+    asyncio.run(store.execution_recovered(lease, second, 5_000, "running", 2, NOW))
+    assert asyncio.run(store.load_owner(second.owner_id)) == (second, 5_000)
+
+
 def test_starting_an_id_again_returns_what_is_there(store):
     begin(store)
     found = asyncio.run(store.execution_started(NewExecution("v", "e", None, "{}", "{}", None), OWNER, None, NOW))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
+from workflow_core.crash_loops import Recoveries
 from workflow_core.database import listing, removal
 from workflow_core.database.connection import Database
 from workflow_core.database.diagnosis import storage_error
@@ -49,6 +51,9 @@ _BEGINS_AGAIN: Final = f"(status NOT IN ('completed', 'skipped', 'sleeping') OR 
 
 _LEASE_TOLERANCE_MS: Final = 1_000
 """A lease that starting an execution would prolong by less than this is left as it is."""
+
+_NOBODY: Final = ""
+"""The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
 
 _CIRCUIT_EVENTS: Final = {"open": "CircuitOpened", "half_open": "CircuitHalfOpened", "closed": "CircuitClosed"}
 
@@ -156,6 +161,9 @@ class SQLiteStore(Database):
         now = _text(at)
         with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
+            released = connection.execute(
+                "SELECT 1 FROM executions WHERE id = ? AND owner_id IS NULL", (lease.execution_id,)
+            ).fetchone()
             self._update_execution(
                 connection,
                 lease,
@@ -166,7 +174,8 @@ class SQLiteStore(Database):
             )
             # The first statement took the row, so no other process can have written the history since.
             seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
-            self._log(connection, lease.execution_id, seq, "ExecutionRecovered", now)
+            data = _json(released=True) if released else None
+            self._log(connection, lease.execution_id, seq, "ExecutionRecovered", now, data=data)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_completed(
@@ -300,7 +309,13 @@ class SQLiteStore(Database):
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
         now = _text(at)
         with self.transaction() as connection:
-            self._update_execution(connection, lease, now, "owner_id = NULL, fencing_token = fencing_token + 1", ())
+            self._update_execution(
+                connection,
+                lease,
+                now,
+                "owner_id = ?, fencing_token = fencing_token + 1",
+                (None if give_back else _NOBODY,),
+            )
             if not give_back:
                 return
             running = connection.execute(
@@ -677,6 +692,27 @@ class SQLiteStore(Database):
         """Read the document of a declarative workflow, as executions of it were started with."""
         rows = self.select("SELECT document FROM definitions WHERE revision = ?", (revision,))
         return str(rows[0][0]) if rows else None
+
+    async def load_recoveries(self, workflow_name: str, execution_id: str) -> Recoveries:
+        """Read how often an execution was recovered since anything else has happened in it."""
+        del workflow_name
+        rows = self.select(
+            "SELECT at, data IS NOT NULL FROM event_log WHERE execution_id = ?1 AND type = 'ExecutionRecovered'"
+            " AND seq > (SELECT coalesce(max(seq), 0) FROM event_log"
+            " WHERE execution_id = ?1 AND type <> 'ExecutionRecovered')"
+            " AND seq > (SELECT coalesce(max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))), 0) FROM steps"
+            " WHERE execution_id = ?1) ORDER BY seq DESC",
+            (execution_id,),
+        )
+        deaths = list(itertools.takewhile(lambda row: not row[1], rows))
+        if not deaths:
+            return Recoveries((), 0)
+        waited = self.select(
+            "SELECT coalesce(max(max(coalesce(wake_time, 0), coalesce(next_attempt_at, 0))), 0) FROM steps"
+            " WHERE execution_id = ? AND status IN ('sleeping', 'retrying')",
+            (execution_id,),
+        )
+        return Recoveries([datetime.fromisoformat(at) for at, _ in reversed(deaths)], waited[0][0])
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""

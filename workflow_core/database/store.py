@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.crash_loops import Recoveries
     from workflow_core.database.listing import UnfinishedExecution
     from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.events import Event
@@ -204,7 +205,10 @@ class WorkflowStore(Protocol):
     async def execution_recovered(
         self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
     ) -> Lease:
-        """Take an execution over that is not at rest; return the new lease. ``lease`` is what the taker saw."""
+        """Take an execution over that is not at rest; return the new lease. ``lease`` is what the taker saw.
+
+        Of an execution that its process gave back, rather than died with, the history says ``released``.
+        """
 
     async def execution_completed(
         self,
@@ -361,6 +365,9 @@ class WorkflowStore(Protocol):
 
     async def load_definition(self, revision: str) -> str | None:
         """Read the document of a declarative workflow, as executions of it were started with."""
+
+    async def load_recoveries(self, workflow_name: str, execution_id: str) -> Recoveries:
+        """Read how often an execution was recovered since anything else has happened in it."""
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""
