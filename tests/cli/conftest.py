@@ -93,10 +93,16 @@ def directory(tmp_path, monkeypatch):
     return tmp_path / "state"
 
 
+@pytest.fixture(autouse=True)
+def _own_workflows():
+    """Know no workflow of other tests, and leave none to them."""
+    with SHARED_DEFINITIONS.scoped(empty=True):
+        yield
+
+
 @pytest.fixture
 def make_app(tmp_path, monkeypatch):
-    """Write a module that no other test has imported; what it defines does not outlive the test."""
-    monkeypatch.setattr(SHARED_DEFINITIONS, "_by_name", dict(SHARED_DEFINITIONS._by_name))
+    """Write a module that no other test has imported."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     made = []
 

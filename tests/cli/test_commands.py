@@ -15,6 +15,7 @@ from workflow_core.cli.application import COMMANDS, workflow
 from workflow_core.cli.commands import list_workflows
 from workflow_core.cli.follow import Follower
 from workflow_core.database.layout import RuntimeLayout
+from workflow_core.definition import SHARED_DEFINITIONS
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
 
@@ -356,13 +357,13 @@ async def shaky(ctx):
 
 
 def test_resume_needs_the_code(cli, app, interrupted, monkeypatch, make_app):
-    monkeypatch.setattr("workflow_core.definition.SHARED_DEFINITIONS._by_name", {})
     monkeypatch.setenv("WORKFLOW_APP", make_app("x = 1\n"))
-    done = cli("resume", interrupted)
-    assert done.code == 3
-    assert "does not define it" in done.err
-    monkeypatch.delenv("WORKFLOW_APP")
-    assert "--app MODULE" in cli("resume", interrupted).err
+    with SHARED_DEFINITIONS.scoped(empty=True):
+        done = cli("resume", interrupted)
+        assert done.code == 3
+        assert "does not define it" in done.err
+        monkeypatch.delenv("WORKFLOW_APP")
+        assert "--app MODULE" in cli("resume", interrupted).err
 
 
 def test_recover(cli, app, make_app, monkeypatch, directory):

@@ -32,15 +32,15 @@ def test_the_session_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "shop_of_the_session.py").write_text(module)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(SHARED_DEFINITIONS, "_by_name", {})
-    for line in rest.splitlines():
-        words = shlex.split(line, comments=True)
-        if words[:1] == ["export"]:
-            name, _, value = words[1].partition("=")
-            monkeypatch.setenv(name, value.replace("$PWD", str(tmp_path)).replace("shop", "shop_of_the_session"))
-        elif words:
-            assert words[0] == "workflow"
-            assert run(words[1:]) == 0, line
+    with SHARED_DEFINITIONS.scoped(empty=True):
+        for line in rest.splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["export"]:
+                name, _, value = words[1].partition("=")
+                monkeypatch.setenv(name, value.replace("$PWD", str(tmp_path)).replace("shop", "shop_of_the_session"))
+            elif words:
+                assert words[0] == "workflow"
+                assert run(words[1:]) == 0, line
     sys.modules.pop("shop_of_the_session")
     out, err = capsys.readouterr()
     assert "completed  order  order-1001" in out

@@ -13,9 +13,10 @@ pytest_plugins = ["pytester"]
 
 
 @pytest.fixture(autouse=True)
-def _no_shared_workflows(monkeypatch):
+def _no_shared_workflows():
     """Forget the workflows of this process's other tests."""
-    monkeypatch.setattr(SHARED_DEFINITIONS, "_by_name", {})
+    with SHARED_DEFINITIONS.scoped(empty=True):
+        yield
 
 
 def document(pytester, name):

@@ -89,16 +89,16 @@ def test_workflow_defines_it_on_the_current_engine(workflow):
 
 
 def test_at_the_top_level_of_a_module_it_is_everyones(workflow, tmp_path, monkeypatch):
-    monkeypatch.setattr(SHARED_DEFINITIONS, "_by_name", {})
     document = {"name": "w", "steps": [{"id": "a", "type": "log"}]}
     (tmp_path / "declares.py").write_text(
         f"from workflow_core import Workflow\nWorkflow.define_declarative({document})"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "declares", raising=False)
-    importlib.import_module("declares")
-    assert SHARED_DEFINITIONS.names() == ["w"]
-    assert workflow.run("w").status == "completed"
+    with SHARED_DEFINITIONS.scoped(empty=True):
+        importlib.import_module("declares")
+        assert SHARED_DEFINITIONS.names() == ["w"]
+        assert workflow.run("w").status == "completed"
 
 
 def test_a_new_process_that_knows_no_definition_goes_on(declared, workflow_clock):
