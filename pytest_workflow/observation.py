@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_workflow.matching import literal
 from pytest_workflow.plan import Crash, FaultRule, When, Where
+from workflow_core.clock import to_epoch_ms
 from workflow_core.database.store import DURABLE_POINTS
 from workflow_core.errors import ValidationError
 from workflow_core.hookspecs import Attempt, AttemptHandler, DurablePoint, hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from pytest_workflow.database import Row, WorkflowDatabase
+    from workflow_core.clock import Clock, TimerHandle
 
 __all__ = [
     "Death",
@@ -23,6 +26,7 @@ __all__ = [
     "Place",
     "StepKey",
     "StepState",
+    "WaitingClock",
     "Witness",
     "observe",
     "step_states",
@@ -135,6 +139,9 @@ class Observation:
         steps: Rows of ``steps``.
         events: Rows of ``step_events``, by execution.
         circuits: Rows of ``circuit_breaker_state``.
+        errors: Rows of ``step_errors``.
+        waits: Moments for which the engine waited, in milliseconds since 1970.
+        returned: Steps whose body has returned, and that have come to no durable point since.
         damage: What SQLite finds wrong with the database.
         error: What the scenario raised, as text; ``None`` if it passed.
         elapsed_ms: Virtual time that the scenario took, in milliseconds.
@@ -148,6 +155,9 @@ class Observation:
     steps: dict[StepKey, Row] = field(default_factory=dict)
     events: dict[str, list[Row]] = field(default_factory=dict)
     circuits: list[Row] = field(default_factory=list)
+    errors: list[Row] = field(default_factory=list)
+    waits: list[int] = field(default_factory=list)
+    returned: set[StepKey] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
     error: str | None = None
     elapsed_ms: float = 0.0
@@ -171,6 +181,7 @@ class Witness:
     def __init__(self, observation: Observation) -> None:
         self._passed = observation.passed
         self._bodies = observation.bodies
+        self._returned = observation.returned
         self._counts: Counter[tuple[str, str | None]] = Counter()
 
     def __dir__(self) -> list[str]:
@@ -182,6 +193,8 @@ class Witness:
         key = (point.name, point.step_id)
         self._counts[key] += 1
         self._passed.append((*key, self._counts[key]))
+        if point.step_id is not None:
+            self._returned.discard((point.execution_id, point.step_id))
 
     @hookimpl
     def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler]:
@@ -191,11 +204,36 @@ class Witness:
         def wrap(call: AttemptHandler) -> AttemptHandler:
             async def counted() -> object:
                 self._bodies[key] += 1
-                return await call()
+                value = await call()
+                self._returned.add(key)
+                return value
 
             return counted
 
         return wrap
+
+
+class WaitingClock:
+    """A clock that notes for which moments an engine waits, and is another clock in everything else.
+
+    Args:
+        clock: The clock.
+        waits: Where the moments are put, in milliseconds since 1970.
+    """
+
+    def __init__(self, clock: Clock, waits: list[int]) -> None:
+        self._clock = clock
+        self._waits = waits
+        self.now, self.monotonic = clock.now, clock.monotonic
+        self.sleep, self.call_later = clock.sleep, clock.call_later
+
+    def call_at(self, when: datetime, callback: Callable[[], object]) -> TimerHandle:
+        """As the clock's own."""
+        self._waits.append(to_epoch_ms(when))
+        return self._clock.call_at(when, callback)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._clock, name)
 
 
 def step_states(database: WorkflowDatabase) -> dict[StepKey, StepState]:
@@ -213,6 +251,7 @@ def observe(observation: Observation, database: WorkflowDatabase) -> None:
     observation.events = {execution_id: [] for execution_id in observation.executions}
     for row in database.query("SELECT * FROM step_events ORDER BY execution_id, seq"):
         observation.events.setdefault(row["execution_id"], []).append(row)
+    observation.errors = database.query("SELECT * FROM step_errors ORDER BY id")
     observation.circuits = database.circuit_breakers()
     observation.damage = [f"foreign key: {row}" for row in database.query("PRAGMA foreign_key_check")]
     if database.path != ":memory:":  # nothing on its way to a disk can be torn in memory
