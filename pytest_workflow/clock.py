@@ -182,9 +182,15 @@ class VirtualClock:
 
         Raises:
             TypeError: The duration is neither a number nor a ``timedelta``.
-            ValueError: The duration is infinite.
+            ValueError: The duration is infinite, or leads out of the years that Python knows.
         """
-        self._wall_offset += timedelta(milliseconds=_milliseconds(duration, "jump"))
+        milliseconds = _milliseconds(duration, "jump")
+        try:
+            offset = self._wall_offset + timedelta(milliseconds=milliseconds)
+            self.start + offset + timedelta(seconds=self._elapsed)
+        except OverflowError:
+            raise ValueError(f"cannot jump by {duration!r}: Python knows the years 1 to 9999 alone") from None
+        self._wall_offset = offset
 
     def jump_to(self, elapsed: float) -> None:
         """Move the clock to the next timer, as far as it may move by itself.

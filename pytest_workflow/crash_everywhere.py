@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, cast
 import pytest
 from _pytest.runner import runtestprotocol
 
-from pytest_workflow.crashes import CrashReport, explore
+from pytest_workflow.commands import command
+from pytest_workflow.crashes import NOTHING_PASSED, CrashReport, explore
 from pytest_workflow.harness import emptied, memory_database
 from pytest_workflow.observation import Observation, Place
 from workflow_core.errors import ValidationError
@@ -41,6 +42,7 @@ class Exploration:
         most_runs: Limit of the runs.
         own_assertions: Whether the test's own assertions count after a crash.
         at: Try these places alone.
+        required: Whether the test itself asks to be explored, so that there must be something to explore.
     """
 
     depth: int = 1
@@ -48,6 +50,7 @@ class Exploration:
     most_runs: int | None = None
     own_assertions: bool = True
     at: tuple[Place, ...] = ()
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,14 @@ def exploration_of(item: pytest.Item, mode: Literal["all", "invariants"] | None)
         return None
     steps = options.get("nondeterministic", ())
     steps = (steps,) if isinstance(steps, str) else tuple(steps)
-    return Exploration(depth, steps, most_runs, own_assertions=marker is not None or mode != "invariants", at=at)
+    return Exploration(
+        depth,
+        steps,
+        most_runs,
+        own_assertions=marker is not None or mode != "invariants",
+        at=at,
+        required=marker is not None,
+    )
 
 
 class _SameTestAgain:
@@ -178,6 +188,7 @@ class CrashEverywhere:
             found = explore(
                 run,
                 test=item.nodeid,
+                command=command(item, [] if exploration.own_assertions else ["--workflow-crash-everywhere=invariants"]),
                 depth=exploration.depth,
                 nondeterministic=exploration.nondeterministic,
                 invariants=self._invariants(item),
@@ -186,7 +197,7 @@ class CrashEverywhere:
                 own_assertions=exploration.own_assertions,
                 baseline=baseline,
             )
-            self._tell(outcome, found, time.perf_counter() - begin)
+            self._tell(outcome, found, time.perf_counter() - begin, required=exploration.required)
             item.ihook.pytest_workflow_explored(item=item, report=outcome[-1], reports=last_reports)
         failure = self._leave(item, nextitem)
         if failure is not None and outcome[-1].passed:
@@ -213,13 +224,16 @@ class CrashEverywhere:
             self._left(item, nextitem)
         return None
 
-    def _tell(self, reports: list[pytest.TestReport], found: CrashReport, seconds: float) -> None:
+    def _tell(self, reports: list[pytest.TestReport], found: CrashReport, seconds: float, *, required: bool) -> None:
         call = next((report for report in reports if report.when == "call"), reports[-1])
         call.duration = seconds
         call.user_properties.append((self._property_name, found.summary()))
         if not found.ok:
             call.outcome = "failed"
             call.longrepr = str(found)
+        elif required and not found.points:
+            call.outcome = "failed"
+            call.longrepr = NOTHING_PASSED
 
 
 def _first_error(reports: list[pytest.TestReport]) -> str | None:

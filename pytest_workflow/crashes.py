@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
 
 __all__ = [
+    "NOTHING_PASSED",
     "OWN_ASSERTIONS",
     "CrashExplorationError",
     "CrashFailure",
@@ -42,6 +43,12 @@ Runner: TypeAlias = Callable[[tuple[Place, ...]], Observation]
 
 OWN_ASSERTIONS = "the test's own assertions"
 """The name under which an error of the scenario itself is reported."""
+
+NOTHING_PASSED = (
+    "crash exploration: no durable point was passed, so there is no place to die and nothing was explored; run a "
+    "workflow by the fixture's engine"
+)
+"""What is said of a scenario that would pass whatever a crash does."""
 
 _NOT_REACHED = "the place is reached"
 _SHOWN = 3
@@ -77,7 +84,7 @@ class CrashReport:
     """What an exploration found.
 
     Attributes:
-        test: Node id of the test, for the replay command; empty outside pytest.
+        test: Node id of the test; empty outside pytest.
         baseline: The run without a crash.
         points: Durable points that the scenario passes without a crash.
         depth: Most crashes in one run.
@@ -85,6 +92,8 @@ class CrashReport:
         exhausted: Whether every place, up to ``depth`` crashes in a row, was tried.
         elapsed_seconds: Real time that all runs took.
         failures: The runs that broke an invariant.
+        command: The shell command that runs the test again; empty outside pytest.
+        at: The places that were tried alone.
     """
 
     test: str
@@ -96,6 +105,8 @@ class CrashReport:
     exhausted: bool = True
     elapsed_seconds: float = 0.0
     failures: list[CrashFailure] = field(default_factory=list)
+    command: str = ""
+    at: tuple[Place, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -109,19 +120,21 @@ class CrashReport:
 
     def summary(self) -> str:
         """Return the bound of the exploration, its result and its speed, in one line."""
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        if self.at:
+            return f"{self.runs} run that dies {_places_in_words(self.at)}; {self.points} points{failed}"
         further = self.runs - self.singles
         runs = f"{self.points} points \N{MULTIPLICATION SIGN} {{before, after}} = {self.singles} runs"
         if self.depth > 1:
             runs += f", and {further} with up to {self.depth} crashes"
         bound = "exhausted" if self.exhausted else "not exhausted"
-        failed = f", {len(self.failures)} failed" if self.failures else ""
         return f"{runs}, depth {self.depth}, {bound}{failed}, {self.runs_per_second:.0f} runs/s"
 
     def __str__(self) -> str:
         lines = [f"crash exploration: {self.summary()}"]
         for number, failure in enumerate(self.failures[:_SHOWN], start=1):
             lines += ["", f"{number}. The process died {_places_in_words(failure.places)}."]
-            lines += _described(failure, self.baseline, self.test)
+            lines += _described(failure, self.baseline, self.command)
         if len(self.failures) > _SHOWN:
             lines += ["", f"... and {len(self.failures) - _SHOWN} more:"]
             lines += [
@@ -145,6 +158,7 @@ def explore(
     run: Runner,
     *,
     test: str = "",
+    command: str = "",
     depth: int = 1,
     nondeterministic: Iterable[str] = (),
     invariants: Sequence[Invariant] = (),
@@ -157,7 +171,8 @@ def explore(
 
     Args:
         run: Runs the scenario.
-        test: Node id of the test, for the replay command.
+        test: Node id of the test.
+        command: The shell command that runs the test again, to which the places are added.
         depth: Most crashes in one run: 2 tries, after each first crash, each place of what follows.
         nondeterministic: Ids, or globs, of steps whose results may differ from run to run.
         invariants: What must hold besides the default invariants.
@@ -176,7 +191,7 @@ def explore(
         raise ValueError(f"depth and most_runs are at least 1; got {depth!r} and {most_runs!r}")
     begin = time.perf_counter()
     first = run(()) if baseline is None else baseline
-    report = CrashReport(test, first, depth, points=len(first.passed))
+    report = CrashReport(test, first, depth, points=len(first.passed), command=command, at=tuple(at))
     checks = (*DEFAULT_INVARIANTS, *invariants)
     allowed = tuple(nondeterministic)
 
@@ -237,12 +252,17 @@ def _places_in_words(places: Sequence[Place]) -> str:
     return ", and again ".join(place.in_words() for place in places)
 
 
-def replay_command(test: str, places: Sequence[Place]) -> str:
-    """Return the shell command that runs a test with the process dying at these places."""
-    return " ".join(["pytest", shlex.quote(test), *(shlex.quote(f"--workflow-crash-at={place}") for place in places)])
+def replay_command(command: str, places: Sequence[Place]) -> str:
+    """Return the shell command that runs a test with the process dying at these places.
+
+    Args:
+        command: The command that runs the test.
+        places: The places.
+    """
+    return " ".join([command, *(shlex.quote(f"--workflow-crash-at={place}") for place in places)])
 
 
-def _described(failure: CrashFailure, baseline: Observation, test: str) -> Iterator[str]:
+def _described(failure: CrashFailure, baseline: Observation, command: str) -> Iterator[str]:
     for name in dict.fromkeys(name for name, _ in failure.violations):
         found = [text for broken, text in failure.violations if broken == name]
         yield f"   broken: {name}"
@@ -265,9 +285,9 @@ def _described(failure: CrashFailure, baseline: Observation, test: str) -> Itera
             f'with the crash: "{execution_id}"',
             _history_table(failure.run, execution_id),
         )
-    if test:
+    if command:
         yield ""
-        yield f"   replay: {replay_command(test, failure.places)}"
+        yield f"   replay: {replay_command(command, failure.places)}"
     yield f"   as a fault plan: {failure.plan.to_json()}"
 
 

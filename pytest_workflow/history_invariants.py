@@ -146,7 +146,9 @@ def _is_counted(numbers: list[int]) -> bool:
 
 def errors_are_kept(compared: Comparison) -> Iterator[str]:
     """Each failed attempt has its error in ``step_errors``, after crashes and restarts as well."""
-    kept = Counter((row["execution_id"], row["step_id"], row["attempt"], row["error_type"]) for row in compared.run.errors)
+    kept = Counter(
+        (row["execution_id"], row["step_id"], row["attempt"], row["error_type"]) for row in compared.run.errors
+    )
     told = Counter(
         (execution_id, event["step_id"], event["attempt"], str(data_of(event).get("error")))
         for execution_id, events in compared.run.events.items()
@@ -176,8 +178,8 @@ def the_history_tells_the_same(compared: Comparison) -> Iterator[str]:
     """Each step, and the execution itself, has the same events as without the crash, but for what was interrupted."""
     run, baseline = compared.run, compared.baseline
     for execution_id, wanted in baseline.events.items():
-        if execution_id not in run.events:
-            continue
+        if execution_id not in run.events or _status(run, execution_id) != _status(baseline, execution_id):
+            continue  # which is told already
         there, here = _told(wanted), _told(run.events[execution_id])
         for step_id, tokens in there.items():
             key = (execution_id, step_id or "")
@@ -194,6 +196,10 @@ def the_history_tells_the_same(compared: Comparison) -> Iterator[str]:
 def _depends_on_time(tokens: list[_Token]) -> bool:
     """Tell whether a circuit changed: what it says later depends on how long the work took that was done again."""
     return any(token[0].startswith("Circuit") for token in tokens)
+
+
+def _status(observation: Observation, execution_id: str) -> str | None:
+    return observation.executions.get(execution_id, {}).get("status")
 
 
 def _is_done(observation: Observation, key: StepKey) -> bool:

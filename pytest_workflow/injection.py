@@ -202,7 +202,7 @@ def _tried(cls: type[BaseException], args: tuple[object, ...] = ()) -> Callable[
     """
     try:
         made = cls(*args)
-    except Exception as problem:  # noqa: BLE001 - a class of the user's may refuse arguments in any way
+    except (Exception, SystemExit) as problem:  # noqa: BLE001 - a class of the user's may refuse arguments in any way
         way_out = "" if args else "; give an error instead of its class"
         raise ValidationError(
             f"{cls.__qualname__} cannot be made with arguments {args!r}: {problem}{way_out}"

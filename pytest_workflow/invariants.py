@@ -70,7 +70,15 @@ class Invariant:
 
 
 COMPARED = {
-    "executions": ("workflow_name", "status", "input_data", "output_data", "restart_attempt", "retry_config", "panic_config"),
+    "executions": (
+        "workflow_name",
+        "status",
+        "input_data",
+        "output_data",
+        "restart_attempt",
+        "retry_config",
+        "panic_config",
+    ),
     "steps": ("kind", "status", "result_data", "handled_by", "duration_ms"),
     "circuit_breaker_state": ("workflow_name", "step_id", "status", "failures"),
 }
@@ -119,7 +127,9 @@ NOT_COMPARED = {
         "probe_expires_at": _A_MOMENT,
     },
     "owners": {"*": "processes; a crash is the end of one"},
-    "step_errors": {"*": "the errors of attempts, which also hold interrupted ones; an invariant of its own asks for each"},
+    "step_errors": {
+        "*": "the errors of attempts, which also hold interrupted ones; an invariant of its own asks for each"
+    },
     "event_log": {"*": "the history, which also holds the interruption; an invariant of its own checks it"},
 }
 """Everything else, each with the reason why it may differ."""
@@ -165,6 +175,11 @@ def _a_result_never_changes(compared: Comparison) -> Iterator[str]:
 
 
 def _same_outcome(compared: Comparison) -> Iterator[str]:
+    yield from _same_executions(compared)
+    yield from _same_steps(compared)
+
+
+def _same_executions(compared: Comparison) -> Iterator[str]:
     run, baseline = compared.run, compared.baseline
     for execution_id, wanted in baseline.executions.items():
         found = run.executions.get(execution_id)
@@ -176,6 +191,10 @@ def _same_outcome(compared: Comparison) -> Iterator[str]:
             yield from _difference(f'execution "{execution_id}"', column, found, wanted)
         if wanted["status"] in AT_REST:
             yield from _set_or_not(f'execution "{execution_id}"', "executions", found, wanted)
+
+
+def _same_steps(compared: Comparison) -> Iterator[str]:
+    run, baseline = compared.run, compared.baseline
     for key, wanted in baseline.steps.items():
         what = f'step "{key[1]}" of execution "{key[0]}"'
         found = run.steps.get(key)
@@ -255,11 +274,11 @@ def _circuits_are_kept(compared: Comparison) -> Iterator[str]:
     found, wanted = canonical(compared.run), canonical(compared.baseline)
     if found != wanted:
         yield f"the circuits (workflow, step, status, failures) are {found}, without the crash {wanted}"
-    held = {(row["workflow_name"], row["step_id"]) for row in compared.baseline.circuits if _is_left_probing(compared, row)}
-    for row in compared.run.circuits:
-        circuit = (row["workflow_name"], row["step_id"])
-        if _is_left_probing(compared, row) and circuit not in held:
-            yield f'the circuit of step "{circuit[1]}" waits for a probe of "{row["probe_execution_id"]}", which has ended'
+    held = {each["step_id"] for each in compared.baseline.circuits if _is_left_probing(compared, each)}
+    for each in compared.run.circuits:
+        if _is_left_probing(compared, each) and each["step_id"] not in held:
+            prober = each["probe_execution_id"]
+            yield f'the circuit of step "{each["step_id"]}" waits for a probe of "{prober}", which has ended'
 
 
 def _is_left_probing(compared: Comparison, circuit: Row) -> bool:

@@ -41,12 +41,20 @@ def _plan(item: pytest.Item, given: object) -> FaultPlan:
     if not isinstance(given, (str, Path)):
         _refuse(f"{item.nodeid}: a fault plan is the path of a JSON file, or a FaultPlan; not {given!r}")
     try:
-        if isinstance(given, str) and given.lstrip().startswith("{"):
+        if isinstance(given, str) and given.lstrip().startswith(("{", "[")):
             return FaultPlan.from_json(given)
-        beside = item.path.parent / given
-        return FaultPlan.load(beside if beside.exists() else given)
+        return FaultPlan.load(_beside(item, given))
     except ValidationError as error:
         _refuse(f"{item.nodeid}: {error}")
+
+
+def _beside(item: pytest.Item, given: str | Path) -> str | Path:
+    """Return the path beside the test's file if there is such a file, else the path as it is."""
+    beside = item.path.parent / given
+    try:
+        return beside if beside.exists() else given
+    except (OSError, ValueError):  # no file can have such a name
+        return given
 
 
 def check_overrides(item: pytest.Item, settings: object, plugins: object) -> None:

@@ -14,7 +14,7 @@ from workflow_core.errors import ValidationError
 from workflow_core.hookspecs import Attempt, AttemptHandler, DurablePoint, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from pytest_workflow.database import Row, WorkflowDatabase
@@ -31,6 +31,8 @@ __all__ = [
     "observe",
     "step_states",
 ]
+
+_MOST_DIGITS = 18  # of the number of a place; an int of thousands of digits is refused by Python
 
 StepKey: TypeAlias = tuple[str, str]
 """Execution id and step id."""
@@ -62,6 +64,10 @@ class Place:
         time = "" if self.nth == 1 else f" (number {self.nth})"
         return f"{'before' if self.when == 'before' else 'just after'} {self.point}{step}{time} was committed"
 
+    def is_passed(self, passed: Sequence[tuple[str, str | None, int]]) -> bool:
+        """Tell whether the place is one of the durable points that a scenario passed."""
+        return (self.point, self.step_id, self.nth) in passed
+
     @classmethod
     def parse(cls, text: str) -> Place:
         """Read what ``str(place)`` wrote.
@@ -72,7 +78,12 @@ class Place:
         rest, _, when = text.strip().rpartition(":")
         rest, _, nth = rest.rpartition("#")
         point, colon, step_id = rest.partition(":")
-        if point not in DURABLE_POINTS or not nth.isdecimal() or int(nth) < 1 or when not in {"before", "after"}:
+        if (
+            point not in DURABLE_POINTS
+            or when not in {"before", "after"}
+            or (colon and not step_id)
+            or not (nth.isdecimal() and len(nth) <= _MOST_DIGITS and int(nth) >= 1)
+        ):
             raise ValidationError(
                 f'"{text}" is no place to die: write POINT:STEP#N:before or POINT:STEP#N:after, such as '
                 f"step_completed:charge#1:after; the points are {', '.join(DURABLE_POINTS)}"

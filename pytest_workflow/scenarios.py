@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from pytest_workflow.clock import VirtualClock
-from pytest_workflow.crashes import CrashReport, explore
+from pytest_workflow.crashes import NOTHING_PASSED, CrashExplorationError, CrashReport, explore
 from pytest_workflow.harness import Environment, emptied, memory_database
 from pytest_workflow.observation import Observation, Place
 
@@ -29,10 +29,11 @@ class WorkflowCrashes:
     Args:
         environment: The test's own environment, whose settings, plugins and workflows each run takes over.
         freezer: Leads the user's code to a run's own time.
-        test: Node id of the test, for the replay command.
+        test: Node id of the test.
         at: Try these places alone.
         invariants: What must hold besides the default invariants.
         report: Is told of each finished exploration.
+        command: The shell command that runs the test again.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class WorkflowCrashes:
         at: Sequence[Place] = (),
         invariants: Sequence[Invariant] = (),
         report: Callable[[CrashReport], object] = lambda _: None,
+        command: str = "",
     ) -> None:
         self._environment = environment
         self._freezer = freezer
@@ -50,6 +52,19 @@ class WorkflowCrashes:
         self._at = tuple(at)
         self._invariants = tuple(invariants)
         self._report = report
+        self._command = command
+        self._missed = False
+        self._reached = False
+
+    def check_reached(self) -> None:
+        """Refuse places that no exploration of the test came to.
+
+        Raises:
+            CrashExplorationError: There were explorations, and none came to the place that was asked for.
+        """
+        __tracebackhide__ = True
+        if self._missed and not self._reached:
+            raise CrashExplorationError(f"no exploration of this test comes to {self._at[0]}")
 
     def explore(
         self,
@@ -78,21 +93,31 @@ class WorkflowCrashes:
             The report; ``str(report)`` explains the failures, if any.
 
         Raises:
-            CrashExplorationError: An invariant was broken.
+            CrashExplorationError: An invariant was broken, or the scenario passes no place to die.
             ValueError: ``depth`` or ``most_runs`` is less than 1.
         """
         __tracebackhide__ = True
         if isinstance(nondeterministic, str):
             nondeterministic = (nondeterministic,)
         with contextlib.closing(memory_database()) as database:
+            baseline = self._run(scenario, (), database)
+            if not baseline.passed:
+                raise CrashExplorationError(NOTHING_PASSED)
+            at = self._at
+            if at and not at[0].is_passed(baseline.passed):  # it is a place of another exploration of this test
+                self._missed = True
+                return CrashReport(self._test, baseline, len(at), points=len(baseline.passed), exhausted=False, at=at)
+            self._reached = True
             report = explore(
                 lambda places: self._run(scenario, places, database),
                 test=self._test,
+                command=self._command,
                 depth=depth,
                 nondeterministic=nondeterministic,
                 invariants=(*self._invariants, *invariants),
                 most_runs=most_runs,
-                at=self._at,
+                at=at,
+                baseline=baseline,
             )
         self._report(report)
         if check:
