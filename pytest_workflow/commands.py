@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable
 
     import pytest
@@ -39,8 +40,13 @@ def _configuration(config: pytest.Config) -> list[str]:
     return [
         *(["-c", str(option.inifilename)] if getattr(option, "inifilename", None) else []),
         *([f"--rootdir={option.rootdir}"] if getattr(option, "rootdir", None) else []),
-        *(argument for each in getattr(option, "override_ini", None) or () for argument in ("-o", each)),
+        *(argument for each in _overridden(option) for argument in ("-o", each)),
     ]
+
+
+def _overridden(option: argparse.Namespace) -> list[str]:
+    given = getattr(option, "override_ini", None) or ()
+    return [each for each in given if not each.startswith("strict_")]  # pytest notes its own strictness there
 
 
 def _kept(config: pytest.Config, *, plans: bool) -> list[str]:

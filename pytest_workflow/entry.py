@@ -120,6 +120,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "again for a further crash in the same run",
     )
     group.addoption(
+        "--workflow-power-cut",
+        action="append",
+        default=[],
+        metavar="OPERATION:IMAGE",
+        help="let workflow_power try this image of the disk alone, such as 37:2; again for another one",
+    )
+    group.addoption(
         "--workflow-faults",
         action="append",
         default=[],
@@ -325,11 +332,21 @@ def workflow_crashes(
 
 
 @pytest.fixture
-def workflow_power(_workflow_environment: Environment, request: pytest.FixtureRequest) -> WorkflowPower:
+def workflow_power(
+    _workflow_environment: Environment, request: pytest.FixtureRequest
+) -> Generator[WorkflowPower, None, None]:
     """Power cuts inside a test: .explore(scenario, synchronous="FULL") opens each disk image that could survive one."""
-    from pytest_workflow.power import WorkflowPower  # noqa: PLC0415 - not before the first workflow test
+    from pytest_workflow.commands import command  # noqa: PLC0415
+    from pytest_workflow.power import WorkflowPower, parse_cut  # noqa: PLC0415 - not before the first workflow test
 
-    return WorkflowPower(_workflow_environment, _freezer(request.config), _invariants(request.node))
+    item = request.node
+    try:
+        at = [parse_cut(text) for text in request.config.getoption("--workflow-power-cut")]
+    except ValueError as error:
+        pytest.fail(f"--workflow-power-cut: {error}", pytrace=False)
+    power = WorkflowPower(_workflow_environment, _freezer(request.config), _invariants(item), at, command(item))
+    yield power
+    power.check_reached()
 
 
 def _custom_fault(item: pytest.Item, fault: Custom) -> AttemptWrapper:

@@ -150,7 +150,8 @@ class Environment:
             self._engine_clock = WaitingClock(clock, observation.waits)
             self.plugins.insert(0, Witness(observation))
             for place in observation.places:
-                self.faults.add(place.rule())
+                for armed in self.faults.add(place.rule()):
+                    armed.explores = True
         try:
             self.engine = self.open_engine()
         except BaseException:

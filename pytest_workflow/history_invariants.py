@@ -216,7 +216,7 @@ def _told(events: list[Row]) -> dict[str | None, list[_Token]]:
             if tokens and tokens[-1] == ("StepStarted",):
                 tokens.pop()
         elif kind != "ExecutionRecovered":
-            data = data_of(event)
+            data = data_of(event) if kind != "ExecutionFailed" else {}  # by a last attempt that was cut off, perhaps
             tokens.append((kind, *(str(data[name]) for name in _DETAILS if name in data)))
     return told
 

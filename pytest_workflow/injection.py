@@ -60,6 +60,7 @@ class ArmedFault:
         portable: Whether the rule says everything; a function or an error that JSON cannot hold does not travel.
         matched: How many places matched, apart from their number.
         fired: How often it struck.
+        explores: Whether it is a place of crash exploration, which counts what is committed alone.
     """
 
     rule: FaultRule
@@ -68,6 +69,7 @@ class ArmedFault:
     portable: bool = True
     matched: int = 0
     fired: int = 0
+    explores: bool = False
 
 
 # What a fault does ---------------------------------------------------------------------------------------------------

@@ -196,7 +196,11 @@ class Witness:
         self._counts: Counter[tuple[str, str | None]] = Counter()
 
     def __dir__(self) -> list[str]:
-        return ["before_durable_point", "wrap_attempt"]  # each name costs pluggy a look at every registration
+        return [
+            "before_durable_point",
+            "after_durable_point",
+            "wrap_attempt",
+        ]  # each name costs pluggy a look at every registration
 
     @hookimpl
     def before_durable_point(self, point: DurablePoint) -> None:

@@ -135,7 +135,7 @@ class Raise(_Fault):
         if ":" not in value and isinstance(getattr(builtins, value, None), type):
             value = f"builtins:{value}"
         module, _, name = value.partition(":")
-        if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        if not (name and all(module.split("."))):
             raise ValueError(f'{value!r} is no import path of an error class; write "package.module:ClassName"')
         return value
 
