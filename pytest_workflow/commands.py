@@ -46,7 +46,9 @@ def _configuration(config: pytest.Config) -> list[str]:
 
 def _overridden(option: argparse.Namespace) -> list[str]:
     given = getattr(option, "override_ini", None) or ()
-    return [each for each in given if not each.startswith("strict_")]  # pytest notes its own strictness there
+    return [
+        each for each in dict.fromkeys(given) if not each.startswith("strict_")
+    ]  # pytest notes its own strictness there
 
 
 def _kept(config: pytest.Config, *, plans: bool) -> list[str]:

@@ -26,7 +26,7 @@ from pytest_workflow.observation import Death, Observation, step_states
 from pytest_workflow.power_disk import Disk, Image, describe, image_digest
 from pytest_workflow.power_report import PowerLossError, PowerReport
 from pytest_workflow.power_states import Commit, Recording, State, durable_state
-from pytest_workflow.scenarios import run_scenario
+from pytest_workflow.scenarios import ScenarioDefinitions, run_scenario
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import prepare
 from workflow_core.errors import ValidationError
@@ -220,7 +220,7 @@ class WorkflowPower:
 
     def _play(self, scenario: Callable[..., object], environment: Environment) -> None:
         """Run a scenario to the end of all its executions, note what is left, and let go of the environment."""
-        environment.engine.definitions = self._environment.engine.definitions
+        environment.engine.definitions = ScenarioDefinitions(self._environment.engine.definitions)
         self._freezer.lead(environment.clock)
         error = None
         try:

@@ -11,6 +11,7 @@ from pytest_workflow.clock import VirtualClock
 from pytest_workflow.crashes import NOTHING_PASSED, CrashExplorationError, CrashReport, explore
 from pytest_workflow.harness import Environment, emptied, memory_database
 from pytest_workflow.observation import Observation, Place
+from workflow_core.definition import Definitions
 
 if TYPE_CHECKING:
     import sqlite3
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 
     from pytest_workflow.freezer import Freezer
     from pytest_workflow.invariants import Invariant
+    from workflow_core.definition import Definition
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["WorkflowCrashes", "run_scenario"]
+__all__ = ["ScenarioDefinitions", "WorkflowCrashes", "run_scenario"]
 
 
 class WorkflowCrashes:
@@ -134,7 +136,7 @@ class WorkflowCrashes:
         environment = Environment(
             clock, None, outer.settings, outer.user_plugins, observation, emptied(database), outer.custom_fault
         )
-        environment.engine.definitions = outer.engine.definitions
+        environment.engine.definitions = ScenarioDefinitions(outer.engine.definitions)
         self._freezer.lead(clock)
         try:
             error = None
@@ -152,6 +154,26 @@ class WorkflowCrashes:
             environment.close()
             self._freezer.lead(outer.clock)
         return observation
+
+
+class ScenarioDefinitions(Definitions):
+    """The workflows of one run of a scenario: those of the test, and those that the scenario itself defines.
+
+    Args:
+        outer: The workflows of the test, which stay as they are.
+    """
+
+    def __init__(self, outer: Definitions) -> None:
+        super().__init__()
+        self._outer = outer
+
+    def get(self, name: str) -> Definition | None:
+        """Return a workflow, or ``None``."""
+        return super().get(name) or self._outer.get(name)
+
+    def names(self) -> list[str]:
+        """Return the names, sorted."""
+        return sorted({*super().names(), *self._outer.names()})
 
 
 def run_scenario(scenario: Callable[..., object], environment: Environment) -> None:
