@@ -366,7 +366,17 @@ def test_places_are_written_and_read(place):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "step_completed", "nowhere:s#1:after", "step_started:s#0:after", "step_started:s#1:in"]
+    "text",
+    [
+        "",
+        "step_completed",
+        "nowhere:s#1:after",
+        "step_started:s#0:after",
+        "step_started:s#1:in",
+        "step_started:#1:after",
+        "step_started:s#" + "9" * 5_000 + ":after",
+    ],
+    ids=lambda text: text[:40],
 )
 def test_what_is_no_place(text):
     with pytest.raises(ValidationError, match="is no place to die"):
@@ -465,7 +475,7 @@ def test_a_failure_can_be_replayed(pytester, run_within):
     )
     again = run_within("--workflow-crash-at=step_started:charge#1:after")
     again.assert_outcomes(failed=1)
-    again.stdout.fnmatch_lines(["crash exploration: 6 points * 1 runs, depth 1, not exhausted, 1 failed*"])
+    again.stdout.fnmatch_lines(['crash exploration: 1 run that dies just after step_started of "charge" was committed; 6 points, 1 failed'])
     run_within("--workflow-crash-at=step_completed:charge#1:after").assert_outcomes(passed=1)
     twice = run_within(*(f"--workflow-crash-at=step_started:charge#{number}:after" for number in (1, 2)))
     twice.stdout.fnmatch_lines(['*died just after step_started of "charge"*, and again just after*(number 2)*'])

@@ -368,7 +368,7 @@ def test_a_failing_test_shows_its_plan_and_the_command_that_replays_it(pytester,
             "*- workflow faults -*",
             'as a plan: {"version":1,"rules":[[]{"where":{"step":"a","attempts":[[]2]},"what":{"kind":"delay","ms":5*',
             "not in the plan, because JSON cannot hold it: workflow_faults.calls('b', *",
-            f"replay:    pytest test_*.py::test_it '--workflow-faults={plan}'".replace("[", "[[]"),
+            f"replay:    pytest * test_*.py::test_it '--workflow-faults={plan}'".replace("[", "[[]"),
         ]
     )
 
