@@ -84,6 +84,7 @@ class CoveragePlugin:
             config.getoption("workflow_coverage_each_id") or config.getini("workflow_coverage_each_id")
         )
         self._only: list[str] = config.getoption("workflow_coverage_only") or config.getini("workflow_coverage_only")
+        self._names: list[str] = []
         self._seen: list[tuple[str, str]] = []
         self._coverage = RunCoverage()
         self._told: set[str] = set()
@@ -155,6 +156,7 @@ class CoveragePlugin:
         for _, text in sorted(self._seen):  # so that the steps stand in the same order, in whatever order the tests ran
             coverage.add(RunCoverage.from_json(text))
         if self._only:
+            self._names = sorted(coverage.workflows)
             coverage = coverage.only(self._only)
         self._coverage = coverage if self._each_id else coverage.grouped()
 
@@ -184,6 +186,12 @@ class CoveragePlugin:
         elif share.percent < self._least:
             self._problems.append(f"workflow coverage of {share.shown} is less than the required {self._least:g}%")
 
+    def _why_empty(self) -> str:
+        if self._names:
+            asked = ", ".join(self._only)
+            return f"--workflow-coverage-only={asked} names none of the workflows seen: {', '.join(self._names)}"
+        return "No test ran a workflow, and no imported module defines one."
+
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Print the tables, and what is wrong."""
         if self._config.option.collectonly:
@@ -196,7 +204,7 @@ class CoveragePlugin:
             for line in terminal_report(self._coverage, lambda text: writer.markup(text, red=True)):
                 terminalreporter.write_line(line)
         else:
-            terminalreporter.write_line("No test ran a workflow, and no imported module defines one.")
+            terminalreporter.write_line(self._why_empty())
         for path in self._written:
             terminalreporter.write_line(f"Written to {path}")
         for problem in self._problems:

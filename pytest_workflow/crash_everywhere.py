@@ -14,9 +14,10 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 from pytest_workflow.commands import command
-from pytest_workflow.crashes import NOTHING_PASSED, CrashReport, explore
+from pytest_workflow.crashes import CrashReport, explore
 from pytest_workflow.harness import emptied, memory_database
 from pytest_workflow.observation import Observation, Place
+from pytest_workflow.places import located
 from workflow_core.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -89,22 +90,20 @@ def exploration_of(item: pytest.Item, mode: Literal["all", "invariants"] | None)
     at = asked_places(item.config)
     if not isinstance(item, pytest.Function) or "_workflow_environment" not in item.fixturenames:
         if marker is not None:
-            pytest.fail(
-                f"{item.nodeid}: @pytest.mark.{MARKER} is for a test that uses the workflow fixtures", pytrace=False
-            )
+            pytest.fail(f"@pytest.mark.{MARKER} is for a test that uses the workflow fixtures", pytrace=False)
         return None
     if "workflow_crashes" in item.fixturenames or not (marker or mode or at):
         return None  # such a test explores for itself
     options = dict(marker.kwargs) if marker is not None else {}
     if marker is not None and (marker.args or set(options) - {"depth", "nondeterministic", "most_runs"}):
         pytest.fail(
-            f"{item.nodeid}: @pytest.mark.{MARKER} takes depth=, nondeterministic= and most_runs=, nothing else",
+            f"@pytest.mark.{MARKER} takes depth=, nondeterministic= and most_runs=, nothing else",
             pytrace=False,
         )
     depth, most_runs = options.get("depth", 1), options.get("most_runs")
     if type(depth) is not int or depth < 0 or not (most_runs is None or (type(most_runs) is int and most_runs > 0)):
         pytest.fail(
-            f"{item.nodeid}: @pytest.mark.{MARKER}: depth is 1 or more (0 leaves the test out), most_runs 1 or more",
+            f"@pytest.mark.{MARKER}: depth is 1 or more (0 leaves the test out), most_runs 1 or more",
             pytrace=False,
         )
     if depth == 0:
@@ -197,7 +196,8 @@ class CrashEverywhere:
                 own_assertions=exploration.own_assertions,
                 baseline=baseline,
             )
-            self._tell(outcome, found, time.perf_counter() - begin, required=exploration.required)
+            crashed = reports if exploration.at else []
+            self._tell(outcome, found, crashed, time.perf_counter() - begin, required=exploration.required)
             item.ihook.pytest_workflow_explored(item=item, report=outcome[-1], reports=last_reports)
         failure = self._leave(item, nextitem)
         if failure is not None and outcome[-1].passed:
@@ -224,23 +224,44 @@ class CrashEverywhere:
             self._left(item, nextitem)
         return None
 
-    def _tell(self, reports: list[pytest.TestReport], found: CrashReport, seconds: float, *, required: bool) -> None:
+    def _tell(
+        self,
+        reports: list[pytest.TestReport],
+        found: CrashReport,
+        crashed: list[pytest.TestReport],
+        seconds: float,
+        *,
+        required: bool,
+    ) -> None:
+        """Put what was found into the reports of the run without a crash.
+
+        Args:
+            reports: Those reports.
+            found: What was found.
+            crashed: The reports of the only run with a crash; its own traceback is shown, if it has one.
+            seconds: Real time of all runs.
+            required: Whether there must be something to explore.
+        """
         call = next((report for report in reports if report.when == "call"), reports[-1])
         call.duration = seconds
         call.user_properties.append((self._property_name, found.summary()))
         if not found.ok:
             call.outcome = "failed"
             call.longrepr = str(found)
+            failed = next((report for report in crashed if report.failed), None)
+            if failed is not None:
+                call.longrepr = failed.longrepr
+                call.sections = [*failed.sections, ("workflow crash exploration", str(found))]
         elif required and not found.points:
             call.outcome = "failed"
-            call.longrepr = NOTHING_PASSED
+            call.longrepr = f"crash exploration: {found.summary()}; start one by the workflow fixtures"
 
 
 def _first_error(reports: list[pytest.TestReport]) -> str | None:
     for report in reports:
         if report.failed:
             crash = getattr(report.longrepr, "reprcrash", None)
-            text = crash.message if crash is not None else str(report.longrepr)
+            text = str(report.longrepr) if crash is None else located(crash.path, crash.lineno, crash.message)
             return text if report.when == "call" else f"in the {report.when}: {text}"
         if report.skipped:
             return "the test was skipped after the crash"

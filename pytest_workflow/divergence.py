@@ -40,6 +40,13 @@ _ADVICE: dict[DivergenceKind, str] = {
 }
 
 
+_ADVICE_FOR_THE_SAME_CODE = (
+    "the code between the steps decides this anew whenever it runs, as after a crash, and not always in the same way: "
+    "let a step decide it, so that it is recorded, and go by the step's result"
+)
+_OF_ITS_OWN = frozenset({"captured", "unordered", "environment"})
+
+
 class ReplayDivergenceError(AssertionError):
     """A replay differs from its record; the message tells where, and what to do."""
 
@@ -56,6 +63,7 @@ class Divergence:
         step_id: The step or sleep, if it is about one.
         site: Where in today's code, as ``file:line``; empty where no line can be named.
         hints: Further lines that may explain it.
+        same_code: Whether it is the code that made the record that does something else, not a later one.
     """
 
     kind: DivergenceKind
@@ -65,17 +73,20 @@ class Divergence:
     step_id: str | None = None
     site: str = ""
     hints: tuple[str, ...] = ()
+    same_code: bool = False
 
     @property
     def advice(self) -> str:
         """What to do about it."""
+        if self.same_code and self.kind not in _OF_ITS_OWN:
+            return _ADVICE_FOR_THE_SAME_CODE
         return _ADVICE[self.kind]
 
     def __str__(self) -> str:
         lines = [
             f"{self.what} [{self.kind}]",
             f"  recorded:   {self.recorded}",
-            f"  today:      {self.replayed}",
+            f"  {'run again: ' if self.same_code else 'today:     '} {self.replayed}",
         ]
         if self.site:
             lines.append(f"  where:      {self.site}")
@@ -144,6 +155,10 @@ class ReplayReport:
     def __str__(self) -> str:
         differing = [execution for execution in self.executions if not execution.ok]
         title = f"{len(differing)} of {len(self.executions)} replayed executions differ from their record"
+        if any(divergence.same_code for divergence in self.divergences):
+            title = (
+                "the workflow is not deterministic: its code between the steps does something else when it runs again"
+            )
         return "\n\n".join([title, *map(str, differing or self.executions)])
 
     def raise_for_divergences(self) -> ReplayReport:

@@ -15,9 +15,10 @@ from types import CodeType
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from _pytest.doctest import DoctestModule
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from syrupy.assertion import SnapshotAssertion
 
@@ -72,6 +73,7 @@ CRASHES_PROPERTY = "workflow_crashes"
 """The user property of a report that holds the summary of a crash exploration."""
 
 _rerun_key: pytest.StashKey[Rerun] = pytest.StashKey()
+_test_modules_key = pytest.StashKey[set[str]]()
 _environment_key = pytest.StashKey["Environment"]()
 _freezer_key = pytest.StashKey["Freezer"]()
 
@@ -152,6 +154,10 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(
             f"workflow_store = {config.getini('workflow_store')!r} in the configuration: use {' or '.join(_STORES)}"
         )
+    if config.getoption("--workflow-faults"):
+        from pytest_workflow.markers import plans_of_the_command_line  # noqa: PLC0415 - not without the option
+
+        plans_of_the_command_line(config)
     given = any(config.getoption(name) is not None for name, *_ in _COVERAGE_OPTIONS)
     if given or config.getini("workflow_coverage"):
         from pytest_workflow import coverage_plugin  # noqa: PLC0415 - not without the option
@@ -185,6 +191,31 @@ class WorkflowHarnessHooks:
 
     def pytest_workflow_report_sections(self, item: pytest.Item) -> Sequence[tuple[str, str]]:  # type: ignore[empty-body]
         """Return further texts for a test in the HTML report, each with its title."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let each test module define its workflows as if there were no other test module."""
+    if not isinstance(collector, pytest.Module) or isinstance(collector, DoctestModule):
+        return (yield)
+    tests = collector.config.stash.setdefault(_test_modules_key, set())
+    _rank_definitions(lambda module: -1 if module in tests else 0)
+    try:
+        report = yield
+    finally:
+        _rank_definitions(lambda _: 0)
+    if report.passed:
+        tests.add(collector.obj.__name__)
+    return report
+
+
+def _rank_definitions(rank: Callable[[str], int]) -> None:
+    """Choose between modules that define a workflow of the same name; without the engine there are none."""
+    module = sys.modules.get("workflow_core.definition")
+    if module is not None:
+        module.SHARED_DEFINITIONS.rank(rank)
 
 
 @pytest.hookimpl(trylast=True)
@@ -242,7 +273,7 @@ def _workflow_environment(
     from pytest_workflow.markers import arm, check_overrides, make_clock  # noqa: PLC0415 - not before the first workflow test
 
     item = request.node
-    check_overrides(item, workflow_settings, workflow_plugins)
+    check_overrides(workflow_settings, workflow_plugins)
     clock = make_clock(item, str(request.config.getini("workflow_start")))
     kind = _marked_store(item) or _store_option(request.config)
     file = request.getfixturevalue("tmp_path") / "workflow.db" if kind == "file" else None
@@ -381,7 +412,7 @@ def _marked_store(item: pytest.Item) -> str | None:
         return None
     values = (*marker.args, *marker.kwargs.values())
     if len(values) != 1 or set(marker.kwargs) - {"kind"} or values[0] not in _STORES:
-        pytest.fail(f'{item.nodeid}: @pytest.mark.workflow_store takes "memory" or "file", nothing else', pytrace=False)
+        pytest.fail('@pytest.mark.workflow_store takes "memory" or "file", nothing else', pytrace=False)
     return str(values[0])
 
 
@@ -396,7 +427,10 @@ def _freezer(config: pytest.Config) -> Freezer:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin virtual time before all other fixtures of the test's own, whatever the order of its arguments."""
+    """Give a test its own module's workflows, and begin virtual time before all other fixtures of the test's own."""
+    own = getattr(getattr(item, "module", None), "__name__", None)
+    tests = item.config.stash.get(_test_modules_key, frozenset[str]())
+    _rank_definitions(lambda module: 2 if module == own else 0 if module in tests else 1)
     if _uses_workflow(item) and isinstance(item, pytest.Function):
         names, definitions = item.fixturenames, item._fixtureinfo.name2fixturedefs
         names.remove("_workflow_environment")

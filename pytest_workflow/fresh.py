@@ -138,7 +138,7 @@ def _environment(
         settings = _fixture(item, "workflow_settings", HARNESS_SETTINGS)
     if plugins is None:
         plugins = _fixture(item, "workflow_plugins", ())
-    check_overrides(item, settings, plugins)
+    check_overrides(settings, plugins)
     if (coverage := item.config.pluginmanager.get_plugin("workflow_coverage")) is not None:
         plugins = (*plugins, coverage.observer(item))
     custom = functools.partial(entry._custom_fault, item)

@@ -19,8 +19,9 @@ from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedPro
 from pytest_workflow.threads import process
 from pytest_workflow.until import Stops, Until, validate_until
 from workflow_core.current import replaced_default
+from workflow_core.database.connection import open_database
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
-from workflow_core.database.sqlite import SQLiteStore, open_database
+from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import StepFailure, WorkflowCoreError, WorkflowTimeoutError
 from workflow_core.events import Event, ExecutionPanicked, SleepStarted, StepRetrying, StepStarted
@@ -42,8 +43,11 @@ __all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness", "emptied", "mem
 
 _T = TypeVar("_T")
 
-HARNESS_SETTINGS = Settings(sync_handlers="inline", lease_ms=None, recover_on_start=False)
-"""What differs in a test: plain functions run inline, and ownership ends with the simulated process, not with time."""
+HARNESS_SETTINGS = Settings(
+    sync_handlers="inline", lease_ms=None, recover_on_start=False, storage_patience_ms=None, busy_timeout_ms=5_000
+)
+"""What differs in a test: plain functions run inline, ownership ends with the simulated process, not with time, and a
+storage error ends a run at once."""
 
 _template: sqlite3.Connection | None = None
 
@@ -200,6 +204,7 @@ class Environment:
             self.processes.end(old.owner)
             new = self.open_engine()
             new.definitions = old.definitions
+            new.configurations.succeed(old.configurations)
         self.clock.bury(old, SimulatedCrash())
         return new
 
@@ -326,6 +331,11 @@ class WorkflowHarness:
     def define(self) -> Any:  # noqa: ANN401 - as WorkflowEngine.define
         """Define a workflow in this engine alone; usable as a function and as a decorator."""
         return self.engine.define
+
+    @property
+    def configure(self) -> Any:  # noqa: ANN401 - as WorkflowEngine.configure
+        """Configure a workflow in memory: its environment, variables and secrets; simulated crashes do not undo it."""
+        return self.engine.configure
 
     def run(
         self,

@@ -178,8 +178,8 @@ class History(Sequence[Event]):
             places = [order.index(found) for found in self._ids(wanted)]
             if latest is not None and min(places) <= latest:
                 self._fail(
-                    f'step "{order[min(places)]}" did not complete after "{order[latest]}"; expected '
-                    f"{', '.join((step_id, *more_ids))}, completed {', '.join(order)}",
+                    f'step "{order[min(places)]}" did not complete after "{order[latest]}"; expected: '
+                    f"{', '.join((step_id, *more_ids))}; completed: {', '.join(order)}",
                     _of_step(order[min(places)]),
                 )
             latest = max(places)
@@ -196,7 +196,8 @@ class History(Sequence[Event]):
         begun = Counter(event.step_id for event in self if isinstance(event, _STARTS))
         for found in self._ids(step_id) or [step_id]:
             if begun[found] != count:
-                message = f'step "{found}" made {begun[found]} attempts, not {count}{self._hint(found)}'
+                attempts = "attempt" if begun[found] == 1 else "attempts"
+                message = f'step "{found}" made {begun[found]} {attempts}, not {count}{self._hint(found)}'
                 self._fail(message, _of_step(found))
 
     def assert_backoff(self, step_id: str, milliseconds: Sequence[int]) -> None:

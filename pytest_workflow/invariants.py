@@ -127,6 +127,7 @@ NOT_COMPARED = {
         "probe_expires_at": _A_MOMENT,
     },
     "owners": {"*": "processes; a crash is the end of one"},
+    "removed_executions": {"*": "what retention still has to finish; no run of a workflow writes it"},
     "step_errors": {
         "*": "the errors of attempts, which also hold interrupted ones; an invariant of its own asks for each"
     },

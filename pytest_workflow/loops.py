@@ -23,6 +23,7 @@ __all__ = ["RESOLUTION", "Attachment", "background"]
 
 RESOLUTION = 1e-6
 _POLL_SECONDS = 0.1
+_MOST_TASKS = 20
 
 background: contextvars.ContextVar[bool] = contextvars.ContextVar("pytest_workflow_background", default=False)
 """Whether timers that are set now bring nothing that anybody could wait for, such as the renewal of a lease."""
@@ -256,7 +257,19 @@ class Attachment:
         late = self._wait_for(self._outside)
         if late:
             return late
-        raise self._clock.stuck("Nothing can go on: no code is runnable, and no timer is set", self.outside())
+        waiting = [*self._users_tasks(), *self.outside()]
+        raise self._clock.stuck("Nothing can go on: no code is runnable, and no timer is set", waiting)
+
+    def _users_tasks(self) -> Iterator[str]:
+        """Describe where the tasks wait that the test or its steps made, and the task that an asynchronous test is."""
+        from pytest_workflow.observed import users_frame  # noqa: PLC0415 - only where a test is stuck
+
+        tasks = sorted(asyncio.all_tasks(self._loop), key=asyncio.Task.get_name)
+        for task in tasks[:_MOST_TASKS]:
+            coroutine = task.get_coro()
+            frame = getattr(coroutine, "cr_frame", None)
+            if frame is not None and users_frame(frame) is frame:
+                yield f'the task "{task.get_name()}" waits{where(coroutine)}'
 
     def _outside(self) -> list[Work]:
         works = [*self._at_work(), *self._threads.elsewhere()]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pytest_workflow.clock import VirtualClock as Clock
     from pytest_workflow.faults import WorkflowFaults
 
-__all__ = ["arm", "check_overrides", "make_clock"]
+__all__ = ["arm", "check_overrides", "make_clock", "plans_of_the_command_line"]
 
 
 def arm(item: pytest.Item, faults: WorkflowFaults) -> None:
@@ -27,25 +27,42 @@ def arm(item: pytest.Item, faults: WorkflowFaults) -> None:
     """
     for marker in item.iter_markers("workflow_faults"):
         if not marker.args or marker.kwargs:
-            _refuse(f"{item.nodeid}: @pytest.mark.workflow_faults takes the paths of fault plans, or FaultPlans")
+            _refuse("@pytest.mark.workflow_faults takes the paths of fault plans, or FaultPlans")
         for given in marker.args:
             faults.add(_plan(item, given))
-    for text in item.config.getoption("--workflow-faults"):
-        plan = _plan(item, text)
+    for plan in plans_of_the_command_line(item.config):
         faults.add(FaultPlan(rules=tuple(rule.model_copy(update={"strict": False}) for rule in plan.rules)))
+
+
+def plans_of_the_command_line(config: pytest.Config) -> list[FaultPlan]:
+    """Return the fault plans of ``--workflow-faults``: JSON, or files named relative to the working directory.
+
+    Raises:
+        UsageError: One of them cannot be read, or is no plan.
+    """
+    plans = []
+    for text in config.getoption("--workflow-faults"):
+        try:
+            if text.lstrip().startswith(("{", "[")):
+                plans.append(FaultPlan.from_json(text))
+            else:
+                plans.append(FaultPlan.load(config.invocation_params.dir / text))
+        except ValidationError as error:
+            raise pytest.UsageError(f"--workflow-faults: {error}") from None
+    return plans
 
 
 def _plan(item: pytest.Item, given: object) -> FaultPlan:
     if isinstance(given, FaultPlan):
         return given
     if not isinstance(given, (str, Path)):
-        _refuse(f"{item.nodeid}: a fault plan is the path of a JSON file, or a FaultPlan; not {given!r}")
+        _refuse(f"a fault plan is the path of a JSON file, or a FaultPlan; not {given!r}")
     try:
         if isinstance(given, str) and given.lstrip().startswith(("{", "[")):
             return FaultPlan.from_json(given)
         return FaultPlan.load(_beside(item, given))
     except ValidationError as error:
-        _refuse(f"{item.nodeid}: {error}")
+        _refuse(str(error))
 
 
 def _beside(item: pytest.Item, given: str | Path) -> str | Path:
@@ -57,15 +74,15 @@ def _beside(item: pytest.Item, given: str | Path) -> str | Path:
         return given
 
 
-def check_overrides(item: pytest.Item, settings: object, plugins: object) -> None:
+def check_overrides(settings: object, plugins: object) -> None:
     """Fail a test whose own ``workflow_settings`` or ``workflow_plugins`` return what the engine cannot use."""
     if not isinstance(settings, Settings):
         _refuse(
-            f"{item.nodeid}: the fixture workflow_settings must return a workflow_core.Settings, such as "
+            f"the fixture workflow_settings must return a workflow_core.Settings, such as "
             f"HARNESS_SETTINGS.model_copy(update={{...}}) of pytest_workflow.harness; not {settings!r}"
         )
     if not isinstance(plugins, (list, tuple)):
-        _refuse(f"{item.nodeid}: the fixture workflow_plugins must return a list of plugins; not {plugins!r}")
+        _refuse(f"the fixture workflow_plugins must return a list of plugins; not {plugins!r}")
 
 
 def make_clock(item: pytest.Item, configured_start: str) -> Clock:
@@ -80,11 +97,11 @@ def make_clock(item: pytest.Item, configured_start: str) -> Clock:
     options: dict[str, object] = {}
     for marker in reversed(list(item.iter_markers("workflow_clock"))):  # the closest one has the last word
         if marker.args or set(marker.kwargs) - {"start", "manual"}:
-            _refuse(f"{item.nodeid}: @pytest.mark.workflow_clock takes start= and manual=, nothing else")
+            _refuse("@pytest.mark.workflow_clock takes start= and manual=, nothing else")
         options |= marker.kwargs
     manual, start = options.get("manual", False), options.get("start")
     if not isinstance(manual, bool):
-        _refuse(f"{item.nodeid}: @pytest.mark.workflow_clock takes manual=True or manual=False, not {manual!r}")
+        _refuse(f"@pytest.mark.workflow_clock takes manual=True or manual=False, not {manual!r}")
     if start is None:
         start = configured_start or DEFAULT_START
     return VirtualClock(_moment(start, item.nodeid), automatic=not manual)
@@ -106,4 +123,4 @@ def _moment(value: object, where: str) -> datetime:
 
 
 def _refuse(message: str) -> NoReturn:
-    pytest.fail(message, pytrace=False)
+    raise pytest.fail.Exception(message, pytrace=False) from None

@@ -16,6 +16,7 @@ import sys
 import sysconfig
 import textwrap
 from dataclasses import dataclass
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
 from pytest_workflow.observed import Site, users_frame
@@ -39,6 +40,9 @@ _CHANGING = {
 }
 _CLOCKS = frozenset({"now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"})
 _IDS = frozenset({"uuid1", "uuid4"})
+_OF_THE_PROCESS = frozenset({"id", "hash"})
+_IN_ITS_ORDER = frozenset({"list", "tuple", "iter", "enumerate", "reversed", "dict.fromkeys"})
+_MOST_FUNCTIONS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,19 +115,43 @@ def other_randomness() -> Iterator[None]:
 
 @functools.lru_cache(maxsize=256)
 def suspects(handler: Callable[..., object]) -> tuple[Suspect, ...]:
-    """Return the calls in a handler, outside its steps' functions, whose values change from run to run."""
-    found = []
-    for node in _own_nodes(handler):
-        if isinstance(node, (ast.Call, ast.Subscript)):
-            code = ast.unparse(node.func if isinstance(node, ast.Call) else node.value)
-            what = _changing(code)
-            if what is not None:
-                found.append(Suspect(_site(handler, node), ast.unparse(node), what))
+    """Return the calls, outside steps' functions, whose values change from run to run: a handler's, and those below it.
+
+    Followed are the user's own functions that the code calls by their names, or by the names of their modules.
+    """
+    found: list[Suspect] = []
+    seen: set[object] = set()
+    waiting: list[Callable[..., object]] = [handler]
+    while waiting and len(seen) < _MOST_FUNCTIONS:
+        function = waiting.pop(0)
+        seen.add(function)
+        for node in _own_nodes(function):
+            if isinstance(node, (ast.Call, ast.Subscript)):
+                code = ast.unparse(node.func if isinstance(node, ast.Call) else node.value)
+                what = _changing(code)
+                called = _called(function, code)
+                if what is not None and called is None:
+                    found.append(Suspect(_site(function, node), ast.unparse(node), what))
+                elif called is not None and called not in seen:
+                    waiting.append(called)
     return tuple(found)
+
+
+def _called(function: Callable[..., object], code: str) -> Callable[..., object] | None:
+    """Return the function of the user's that a dotted name means in a function, if it means one."""
+    first, *rest = code.split(".")
+    value: object = getattr(inspect.unwrap(function), "__globals__", {}).get(first)
+    for name in rest:
+        value = vars(value).get(name) if isinstance(value, ModuleType) else None
+    if not isinstance(value, FunctionType):
+        return None
+    return None if inspect.unwrap(value).__code__.co_filename.startswith((*_LIBRARIES, "<")) else value
 
 
 def _changing(code: str) -> str | None:
     parts = code.split(".")
+    if code in _OF_THE_PROCESS:
+        return "another value in another process"
     if parts[-1] in _IDS:
         return _CHANGING["uuid"]
     for part in parts:
@@ -160,11 +188,18 @@ def unordered_loops(handler: Callable[..., object]) -> tuple[Suspect, ...]:
 def _is_set(expression: ast.expr, assigned: dict[str, list[ast.expr]]) -> bool:
     if isinstance(expression, ast.Name):
         values = assigned.get(expression.id, [])
-        return bool(values) and all(not isinstance(value, ast.Name) and _is_set(value, assigned) for value in values)
+        others = {name: found for name, found in assigned.items() if name != expression.id}
+        return bool(values) and all(_is_set(value, others) for value in values)
     if isinstance(expression, ast.Set):
         return not all(isinstance(item, ast.Constant) and isinstance(item.value, int) for item in expression.elts)
     if isinstance(expression, ast.Call):
-        return isinstance(expression.func, ast.Name) and expression.func.id in {"set", "frozenset"}
+        function = ast.unparse(expression.func)
+        made_of = function in _IN_ITS_ORDER and bool(expression.args) and _is_set(expression.args[0], assigned)
+        return made_of or function in {"set", "frozenset"}
+    if isinstance(expression, ast.BinOp):
+        return _is_set(expression.left, assigned) or _is_set(expression.right, assigned)
+    if isinstance(expression, (ast.DictComp, ast.ListComp, ast.GeneratorExp)):
+        return _is_set(expression.generators[0].iter, assigned)
     return isinstance(expression, ast.SetComp)
 
 

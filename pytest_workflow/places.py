@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import linecache
 import sysconfig
 import traceback
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from workflow_core.errors import error_text
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from workflow_core.events import Event
 
-__all__ = ["ErrorPlaces"]
+__all__ = ["ErrorPlaces", "located", "located_error"]
 
 _NOT_THE_USERS = frozenset({"asyncio", "concurrent", "threading", "workflow_core", "pytest_workflow"})
 _LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
@@ -70,6 +72,21 @@ def _place_of(error: BaseException) -> _Place | None:
     ]
     own = [place for place in places if not place[0].startswith((*_LIBRARIES, "<"))]
     return (own or places)[-1] if places else None
+
+
+def located(file: str, line: int, message: str) -> str:
+    """Put the place at which an error was raised, and the source there, before its message."""
+    with contextlib.suppress(ValueError):
+        file = str(Path(file).relative_to(Path.cwd()))
+    source = linecache.getline(file, line).strip()
+    return f"{file}:{line}: {source}\n{message}"
+
+
+def located_error(error: BaseException) -> str:
+    """Return the class and message of an error, below the place in the user's code where it was raised, if any."""
+    message = f"{type(error).__name__}: {error}"
+    place = _place_of(error)
+    return message if place is None else located(place[0], place[1], message)
 
 
 def _described(place: _Place) -> str:

@@ -306,7 +306,7 @@ class FaultPlan(_Data):
     rules: tuple[FaultRule, ...] = ()
 
     @classmethod
-    def from_json(cls, text: str | bytes, source: str = "the fault plan") -> FaultPlan:
+    def from_json(cls, text: str | bytes, source: str = "fault plan") -> FaultPlan:
         """Read a plan.
 
         Args:

@@ -27,8 +27,8 @@ from pytest_workflow.power_disk import Disk, Image, describe, image_digest
 from pytest_workflow.power_report import PowerLossError, PowerReport
 from pytest_workflow.power_states import Commit, Recording, State, durable_state
 from pytest_workflow.scenarios import ScenarioDefinitions, run_scenario
+from workflow_core.database.connection import prepare
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
-from workflow_core.database.sqlite import prepare
 from workflow_core.errors import ValidationError
 
 if TYPE_CHECKING:

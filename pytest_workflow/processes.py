@@ -132,6 +132,11 @@ class MortalEngine(WorkflowEngine):
         background.set(True)
         await super()._renew_leases(lease_ms)
 
+    async def _wake_sleepers(self) -> None:
+        """As `WorkflowEngine._wake_sleepers`; the task is known as this process's."""
+        process.set(self)
+        await super()._wake_sleepers()
+
     async def _outlive(
         self,
         operation: Callable[[WorkflowEngine], Awaitable[_T]],
@@ -219,6 +224,9 @@ class MortalEngine(WorkflowEngine):
     get_status = _outlives(WorkflowEngine.get_status)
     history = _outlives(WorkflowEngine.history)
     recover = _outlives(WorkflowEngine.recover)
+    list_executions = _outlives(WorkflowEngine.list_executions)
+    stats = _outlives(WorkflowEngine.stats)
+    cleanup = _outlives(WorkflowEngine.cleanup)
     set_circuit = _outlives(WorkflowEngine.set_circuit)
 
 

@@ -85,7 +85,10 @@ class CheckedHarness(WorkflowHarness):
     def _tell(self, dropped: list[tuple[str, str]]) -> None:
         for execution_id in dict.fromkeys(execution_id for execution_id, _ in dropped):
             steps = ", ".join(f'"{step_id}"' for other, step_id in dropped if other == execution_id)
-            text = f'--workflow-replay-check: execution "{execution_id}" went on in a new engine after {steps}'
+            text = (
+                f'--workflow-replay-check: execution "{execution_id}" went on in a new engine after {steps}; a '
+                "workflow that fails only so keeps something in memory from step to step"
+            )
             self._item.add_report_section("call", "workflow replay check", text)
 
 
@@ -156,6 +159,8 @@ class ReplayCheck:
         else:
             first = self._first.get(record.execution_id, {})
             divergence = _captured(first, replay, function) or _read(reads) or _unordered(function)
+        if divergence is not None:
+            divergence = dataclasses.replace(divergence, same_code=True)
         return dataclasses.replace(replay, divergence=divergence)
 
 
@@ -183,6 +188,6 @@ def _read(reads: list[EnvironmentRead]) -> Divergence | None:
 
 def _unordered(handler: Any) -> Divergence | None:  # noqa: ANN401 - a function
     for loop in unordered_loops(handler):
-        what = f"steps are asked for in the order of the set {loop.code}"
+        what = f"steps are asked for in the order of {loop.code}, which is that of a set"
         return Divergence("unordered", what, "the order of this process", "any order", None, str(loop.site))
     return None

@@ -8,9 +8,10 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from pytest_workflow.clock import VirtualClock
-from pytest_workflow.crashes import NOTHING_PASSED, CrashExplorationError, CrashReport, explore
+from pytest_workflow.crashes import CrashExplorationError, CrashReport, explore
 from pytest_workflow.harness import Environment, emptied, memory_database
 from pytest_workflow.observation import Observation, Place
+from pytest_workflow.places import located_error
 from workflow_core.definition import Definitions
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class WorkflowCrashes:
             The report; ``str(report)`` explains the failures, if any.
 
         Raises:
-            CrashExplorationError: An invariant was broken, or the scenario passes no place to die.
-            ValueError: ``depth`` or ``most_runs`` is less than 1.
+            CrashExplorationError: An invariant was broken.
+            ValueError: ``depth`` or ``most_runs`` is less than 1, or the scenario runs no workflow.
         """
         __tracebackhide__ = True
         if isinstance(nondeterministic, str):
@@ -104,7 +105,7 @@ class WorkflowCrashes:
         with contextlib.closing(memory_database()) as database:
             baseline = self._run(scenario, (), database)
             if not baseline.passed:
-                raise CrashExplorationError(NOTHING_PASSED)
+                raise ValueError("the scenario came to no durable point: it ran no workflow, so nothing was explored")
             at = self._at
             if at and not at[0].is_passed(baseline.passed):  # it is a place of another exploration of this test
                 self._missed = True
@@ -146,7 +147,7 @@ class WorkflowCrashes:
             except Exception as raised:
                 if not places:
                     raise  # without a crash the scenario's error is the test's
-                error = f"{type(raised).__name__}: {raised}"
+                error = located_error(raised)
             environment.finish_observation(error)
             if not places:
                 outer.never_awaited += environment.never_awaited

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pytest_workflow.matching import matches
 from pytest_workflow.plan import CircuitForced, ClockJump, CorruptResult, Crash, StorageFailure
-from workflow_core.database.sqlite import storage_error
+from workflow_core.database.diagnosis import storage_error
 from workflow_core.hookspecs import Attempt, AttemptHandler, DurablePoint, hookimpl
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ class StrikingFaults:
         self._runs: defaultdict[tuple[str, str], _Run] = defaultdict(_Run)
         self._asked: dict[tuple[str, str | None], _Visit] = {}
         self._after: dict[int, tuple[_Visit, list[ArmedFault]]] = {}
+        self._points: set[str] = set()
         self._watchers: list[Callable[[Attempt | DurablePoint, ArmedFault], object]] = []
 
     def serve(
@@ -115,9 +116,11 @@ class StrikingFaults:
         """Put into the engine what the rules need; an engine without these hooks is faster."""
         if self._engine is None:
             return
+        at_points = [armed for armed in self.rules if armed.rule.where.point is not None]
         for hooks, needed in (
-            (_AttemptHooks, any(armed.rule.where.point is None for armed in self.rules)),
-            (_PointHooks, any(armed.rule.where.point is not None for armed in self.rules)),
+            (_AttemptHooks, len(at_points) < len(self.rules)),
+            (_BeforeHooks, bool(at_points)),
+            (_AfterHooks, any(_strikes_after(armed) for armed in at_points)),
         ):
             if needed and hooks not in self._registered:
                 self._registered.add(hooks)
@@ -126,6 +129,7 @@ class StrikingFaults:
     def arm(self, armed: list[ArmedFault]) -> None:
         """Let rules strike from now on."""
         self.rules += armed
+        self._points.update(each.rule.where.point for each in armed if each.rule.where.point is not None)
         self._register()
 
     def watch(self, told: Callable[[Attempt | DurablePoint, ArmedFault], object]) -> None:
@@ -199,6 +203,8 @@ class StrikingFaults:
 
     def before(self, point: DurablePoint) -> None:
         """Carry out what strikes before a durable point, and note what strikes after it."""
+        if point.name not in self._points:
+            return
         visit = _Visit()
         due = self._due(visit, point.name, point.workflow_name, point.step_id)
         later = [armed for armed in due if _strikes_after(armed)]
@@ -219,11 +225,14 @@ class StrikingFaults:
                     asked.take_back()  # the circuit will be asked again
                 visit.take_back_others()  # the point will be reached again
                 self._die()
-        self._after[id(point)] = visit, later
+        if later:
+            self._after[id(point)] = visit, later
 
     def after(self, point: DurablePoint) -> None:
         """Carry out what strikes after a durable point's commit, damage before death."""
-        visit, due = self._after.pop(id(point), (_Visit(), []))
+        if id(point) not in self._after:
+            return
+        visit, due = self._after.pop(id(point))
         for armed in due:
             fault = armed.rule.what
             if isinstance(fault, CorruptResult) and self._corrupt is not None:
@@ -299,18 +308,28 @@ class _AttemptHooks:
         return self._faults.force_circuit(attempt)
 
 
-class _PointHooks:
-    """Puts the rules that strike durable points into an engine."""
+class _BeforeHooks:
+    """Puts the rules at durable points into an engine: what strikes before them, and what is to strike after them."""
 
     def __init__(self, faults: StrikingFaults) -> None:
         self._faults = faults
 
     def __dir__(self) -> list[str]:
-        return ["before_durable_point", "after_durable_point"]
+        return ["before_durable_point"]
 
     @hookimpl
     def before_durable_point(self, point: DurablePoint) -> None:
         self._faults.before(point)
+
+
+class _AfterHooks:
+    """Lets those rules strike that wait for a durable point's commit."""
+
+    def __init__(self, faults: StrikingFaults) -> None:
+        self._faults = faults
+
+    def __dir__(self) -> list[str]:
+        return ["after_durable_point"]
 
     @hookimpl
     def after_durable_point(self, point: DurablePoint) -> None:

@@ -1,14 +1,17 @@
 """An embedded durable workflow engine: steps that run once, sleep durably, retry, and survive panics and crashes."""
 
 from workflow_core.clock import Clock, SystemClock
+from workflow_core.config import WorkflowConfig
 from workflow_core.context import WorkflowContext
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import (
     CircuitOpenError,
+    ConfigurationError,
     ExecutionConflictError,
     ExecutionNotFoundError,
     InvalidStateError,
     LeaseLostError,
+    MissingConfigurationError,
     NonRetryableError,
     PanicError,
     RecordedError,
@@ -17,6 +20,7 @@ from workflow_core.errors import (
     StepInterruptedError,
     StepTimeoutError,
     StorageError,
+    StorageReason,
     UnstorableResultError,
     ValidationError,
     WorkflowCoreError,
@@ -36,9 +40,11 @@ from workflow_core.models import (
     StepResult,
     StepStatus,
 )
+from workflow_core.retention import CleanupReport
 from workflow_core.serialization import Serializer
 from workflow_core.settings import Settings
 from workflow_core.step import StepBuilder
+from workflow_core.summaries import ExecutionSummary, WorkflowStats
 from workflow_core.workflow import Workflow
 
 __all__ = [
@@ -48,6 +54,7 @@ __all__ = [
     "WorkflowContext",
     "StepBuilder",
     "Settings",
+    "WorkflowConfig",
     "RetryConfig",
     "PanicConfig",
     "CircuitBreakerConfig",
@@ -57,6 +64,9 @@ __all__ = [
     "StepResult",
     "StepStatus",
     "ErrorInfo",
+    "ExecutionSummary",
+    "WorkflowStats",
+    "CleanupReport",
     # Seams
     "Clock",
     "SystemClock",
@@ -81,9 +91,12 @@ __all__ = [
     "CircuitOpenError",
     "StepInterruptedError",
     "NonRetryableError",
+    "ConfigurationError",
+    "MissingConfigurationError",
     "RecordedError",
     "LeaseLostError",
     "StorageError",
+    "StorageReason",
     "SchemaVersionError",
     "WorkflowRedefinedWarning",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EPOCH", "Clock", "SystemClock", "TimerHandle", "WallTimer", "from_epoch_ms", "to_epoch_ms"]
+__all__ = ["EPOCH", "Clock", "SystemClock", "TimerHandle", "WallTimer", "as_utc", "from_epoch_ms", "to_epoch_ms"]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -27,6 +27,17 @@ def to_epoch_ms(moment: datetime) -> int:
 def from_epoch_ms(milliseconds: int) -> datetime:
     """Return the aware UTC datetime of a number of milliseconds since 1970."""
     return EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def as_utc(moment: datetime) -> datetime:
+    """Return a moment in UTC.
+
+    Raises:
+        ValueError: It has no time zone, so nobody knows which moment it is.
+    """
+    if moment.utcoffset() is None:
+        raise ValueError(f"{moment} has no time zone; write datetime(..., tzinfo=UTC)")
+    return moment.astimezone(UTC)
 
 
 class TimerHandle(Protocol):

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from typing_extensions import TypeVar
 
-from workflow_core.errors import ValidationError
+from workflow_core.config import ContextConfig
+from workflow_core.errors import ValidationError, shown
 from workflow_core.step import StepBuilder, run_sleep, validate_step_id
+from workflow_core.workflow_logger import WorkflowLogger
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,6 +33,7 @@ class WorkflowContext(Generic[InputT]):
 
     def __init__(self, execution: Execution) -> None:
         self._execution = execution
+        self._logger: WorkflowLogger | None = None
 
     def __repr__(self) -> str:
         return f"<WorkflowContext {self.workflow_name} {self.execution_id}>"
@@ -59,6 +62,22 @@ class WorkflowContext(Generic[InputT]):
     def restart_attempt(self) -> int:
         """1, and one more for each restart of the execution."""
         return self._execution.restart_attempt
+
+    @property
+    def config(self) -> ContextConfig:
+        """The workflow's ``config.json``: ``environment``, ``variables`` and ``secrets``, read when they are used."""
+        execution = self._execution
+        return ContextConfig(execution.engine.configurations, execution.definition.name)
+
+    @property
+    def logger(self) -> WorkflowLogger:
+        """A logger whose records name the execution, the step and the attempt; they go into the log files as well.
+
+        Code that runs again after a crash logs again. Secrets are masked.
+        """
+        if self._logger is None:
+            self._logger = WorkflowLogger(self._execution)
+        return self._logger
 
     @overload
     def step(
@@ -118,8 +137,8 @@ class WorkflowContext(Generic[InputT]):
             ValidationError: The duration is negative, or longer than ``Settings.max_sleep_ms``.
         """
         if duration is None:
-            raise ValidationError(f'A sleep has an id and a duration, as in ctx.sleep("pause", {step_id!r})')
-        validate_step_id(step_id)
+            raise ValidationError(f'A sleep has an id and a duration, as in ctx.sleep("pause", {shown(step_id)})')
+        step_id = validate_step_id(step_id)
         longest = self._execution.engine.settings.max_sleep_ms
         milliseconds = duration / timedelta(milliseconds=1) if isinstance(duration, timedelta) else duration
         if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float)):
@@ -129,6 +148,6 @@ class WorkflowContext(Generic[InputT]):
         if not 0 <= milliseconds <= longest:
             raise ValidationError(
                 f'Sleep "{step_id}": the duration must be between 0 and {longest} ms (Settings.max_sleep_ms), not '
-                f"{milliseconds} ms"
+                f"{shown(milliseconds)} ms"
             )
         await run_sleep(self._execution, step_id, round(milliseconds))

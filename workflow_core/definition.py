@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import pydantic
 
 from workflow_core.database.layout import WORKFLOW_NAME
-from workflow_core.errors import ValidationError, WorkflowRedefinedWarning
+from workflow_core.errors import ValidationError, WorkflowRedefinedWarning, printable, shown
 from workflow_core.models import PanicConfig, RetryConfig
 from workflow_core.serialization import ReturnType
 from workflow_core.signatures import takes
@@ -46,21 +46,42 @@ class Definition:
 
 
 class Definitions:
-    """Workflows by name."""
+    """Workflows by name: of each name the latest, and those that other modules gave the same name."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Definition] = {}
+        self._by_module: dict[str, dict[str, Definition]] = {}
 
     def add(self, definition: Definition, stacklevel: int) -> None:
         """Add a workflow; replace one of the same name, with a warning if its handler is another."""
         known = self._by_name.get(definition.name)
+        module = _module(definition)
         if known is not None and known.handler is not definition.handler:
+            before = _module(known)
+            elsewhere = f" ({before} defined it first, then {module})" if before != module else ""
             warnings.warn(
-                f'Workflow "{definition.name}" is defined again with another handler; the new one replaces it',
+                f'Workflow "{definition.name}" is defined again with another handler; the new one replaces it'
+                + elsewhere,
                 WorkflowRedefinedWarning,
                 stacklevel=stacklevel,
             )
         self._by_name[definition.name] = definition
+        modules = self._by_module.setdefault(definition.name, {})
+        modules.pop(module, None)  # so that the latest is the last
+        modules[module] = definition
+
+    def rank(self, rank: Callable[[str], int]) -> None:
+        """Choose between modules that define the same name: the highest rank is in force, and the latest of equals.
+
+        Args:
+            rank: The rank of a module, by its name; what a module of a negative rank defines is not in force.
+        """
+        for name, modules in self._by_module.items():
+            best = max(reversed(modules), key=rank)
+            if rank(best) < 0:
+                self._by_name.pop(name, None)
+            else:
+                self._by_name[name] = modules[best]
 
     def get(self, name: str) -> Definition | None:
         """Return a workflow, or ``None``."""
@@ -69,6 +90,10 @@ class Definitions:
     def names(self) -> list[str]:
         """Return the names, sorted."""
         return sorted(self._by_name)
+
+
+def _module(definition: Definition) -> str:
+    return str(getattr(definition.handler, "__module__", None))
 
 
 MISSING: Final = object()
@@ -98,21 +123,27 @@ def make_definition(
     """
     if not isinstance(name, str) or not WORKFLOW_NAME.fullmatch(name):
         raise ValidationError(
-            f"Invalid workflow name {name!r:.100}: use 1 to 128 of the characters A-Z a-z 0-9 . _ -, beginning with a "
+            f"Invalid workflow name {shown(name)}: use 1 to 128 of the characters A-Z a-z 0-9 . _ -, beginning with a "
             "letter or a digit"
         )
+    name = str.__str__(name)
     if not callable(handler):
-        raise ValidationError(f'Workflow "{name}": the handler must be a function of the context, not {handler!r}')
+        raise ValidationError(f'Workflow "{name}": the handler must be a function of the context, not {shown(handler)}')
     if not takes(handler, 1):
         raise ValidationError(
-            f'Workflow "{name}": the handler is called with the context alone; {handler!r} cannot be called like that'
+            f'Workflow "{name}": the handler is called with the context alone; {shown(handler)} cannot be called so'
         )
-    described = description if description is not None else (getattr(handler, "__doc__", None) or "").strip()
+    for what, text in (("description", description), ("version", version)):
+        if text is not None and (not isinstance(text, str) or printable(text) != text):
+            raise ValidationError(f'Workflow "{name}": the {what} must be a text, not {shown(text)}')
+    if description is None:
+        documented = getattr(handler, "__doc__", None)
+        description = printable(documented).strip() if isinstance(documented, str) else ""
     return Definition(
         name=name,
         handler=handler,
-        description=described.partition("\n")[0],
-        version=version,
+        description=description.partition("\n")[0],
+        version=version or "1.0.0",
         retry_config=configured(RetryConfig, retry_config),
         panic_config=configured(PanicConfig, panic_config),
         returns=ReturnType(handler),
@@ -131,9 +162,13 @@ def configured(cls: type[_ConfigT], given: _ConfigT | dict[str, Any] | None) -> 
     """
     if given is None:
         return cls()
-    if isinstance(given, cls):
+    if type(given) is cls:
         return given
+    if isinstance(given, cls):  # what a subclass adds could not be read back
+        return cls(**{name: getattr(given, name) for name in cls.model_fields})
     if isinstance(given, dict):
+        if not all(isinstance(key, str) for key in given):
+            raise ValidationError(f"The fields of a {cls.__name__} have names; {shown(given)} has other keys")
         return cls(**given)
     raise ValidationError(f"Expected a {cls.__name__} or a dictionary of its fields, not {type(given).__name__}")
 
@@ -185,13 +220,13 @@ def define_workflow(
         panic_config: For executions that are started without one.
     """
 
-    def add(function: Any) -> Any:  # noqa: ANN401
+    def add(function: Any, stacklevel: int = 3) -> Any:  # noqa: ANN401
         definition = make_definition(name, function, description, version, retry_config, panic_config)
-        choose(function).add(definition, stacklevel=5)
+        choose(function).add(definition, stacklevel)
         return function
 
     if handler is not MISSING:
-        return add(handler)
+        return add(handler, stacklevel=5)
     make_definition(name, _nothing, description, version, retry_config, panic_config)
     return add
 

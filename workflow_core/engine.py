@@ -14,14 +14,18 @@ import types
 import uuid
 import warnings
 import weakref
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from workflow_core import circuit_breaker
-from workflow_core.clock import Clock, SystemClock, from_epoch_ms, to_epoch_ms
+from workflow_core.clock import Clock, SystemClock, as_utc, from_epoch_ms, to_epoch_ms
+from workflow_core.config import Configurations
 from workflow_core.current import activated
 from workflow_core.database.directory import DirectoryStore
+from workflow_core.database.layout import WORKFLOW_NAME
 from workflow_core.database.store import ExecutionRecord, Lease, NewExecution, Store
 from workflow_core.definition import (
     MISSING,
@@ -43,11 +47,14 @@ from workflow_core.errors import (
     ValidationError,
     WorkflowCoreError,
     WorkflowNotFoundError,
+    shown,
 )
 from workflow_core.events import Event, ExecutionCancelled, ExecutionRecovered, ExecutionStarted
 from workflow_core.execution import Execution, result_of
 from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager, StepDescription
-from workflow_core.interception import intercepted
+from workflow_core.interception import guarded, guarded_for
+from workflow_core.log_files import LogFiles
+from workflow_core.logs import LEVELS
 from workflow_core.models import (
     TERMINAL_STATUSES,
     CircuitBreakerConfig,
@@ -60,17 +67,25 @@ from workflow_core.models import (
 )
 from workflow_core.ownership import ProcessProbe, SystemProcessProbe
 from workflow_core.panic import find_panic_indicator
+from workflow_core.patience import Patience
+from workflow_core.retention import CleanupReport, cleaned_up, expiry
+from workflow_core.secrets import Secrets
 from workflow_core.serialization import Codec, same_json
-from workflow_core.settings import Settings, default_directory
+from workflow_core.settings import Settings, default_directory, default_log_level
+from workflow_core.sleepers import Sleeper, Sleepers
+from workflow_core.summaries import ExecutionSummary, WorkflowStats, position, statuses
 from workflow_core.timeouts import cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.store import WorkflowStore
     from workflow_core.ownership import Owner
+    from workflow_core.summaries import Position
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["WorkflowEngine"]
@@ -80,8 +95,22 @@ logger = logging.getLogger("workflow_core")
 HandlerT = TypeVar("HandlerT", bound=WorkflowHandler)
 
 _CLAIM_POLL_MS = 1
+_RECOVER_AGAIN_MS = 5_000
+_RENEW_AGAIN_MS = 1_000
+"""How long after a failure a lease is tried to be renewed again, if it would not be earlier."""
 _CANCEL_GRACE_SECONDS = 5.0
 """How long a cancellation waits for code that does not want to end."""
+
+_RECOVERY_PAGE = 100
+"""How many executions `recover` reads at a time."""
+
+_WAKING_BUNCH = 100
+"""How many sleepers go on before other tasks of the event loop have their turn."""
+
+_WAKE_AGAIN_MS = 1_000
+"""After which time a sleeper is tried again whose database could not be read."""
+
+_LONGEST_PAGE = 10_000
 
 _BUSINESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 
@@ -94,6 +123,7 @@ class _Active:
         first: The result of the first run of the handler, or the error that ended it.
         final: The result once the execution is at rest.
         between_runs: Set when no run of the handler is under way, and all observers have been told how it ended.
+        trouble: What keeps it from going on at the moment, once those who wait for it were told.
     """
 
     execution: Execution
@@ -106,6 +136,7 @@ class _Active:
     lost: bool = False
     restart_now: asyncio.Event | None = None
     between_runs: asyncio.Event = field(default_factory=asyncio.Event)
+    trouble: StorageError | None = None
 
     def finish_first(self, result: ExecutionResult | BaseException) -> None:
         """Settle what `start` waits for, unless it is settled."""
@@ -114,6 +145,17 @@ class _Active:
     def renew_first(self) -> None:
         """Let whoever joins from now on wait for the next run, unless somebody waits for it already."""
         if self.first.done():
+            self.first = self.loop.create_future()
+
+    def tell(self, error: StorageError | None) -> None:
+        """Raise an error to all who wait now, if there is one; who comes later waits for the execution again."""
+        self.trouble = error
+        if error is None:
+            return
+        first_was_open = not self.first.done()
+        self.finish(error)
+        self.final = self.loop.create_future()
+        if first_was_open:
             self.first = self.loop.create_future()
 
     def finish(self, result: ExecutionResult | BaseException) -> None:
@@ -196,12 +238,26 @@ class WorkflowEngine:
             synchronous=self.settings.synchronous,
             busy_timeout_ms=self.settings.busy_timeout_ms,
         )
+        self.secrets = Secrets()
+        layout = self._bare_store.layout if isinstance(self._bare_store, DirectoryStore) else None
+        self.configurations = Configurations(layout, self.secrets)
+        self.log_files: LogFiles | None = None
+        if layout is not None and self.settings.log_files:
+            level = LEVELS[self.settings.log_level or default_log_level()]
+            self.log_files = LogFiles(layout, self.clock, level)
+        patience_ms = self.settings.storage_patience_ms
+        self._patience = (
+            None if patience_ms is None else Patience(self.clock, patience_ms, self._bare_store.wait_for_locks)
+        )
         self._probe: ProcessProbe = process_probe or SystemProcessProbe()
         self.owner: Owner = self._probe.make_owner()
         self._active: dict[str, _Active] = {}
         self._claims: dict[str, object] = {}
         self._known_workflows: set[str] = set()
         self._renewal: asyncio.Task[None] | None = None
+        self._sleepers = Sleepers(self.clock)
+        self._waking: asyncio.Task[None] | None = None
+        self._recoveries: set[asyncio.Task[list[str]]] = set()
         self._closed = False
         self._plugins = PluginManager()
         for plugin in (*_installed_plugins(), *plugins):
@@ -243,9 +299,9 @@ class WorkflowEngine:
         self._forces = used("force_circuit")
         self._indicators = [text for texts in hook.panic_indicators() for text in texts]
         serializers = [serializer for offered in hook.serializers() for serializer in offered]
-        self.codec = Codec(serializers, self.settings.max_result_bytes)
+        self.codec = Codec(serializers, self.settings.max_result_bytes, self.secrets)
         intercepts = used("before_durable_point") or used("after_durable_point")
-        self.store: Store = intercepted(self._bare_store, hook) if intercepts else self._bare_store
+        self.store: Store = guarded(self._bare_store, hook if intercepts else None, self._patience)
 
     async def emit(self, event: Event) -> None:
         """Tell the observers of an event, and await what they return."""
@@ -308,6 +364,28 @@ class WorkflowEngine:
             return error.indicator or "panic"
         return find_panic_indicator(error, self._indicators)
 
+    # Storage ---------------------------------------------------------------------------------------------------------
+
+    def store_of(self, execution: Execution) -> WorkflowStore:
+        """Return where an execution is stored; there its durable points are tried again for as long as it takes."""
+        return guarded_for(self.store, execution.definition.name, execution)
+
+    def drives(self, execution: Execution) -> bool:
+        """Tell whether a run of an execution is under way here."""
+        active = self._active.get(execution.execution_id)
+        return active is not None and active.execution is execution
+
+    def tell_waiters(self, execution: Execution, error: StorageError | None) -> None:
+        """Raise an error to all who wait for an execution, which goes on all the same.
+
+        Args:
+            execution: The execution.
+            error: What keeps it from going on; ``None`` when nothing does any more.
+        """
+        active = self._active.get(execution.execution_id)
+        if active is not None and active.execution is execution:
+            active.tell(error)
+
     # Definitions -----------------------------------------------------------------------------------------------------
 
     @overload
@@ -368,7 +446,7 @@ class WorkflowEngine:
             WorkflowNotFoundError: No such workflow is defined.
         """
         if not isinstance(name, str) or not name:
-            raise ValidationError(f"A workflow name must be a non-empty string, not {name!r}")
+            raise ValidationError(f"A workflow name must be a non-empty string, not {shown(name)}")
         definition = self._known_definition(name)
         if definition is None:
             known = ", ".join(self.workflow_names()) or "none"
@@ -383,6 +461,78 @@ class WorkflowEngine:
     def workflow_names(self) -> list[str]:
         """Return the names of the workflows that this engine can run, sorted."""
         return sorted({*self.definitions.names(), *SHARED_DEFINITIONS.names()})
+
+    # Configuration ---------------------------------------------------------------------------------------------------
+
+    def configure(
+        self,
+        name: str,
+        *,
+        environment: str | None = None,
+        variables: Mapping[str, str] | None = None,
+        secrets: Mapping[str, str] | None = None,
+    ) -> None:
+        """Configure a workflow in memory, for this engine alone; what is not given stays as ``config.json`` has it.
+
+        For tests, and for programs that keep their configuration elsewhere. Nothing of it is stored.
+
+        Args:
+            name: The workflow.
+            environment: What the workflow finds as ``ctx.config.environment``.
+            variables: Variables by name, added to those there are.
+            secrets: Secrets by name, added to those there are: ``env:NAME`` for what an environment variable holds, or
+                the value itself.
+
+        Raises:
+            ValidationError: A name or a value is not acceptable.
+        """
+        self.configurations.configure(name, environment, variables, secrets)
+
+    async def backup(self, to: str | Path, progress: Callable[[int, int], object] | None = None) -> Path:
+        """Copy the runtime directory while this and other processes use it.
+
+        The copy is complete or is not there. It is a runtime directory: an engine with ``Settings(directory=copy)``
+        reads it and, because no execution in it has an owner, goes on with what was under way.
+
+        Args:
+            to: The directory to make; it must not exist, or be empty.
+            progress: Called, in another thread, with the number of workflows that are copied, and of all.
+
+        Returns:
+            The absolute path of the copy.
+
+        Raises:
+            InvalidStateError: The engine's store is not a runtime directory.
+            ValidationError: There is something at that place already, or it lies in the runtime directory.
+            StorageError: Something cannot be read or written, or a database is damaged.
+        """
+        if not isinstance(self._bare_store, DirectoryStore):
+            raise InvalidStateError(
+                f"Only a runtime directory can be backed up, and the store of this engine is one database "
+                f"({self._bare_store.location()}); copy that with the backup() of Python's sqlite3"
+            )
+        if self.log_files is not None:
+            self.log_files.flush()
+        return await self._bare_store.back_up(Path(to), progress)
+
+    async def complete_log(self, execution_id: str) -> int:
+        """Add to an execution's log what is missing in it, from the stored history.
+
+        The engine does this by itself when it recovers, resumes or restarts an execution. What a process had not
+        written when it died right after the end of an execution is added by this.
+
+        Returns:
+            How many lines were added; 0 if this engine writes no log files.
+
+        Raises:
+            ExecutionNotFoundError: There is no such execution.
+        """
+        if self.log_files is None:
+            return 0
+        record = await self._load(execution_id)
+        workflow = self.store.workflow(record.workflow_name)
+        history = await workflow.load_events(record.workflow_name, record.execution_id)
+        return self.log_files.complete(record.workflow_name, record.execution_id, history)
 
     # Life ------------------------------------------------------------------------------------------------------------
 
@@ -403,8 +553,7 @@ class WorkflowEngine:
             InvalidStateError: It was called inside a workflow of this engine.
         """
         running = [active.task for active in self._active.values() if active.task is not None]
-        if self._renewal is not None:
-            running.append(self._renewal)
+        running += [task for task in (self._renewal, self._waking) if task is not None]
         running = [task for task in running if task.get_loop() is asyncio.get_running_loop()]
         if asyncio.current_task() in running:
             raise InvalidStateError("aclose() cannot be awaited inside a workflow: it waits for the workflows to stop")
@@ -425,6 +574,8 @@ class WorkflowEngine:
     def close(self) -> None:
         """Close the store at once; executions that still run here find it closed."""
         self._closed = True
+        if self.log_files is not None:
+            self.log_files.flush()
         self.store.close()
 
     def abandon(self, doom: BaseException | None = None) -> list[asyncio.Task[None]]:
@@ -436,6 +587,8 @@ class WorkflowEngine:
         Returns:
             The cancelled tasks, for whoever wants to see them end.
         """
+        if self.log_files is not None:
+            self.log_files.drop()
         self.close()
         for plugin in list(self._plugins.get_plugins()):
             self._plugins.unregister(plugin)
@@ -443,8 +596,7 @@ class WorkflowEngine:
             for execution in self.running():
                 execution.doomed(doom)
         tasks = [active.task for active in self._active.values() if active.task is not None]
-        if self._renewal is not None:
-            tasks.append(self._renewal)
+        tasks += [task for task in (self._renewal, self._waking) if task is not None]
         for task in tasks:
             task.cancel()
         return tasks
@@ -578,7 +730,10 @@ class WorkflowEngine:
     ) -> _Active | _Ended:
         self.check_event_loop()
         definition = self.definition(name)
+        self.configurations.prepare(name)
         execution_id = str(uuid.uuid4()) if execution_id is None else self._validated_id(execution_id)
+        if self.secrets.known:
+            self.codec.refuse_secrets(execution_id, "the id of an execution")
         retry = definition.retry_config if retry_config is None else configured(RetryConfig, retry_config)
         panic = definition.panic_config if panic_config is None else configured(PanicConfig, panic_config)
         validate_timeout(f'Workflow "{name}"', timeout_ms)
@@ -642,17 +797,18 @@ class WorkflowEngine:
         return self._launch(execution)
 
     def _validated_id(self, execution_id: object) -> str:
+        plain = str.__str__(execution_id) if isinstance(execution_id, str) else ""
         if self.settings.execution_id_format == "uuid":
             try:
-                if isinstance(execution_id, str) and str(uuid.UUID(execution_id)) == execution_id.lower():
-                    return execution_id.lower()
+                if str(uuid.UUID(plain)) == plain.lower():
+                    return plain.lower()
             except ValueError:
                 pass
-            raise ValidationError(f"Invalid execution id {execution_id!r:.300}: a UUID is required")
-        if isinstance(execution_id, str) and _BUSINESS_ID.fullmatch(execution_id):
-            return execution_id
+            raise ValidationError(f"Invalid execution id {shown(execution_id, 300)}: a UUID is required")
+        if _BUSINESS_ID.fullmatch(plain):
+            return plain
         raise ValidationError(
-            f"Invalid execution id {execution_id!r:.300}: use 1 to 255 of the characters A-Z a-z 0-9 . _ : -"
+            f"Invalid execution id {shown(execution_id, 300)}: use 1 to 255 of the characters A-Z a-z 0-9 . _ : -"
         )
 
     def _encode_input(self, definition: Definition, execution_id: str, value: object) -> tuple[str | None, object]:
@@ -767,6 +923,8 @@ class WorkflowEngine:
         active = self._active_execution(execution_id)
         if active is not None and active.loop is asyncio.get_running_loop():
             return await asyncio.shield(active.final)
+        if active is None and (active := await self._wake(execution_id)) is not None:
+            return await asyncio.shield(active.final)
         return await self._poll(execution_id)
 
     async def resume(self, execution_id: str) -> ExecutionResult:
@@ -853,19 +1011,24 @@ class WorkflowEngine:
         """
         self.check_event_loop()
         record, at = await self._cancel_stored(execution_id)
+        self._sleepers.take(record.execution_id)
         active = self._active_execution(record.execution_id)
         if active is not None and active.task is not None:
             execution = active.execution
             active.cancelled, execution.status = True, "cancelled"
             execution.doomed(asyncio.CancelledError(f"{execution} was cancelled"))
             if execution.observed:
-                await execution.emit(ExecutionCancelled(), execution.next_seq(), at)
+                event = ExecutionCancelled().stamped(
+                    execution.next_seq(), at, record.execution_id, record.workflow_name
+                )
+                await self.emit(event)
             if active.loop is not asyncio.get_running_loop():
                 active.loop.call_soon_threadsafe(active.task.cancel)
             elif active.task is not asyncio.current_task():
                 await self._begun([active])
                 active.task.cancel()
                 await asyncio.wait([active.task], timeout=_CANCEL_GRACE_SECONDS)
+        await self._complete_log(record)
         return await self.get_status(execution_id)
 
     async def _cancel_stored(self, execution_id: str) -> tuple[ExecutionRecord, datetime]:
@@ -887,32 +1050,170 @@ class WorkflowEngine:
         """Take over every execution whose process is gone, and go on with it in the background.
 
         Sleeping executions sleep the rest of their time, panicked ones are restarted when their restart is due.
-        Several processes may do this at once: each execution is taken by one of them.
+        Several processes may do this at once: each execution is taken by one of them. What a database that is full,
+        locked, read-only or failing does not let be recovered is recovered in the background when it works again.
 
         Returns:
             The ids of the executions that this engine took over.
         """
         self.check_event_loop()
-        taken = []
-        for record, owner, expires_at in await self.store.unfinished_executions():
-            if self._active_execution(record.execution_id) is not None or self._lives(owner, expires_at):
-                continue
-            if self._known_definition(record.workflow_name) is None:
-                logger.warning(
-                    'Execution "%s" waits to be recovered, but its workflow "%s" is not defined in this process',
-                    record.execution_id,
-                    record.workflow_name,
-                )
-                continue
-            try:
-                await self._take_over(record)
-            except LeaseLostError:
-                continue  # another process was faster
-            except WorkflowCoreError:
-                logger.exception('Execution "%s" cannot be recovered', record.execution_id)
-                continue
-            taken.append(record.execution_id)
+        taken: list[str] = []
+        unknown: Counter[str] = Counter()
+        hindered: set[str] = set()
+        after: Position | None = None
+        while True:
+            page = await self.store.unfinished_executions(after, _RECOVERY_PAGE)
+            living: dict[Owner | None, bool] = {}  # a page has many executions of few owners
+            for found in page:
+                if self._runs_somewhere(found, living) or self._bare_store.location(found.workflow_name) in hindered:
+                    continue
+                if self._known_definition(found.workflow_name) is None:
+                    unknown[found.workflow_name] += 1
+                elif await self._recover_one(found, len(taken), hindered):
+                    taken.append(found.execution_id)
+            if len(page) < _RECOVERY_PAGE:
+                break
+            after = page[-1].position
+            await asyncio.sleep(0)  # what was taken over begins, and others have their turn
+        for name, count in unknown.items():
+            logger.warning(
+                'Executions of workflow "%s" wait to be recovered (%d), but it is not defined in this process',
+                name,
+                count,
+            )
+        if hindered:
+            logger.warning("Executions of %s are recovered when it works again", ", ".join(sorted(hindered)))
+            self.clock.call_later(_RECOVER_AGAIN_MS, self._recover_in_background)
         return taken
+
+    def _recover_in_background(self) -> None:
+        """Recover again what a database did not let be recovered."""
+        if not self._closed:
+            task = asyncio.get_running_loop().create_task(self.recover(), name="workflow recovery")
+            self._recoveries.add(task)
+            task.add_done_callback(self._recovered)
+
+    def _recovered(self, task: asyncio.Task[list[str]]) -> None:
+        self._recoveries.discard(task)
+        if not task.cancelled() and task.exception() is not None and not self._closed:
+            logger.error("Executions cannot be recovered", exc_info=task.exception())
+
+    def _runs_somewhere(self, found: UnfinishedExecution, living: dict[Owner | None, bool]) -> bool:
+        if found.owner not in living:
+            living[found.owner] = self._lives(found.owner, found.lease_expires_at)
+        return (
+            living[found.owner]
+            or self._active_execution(found.execution_id) is not None
+            or found.execution_id in self._sleepers
+        )
+
+    async def _recover_one(self, found: UnfinishedExecution, taken: int, hindered: set[str]) -> bool:
+        """Take an execution over; return whether this engine has it now, and note a database that hinders that."""
+        try:
+            if found.due_at is not None and taken >= self.settings.resident_sleepers:
+                await self._let_sleep(found, found.due_at)
+                return True
+            record = await self.store.load_execution(found.execution_id)
+            if record is None or record.fencing_token != found.fencing_token:
+                return False
+            await self._take_over(record)
+        except LeaseLostError:
+            return False  # another process was faster
+        except Exception as error:  # one damaged row must not keep the others from being recovered
+            logger.exception('Execution "%s" cannot be recovered', found.execution_id)
+            if self._patience is not None and isinstance(error, StorageError) and error.is_transient:
+                hindered.add(error.location or "")
+            return False
+        return True
+
+    # Many executions -------------------------------------------------------------------------------------------------
+
+    async def list_executions(
+        self,
+        workflow_name: str | None = None,
+        status: ExecutionStatus | Sequence[ExecutionStatus] | None = None,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: ExecutionSummary | str | None = None,
+        limit: int = 100,
+    ) -> list[ExecutionSummary]:
+        """Return executions in short, the latest started first, of all workflows of the store or of one.
+
+        Pages are asked for by the last execution of the page before, so the last page costs what the first one does,
+        and executions that start meanwhile move nothing.
+
+        Args:
+            workflow_name: Of this workflow alone, which need not be defined here.
+            status: In this status, or one of these, alone.
+            started_after: Started at this moment or later; aware.
+            started_before: Started before this moment; aware.
+            before: The last execution of the page before, or its `ExecutionSummary.cursor`.
+            limit: How many at most (1 to 10 000).
+
+        Raises:
+            ValidationError: An argument is not acceptable.
+            StorageError: The database cannot be read.
+        """
+        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LONGEST_PAGE:
+            raise ValidationError(f"limit must be a number from 1 to {_LONGEST_PAGE}, not {limit!r:.300}")
+        return await self.store.list_executions(
+            _validated_name(workflow_name),
+            statuses(status),
+            limit,
+            started_after=_aware("started_after", started_after),
+            started_before=_aware("started_before", started_before),
+            before=position(before),
+        )
+
+    async def stats(self, workflow_name: str | None = None) -> list[WorkflowStats]:
+        """Return how many executions each workflow has, by status; sorted by name, workflows without any left out.
+
+        Args:
+            workflow_name: Of this workflow alone, which need not be defined here.
+
+        Raises:
+            ValidationError: The name is not acceptable.
+            StorageError: The database cannot be read.
+        """
+        counts = await self.store.count_executions(_validated_name(workflow_name))
+        return [WorkflowStats(workflow_name=name, counts=counts[name]) for name in sorted(counts)]
+
+    async def cleanup(
+        self,
+        older_than: timedelta | float,
+        status: ExecutionStatus | Sequence[ExecutionStatus] | None = None,
+        workflow_name: str | None = None,
+        *,
+        dry_run: bool = False,
+        batch: int = 100,
+    ) -> CleanupReport:
+        """Remove executions that have been at rest for some time, with their steps, errors, history and logs.
+
+        At rest is what is completed, failed, cancelled, or panicked without an automatic restart to come; nothing else
+        is ever removed. It goes in small transactions, with pauses as long as they took, so executions of this process
+        and of others go on meanwhile. The id of a removed execution can be used again.
+
+        Args:
+            older_than: How long ago they came to rest at least: a timedelta, or milliseconds.
+            status: Only executions in this status, or in one of these; daily logs then stay.
+            workflow_name: Only of this workflow, which need not be defined here.
+            dry_run: Remove nothing, and report what would be removed.
+            batch: How many executions one transaction removes at most.
+
+        Returns:
+            What was removed, and how much room that made.
+
+        Raises:
+            ValidationError: An argument is not acceptable; nothing was removed.
+            StorageError: A database cannot be used; what was removed before stays removed.
+        """
+        self.check_event_loop()
+        if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= _LONGEST_PAGE:
+            raise ValidationError(f"batch must be a number from 1 to {_LONGEST_PAGE}, not {batch!r:.300}")
+        expired = expiry(self.clock.now(), older_than, status)
+        name = _validated_name(workflow_name)
+        return await cleaned_up(self.store, self.clock, expired, name, batch, dry_run=dry_run)
 
     async def set_circuit(
         self, workflow_name: str, step_id: str, status: CircuitStatus, config: CircuitBreakerConfig
@@ -950,6 +1251,9 @@ class WorkflowEngine:
                     f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status}, but no '
                     "process runs it: it was interrupted; start() with its id, resume() or recover() goes on with it"
                 )
+            active = self._active_execution(execution_id)
+            if active is not None and active.trouble is not None:
+                raise active.trouble
             await self.clock.sleep(self.settings.poll_interval_ms)
 
     # Ownership -------------------------------------------------------------------------------------------------------
@@ -974,6 +1278,8 @@ class WorkflowEngine:
 
     async def _revive(self, record: ExecutionRecord) -> Execution:
         definition = self.definition(record.workflow_name)
+        self.configurations.prepare(record.workflow_name)
+        await self._complete_log(record)
         steps, seq = await self.store.workflow(record.workflow_name).load_steps(
             record.workflow_name, record.execution_id
         )
@@ -1000,7 +1306,11 @@ class WorkflowEngine:
             LeaseLostError: It changed hands, or ended, since it was read.
         """
         async with self._claimed(record.execution_id):
-            return self._active_execution(record.execution_id) or await self._taken_over(record)
+            return (
+                self._active_execution(record.execution_id)
+                or await self._woken(record.execution_id)
+                or await self._taken_over(record)
+            )
 
     async def _taken_over(self, record: ExecutionRecord) -> _Active:
         execution = await self._revive(record)
@@ -1013,21 +1323,115 @@ class WorkflowEngine:
         execution.opens_with(ExecutionRecovered(), seq, at)
         return self._launch(execution)
 
+    # Sleepers: executions that were recovered and wait in the store ---------------------------------------------------
+
+    async def _let_sleep(self, found: UnfinishedExecution, due_at: int) -> None:
+        """Take a sleeping execution over without reading it; it is read when it is due, or asked for."""
+        async with self._claimed(found.execution_id):
+            if self._active_execution(found.execution_id) is not None:
+                return
+            lease, at = Lease(found.workflow_name, found.execution_id, found.fencing_token), self.clock.now()
+            lease = await self.store.workflow(found.workflow_name).execution_recovered(
+                lease, self.owner, self.lease_expiry(), found.status, 0, at
+            )
+            self._sleepers.add(lease, due_at, at)
+        self._keep_leases()
+        if self._waking is None or self._waking.done() or self._waking.get_loop().is_closed():
+            self._waking = asyncio.get_running_loop().create_task(self._wake_sleepers(), name="workflow sleepers")
+
+    async def _wake_sleepers(self) -> None:
+        """Go on with sleepers when they are due, and let others have their turn between bunches of them."""
+        try:
+            while self._sleepers and not self._closed:
+                await self._sleepers.until_due()
+                for _ in range(_WAKING_BUNCH):
+                    sleeper = self._sleepers.first_due()
+                    if sleeper is None:
+                        break
+                    await self._wake_due(sleeper)
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            if not self._closed:  # else the owner is retired as a whole
+                await self._release_sleepers()
+            raise
+
+    async def _wake_due(self, sleeper: Sleeper) -> None:
+        lease = sleeper.lease
+        try:
+            await self._wake(lease.execution_id)
+        except StorageError:
+            logger.exception('Execution "%s" is due, but cannot be read; it is tried again', lease.execution_id)
+            again_at = to_epoch_ms(self.clock.now()) + _WAKE_AGAIN_MS
+            self._sleepers.add(lease, again_at, sleeper.recovered_at)
+        except Exception:  # one damaged row must not keep the others asleep
+            logger.exception('Execution "%s" is due, but cannot go on', lease.execution_id)
+            self._sleepers.take(lease.execution_id)
+            with contextlib.suppress(StorageError):
+                await self.store.workflow(lease.workflow_name).executions_released([lease], self.clock.now())
+
+    async def _wake(self, execution_id: str) -> _Active | None:
+        if execution_id not in self._sleepers:
+            return None
+        async with self._claimed(execution_id):
+            return self._active_execution(execution_id) or await self._woken(execution_id)
+
+    async def _woken(self, execution_id: str) -> _Active | None:
+        """Go on with a sleeper; ``None`` if it is none, or not any more."""
+        sleeper = self._sleepers.take(execution_id)
+        if sleeper is None:
+            return None
+        try:
+            record = await self.store.workflow(sleeper.lease.workflow_name).load_execution(execution_id)
+            if record is None or record.fencing_token != sleeper.lease.fencing_token:
+                return None  # it was cancelled, or taken over when this process seemed dead
+            execution = await self._revive(record)
+        except BaseException:
+            self._sleepers.add(sleeper.lease, sleeper.due_at, sleeper.recovered_at)
+            raise
+        execution.opens_with(ExecutionRecovered(), execution.last_seq, sleeper.recovered_at)
+        return self._launch(execution)
+
+    async def _release_sleepers(self) -> None:
+        """Give the sleepers back for another engine, or another event loop of this one, to recover."""
+        by_workflow: dict[str, list[Lease]] = {}
+        for sleeper in self._sleepers.clear():
+            by_workflow.setdefault(sleeper.lease.workflow_name, []).append(sleeper.lease)
+        for name, leases in by_workflow.items():
+            with contextlib.suppress(StorageError):
+                await self.store.workflow(name).executions_released(leases, self.clock.now())
+
     async def _renew_leases(self, lease_ms: int) -> None:
         """Keep this engine's executions its own, and stop those that another process has taken."""
-        while self._active and not self._closed:
-            await self.clock.sleep(lease_ms / 3)
-            try:
-                owned = await self.store.lease_renewed(self.owner, self.lease_expiry())
-            except StorageError:
-                logger.exception("Cannot renew the leases of this process")
-                continue
-            for active in list(self._active.values()):
-                lease = active.execution.lease
-                ours = (lease.execution_id, lease.fencing_token) in owned
-                if not ours and active.execution.status not in TERMINAL_STATUSES and active.task is not None:
-                    active.lost = True
-                    active.task.cancel()
+        delay_ms = lease_ms / 3
+        while (self._active or self._sleepers) and not self._closed:
+            await self.clock.sleep(delay_ms)
+            delay_ms = lease_ms / 3
+            stores: dict[int, tuple[WorkflowStore, list[_Active]]] = {}
+            for active in self._active.values():
+                store = self._bare_store.workflow(active.execution.definition.name)
+                stores.setdefault(id(store), (store, []))[1].append(active)
+            for name in self._sleepers.workflow_names:
+                store = self._bare_store.workflow(name)
+                stores.setdefault(id(store), (store, []))
+            for store, actives in stores.values():
+                try:
+                    leases = [active.execution.lease for active in actives]
+                    owned = await store.lease_renewed(self.owner, self.lease_expiry(), leases)
+                except StorageError as error:  # the other databases' leases must not run out for that
+                    level = logging.DEBUG if error.is_transient else logging.ERROR
+                    logger.log(level, "Cannot renew the leases of this process: %s", error)
+                    delay_ms = min(delay_ms, _RENEW_AGAIN_MS)
+                    continue
+                self._stop_lost(actives, owned)
+
+    @staticmethod
+    def _stop_lost(actives: Iterable[_Active], owned: set[tuple[str, int]]) -> None:
+        for active in actives:
+            lease = active.execution.lease
+            ours = (lease.execution_id, lease.fencing_token) in owned
+            if not ours and active.execution.status not in TERMINAL_STATUSES and active.task is not None:
+                active.lost = True
+                active.task.cancel()
 
     # Running ---------------------------------------------------------------------------------------------------------
 
@@ -1057,16 +1461,22 @@ class WorkflowEngine:
 
     def _launch(self, execution: Execution) -> _Active:
         loop = asyncio.get_running_loop()
+        if self.log_files is not None:
+            self.log_files.begin(loop)
         active = _Active(execution, loop, loop.create_future(), loop.create_future())
         self._active[execution.execution_id] = active
         active.task = loop.create_task(self._drive(active), name=f"workflow {execution.execution_id}")
         active.task.add_done_callback(functools.partial(self._settled, active))
-        lease_ms = self.settings.lease_ms
+        self._keep_leases()
+        return active
+
+    def _keep_leases(self) -> None:
+        """See to it that the leases are renewed, in this event loop."""
+        loop, lease_ms = asyncio.get_running_loop(), self.settings.lease_ms
         if lease_ms is not None and (
             self._renewal is None or self._renewal.done() or self._renewal.get_loop() is not loop
         ):
             self._renewal = loop.create_task(self._renew_leases(lease_ms), name="workflow lease renewal")
-        return active
 
     def _settled(self, active: _Active, task: asyncio.Task[None]) -> None:
         """Let nobody wait for an execution whose task has ended, be it that it was cancelled before it had begun."""
@@ -1085,6 +1495,8 @@ class WorkflowEngine:
         active.begun = True
         try:
             await self._run_to_rest(active)
+            if self.log_files is not None:
+                await self._write_log(self.log_files, active.execution)
             active.finish(active.execution.snapshot())
         except asyncio.CancelledError:
             if not active.cancelled and not active.lost:
@@ -1108,12 +1520,36 @@ class WorkflowEngine:
                 logger.exception("%s stopped and can be resumed", active.execution)
         finally:
             self._forget(active)
+            if self.log_files is not None:
+                self.log_files.flush()
+
+    async def _write_log(self, files: LogFiles, execution: Execution) -> None:
+        """Write what was logged of an execution that has come to rest, and what could not be written before."""
+        files.flush()
+        incomplete = files.incomplete.get(execution.definition.name)
+        if incomplete:
+            for execution_id in list(incomplete):
+                await self._complete_log(replace(execution.record, execution_id=execution_id))
+                if execution_id in incomplete:
+                    return
+
+    async def _complete_log(self, record: ExecutionRecord) -> None:
+        """Complete an execution's log; a log that cannot be completed stops nothing."""
+        if self.log_files is None:
+            return
+        workflow = self.store.workflow(record.workflow_name)
+        try:
+            history = await workflow.load_events(record.workflow_name, record.execution_id)
+        except WorkflowCoreError as error:
+            logger.warning('The log of execution "%s" cannot be completed: %s', record.execution_id, error)
+            return
+        self.log_files.complete(record.workflow_name, record.execution_id, history)
 
     async def _run_to_rest(self, active: _Active) -> None:
         while True:
             execution = active.execution
             if execution.opening is not None:
-                await self.emit(execution.opening)
+                await execution.tell(execution.opening)
             if execution.status != "panicked":
                 error = await execution.run()
                 if error is None:
@@ -1185,6 +1621,21 @@ def _as_joined(result: ExecutionResult) -> ExecutionResult:
     return result if result.status == "cancelled" else result.raise_for_status()
 
 
+def _validated_name(workflow_name: str | None) -> str | None:
+    if workflow_name is None or (isinstance(workflow_name, str) and WORKFLOW_NAME.fullmatch(workflow_name)):
+        return workflow_name
+    raise ValidationError(f"Not the name of a workflow: {workflow_name!r:.300}")
+
+
+def _aware(what: str, moment: datetime | None) -> datetime | None:
+    if moment is None:
+        return None
+    try:
+        return as_utc(moment)
+    except (ValueError, AttributeError, OverflowError):
+        raise ValidationError(f"{what} must be a datetime with a time zone, not {moment!r:.300}") from None
+
+
 def _at_rest(record: ExecutionRecord) -> bool:
     return record.status in TERMINAL_STATUSES or (record.status == "panicked" and record.restart_at is None)
 
@@ -1217,7 +1668,10 @@ def _begin_again_in_child() -> None:
     """After a fork: what the parent's engines run is not run in the child, which is a process of its own."""
     for engine in list(_engines):
         engine.owner = engine._probe.make_owner()
-        engine._active, engine._claims, engine._renewal = {}, {}, None
+        engine._active, engine._claims, engine._renewal, engine._waking = {}, {}, None, None
+        engine._sleepers.clear()
+        if engine.log_files is not None:
+            engine.log_files.forked()
 
 
 if hasattr(os, "register_at_fork"):

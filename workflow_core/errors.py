@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "error_text",
     "printable",
+    "shown",
     "WorkflowCoreError",
     "ValidationError",
     "UnstorableResultError",
@@ -29,9 +30,12 @@ __all__ = [
     "CircuitOpenError",
     "StepInterruptedError",
     "NonRetryableError",
+    "ConfigurationError",
+    "MissingConfigurationError",
     "RecordedError",
     "LeaseLostError",
     "StorageError",
+    "StorageReason",
     "SchemaVersionError",
     "WorkflowRedefinedWarning",
 ]
@@ -54,6 +58,20 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def shown(value: object, longest: int = 100) -> str:
+    """Return a value as an error message shows it: in short, printable, and whatever its ``__repr__`` does.
+
+    Args:
+        value: Anything.
+        longest: How many characters are shown.
+    """
+    try:
+        text = repr(value[:longest] if isinstance(value, (str, bytes)) else value)
+    except Exception:  # noqa: BLE001 - another's class may fail in any way, and numbers have a limit of digits
+        text = f"a value of type {type(value).__name__} that cannot be shown"
+    return printable(text)[:longest]
+
+
 class WorkflowCoreError(Exception):
     """Base class of every error that the engine raises by itself."""
 
@@ -70,14 +88,15 @@ class ValidationError(WorkflowCoreError, ValueError):
         self.errors: list[ErrorDetails] = list(errors)
 
     @classmethod
-    def from_pydantic(cls, what: str, error: pydantic.ValidationError) -> ValidationError:
+    def from_pydantic(cls, what: str, error: pydantic.ValidationError, *, with_input: bool = True) -> ValidationError:
         """Turn pydantic's error into ours, with the path of each mistake in the message.
 
         Args:
             what: What was being validated, for example ``"retry configuration"``.
             error: The error that pydantic raised.
+            with_input: Whether `errors` holds what was given; not where that may be a secret.
         """
-        details = error.errors(include_url=False)
+        details = error.errors(include_url=False, include_input=with_input)
         lines = [f"{'.'.join(str(part) for part in item['loc']) or 'value'}: {item['msg']}" for item in details]
         return cls(f"Invalid {what}: " + "; ".join(lines), details)
 
@@ -167,6 +186,19 @@ class NonRetryableError(WorkflowCoreError):
     """Raise this, or a subclass, in a step to fail it at once: no further attempt is made."""
 
 
+class ConfigurationError(NonRetryableError):
+    """A workflow's ``config.json`` is wrong, or an environment variable that it names is not set.
+
+    A step that meets it fails at once; correct the configuration and restart the execution.
+    """
+
+
+class MissingConfigurationError(ConfigurationError, KeyError):
+    """A variable or a secret that a workflow asked for is not configured."""
+
+    __str__ = Exception.__str__  # that of KeyError shows the message as a literal
+
+
 class RecordedError(WorkflowCoreError):
     """Stands for an error of an earlier process whose own class cannot be built again.
 
@@ -194,20 +226,39 @@ class LeaseLostError(WorkflowCoreError):
         self.execution_id = execution_id
 
 
+StorageReason: TypeAlias = Literal["full", "locked", "io", "read_only", "damaged", "closed", "schema", "other"]
+"""Why a database cannot be used; see `StorageError.reason`."""
+
+_TRANSIENT: Final[frozenset[StorageReason]] = frozenset({"full", "locked", "io", "read_only"})
+
+
 class StorageError(WorkflowCoreError):
     """The database could not be read or written; the message names the file and the reason.
 
     Attributes:
         location: Where the database lies; ``None`` for an error that no store raised.
+        reason: ``"full"``: no room on the disk; ``"locked"``: another program holds a lock; ``"io"``: the disk reported
+            an error; ``"read_only"``: this process may not write there; ``"damaged"``: the file is not a database any
+            more; ``"schema"``: it is one of a newer version, or of another program; ``"closed"``: the store was closed;
+            ``"other"``: anything else.
     """
 
-    def __init__(self, message: str, location: str | None = None) -> None:
+    def __init__(self, message: str, location: str | None = None, reason: StorageReason = "other") -> None:
         super().__init__(message)
         self.location = location
+        self.reason: StorageReason = reason
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same database may work again later: executions wait for that, and go on by themselves."""
+        return self.reason in _TRANSIENT
 
 
 class SchemaVersionError(StorageError):
-    """The database was written by a newer version of this library."""
+    """The database was written by a newer version of this library, or by another program."""
+
+    def __init__(self, message: str, location: str | None = None, reason: StorageReason = "schema") -> None:
+        super().__init__(message, location, reason)
 
 
 class WorkflowRedefinedWarning(UserWarning):

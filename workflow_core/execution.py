@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import sys
 from dataclasses import replace
@@ -35,7 +36,7 @@ from workflow_core.models import ErrorInfo, ExecutionResult, StepResult
 from workflow_core.timeouts import Timeout, cancelled_from_outside
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
     from datetime import datetime
 
     from workflow_core.database.store import ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowStore
@@ -51,10 +52,10 @@ __all__ = ["Execution", "result_of", "where"]
 
 ResultT = TypeVar("ResultT")
 
-_frame: contextvars.ContextVar[tuple[Execution, int] | None] = contextvars.ContextVar(
+_frame: contextvars.ContextVar[tuple[Execution, int, str] | None] = contextvars.ContextVar(
     "workflow_core_frame", default=None
 )
-"""The execution and the attempt that run in this task."""
+"""The execution, the attempt and the step that run in this task."""
 
 
 class _Frame:
@@ -62,8 +63,8 @@ class _Frame:
 
     __slots__ = ("_frame", "_token")
 
-    def __init__(self, execution: Execution, attempt: int) -> None:
-        self._frame = (execution, attempt)
+    def __init__(self, execution: Execution, attempt: int, step_id: str) -> None:
+        self._frame = (execution, attempt, step_id)
 
     def __enter__(self) -> None:
         self._token = _frame.set(self._frame)
@@ -112,9 +113,13 @@ class Execution:
         self.last_errors: dict[str, ErrorInfo] = {}
         self.status: ExecutionStatus = record.status
         self.codec: Codec = engine.codec
-        self.store: WorkflowStore = engine.store.workflow(definition.name)
+        self.store: WorkflowStore = engine.store_of(self)
         self.context: WorkflowContext[Any] = WorkflowContext(self)
         self.observed = engine.observed
+        self.workflow_name = definition.name
+        self.log = engine.log_files
+        self.step_log = self.log if self.log is not None and self.log.logs_steps else None
+        self.watched = self.observed or self.log is not None
         self.opening: Event | None = None
         self.doom: BaseException | None = None
         self.bodies = 0
@@ -127,7 +132,6 @@ class Execution:
         self._handler: Coroutine[Any, Any, object] | None = None
         self._waiting: dict[int, str] = {}
         self._seq = seq
-        self._next_status: ExecutionStatus | None = None
 
     def __str__(self) -> str:
         return f'workflow "{self.definition.name}", execution "{self.execution_id}"'
@@ -148,6 +152,11 @@ class Execution:
 
     # History ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def last_seq(self) -> int:
+        """The highest position in the history."""
+        return self._seq
+
     def next_seq(self) -> int:
         """Take the next position in the history."""
         self._seq += 1
@@ -160,12 +169,19 @@ class Execution:
 
     def opens_with(self, event: Event, seq: int, at: datetime) -> None:
         """Note by what this run begins; the observers are told before anything of it runs."""
-        if self.observed:
+        if self.watched:
             self.opening = event.stamped(seq, at, self.execution_id, self.definition.name)
 
     async def emit(self, event: Event, seq: int, at: datetime) -> None:
-        """Tell the observers of an event that was committed."""
-        await self.engine.emit(event.stamped(seq, at, self.execution_id, self.definition.name))
+        """Log an event that was committed, and tell the observers of it."""
+        await self.tell(event.stamped(seq, at, self.execution_id, self.definition.name))
+
+    async def tell(self, event: Event) -> None:
+        """Log an event that knows its place, and tell the observers of it."""
+        if self.log is not None:
+            self.log.event(event)
+        if self.observed:
+            await self.engine.emit(event)
 
     # What runs at the moment -----------------------------------------------------------------------------------------
 
@@ -174,9 +190,14 @@ class Execution:
         frame = _frame.get()
         return frame[1] if frame is not None and frame[0] is self else 1
 
-    def frame(self, attempt: int) -> _Frame:
-        """Make ``attempt`` the current one in this task, in a ``with`` block."""
-        return _Frame(self, attempt)
+    def current_step(self) -> str | None:
+        """Return the id of the step that runs in this task; ``None`` outside every step."""
+        frame = _frame.get()
+        return frame[2] if frame is not None and frame[0] is self else None
+
+    def frame(self, attempt: int, step_id: str) -> _Frame:
+        """Make ``attempt`` of a step the current one in this task, in a ``with`` block."""
+        return _Frame(self, attempt, step_id)
 
     def begin_activity(self, step_id: str) -> None:
         """Mark a step or sleep as running.
@@ -239,14 +260,37 @@ class Execution:
     def status_change(self) -> ExecutionStatus | None:
         """Return the status to write with the next durable point, or ``None`` if it stays."""
         status: ExecutionStatus = "sleeping" if self.sleepers and not self.bodies else "running"
-        self._next_status = None if status == self.status else status
-        return self._next_status
+        return None if status == self.status else status
 
-    def status_changed(self) -> None:
-        """Note that the status was written."""
-        if self._next_status is not None:
-            self.status = self._next_status
-            self._next_status = None
+    def status_changed(self, written: ExecutionStatus | None) -> None:
+        """Note which status was written with a durable point, if any; writes that waited may end in another order."""
+        if written is not None:
+            self.status = written
+
+    # While the database cannot be used -------------------------------------------------------------------------------
+
+    def keeps_trying(self) -> bool:
+        """Tell whether the engine drives this run, so that a durable point is tried again for as long as it takes."""
+        return self.engine.drives(self)
+
+    def tell_waiters(self, error: StorageError) -> None:
+        """Raise an error to everybody who waits for this execution, which goes on all the same."""
+        told = StorageError(
+            f"{error}; {self} waits for it, and goes on by itself when it works again", error.location, error.reason
+        )
+        told.__cause__ = error
+        self.engine.tell_waiters(self, told)
+
+    @contextlib.contextmanager
+    def waiting_for_storage(self, reason: str) -> Iterator[None]:
+        """Note, in a ``with`` block, that a database is waited for, and why."""
+        key = object()
+        self._waiting[id(key)] = reason
+        try:
+            yield
+        finally:
+            del self._waiting[id(key)]
+            self.engine.tell_waiters(self, None)
 
     async def wait_until(self, moment_ms: int, reason: str) -> None:
         """Wait for a wall time, in milliseconds since 1970; return at once if it has passed.
@@ -275,7 +319,8 @@ class Execution:
             step = self.steps.get(step_id)
             if step is None or step.status != "running":
                 continue
-            lines.append(f'step "{step_id}", attempt {step.attempt}{where(self._bodies.get(step_id))}')
+            place = where(self._bodies.get(step_id)) or where(self._handler)
+            lines.append(f'step "{step_id}", attempt {step.attempt}{place}')
         return lines or [f"its handler, outside every step{where(self._handler)}"]
 
     # One run of the handler ------------------------------------------------------------------------------------------
@@ -315,7 +360,7 @@ class Execution:
             error = self.doom or raised
         if error is not None:
             return await self._ended_by(error)
-        if self.observed:
+        if self.watched:
             await self.emit(ExecutionCompleted(), seq, at)
         return None
 
@@ -390,7 +435,7 @@ class Execution:
         self.status, self.record.completed_at, self.record.error_data = "failed", at, info.model_dump_json()
         self.record.restart_at = None
         self._abandon_steps()
-        if self.observed:
+        if self.watched:
             await self.emit(ExecutionFailed(info.type, info.message), seq, at)
 
     def _abandon_steps(self) -> bool:
@@ -415,7 +460,7 @@ class Execution:
         data = pydantic_core.to_json(event.named_fields()).decode()
         await self.store.execution_panicked(self.lease, info.model_dump_json(), str(info), restart_at, data, seq, at)
         self.status, self.record.restart_at, self.record.error_data = "panicked", restart_at, info.model_dump_json()
-        if self.observed:
+        if self.watched:
             await self.emit(event, seq, at)
 
     def _describe(self, error: BaseException) -> ErrorInfo:
@@ -423,12 +468,14 @@ class Execution:
         cause = error
         while isinstance(cause, StepFailure) and cause.original_error is not None:
             cause = cause.original_error
+        redact = self.codec.secrets.redact
+        indicator = error.indicator if isinstance(error, PanicError) else None
         return ErrorInfo(
-            type=error_name(cause),
-            message=error_text(cause),
+            type=redact(error_name(cause)),
+            message=redact(error_text(cause)),
             step_id=failure.step_id if failure is not None else None,
             attempt=failure.attempt if failure is not None else None,
-            indicator=error.indicator if isinstance(error, PanicError) else None,
+            indicator=None if indicator is None else redact(indicator),
         )
 
     async def restart(self, *, by_hand: bool = False) -> Execution:

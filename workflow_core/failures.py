@@ -65,17 +65,19 @@ def record_error(
         error: The error.
         attempt: The attempt that raised it.
         timestamp: When, in milliseconds since 1970.
-        codec: Stores the error's arguments and attributes, as far as they can be stored.
+        codec: Stores the error's arguments and attributes, as far as they can be stored, and knows the secrets that
+            are masked in all that is.
         indicator: What makes it a panic, if it is one; what it was raised from is not stored, so this must be.
     """
     parts = _parts(error, codec)
     if indicator is not None:
         parts["panic"] = indicator
+    redact = codec.secrets.redact
     return ErrorRecord(
-        error_type=error_name(error),
-        error_message=error_text(error),
-        error_stack=_stack(error),
-        error_data=pydantic_core.to_json(parts).decode(),
+        error_type=redact(error_name(error)),
+        error_message=redact(error_text(error)),
+        error_stack=redact(_stack(error)),
+        error_data=pydantic_core.to_json(codec.secrets.redact_all(parts)).decode(),
         attempt=attempt,
         timestamp=timestamp,
     )
@@ -122,7 +124,7 @@ def _item(value: object, codec: Codec, depth: int) -> dict[str, object] | None:
             return {"error": _inner(value, codec, depth)}
         if isinstance(value, (list, tuple)) and value and all(isinstance(item, BaseException) for item in value):
             return {"errors": [_inner(item, codec, depth) for item in value]}
-        return {"value": codec.encode(value, "a part of an error")[0]}
+        return {"value": codec.encode(value, "a part of an error", secrets_allowed=True)[0]}
     except Exception:  # noqa: BLE001 - it is refused, or fails when it is asked what it is
         return None
 

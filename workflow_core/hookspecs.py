@@ -8,6 +8,9 @@ engine looks up once which hooks anyone implements, so hooks that nobody impleme
 from __future__ import annotations
 
 import functools
+import inspect
+import types
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -110,8 +113,23 @@ class PluginManager(pluggy.PluginManager):
             setattr(self.hook, name, caller)
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
-        """Read the options of an implementation."""
-        return None if name.startswith("_") else super().parse_hookimpl_opts(plugin, name)
+        """Read the options of an implementation; those of a class's functions once for all its objects."""
+        if name.startswith("_"):
+            return None
+        cls = type(plugin)
+        if isinstance(plugin, (type, types.ModuleType)) or name in getattr(plugin, "__dict__", {}):
+            return super().parse_hookimpl_opts(plugin, name)
+        known = _options.setdefault(cls, {})
+        if name not in known:
+            if isinstance(inspect.getattr_static(cls, name, None), types.MemberDescriptorType):
+                return super().parse_hookimpl_opts(plugin, name)  # a slot holds what its object was given
+            known[name] = super().parse_hookimpl_opts(plugin, name)
+        options = known[name]
+        return None if options is None else options.copy()
+
+
+_options: weakref.WeakKeyDictionary[type, dict[str, pluggy.HookimplOpts | None]] = weakref.WeakKeyDictionary()
+"""What `PluginManager.parse_hookimpl_opts` has read, by class and name."""
 
 
 @functools.cache
@@ -160,7 +178,7 @@ class WorkflowHooks:
 
     @hookspec
     def before_durable_point(self, point: DurablePoint) -> None:
-        """Called before a transaction; an error raised here prevents it."""
+        """Called before a transaction, each time that it is tried; an error raised here prevents it."""
 
     @hookspec
     def after_durable_point(self, point: DurablePoint) -> None:

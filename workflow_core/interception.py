@@ -1,9 +1,9 @@
-"""A store that tells plugins of every durable point before and after its transaction."""
+"""The store as the engine uses it: plugins are told of every durable point, and transient failures are waited out."""
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from workflow_core.database.store import DURABLE_POINTS, Lease, NewExecution, StepRecord
 from workflow_core.errors import StorageError
@@ -15,41 +15,119 @@ if TYPE_CHECKING:
     import pluggy
 
     from workflow_core.database.store import Store, WorkflowStore
+    from workflow_core.patience import Patience, Tenacious
 
-__all__ = ["intercepted"]
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+__all__ = ["guarded", "guarded_for"]
+
+_READS: Final = frozenset(
+    {
+        "count_executions",
+        "executions_to_remove",
+        "list_executions",
+        "load_circuits",
+        "load_errors",
+        "load_events",
+        "load_execution",
+        "load_owner",
+        "load_steps",
+        "space",
+        "unfinished_executions",
+        "workflows_with_executions",
+    }
+)
+_REMOVAL: Final = frozenset({"executions_removed", "removal_finished", "shrunk"})
+_WAITED_FOR: Final = (frozenset(DURABLE_POINTS) | _READS | _REMOVAL | {"workflow_defined"}) - {"execution_released"}
+"""What is tried again. An execution is released when its process has no time left for it."""
 
 
-def intercepted(store: Store, hooks: pluggy.HookRelay) -> Store:
-    """Return a store that behaves as ``store`` and calls ``before_durable_point`` and ``after_durable_point``."""
-    return cast("Store", _Intercepted(store, hooks))
+def guarded(store: Store, hooks: pluggy.HookRelay | None, patience: Patience | None) -> Store:
+    """Return a store that behaves as ``store``, calls the hooks and is patient.
+
+    Args:
+        store: The store.
+        hooks: Where ``before_durable_point`` and ``after_durable_point`` are called; ``None`` for nowhere.
+        patience: How transient failures are waited out; ``None`` for not at all.
+    """
+    return store if hooks is None and patience is None else cast("Store", _Guarded(store, hooks, patience, None))
 
 
-class _Intercepted:
-    """Passes everything through; durable points by way of the hooks."""
+def guarded_for(store: Store, workflow_name: str, execution: Tenacious) -> WorkflowStore:
+    """Return the store of one workflow, which goes on trying for as long as the execution keeps trying."""
+    if isinstance(store, _Guarded):
+        return cast("WorkflowStore", store.workflow(workflow_name, execution))
+    return store.workflow(workflow_name)
 
-    def __init__(self, inner: Store | WorkflowStore, hooks: pluggy.HookRelay) -> None:
+
+class _Guarded:
+    """Passes everything through; durable points by way of the hooks, and what can be tried again by way of patience."""
+
+    def __init__(
+        self,
+        inner: Store | WorkflowStore,
+        hooks: pluggy.HookRelay | None,
+        patience: Patience | None,
+        execution: Tenacious | None,
+    ) -> None:
         self._inner = inner
         self._hooks = hooks
+        self._patience = patience
+        self._execution = execution
 
-    def workflow(self, workflow_name: str) -> _Intercepted:
-        """Return the store of one workflow, intercepted as well."""
-        return _Intercepted(cast("Store", self._inner).workflow(workflow_name), self._hooks)
+    def workflow(self, workflow_name: str, execution: Tenacious | None = None) -> _Guarded:
+        """Return the store of one workflow, guarded as well, for an execution of it if one is given."""
+        return _Guarded(cast("Store", self._inner).workflow(workflow_name), self._hooks, self._patience, execution)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a store
         attribute = getattr(self._inner, name)
-        return functools.partial(self._pass, name, attribute) if name in DURABLE_POINTS else attribute
+        if self._hooks is not None and name in DURABLE_POINTS:
+            attribute = functools.partial(self._observed, self._hooks, name, attribute)
+        elif self._patience is not None and name in _WAITED_FOR:
+            attribute = functools.partial(self._tried, self._patience, attribute)
+        else:
+            return attribute
+        self.__dict__[name] = attribute
+        return attribute
 
-    async def _pass(self, name: str, method: Callable[..., Awaitable[object]], *args: object) -> object:
-        point = _describe(name, args)
+    async def _tried(
+        self, patience: Patience, method: Callable[..., Awaitable[object]], *args: object, **kwargs: object
+    ) -> object:
         try:
-            self._hooks.before_durable_point(point=point)
-            result = await method(*args)
-            self._hooks.after_durable_point(point=point)
+            return await method(*args, **kwargs)
         except StorageError as error:
-            if error.location is None:  # a plugin speaks for the database
-                error.location = self._inner.location(point.workflow_name)
+            if not error.is_transient:
+                raise
+            failure = error
+        return await patience.again(failure, functools.partial(method, *args, **kwargs), self._execution)
+
+    async def _observed(
+        self, hooks: pluggy.HookRelay, name: str, method: Callable[..., Awaitable[object]], *args: object
+    ) -> object:
+        point = _describe(name, args)
+
+        async def attempt() -> object:
+            try:
+                hooks.before_durable_point(point=point)
+                return await method(*args)
+            except StorageError as error:
+                self._locate(error, point)
+                raise
+
+        if self._patience is not None and name in _WAITED_FOR:
+            result = await self._tried(self._patience, attempt)
+        else:
+            result = await attempt()
+        try:
+            hooks.after_durable_point(point=point)
+        except StorageError as error:
+            self._locate(error, point)
             raise
         return result
+
+    def _locate(self, error: StorageError, point: DurablePoint) -> None:
+        """Give an error the place of the database: a plugin speaks for it."""
+        if error.location is None:
+            error.location = self._inner.location(point.workflow_name)
 
 
 def _describe(name: str, args: tuple[object, ...]) -> DurablePoint:

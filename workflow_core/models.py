@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +18,7 @@ __all__ = [
     "CircuitStatus",
     "TERMINAL_STATUSES",
     "Model",
+    "WholeNumber",
     "RetryConfig",
     "PanicConfig",
     "CircuitBreakerConfig",
@@ -47,6 +48,16 @@ class Model(BaseModel):
             raise ValidationError.from_pydantic(type(self).__name__, error) from None
 
 
+def _no_other_than_a_number(value: object) -> object:
+    if isinstance(value, (bool, str, bytes)):
+        raise ValueError(f"a number is needed, not {type(value).__name__}")  # noqa: TRY004 - pydantic's way
+    return value
+
+
+WholeNumber: TypeAlias = Annotated[int, pydantic.BeforeValidator(_no_other_than_a_number)]
+"""An integer that was given as a number: pydantic alone would take ``True`` and ``"1"`` as well."""
+
+
 class RetryConfig(Model):
     """How often, and after which waits, a failing step is tried again.
 
@@ -58,10 +69,10 @@ class RetryConfig(Model):
         non_retryable: Error classes, or class names, that fail a step at once.
     """
 
-    max_attempts: int = Field(default=3, ge=1, le=10)
-    backoff_ms: int = Field(default=1_000, ge=0, le=LONGEST_MS)
+    max_attempts: WholeNumber = Field(default=3, ge=1, le=10)
+    backoff_ms: WholeNumber = Field(default=1_000, ge=0, le=LONGEST_MS)
     exponential_backoff: bool = True
-    max_backoff_ms: int | None = Field(default=None, ge=0, le=LONGEST_MS)
+    max_backoff_ms: WholeNumber | None = Field(default=None, ge=0, le=LONGEST_MS)
     non_retryable: tuple[str, ...] = ()
 
     @pydantic.field_validator("non_retryable", mode="before")
@@ -83,8 +94,8 @@ class PanicConfig(Model):
         enable_auto_restart: ``False`` leaves the execution panicked until ``restart`` is called.
     """
 
-    max_restart_attempts: int = Field(default=3, ge=1, le=5)
-    restart_delay_ms: int = Field(default=5_000, ge=1_000, le=LONGEST_MS)
+    max_restart_attempts: WholeNumber = Field(default=3, ge=1, le=5)
+    restart_delay_ms: WholeNumber = Field(default=5_000, ge=1_000, le=LONGEST_MS)
     enable_auto_restart: bool = True
 
 
@@ -96,8 +107,8 @@ class CircuitBreakerConfig(Model):
         reset_timeout_ms: Time until an open circuit lets one probe through, in milliseconds (at least 1000).
     """
 
-    failure_threshold: int = Field(ge=1)
-    reset_timeout_ms: int = Field(default=60_000, ge=1_000, le=LONGEST_MS)
+    failure_threshold: WholeNumber = Field(ge=1)
+    reset_timeout_ms: WholeNumber = Field(default=60_000, ge=1_000, le=LONGEST_MS)
 
 
 class ErrorInfo(Model):

@@ -29,7 +29,8 @@ from zoneinfo import ZoneInfo
 import pydantic
 import pydantic_core
 
-from workflow_core.errors import ValidationError, error_text
+from workflow_core.errors import ValidationError, error_text, shown
+from workflow_core.secrets import Secrets
 
 __all__ = ["MAX_DEPTH", "ReturnType", "Serializer", "Codec", "find_class", "return_type_of", "same_json"]
 
@@ -37,6 +38,9 @@ _T = TypeVar("_T")
 
 MAX_DEPTH = 100
 """Containers nested deeper than this are refused: readers of JSON give up not far beyond."""
+
+_LONG_TEXT = 1_000
+"""A shorter text is not worth counting before it is encoded."""
 
 _LONGEST_NUMBER = 4_000
 """A shorter text cannot hold a number of too many digits for readers of JSON; a longer one is read back first."""
@@ -133,6 +137,10 @@ class _RefusedError(Exception):
     """A value that cannot be stored at all."""
 
 
+class _TooLargeError(Exception):
+    """A value whose text would be longer than is acceptable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Serializer(Generic[_T]):
     """How one more type is stored; a plugin offers it through the hook ``serializers``.
@@ -153,21 +161,31 @@ class Serializer(Generic[_T]):
 class _Encoder:
     """Turns one value into JSON's types, and remembers whether a tag was needed."""
 
-    __slots__ = ("_serializers", "tagged")
+    __slots__ = ("_bytes_left", "_serializers", "tagged")
 
-    def __init__(self, serializers: Mapping[type, Serializer[Any]]) -> None:
+    def __init__(self, serializers: Mapping[type, Serializer[Any]], max_bytes: int | None = None) -> None:
         self._serializers = serializers
+        self._bytes_left = sys.maxsize if max_bytes is None else max_bytes
         self.tagged = False
+
+    def _spend(self, least_bytes: int) -> None:
+        """Count what a part will take at least, so that what is too large is refused before it is copied."""
+        self._bytes_left -= least_bytes
+        if self._bytes_left < 0:
+            raise _TooLargeError
 
     def encode(self, value: Any, path: str = "", depth: int = 0) -> _Json:  # noqa: ANN401 - any value
         cls = type(value)
         plain: _Json = value
         if cls in _PLAIN_SCALARS:
+            if cls is str and len(value) > _LONG_TEXT:
+                self._spend(len(value))
             return plain
         if cls is dict:
             return self._encode_dict(value, path, depth)
         if cls is list:
             self._check_depth(value, path, depth)
+            self._spend(2 * len(value))
             return [self.encode(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
         if cls is float:
             if not math.isfinite(value):
@@ -177,11 +195,12 @@ class _Encoder:
 
     def _encode_dict(self, value: dict[object, object], path: str, depth: int) -> _Json:
         self._check_depth(value, path, depth)
+        self._spend(5 * len(value))
         encoded: dict[str, _Json] = {}
         for key, item in value.items():
             if type(key) is not str:
                 raise _RefusedError(
-                    f"{path or 'the value'} has the key {key!r}; JSON's keys are strings, so it would come back changed"
+                    f"{path or 'the value'} has the key {shown(key)}; JSON's keys are strings, so it would change"
                 )
             encoded[key] = self.encode(item, f"{path}.{key}" if path else key, depth + 1)
         if _TAG in encoded:
@@ -208,9 +227,11 @@ class _Encoder:
         if cls is UUID or cls is Decimal:
             return {_TAG: cls.__name__.lower(), "value": str(value)}
         if cls is bytes:
+            self._spend(len(value))
             return {_TAG: "bytes", "value": base64.b64encode(value).decode("ascii")}
         if cls is tuple or cls is set or cls is frozenset:
             self._check_depth(value, path, depth)
+            self._spend(2 * len(value))
             items = [self.encode(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
             if cls is not tuple:
                 items.sort(key=pydantic_core.to_json)
@@ -246,22 +267,30 @@ class _GivenEncoder(_Encoder):
 
 def _is_circular(value: object) -> bool:
     """Tell whether following first children from a deep place comes back to it."""
-    stack: list[tuple[object, frozenset[int]]] = [(value, frozenset())]
+    path, above = {id(value)}, [(id(value), iter(_children(value)))]
     for _ in range(10_000):
-        if not stack:
+        if not above:
             return False
-        current, ancestors = stack.pop()
-        if id(current) in ancestors:
+        parent, children = above[-1]
+        child = next(children, _NO_CHILD)
+        if child is _NO_CHILD:
+            above.pop()
+            path.remove(parent)
+        elif id(child) in path:
             return True
-        if isinstance(current, dict):
-            children: list[object] = list(current.values())
-        elif isinstance(current, (list, tuple, set, frozenset)):
-            children = list(current)
-        else:
-            continue
-        below = ancestors | {id(current)}
-        stack.extend((child, below) for child in children)
+        elif isinstance(child, (dict, list, tuple, set, frozenset)):
+            path.add(id(child))
+            above.append((id(child), iter(_children(child))))
     return False
+
+
+_NO_CHILD = object()
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, (list, tuple, set, frozenset)) else ()
 
 
 def _class_path(cls: type, path: str) -> str:
@@ -370,12 +399,19 @@ class Codec:
     Args:
         serializers: How further types are stored.
         max_bytes: Longest acceptable text, in bytes; ``None`` sets no limit.
+        secrets: What may not stand in a stored text.
 
     Raises:
         ValidationError: Two serializers share a name, or one takes a name of the built-in tags.
     """
 
-    def __init__(self, serializers: Iterable[Serializer[Any]] = (), max_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        serializers: Iterable[Serializer[Any]] = (),
+        max_bytes: int | None = None,
+        secrets: Secrets | None = None,
+    ) -> None:
+        self.secrets = secrets or Secrets()
         self._max_bytes = max_bytes
         self._by_type: dict[type, Serializer[Any]] = {}
         self._by_name: dict[str, Serializer[Any]] = {}
@@ -393,6 +429,7 @@ class Codec:
         fingerprint: str | None = None,
         *,
         advice: str = _ADVICE,
+        secrets_allowed: bool = False,
     ) -> tuple[str | None, Any]:
         """Turn a value into the JSON text that is stored.
 
@@ -403,16 +440,17 @@ class Codec:
             returns: The declared type, for values that JSON and the tags cannot express.
             fingerprint: What such a value was made from, for `same_json`.
             advice: How to declare a type where none is declared.
+            secrets_allowed: Whether the caller sees to secrets in the text himself.
 
         Returns:
             The text (``None`` for ``None``) and the value that reading it back gives.
 
         Raises:
-            ValidationError: The value would not come back equal, or is too large.
+            ValidationError: The value would not come back equal, is too large, or holds a secret.
         """
         if value is None:
             return None, None
-        encoder = _Encoder(self._by_type)
+        encoder = _Encoder(self._by_type, self._max_bytes)
         try:
             plain = encoder.encode(value)
             raw = pydantic_core.to_json(plain)
@@ -420,18 +458,33 @@ class Codec:
             raw, value = _encode_declared(value, what, returns, reason, fingerprint, advice)
         except _RefusedError as reason:
             raise _refusal(what, str(reason)) from None
+        except _TooLargeError:
+            raise self._too_large(what, "larger than what is stored") from None
         except (pydantic_core.PydanticSerializationError, UnicodeEncodeError) as error:
             raise _refusal(what, str(error)) from None
         else:
             # what was encoded is a copy already: a result must not change with the object that the handler keeps
             value = self._read_back(raw, what) if encoder.tagged or len(raw) > _LONGEST_NUMBER else plain
         if self._max_bytes is not None and len(raw) > self._max_bytes:
+            raise self._too_large(what, f"{len(raw):,} bytes of JSON")
+        text = raw.decode()
+        if self.secrets.known and not secrets_allowed:
+            self.refuse_secrets(text, what)
+        return text, value
+
+    def refuse_secrets(self, text: str, what: str | Callable[[], str]) -> None:
+        """Refuse a text that is to be stored as it is and holds a secret.
+
+        Raises:
+            ValidationError: It does; the message names the secret, and shows neither it nor the text.
+        """
+        name = self.secrets.name_in(text)
+        if name is not None:
             raise _refusal(
                 what,
-                f"it is {len(raw):,} bytes of JSON and the limit is {self._max_bytes:,}; store the data elsewhere and "
-                "return a reference to it, or raise Settings.max_result_bytes",
+                f"it contains the secret {name}, and what is stored can be read by whoever reads the database; leave "
+                "it out, and read it from ctx.config.secrets where it is needed",
             )
-        return raw.decode(), value
 
     def fingerprint(self, value: object) -> str | None:
         """Return a digest of a value as its maker gave it, or ``None`` if it holds what cannot be compared.
@@ -444,6 +497,13 @@ class Codec:
         except Exception:  # noqa: BLE001 - nothing is validated yet, and what others wrote may refuse in any way
             return None
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _too_large(self, what: str | Callable[[], str], size: str) -> ValidationError:
+        return _refusal(
+            what,
+            f"it is {size} and the limit is {self._max_bytes:,}; store the data elsewhere and return a reference to "
+            "it, or raise Settings.max_result_bytes",
+        )
 
     def _read_back(self, raw: bytes, what: str | Callable[[], str]) -> object:
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from workflow_core import circuit_breaker
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.store import CircuitChange, StepRecord
+from workflow_core.definition import configured
 from workflow_core.errors import (
     CircuitOpenError,
     PanicError,
@@ -21,6 +22,7 @@ from workflow_core.errors import (
     ValidationError,
     WorkflowError,
     error_text,
+    shown,
 )
 from workflow_core.events import (
     CircuitClosed,
@@ -67,18 +69,22 @@ OpenHandler: TypeAlias = Callable[["WorkflowContext[Any]"], object]
 _LONGEST_STEP_ID = 255
 
 
-def validate_step_id(step_id: object) -> None:
-    """Refuse what cannot name a step.
+def validate_step_id(step_id: object) -> str:
+    """Return what names a step, as a plain string.
 
     Raises:
         ValidationError: It is not a string of 1 to 255 printable characters.
     """
-    if not isinstance(step_id, str) or not step_id or not step_id.strip():
-        raise ValidationError(f"A step id must be a non-empty string, not {step_id!r}")
-    if len(step_id) > _LONGEST_STEP_ID or not step_id.isprintable():
+    if not isinstance(step_id, str):
+        raise ValidationError(f"A step id must be a non-empty string, not {shown(step_id)}")
+    plain = str.__str__(step_id)
+    if not plain or not plain.strip():
+        raise ValidationError(f"A step id must be a non-empty string, not {shown(plain)}")
+    if len(plain) > _LONGEST_STEP_ID or not plain.isprintable():
         raise ValidationError(
-            f"A step id must be at most {_LONGEST_STEP_ID} printable characters; this one is {step_id[:60]!r}"
+            f"A step id must be at most {_LONGEST_STEP_ID} printable characters; this one is {shown(plain, 60)}"
         )
+    return plain
 
 
 class StepBuilder(Generic[ResultT]):
@@ -106,12 +112,14 @@ class StepBuilder(Generic[ResultT]):
         returns: object = None,
         timeout_ms: float | None = None,
     ) -> None:
-        validate_step_id(step_id)
+        step_id = validate_step_id(step_id)
         if not callable(handler):
             raise ValidationError(
-                f'Step "{step_id}": the handler must be a function without arguments, not {handler!r}'
+                f'Step "{step_id}": the handler must be a function without arguments, not {shown(handler)}'
             )
         validate_timeout(f'Step "{step_id}"', timeout_ms)
+        if execution.codec.secrets.known:
+            execution.codec.refuse_secrets(step_id, "the id of a step")
         self.step_id = step_id
         self._execution = execution
         self._handler = handler
@@ -138,13 +146,15 @@ class StepBuilder(Generic[ResultT]):
         Raises:
             ValidationError: A key is neither an error class nor a string, or a value is no function of two arguments.
         """
+        if not isinstance(handlers, Mapping):
+            raise ValidationError(f'Step "{self.step_id}": on_error takes a dictionary, not {shown(handlers)}')
         for key, handler in dict(handlers).items():
             if not (isinstance(key, str) or (isinstance(key, type) and issubclass(key, BaseException))):
                 raise ValidationError(
-                    f'Step "{self.step_id}": on_error takes error classes, class names and "default", not {key!r}'
+                    f'Step "{self.step_id}": on_error takes error classes, class names and "default", not {shown(key)}'
                 )
             if not callable(handler):
-                raise ValidationError(f'Step "{self.step_id}": the on_error handler for {key!r} is not callable')
+                raise ValidationError(f'Step "{self.step_id}": the on_error handler for {shown(key)} is not callable')
             self._check_arguments(f"on_error handler for {key!r}", handler, "error", "context")
             self._on_error[key] = handler
         return self
@@ -194,9 +204,9 @@ class StepBuilder(Generic[ResultT]):
             **changes: Fields of `RetryConfig` to change, such as ``max_attempts=5``.
 
         Raises:
-            ValidationError: A value is out of range.
+            ValidationError: It is no configuration, or a value is out of range.
         """
-        base = config or self._execution.retry_config
+        base = self._execution.retry_config if config is None else configured(RetryConfig, config)
         self._retry = RetryConfig(**{**base.model_dump(), **changes}) if changes else base
         return self
 
@@ -339,21 +349,24 @@ class _StepRun:
         execution, record = self.execution, self.record
         cut_off = record.stored and record.status == "running" and record.started_seq is not None
         seq = execution.next_seq()
+        earlier_attempt, earlier_seq = record.attempt, seq
         at = execution.now()
         execution.bodies += 1
         self._in_body = True
-        await execution.store.step_started(execution.lease, record, attempt, seq, at, execution.status_change())
-        earlier_attempt, earlier_seq = record.attempt, seq
-        if cut_off:
-            seq = execution.next_seq()
-        execution.status_changed()
+        status = execution.status_change()
+        started_seq = execution.next_seq() if cut_off else seq
+        await execution.store.step_started(execution.lease, record, attempt, seq, at, status)
+        execution.status_changed(status)
         record.stored, record.status, record.attempt = True, "running", attempt
-        record.started_at, record.started_seq = at, seq
+        record.started_at, record.started_seq = at, started_seq
         record.error_message = record.next_attempt_at = None
-        if cut_off and execution.observed:
+        if cut_off and execution.watched:
             await execution.emit(StepInterrupted(record.step_id, earlier_attempt), earlier_seq, at)
         if execution.observed:
-            await execution.emit(StepStarted(record.step_id, attempt), seq, at)
+            await execution.emit(StepStarted(record.step_id, attempt), started_seq, at)
+        elif execution.step_log is not None:
+            name, execution_id = execution.workflow_name, execution.execution_id
+            execution.step_log.step((name, at, execution_id, started_seq, "StepStarted", record.step_id, attempt))
 
     def leave_body(self) -> None:
         """Note that the step's own function does not run any more."""
@@ -367,7 +380,7 @@ class _StepRun:
         if execution.engine.wraps_attempts:
             for wrap in execution.engine.attempt_wrappers(self._describe(attempt)):
                 call = wrap(call)
-        with execution.frame(attempt):
+        with execution.frame(attempt, builder.step_id):
             if builder._timeout_ms is None:
                 return await call()
             timeout = Timeout(execution.engine.clock, builder._timeout_ms)
@@ -451,16 +464,21 @@ class _StepRun:
             change = CircuitChange(
                 lambda state: circuit_breaker.after_success(state, execution_id), execution.next_seq()
             )
+        status = execution.status_change()
         circuit = await execution.store.step_completed(
-            execution.lease, record, text, handled_by, seq, at, execution.status_change(), change
+            execution.lease, record, text, handled_by, seq, at, status, change
         )
-        execution.status_changed()
+        execution.status_changed(status)
         record.status, record.result_data, record.handled_by = "completed", text, handled_by
         record.completed_at, record.completed_seq, record.error_message = at, seq, None
         execution.last_errors.pop(record.step_id, None)
         changed = self._circuit_asked(circuit, change)
-        if execution.observed:
-            await execution.emit(StepCompleted(record.step_id, record.attempt, handled_by), seq, at)
+        if execution.observed or handled_by is not None:
+            await self._emit_all([(StepCompleted(record.step_id, record.attempt, handled_by), seq)], at)
+        elif execution.step_log is not None:
+            name, attempt = execution.workflow_name, record.attempt
+            execution.step_log.step((name, at, execution.execution_id, seq, "StepCompleted", record.step_id, attempt))
+        if changed:
             await self._emit_all(changed, at)
 
     async def _failed(self, error: Exception, *, counts: bool) -> tuple[bool, Any]:
@@ -477,10 +495,9 @@ class _StepRun:
                 lambda state: circuit_breaker.after_failure(state, config, execution_id, now_ms), execution.next_seq()
             )
         entry = self._entry(error, at)
-        circuit = await execution.store.step_attempt_failed(
-            execution.lease, record, entry, seq, at, execution.status_change(), change
-        )
-        execution.status_changed()
+        status = execution.status_change()
+        circuit = await execution.store.step_attempt_failed(execution.lease, record, entry, seq, at, status, change)
+        execution.status_changed(status)
         record.status, record.error_message, record.started_seq = "running", entry.error_message, None
         self._recorded = error
         execution.note_error(record.step_id, entry)
@@ -496,7 +513,7 @@ class _StepRun:
         for name, handler in self._handlers_for(error):
             self._announce(name, error)
             try:
-                with execution.frame(record.attempt):
+                with execution.frame(record.attempt, record.step_id):
                     value = await execution.engine.invoke(handler, error, execution.context)
                 text, value = self._encode(value)
             except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - passes on to the next handler
@@ -583,7 +600,7 @@ class _StepRun:
         due = to_epoch_ms(at) + wait
         await execution.store.step_retrying(execution.lease, record, due, wait, seq, at)
         record.status, record.next_attempt_at = "retrying", due
-        if execution.observed:
+        if execution.watched:
             await execution.emit(StepRetrying(record.step_id, record.attempt, wait), seq, at)
 
     # The circuit -----------------------------------------------------------------------------------------------------
@@ -613,7 +630,7 @@ class _StepRun:
         assert on_open is not None  # noqa: S101 - the callers ask
         self._announce("on_open", None)
         try:
-            with execution.frame(record.attempt):
+            with execution.frame(record.attempt, record.step_id):
                 value = await execution.engine.invoke(on_open, execution.context)
             text, value = self._encode(value)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - on_open may fail with anything
@@ -622,7 +639,7 @@ class _StepRun:
         await execution.store.step_skipped(execution.lease, record, text, seq, at)
         record.status, record.result_data, record.completed_at = "skipped", text, at
         record.completed_seq, record.error_message = seq, None
-        if execution.observed:
+        if execution.watched:
             await execution.emit(StepSkipped(record.step_id, record.attempt), seq, at)
         return True, value
 
@@ -639,7 +656,7 @@ class _StepRun:
         return [(_circuit_event(self.record.step_id, after), change.seq)]
 
     async def _emit_all(self, events: list[tuple[Event, int]], at: datetime) -> None:
-        if self.execution.observed:
+        if self.execution.watched:
             for event, seq in events:
                 await self.execution.emit(event, seq, at)
 
@@ -675,6 +692,8 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         duration_ms: Milliseconds.
     """
     execution.check_alive()
+    if execution.codec.secrets.known:
+        execution.codec.refuse_secrets(step_id, "the id of a sleep")
     record = execution.steps.get(step_id)
     if record is not None:
         if record.kind != "sleep":
@@ -692,10 +711,11 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         finally:
             execution.sleepers -= 1
         seq, at = execution.next_seq(), execution.now()
-        await execution.store.sleep_completed(execution.lease, record, seq, at, execution.status_change())
-        execution.status_changed()
+        status = execution.status_change()
+        await execution.store.sleep_completed(execution.lease, record, seq, at, status)
+        execution.status_changed(status)
         record.status, record.completed_at, record.completed_seq = "completed", at, seq
-        if execution.observed:
+        if execution.watched:
             await execution.emit(SleepCompleted(step_id), seq, at)
     finally:
         execution.end_activity(step_id)
@@ -705,12 +725,11 @@ async def _begin_sleep(execution: Execution, step_id: str, duration_ms: int) -> 
     record = StepRecord(step_id, kind="sleep", status="sleeping", attempt=1, duration_ms=duration_ms)
     seq, at = execution.next_seq(), execution.now()
     wake_time = to_epoch_ms(at) + duration_ms
-    await execution.store.sleep_started(
-        execution.lease, record, duration_ms, wake_time, seq, at, execution.status_change()
-    )
-    execution.status_changed()
+    status = execution.status_change()
+    await execution.store.sleep_started(execution.lease, record, duration_ms, wake_time, seq, at, status)
+    execution.status_changed(status)
     record.wake_time, record.started_at, record.started_seq, record.stored = wake_time, at, seq, True
     execution.steps[step_id] = record
-    if execution.observed:
+    if execution.watched:
         await execution.emit(SleepStarted(step_id, duration_ms), seq, at)
     return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from workflow_core.errors import ValidationError
+from workflow_core.errors import ValidationError, shown
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,7 +35,8 @@ def validate_timeout(what: str, timeout_ms: object) -> None:
     is_number = isinstance(timeout_ms, (int, float)) and not isinstance(timeout_ms, bool)
     if not (is_number and 0 < cast("float", timeout_ms) <= LONGEST_MS):
         raise ValidationError(
-            f"{what}: timeout_ms must be a positive number of milliseconds, at most {LONGEST_MS}, not {timeout_ms!r}"
+            f"{what}: timeout_ms must be a positive number of milliseconds, at most {LONGEST_MS}, not "
+            f"{shown(timeout_ms)}"
         )
 
 

@@ -138,6 +138,8 @@ class ReportPlugin:
             offered = item.ihook.pytest_workflow_report_sections(item=item)
             sections = tuple((str(title), shortened(str(text))) for several in offered for title, text in several)
             setattr(report, _ATTRIBUTE, record.model_copy(update={"sections": sections}).model_dump_json())
+        elif ends and call.excinfo is not None and _ENVIRONMENT_FIXTURE in getattr(item, "fixturenames", ()):
+            setattr(report, _ATTRIBUTE, WorkflowRecord(virtual_ms=0).model_dump_json())  # its set-up came to no engine
         if call.when == "teardown" and source is not None:
             del item.stash[_source_key]
         return report

@@ -29,6 +29,8 @@ def run_apart(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
 def run_within(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     """Run pytest in this process, in file order; workflows that it defines for the whole process go with the test."""
     monkeypatch.setattr(SHARED_DEFINITIONS, "_by_name", dict(SHARED_DEFINITIONS._by_name))
+    by_module = {name: dict(modules) for name, modules in SHARED_DEFINITIONS._by_module.items()}
+    monkeypatch.setattr(SHARED_DEFINITIONS, "_by_module", by_module)
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def run(*arguments: str) -> pytest.RunResult:

@@ -170,3 +170,29 @@ def test_modes(run_apart, pytester, mode, mark, options):
     result.assert_outcomes(passed=5, failed=1)
     result.stdout.fnmatch_lines(["*WorkflowStuckError: Nothing can go on*"])
     assert "never retrieved" not in result.stdout.str() + result.stderr.str()
+
+
+def test_a_stuck_test_names_its_own_line_and_that_of_the_step(pytester, run_within):
+    pytester.makepyfile(
+        """
+        import asyncio
+
+        import pytest
+
+        @pytest.mark.asyncio
+        async def test_it(workflow):
+            @workflow.define("dead")
+            async def dead(ctx):
+                await ctx.step("for-ever", lambda: asyncio.get_running_loop().create_future())
+
+            await workflow.start("dead")
+        """
+    )
+    result = run_within()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            'E *step "for-ever", attempt 1, at *test_a_stuck_test*.py:9 in dead',
+            "E *the task * waits, at *test_a_stuck_test*.py:11 in test_it",
+        ]
+    )

@@ -142,6 +142,20 @@ def test_nothing_to_cover(run_within, pytester):
     result.stdout.fnmatch_lines(["No test ran a workflow, and no imported module defines one."])
 
 
+def test_a_pattern_that_no_workflow_fits(run_within, pytester):
+    pytester.makepyfile(
+        """
+        def test_it(workflow):
+            workflow.define("order-of-coverage", lambda ctx: 1)
+            workflow.run("order-of-coverage")
+        """
+    )
+    result = run_within("--workflow-coverage-only=odrer")
+    result.stdout.fnmatch_lines(
+        ["--workflow-coverage-only=odrer names none of the workflows seen: *order-of-coverage*"]
+    )
+
+
 @pytest.mark.parametrize(("percent", "status"), [("17", 0), ("17.64", 0), ("17.65", 1), ("100", 1), ("0", 0)])
 def test_fail_under(run_within, pytester, percent, status):
     pytester.makepyfile(SUITE)

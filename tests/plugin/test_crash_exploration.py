@@ -158,9 +158,57 @@ def test_a_used_up_retry_is_found_and_explained(workflow_crashes):
     assert broken_invariants(report) == {"the outcome is the same", "the test's own assertions"}
     assert 'step "ship" needs one more (max_attempts) to survive its failures and a crash' in text
     assert "status is 'failed' (ConnectionError: no), without the crash 'completed'" in text
-    assert 'without the crash: "o-1"' in text
+    assert 'execution "o-1" (the first ' in text
     assert "--workflow-crash-at=step_started:ship#1:after" in text
     assert '"what":{"kind":"crash"}' in text
+
+
+def test_histories_stand_below_each_other_in_a_narrow_terminal(workflow_crashes, monkeypatch):
+    numbers = iter(range(10_000))
+    Workflow.define("explored-narrow", lambda ctx: ctx.step("token", lambda: next(numbers)))
+    text = {}
+    for columns in ("300", "80"):
+        monkeypatch.setenv("COLUMNS", columns)
+        text[columns] = str(workflow_crashes.explore(lambda workflow: workflow.run("explored-narrow"), check=False))
+    assert "  |  with the crash:" in text["300"]
+    assert "   without the crash:" in text["80"].splitlines()
+    assert "   with the crash:" in text["80"].splitlines()
+
+
+def test_a_further_crash_after_a_failing_one_is_only_counted(workflow_crashes):
+    calls = []
+
+    @Workflow.define("explored-twice")
+    async def twice(ctx):
+        return await ctx.step("pay", lambda: calls.append(1) or len(calls))
+
+    def scenario(workflow):
+        calls.clear()
+        workflow.run("explored-twice")
+
+    report = workflow_crashes.explore(scenario, depth=2, check=False)
+    text = str(report)
+    cut_off = [failure for failure in report.failures if len(failure.places) == 1]
+    assert [str(failure.places[0]) for failure in cut_off] == ["step_completed:pay#1:before"]
+    assert len(report.failures) > 5
+    assert text.count("The process died") == 1
+    assert f"{len(report.failures) - 1} further runs failed that die at one of these places, and at another." in text
+    assert 'hint: the crash cut step "pay" off, so it ran again, as any step may, and gave another result' in text
+
+
+def test_a_scenario_without_a_workflow_is_refused(workflow_crashes):
+    with pytest.raises(ValueError, match="it ran no workflow, so nothing was explored"):
+        workflow_crashes.explore(lambda workflow: None)
+
+
+def test_a_failing_line_of_a_scenario_is_named(workflow_crashes):
+    def scenario(workflow):
+        workflow.run("explored-order", "o-1")
+        workflow.history("o-1").assert_attempts("charge", 1)
+
+    text = str(workflow_crashes.explore(scenario, check=False))
+    line = scenario.__code__.co_firstlineno + 2
+    assert f'test_crash_exploration.py:{line}: workflow.history("o-1").assert_attempts("charge", 1)' in text
 
 
 def test_a_result_that_is_random_is_found_unless_it_is_named(workflow_crashes):
@@ -205,12 +253,12 @@ class TestPlantedDefects:
     def test_recovery_that_forgets_results(self, workflow_crashes, monkeypatch):
         original = SQLiteStore.unfinished_executions
 
-        async def forgetful(store):
+        async def forgetful(store, *args):
             store.connection.execute(
                 "UPDATE steps SET status = 'pending', attempt = 0, started_seq = NULL, completed_seq = NULL, revision ="
                 " revision + 1 WHERE kind = 'step' AND status = 'completed'"
             )
-            return await original(store)
+            return await original(store, *args)
 
         monkeypatch.setattr(SQLiteStore, "unfinished_executions", forgetful)
         report = failing_report(workflow_crashes, scenario)
@@ -243,7 +291,7 @@ class TestPlantedDefects:
         assert "a result never changes" in broken_invariants(failing_report(workflow_crashes, scenario))
 
     def test_recovery_that_does_not_happen(self, workflow_crashes, monkeypatch):
-        async def nothing(store):
+        async def nothing(store, *args):
             return []
 
         def detached(workflow, workflow_clock):
@@ -452,7 +500,8 @@ def test_the_marker_runs_the_test_with_fresh_fixtures(pytester, run_within):
     assert result.stdout.str().count("module set up") == result.stdout.str().count("module torn down") == 1
 
 
-def test_a_failure_can_be_replayed(pytester, run_within):
+def test_a_failure_can_be_replayed(pytester, run_within, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     pytester.makepyfile(
         SUITE
         + """
@@ -469,13 +518,23 @@ def test_a_failure_can_be_replayed(pytester, run_within):
             "crash exploration: 6 points * 2 failed*",
             '1. The process died just after step_started of "charge" was committed.',
             "   broken: the test's own assertions",
+            '     - test_*.py:*: workflow.history("o-1").assert_attempts("charge", 1)',
             '*step "charge" made 2 attempts, not 1*',
+            '   execution "o-1" (the first 2 events are the same)',
+            "*      3 *StepCompleted *charge *|  > *3 *ExecutionRecovered*",
             "   replay: pytest *::test_order '--workflow-crash-at=step_started:charge#1:after'",
         ]
     )
     again = run_within("--workflow-crash-at=step_started:charge#1:after")
     again.assert_outcomes(failed=1)
-    again.stdout.fnmatch_lines(['crash exploration: 1 run that dies just after step_started of "charge" was committed; 6 points, 1 failed'])
+    again.stdout.fnmatch_lines(
+        [
+            '>   *workflow.history("o-1").assert_attempts("charge", 1)',
+            'E   *step "charge" made 2 attempts, not 1*',
+            "crash exploration: 1 run that dies at step_started:charge#1:after, failed",
+            "hint: every invariant held; only the test's own assertions failed.*",
+        ]
+    )
     run_within("--workflow-crash-at=step_completed:charge#1:after").assert_outcomes(passed=1)
     twice = run_within(*(f"--workflow-crash-at=step_started:charge#{number}:after" for number in (1, 2)))
     twice.stdout.fnmatch_lines(['*died just after step_started of "charge"*, and again just after*(number 2)*'])
@@ -609,7 +668,7 @@ def test_a_failing_fixture_is_reported(pytester, run_within):
     )
     result = run_within()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*in the teardown: AssertionError: fragile*"])
+    result.stdout.fnmatch_lines(["*in the teardown: test_*.py:30: assert len(torn) < 4*", "*AssertionError: fragile*"])
 
 
 def test_hooks_of_a_conftest(pytester, run_within):

@@ -91,7 +91,7 @@ def rule(where=None, what=None, **more):
 
 POINT = {"point": "step_completed"}
 MISTAKES = {
-    "not_json": ("{", "Invalid the fault plan: value: Invalid JSON"),
+    "not_json": ("{", "Invalid fault plan: value: Invalid JSON"),
     "a_list": ([], "value: Input should be an object"),
     "version": ({"version": 2}, "version: Input should be 1"),
     "unknown": ({"rule": []}, "rule: Extra inputs are not permitted"),
@@ -144,7 +144,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("data", "message"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_named_by_its_place(data, message):
-    with pytest.raises(ValidationError, match=r"^Invalid the fault plan: ") as raised:
+    with pytest.raises(ValidationError, match=r"^Invalid fault plan: ") as raised:
         FaultPlan.from_json(data if isinstance(data, str) else json.dumps(data))
     assert message in str(raised.value)
     assert "pydantic" not in str(raised.value)
@@ -371,6 +371,42 @@ def test_a_failing_test_shows_its_plan_and_the_command_that_replays_it(pytester,
             f"replay:    pytest * test_*.py::test_it '--workflow-faults={plan}'".replace("[", "[[]"),
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nope.json", "The fault plan *nope.json cannot be read: No such file or directory"),
+        (
+            '{"version":1,"rules":[{}]}',
+            "Invalid fault plan: rules.0.where: Field required; rules.0.what: Field required",
+        ),
+    ],
+)
+def test_a_wrong_plan_of_the_command_line_is_one_error_of_its_use(pytester, run_within, given, message):
+    pytester.makepyfile("def test_one(workflow):\n    pass\n\ndef test_two(workflow):\n    pass\n")
+    result = run_within(f"--workflow-faults={given}")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: --workflow-faults: {message}"])
+    assert "test_one" not in result.stdout.str()
+
+
+def test_a_wrong_plan_of_a_marker_is_told_once(pytester, run_within, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.workflow_faults("nope.json")
+        def test_it(workflow):
+            pass
+        """
+    )
+    result = run_within("-rE")
+    result.assert_outcomes(errors=1)
+    assert result.stdout.str().count("nope.json cannot be read") == 2  # in full, and in the summary
+    result.stdout.fnmatch_lines(["ERROR *::test_it - Failed: The fault plan nope.json cannot be*"])
+    result.stdout.no_fnmatch_line("*During handling*")
 
 
 # Hostile plans -------------------------------------------------------------------------------------------------------

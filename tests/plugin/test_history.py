@@ -441,7 +441,7 @@ def test_in_a_failing_test(run_within, pytester):
             '*- workflow history of "s-1" (shop) -*',
             "*ExecutionStarted*",
             'E * history of "s-1" (shop), step "ship" differs from the expectation at position 0',
-            'E * step "ship" made 1 attempts, not 2',
+            'E * step "ship" made 1 attempt, not 2',
         ]
     )
     assert "history.py:" not in result.stdout.str()
@@ -463,7 +463,7 @@ def test_messages_name_what_was_expected_and_what_there_is(workflow, workflow_fa
         (lambda: history.assert_attempts("pai", 1), "made 0 attempts, not 1; the history knows nap, pay, ship"),
         (lambda: history.assert_slept("snooze", 1), 'sleep "snooze" did not begin; the history knows nap, pay, ship'),
         (lambda: history.assert_slept("nap", 5), 'sleep "nap" lasted 60000 ms, not 5 ms'),
-        (lambda: history.assert_order("ship", "pay"), "expected ship, pay, completed nap, pay, ship"),
+        (lambda: history.assert_order("ship", "pay"), "expected: ship, pay; completed: nap, pay, ship"),
     ):
         with pytest.raises(AssertionError) as raised:
             check()

@@ -63,5 +63,5 @@ def test_an_overridden_fixture_that_returns_something_else(run_within, pytester,
     )
     result = run_within()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines([f"test_*.py::test_it: the fixture {name} {message.removeprefix('*')}"])
+    result.stdout.fnmatch_lines([f"the fixture {name} {message.removeprefix('*')}"])
     assert "Traceback" not in result.stdout.str()

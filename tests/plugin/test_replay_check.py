@@ -56,7 +56,23 @@ MODULE = """
         for name in names:  # suspect
             await ctx.step(name, lambda: 1)
 
+    async def order_of_a_list_of_a_set(ctx):
+        names = frozenset(["a", "b"])
+        names = [name.upper() for name in names | {"c"}]
+        pairs = dict.fromkeys({"d", "e"})
+        for name in sorted(names):
+            await ctx.step(name, lambda: 1)
+        for name in pairs:  # suspect
+            await ctx.step(name, lambda: 1)
+
+    def token_of_a_function():
+        return uuid.uuid4().hex  # suspect
+
+    async def function(ctx):
+        await ctx.step("use", functools.partial(len, token_of_a_function()))
+
     WRONG = [
+        (order_of_a_list_of_a_set, "unordered"), (function, "captured"),
         (clock_in_a_closure, "captured"), (clock_in_a_branch, "renamed"), (clock_in_a_default, "captured"),
         (random_argument, "captured"), (random_id, "renamed"), (random_order, "order"), (random_output, "output"),
         (environment, "environment"), (order_of_a_set, "unordered"),
@@ -73,9 +89,12 @@ WRONG = (
             workflow.run("w", "x")
         assert f"[{kind}]" in str(raised.value), raised.value
         source = Path(__file__).read_text().splitlines()
-        start = handler.__code__.co_firstlineno
+        start = (token_of_a_function if handler is function else handler).__code__.co_firstlineno
         line = next(number for number, text in enumerate(source[start:], start + 1) if "suspect" in text)
         assert f"{__file__}:{line}" in str(raised.value), raised.value
+        assert str(raised.value).startswith("the workflow is not deterministic: ")
+        assert "run again:  " in str(raised.value)
+        assert "recorded id" not in str(raised.value)  # which is what to do about changed code
 """
 )
 
@@ -178,7 +197,7 @@ MEMORY = """
 @pytest.mark.parametrize("store", ["memory", "file"])
 def test_code_that_is_not_deterministic(pytester, run_within, store):
     pytester.makepyfile(WRONG)
-    run_within("--workflow-replay-check", f"--workflow-store={store}").assert_outcomes(passed=9)
+    run_within("--workflow-replay-check", f"--workflow-store={store}").assert_outcomes(passed=11)
 
 
 @pytest.mark.parametrize("store", ["memory", "file"])
@@ -193,7 +212,10 @@ def test_a_workflow_that_keeps_something_in_memory(pytester, run_within):
     result = run_within("--workflow-replay-check")
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(
-        ["*assert 0 == 1*", '--workflow-replay-check: execution "c" went on in a new engine after "connect", "use"']
+        [
+            "*assert 0 == 1*",
+            '--workflow-replay-check: execution "c" went on in a new engine after "connect", "use"; a workflow that*',
+        ]
     )
 
 

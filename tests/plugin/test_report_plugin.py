@@ -377,3 +377,26 @@ def _without_real_time(page):
     ):
         page = re.sub(differs, "", page)
     return page
+
+
+def test_a_test_whose_marker_is_wrong_is_shown_as_an_error(run_within, pytester, reports):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.workflow_faults("nope.json")
+        def test_workflow(workflow):
+            pass
+
+        @pytest.fixture
+        def broken():
+            raise RuntimeError
+
+        def test_other(broken):
+            pass
+        """
+    )
+    run_within("--workflow-report=report.html")
+    (test,) = reports[0].tests
+    assert (test.outcome, test.record.executions) == ("error", ())
+    assert "nope.json cannot be read" in test.failure

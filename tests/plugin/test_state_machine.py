@@ -77,19 +77,19 @@ def test_recovery_that_begins_sleeps_anew(monkeypatch):
 def test_recovery_that_forgets_results(monkeypatch):
     original = SQLiteStore.unfinished_executions
 
-    async def forgetful(store):
+    async def forgetful(store, *args):
         store.connection.execute(
             "UPDATE steps SET status = 'pending', attempt = 0, started_seq = NULL, completed_seq = NULL, revision ="
             " revision + 1 WHERE kind = 'step' AND status = 'completed'"
         )
-        return await original(store)
+        return await original(store, *args)
 
     monkeypatch.setattr(SQLiteStore, "unfinished_executions", forgetful)
     failure_of(Orders, 'a result never changes: step "charge" of "e-1"|a completed step never runs again')
 
 
 def test_an_execution_that_is_never_taken_up_again(monkeypatch):
-    async def none(store):
+    async def none(store, *args):
         return []
 
     monkeypatch.setattr(SQLiteStore, "unfinished_executions", none)

@@ -183,17 +183,3 @@ def test_times_are_utc_text_and_milliseconds(store):
     begin(store)
     (started_at,) = store.select("SELECT started_at FROM executions")[0]
     assert started_at == "2026-01-02T03:04:05.678901+00:00"
-
-
-def test_reads_use_indexes(store):
-    for sql in (
-        "SELECT * FROM steps WHERE execution_id = 'e'",
-        "SELECT * FROM executions WHERE id = 'e'",
-        "SELECT * FROM step_errors WHERE execution_id = 'e'",
-        "SELECT * FROM step_events WHERE execution_id = 'e'",
-        "SELECT * FROM executions WHERE status IN ('running', 'sleeping')",
-    ):
-        plan = " ".join(str(row[3]) for row in store.select(f"EXPLAIN QUERY PLAN {sql}"))
-        assert "SCAN executions" not in plan, plan
-        assert "SCAN steps" not in plan, plan
-        assert "SCAN event_log" not in plan, plan

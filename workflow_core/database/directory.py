@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import functools
+import heapq
 import logging
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
+from workflow_core.database import removal
+from workflow_core.database.backup import back_up
+from workflow_core.database.connection import after_fork, closed_error, roll_back
+from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.layout import RuntimeLayout
-from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
-from workflow_core.database.sqlite import SQLiteStore, after_fork, leave_to_parent, open_database, storage_error
+from workflow_core.database.registry import Registry
+from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.database.store import ExecutionRecord, NewExecution
     from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner
+    from workflow_core.summaries import ExecutionSummary, Position
 
 __all__ = ["DirectoryStore"]
 
 logger = logging.getLogger("workflow_core")
+
+_REMOVED_AT_A_TIME = 100
+"""How many removed executions are taken out of the registry while it is locked."""
+_NEW_CONFIG = {"environment": "development", "variables": {}, "secrets": {}}
 
 
 class DirectoryStore:
@@ -41,18 +54,16 @@ class DirectoryStore:
         self.layout = RuntimeLayout(root.absolute())
         self._synchronous = synchronous
         self._busy_timeout_ms = busy_timeout_ms
-        self._lock = threading.RLock()
-        self._registry: sqlite3.Connection | None = None
+        self._registry = Registry(self.layout, synchronous, busy_timeout_ms)
+        self._lock = self._registry.lock
         self._stores: dict[str, SQLiteStore] = {}
         self._closed = False
         after_fork(self)
 
     def forked(self) -> None:
         """Begin again in a child process, which may not use a connection of its parent's."""
-        self._lock = threading.RLock()
-        if self._registry is not None:
-            leave_to_parent(self._registry)
-            self._registry = None
+        self._registry.forked()
+        self._lock = self._registry.lock
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data of a workflow lies, or the directory of all."""
@@ -65,79 +76,88 @@ class DirectoryStore:
             for store in self._stores.values():
                 store.close()
             self._stores.clear()
-            if self._registry is not None:
-                self._registry.close()
-                self._registry = None
+            self._registry.close()
 
     # The registry ----------------------------------------------------------------------------------------------------
 
-    def _open_registry(self) -> sqlite3.Connection:
+    def _check_open(self) -> None:
         if self._closed:
-            raise StorageError(f"{self.layout.root}: the store is closed; make a new engine", str(self.layout.root))
-        if self._registry is None:
-            self.layout.make_root()
-            self._registry = open_database(
-                self.layout.registry, REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION, self._synchronous, self._busy_timeout_ms
-            )
-        return self._registry
+            raise closed_error(str(self.layout.root))
 
     def _registry_rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-        with self._lock:
-            try:
-                return self._open_registry().execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
-                raise storage_error(error, str(self.layout.registry)) from error
-
-    @contextlib.contextmanager
-    def _registry_transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            registry = self._open_registry()
-            try:
-                registry.execute("BEGIN IMMEDIATE")
-                yield registry
-                registry.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise storage_error(error, str(self.layout.registry)) from error
-            finally:
-                if registry.in_transaction:
-                    registry.execute("ROLLBACK")
+        self._check_open()
+        return self._registry.rows(sql, parameters)
 
     def workflow_names(self) -> list[str]:
         """Return the names of the workflows in the registry."""
-        if not self.layout.registry.exists():
+        if not self._registry.exists():
             return []
         return [str(row[0]) for row in self._registry_rows("SELECT name FROM workflow_registry ORDER BY name")]
 
     def _workflow_of(self, execution_id: str) -> str | None:
-        if not self.layout.registry.exists():
+        if not self._registry.exists():
             return None
         rows = self._registry_rows("SELECT workflow_name FROM execution_index WHERE execution_id = ?", (execution_id,))
         return str(rows[0][0]) if rows else None
 
     def workflow(self, workflow_name: str) -> SQLiteStore:
-        """Return the store of one workflow, making its directories and database if need be."""
+        """Return the store of one workflow; its directories and database are made at the first use, if need be."""
         with self._lock:
             store = self._stores.get(workflow_name)
             if store is None:
-                self._open_registry()
-                self.layout.make_workflow(workflow_name)
+                self._check_open()
                 store = self._stores[workflow_name] = SQLiteStore(
                     self.layout.database(workflow_name),
                     synchronous=self._synchronous,
                     busy_timeout_ms=self._busy_timeout_ms,
+                    before_opening=functools.partial(self._make_directories, workflow_name),
                 )
             return store
+
+    def _make_directories(self, workflow_name: str) -> None:
+        self.layout.make_root()
+        self.layout.make_workflow(workflow_name)
+
+    def wait_for_locks(self, location: str, *, wait: bool) -> None:
+        """Tell whether writes to a database wait for another process's lock, or report it at once.
+
+        Args:
+            location: The database, as a `StorageError` names it.
+            wait: ``False`` while whoever calls tries again by itself, and lets others run in between.
+        """
+        for store in list(self._stores.values()):
+            store.wait_for_locks(location, wait=wait)
+        if location == str(self.layout.registry):
+            self._registry.wait_for_locks(wait=wait)
 
     def _existing_stores(self, workflow_name: str | None = None) -> list[SQLiteStore]:
         names = self.workflow_names() if workflow_name is None else [workflow_name]
         return [self.workflow(name) for name in names if self.layout.database(name).exists()]
 
+    async def back_up(self, to: Path, progress: Callable[[int, int], object] | None = None) -> Path:
+        """Copy the runtime directory while it is in use; see `workflow_core.database.backup.back_up`."""
+        self._check_open()
+        if self._registry.exists():
+            self._registry.open()
+        cancelled = threading.Event()
+        copying = asyncio.get_running_loop().run_in_executor(
+            None, back_up, self.layout, to, self._busy_timeout_ms, progress, cancelled
+        )
+        try:
+            return await asyncio.shield(copying)
+        except asyncio.CancelledError:
+            cancelled.set()
+            await asyncio.gather(copying, return_exceptions=True)
+            raise
+
     # Writing ---------------------------------------------------------------------------------------------------------
 
     async def workflow_defined(self, workflow_name: str, definition: Mapping[str, object], at: datetime) -> None:
-        """Make a workflow's directory, ``definition.json``, database and registry entry, unless they are there."""
-        self.workflow(workflow_name)
+        """Make a workflow's directory, files, database and registry entry, and bring ``definition.json`` up to date."""
+        store = self.workflow(workflow_name)
+        store.open()
         self.layout.write_definition(workflow_name, definition)
+        self.layout.make_config(workflow_name, _NEW_CONFIG)
         self._registry_rows(
             "INSERT INTO workflow_registry (name, db_path, workflow_dir, log_dir, created_at) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (name) DO NOTHING",
@@ -156,6 +176,10 @@ class DirectoryStore:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
         name, execution_id = execution.workflow_name, execution.execution_id
         store = self.workflow(name)
+        if self._workflow_of(execution_id) == name:  # who only asks again need not wait for the registry's lock
+            existing = await store.load_execution(execution_id)
+            if existing is not None:
+                return existing
         self._registry_rows(
             "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
             (execution_id, name),
@@ -163,16 +187,12 @@ class DirectoryStore:
         while True:
             # While the registry is locked nobody else can move the id to another workflow. The index is committed
             # before the execution is: a crash in between leaves an id without an execution, never the reverse.
-            with self._registry_transaction() as registry:
+            with self._registry.transaction() as registry:
                 holder = self._workflow_of(execution_id)
                 if holder == name:
                     found = await store.execution_started(execution, owner, lease_expires_at, at)
                     if found is None:
-                        registry.execute(
-                            "UPDATE workflow_registry SET last_execution_at = ?, execution_count = execution_count + 1"
-                            " WHERE name = ?",
-                            (at.isoformat(timespec="microseconds"), name),
-                        )
+                        self._count_execution(registry, name, at)
                     return found
                 existing = None if holder is None else await self.workflow(holder).load_execution(execution_id)
                 if existing is not None:
@@ -183,17 +203,31 @@ class DirectoryStore:
                     (execution_id, name),
                 )
 
-    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
-        """Prolong an owner's lease in every open database."""
-        owned: set[tuple[str, int]] = set()
-        for store in list(self._stores.values()):
-            owned |= await store.lease_renewed(owner, lease_expires_at)
-        return owned
+    def _count_execution(self, registry: sqlite3.Connection, workflow_name: str, at: datetime) -> None:
+        """Count a new execution, which is committed already: what goes wrong here must not make it look as if not."""
+        try:
+            registry.execute(
+                "UPDATE workflow_registry SET last_execution_at = ?, execution_count = execution_count + 1"
+                " WHERE name = ?",
+                (at.isoformat(timespec="microseconds"), workflow_name),
+            )
+            registry.execute("COMMIT")
+        except sqlite3.Error as error:
+            logger.warning(
+                "An execution was started, but not counted: %s", storage_error(error, str(self.layout.registry))
+            )
+            roll_back(registry)
 
     async def owner_retired(self, owner: Owner) -> None:
         """Forget an owner that ended in an orderly way."""
+        failures = []
         for store in list(self._stores.values()):
-            await store.owner_retired(owner)
+            try:
+                await store.owner_retired(owner)
+            except StorageError as error:  # the others can be told all the same
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     # Reading ---------------------------------------------------------------------------------------------------------
 
@@ -209,23 +243,98 @@ class DirectoryStore:
             circuits |= await store.load_circuits(workflow_name)
         return circuits
 
-    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
-        """Read all executions that are not at rest, of all workflows."""
-        found: list[tuple[ExecutionRecord, Owner | None, int | None]] = []
+    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+        """Read executions that are not at rest, of all workflows, the earliest started first."""
+        found: list[UnfinishedExecution] = []
         for name in self.workflow_names():
             if self.layout.database(name).exists():
                 try:
-                    found += await self.workflow(name).unfinished_executions()
+                    found += await self.workflow(name).unfinished_executions(after, limit)
                 except StorageError:  # one damaged database must not keep the others from being recovered
                     logger.exception('The executions of workflow "%s" cannot be read', name)
-        return found
+        return heapq.nsmallest(limit, found, key=lambda execution: execution.position)
 
     async def list_executions(
-        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
-    ) -> list[ExecutionRecord]:
-        """Read executions, the latest started first."""
-        found: list[ExecutionRecord] = []
+        self,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> list[ExecutionSummary]:
+        """Read executions in short, the latest started first."""
+        found: list[ExecutionSummary] = []
         for store in self._existing_stores(workflow_name):
-            found += await store.list_executions(workflow_name, status, limit + offset)
-        found.sort(key=lambda record: (-record.started_at.timestamp(), record.execution_id))
-        return found[offset : offset + limit]
+            found += await store.list_executions(
+                None, status, limit, started_after=started_after, started_before=started_before, before=before
+            )
+        return heapq.nlargest(limit, found, key=lambda summary: (summary.started_at, summary.execution_id))
+
+    async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
+        """Count the executions by workflow and status."""
+        counts: dict[str, dict[ExecutionStatus, int]] = {}
+        for store in self._existing_stores(workflow_name):
+            counts |= await store.count_executions(workflow_name)
+        return counts
+
+    # Removing --------------------------------------------------------------------------------------------------------
+
+    async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
+        """Return the names of the workflows that have a database, or of those the one that is named."""
+        names = self.workflow_names() if workflow_name is None else [workflow_name]
+        return [name for name in names if self.layout.database(name).exists()]
+
+    async def executions_to_remove(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int
+    ) -> list[Candidate]:
+        """Read which executions of a workflow have expired, the earliest started first."""
+        return await self.workflow(workflow_name).executions_to_remove(workflow_name, expiry, after, limit)
+
+    async def executions_removed(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int, enough: Callable[[], bool]
+    ) -> tuple[list[Candidate], Position | None]:
+        """Remove expired executions from their database; `removal_finished` does the rest."""
+        return await self.workflow(workflow_name).executions_removed(
+            workflow_name, expiry, after, limit, enough, known_elsewhere=True
+        )
+
+    async def removal_finished(self, workflow_name: str) -> None:
+        """Take executions that are removed from their database out of the registry's index, and remove their logs.
+
+        While the registry is locked no execution can start, so none can take an id between the look and the removal.
+        """
+        store = self.workflow(workflow_name)
+        while store.names_removed(1):
+            with self._registry.transaction() as registry:
+                found = store.names_removed(_REMOVED_AT_A_TIME)
+                gone = [execution_id for execution_id, in_use in found if not in_use]
+                registry.executemany(
+                    "DELETE FROM execution_index WHERE execution_id = ? AND workflow_name = ?",
+                    [(execution_id, workflow_name) for execution_id in gone],
+                )
+                for execution_id in gone:
+                    self.layout.remove_execution_log(workflow_name, execution_id)
+            store.forget_removed([execution_id for execution_id, _ in found])
+
+    async def logs_removed(self, workflow_name: str, before: datetime, dry_run: bool) -> int:
+        """Remove a workflow's daily logs of the days that were over at ``before``; return how many."""
+        logs = self.layout.daily_logs(workflow_name, before)
+        if not dry_run:
+            for log in logs:
+                self.layout.remove(log)
+        return len(logs)
+
+    async def space(self, workflow_name: str) -> Space:
+        """Tell how much room a workflow's database takes."""
+        return await self.workflow(workflow_name).space(workflow_name)
+
+    async def shrunk(self, workflow_name: str, pages: int) -> bool:
+        """Give free pages of a workflow's database, and of the registry, back to the file system."""
+        more = await self.workflow(workflow_name).shrunk(workflow_name, pages)
+        with self._lock:
+            try:
+                return removal.shrink(self._registry.open(), pages) or more
+            except sqlite3.Error as error:
+                raise storage_error(error, str(self.layout.registry)) from error

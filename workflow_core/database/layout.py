@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import logging
 import os
 import re
 import tempfile
+from datetime import UTC
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pydantic_core
 
-from workflow_core.errors import StorageError
+from workflow_core.database.diagnosis import file_error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from datetime import date, datetime
 
 __all__ = ["WORKFLOW_NAME", "RuntimeLayout"]
 
 WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a workflow may be called: its name becomes a directory."""
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+logger = logging.getLogger("workflow_core")
+_PLAIN_FILE_NAME = re.compile(r"[a-z0-9._-]{1,200}")
+_RESERVED = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:\..*)?", re.IGNORECASE)
+"""What Windows means a device by, with any ending."""
 
 
 class RuntimeLayout:
@@ -48,6 +60,56 @@ class RuntimeLayout:
         """The log directory of a workflow."""
         return self.workflow_dir(workflow_name) / "logs"
 
+    def remove_execution_log(self, workflow_name: str, execution_id: str) -> None:
+        """Remove the log of one execution, if there is one."""
+        self.remove(self.execution_log(workflow_name, execution_id))
+
+    def daily_logs(self, workflow_name: str, before: datetime) -> list[Path]:
+        """Return the daily logs of a workflow, of the days that were over at ``before`` (UTC)."""
+        over = before.astimezone(UTC).date().isoformat()
+        logs = self.log_dir(workflow_name).glob("????-??-??.log")
+        return sorted(log for log in logs if _DAY.fullmatch(log.stem) and log.stem < over)
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove a file; one that cannot be removed is left, with a warning."""
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            logger.warning("%s: cannot remove this file: %s", path, error.strerror)
+
+    def definition(self, workflow_name: str) -> Path:
+        """The description of a workflow, for programs that do not have its code."""
+        return self.workflow_dir(workflow_name) / "definition.json"
+
+    def config(self, workflow_name: str) -> Path:
+        """The configuration of a workflow, which its users edit."""
+        return self.workflow_dir(workflow_name) / "config.json"
+
+    def daily_log(self, workflow_name: str, day: date) -> Path:
+        """The log of what happened to all executions of a workflow on a day in UTC."""
+        return self.log_dir(workflow_name) / f"{day.isoformat()}.log"
+
+    def execution_log(self, workflow_name: str, execution_id: str) -> Path:
+        """The log of one execution: ``{execution_id}.log`` where every file system takes that for a name of its own.
+
+        An id with a colon or a capital letter, one of more than 200 characters, and one that Windows takes for a device
+        are written as far as they are safe, with ``~`` and the first 16 digits of the id's SHA-256 after them.
+        """
+        name = execution_id
+        if not _PLAIN_FILE_NAME.fullmatch(name) or _RESERVED.fullmatch(name):
+            digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+            safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:200]
+            name = f"{'_' if _RESERVED.fullmatch(name) else ''}{safe}~{digest}"
+        return self.log_dir(workflow_name) / "executions" / f"{name}.log"
+
+    def workflow_names(self) -> Iterator[str]:
+        """Yield the names of the workflows whose databases lie here, whether the registry knows them or not."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for path in sorted((self.root / "workflows").iterdir()):
+                if WORKFLOW_NAME.fullmatch(path.name) and self.database(path.name).is_file():
+                    yield path.name
+
     def relative(self, path: Path) -> str:
         """Return a path as it is stored: relative, with forward slashes."""
         return path.relative_to(self.root).as_posix()
@@ -56,39 +118,92 @@ class RuntimeLayout:
         """Make the runtime directory, readable by its user alone."""
         self._make(self.root)
 
+    def make_workflows(self) -> None:
+        """Make the directory of all workflows."""
+        self._make(self.root / "workflows")
+
     def make_workflow(self, workflow_name: str) -> None:
         """Make a workflow's directories."""
-        self._make(self.root / "workflows")
+        self.make_workflows()
         self._make(self.workflow_dir(workflow_name))
+        self._make(self.log_dir(workflow_name))
         self._make(self.log_dir(workflow_name) / "executions")
 
     def write_definition(self, workflow_name: str, definition: Mapping[str, object]) -> None:
-        """Write ``definition.json`` as a whole or not at all, unless it is there already."""
-        path = self.workflow_dir(workflow_name) / "definition.json"
+        """Bring ``definition.json`` up to date, as a whole or not at all; nothing is written if nothing has changed.
+
+        The moment of its making is kept, and so is whatever other programs have added.
+        """
+        path = self.definition(workflow_name)
+        before = _object_in(path)
+        changed = {**before, **pydantic_core.to_jsonable_python(definition)}
+        changed["created_at"] = before.get("created_at", definition.get("created_at"))
+        if before and {**changed, "last_modified": before.get("last_modified")} == before:
+            return
+        _write_atomically(path, pydantic_core.to_json(changed, indent=2) + b"\n")
+
+    def make_config(self, workflow_name: str, config: Mapping[str, object]) -> None:
+        """Write ``config.json`` unless it is there: it belongs to the workflow's users."""
+        path = self.config(workflow_name)
         if not path.exists():
-            _write_atomically(path, pydantic_core.to_json(definition, indent=2) + b"\n")
+            _write_atomically(path, pydantic_core.to_json(config, indent=2) + b"\n", replace=False)
 
     @staticmethod
     def _make(path: Path) -> None:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageError(
-                f"{path}: cannot make this directory: {error.strerror}; set WORKFLOW_DIR to a directory that this user "
-                "may write"
-            ) from error
+            advice = "set WORKFLOW_DIR to a directory that this user may write"
+            raise file_error(error, path, "cannot make this directory", advice) from error
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def _object_in(path: Path) -> dict[str, object]:
+    """Return the object in a JSON file; a file that is missing, or damaged, has none."""
+    try:
+        found = pydantic_core.from_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise file_error(error, path, "cannot read this file", "check that this user may read it") from error
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_atomically(path: Path, content: bytes, *, replace: bool = True) -> None:
+    """Write a file as a whole or not at all.
+
+    Args:
+        path: The file.
+        content: What it is to hold.
+        replace: Whether a file that is there already, or comes to be there meanwhile, is replaced.
+    """
     try:
         descriptor, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
-            temporary.replace(path)
+            if replace:
+                temporary.replace(path)
+            else:
+                _place(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StorageError(f"{path}: cannot write this file: {error.strerror}") from error
+        advice = "check that this user may write the directory"
+        raise file_error(error, path, "cannot write this file", advice) from error
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Give a file its name unless that is taken."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        if not path.exists():
+            temporary.replace(path)
+            return
+    temporary.unlink()

@@ -7,13 +7,19 @@ reader uses. A step therefore costs one row, written twice, and no event row.
 
 `updated_at` is written by the engine from its own clock, together with `revision`. The triggers act only when a row
 was changed without `revision`, that is by a foreign program.
+
+`idx_executions_status` serves the lists, the counts, the recovery and the removal: each of them reads it once for each
+status, so no other index of all executions is needed. `removed_executions` holds what was deleted here and is still
+known elsewhere: in the registry's index, as a log file.
+
+A change of these texts is a new version, with its step in `workflow_core.database.migrations`.
 """
 
 from __future__ import annotations
 
 __all__ = ["WORKFLOW_SCHEMA_VERSION", "WORKFLOW_SCHEMA", "REGISTRY_SCHEMA_VERSION", "REGISTRY_SCHEMA"]
 
-WORKFLOW_SCHEMA_VERSION = 1
+WORKFLOW_SCHEMA_VERSION = 2
 
 WORKFLOW_SCHEMA = """
 CREATE TABLE owners (
@@ -46,8 +52,9 @@ CREATE TABLE executions (
     created_at      DATETIME NOT NULL,
     updated_at      DATETIME NOT NULL
 );
-CREATE INDEX idx_executions_status ON executions(status);
+CREATE INDEX idx_executions_status ON executions(workflow_name, status, started_at);
 CREATE INDEX idx_executions_started_at ON executions(started_at);
+CREATE INDEX idx_executions_restart_at ON executions(started_at) WHERE restart_at IS NOT NULL;
 
 CREATE TABLE steps (
     execution_id    TEXT NOT NULL REFERENCES executions(id) ON DELETE CASCADE,
@@ -109,6 +116,10 @@ CREATE TABLE event_log (
     at           DATETIME NOT NULL,
     data         TEXT,
     PRIMARY KEY (execution_id, seq)
+) WITHOUT ROWID;
+
+CREATE TABLE removed_executions (
+    execution_id TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 
 CREATE VIEW step_events AS

@@ -1,39 +1,37 @@
-"""One SQLite database of executions, in a file or in memory, by the same SQL.
-
-Calls are made directly in the event loop's thread: a commit in WAL mode costs less than handing it to a thread. The
-lock only matters when engines in several threads share one store.
-"""
+"""One SQLite database of executions, in a file or in memory, by the same SQL."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
-import threading
-import time
-import weakref
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
-from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
+from workflow_core.database import listing, removal
+from workflow_core.database.connection import Database
+from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
-from workflow_core.errors import ExecutionNotFoundError, LeaseLostError, SchemaVersionError, StorageError
+from workflow_core.errors import ExecutionNotFoundError, LeaseLostError
 from workflow_core.events import event_from_row
 from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
+    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.database.store import CircuitChange, NewExecution
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus
+    from workflow_core.summaries import ExecutionSummary, Position
 
-__all__ = ["SQLiteStore", "after_fork", "leave_to_parent", "open_database", "prepare", "storage_error"]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+__all__ = ["SQLiteStore"]
 
 _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
@@ -45,153 +43,7 @@ _EXECUTION_COLUMNS: Final = (
 _LEASE_TOLERANCE_MS: Final = 1_000
 """A lease that starting an execution would prolong by less than this is left as it is."""
 
-_WAL_TRIES: Final = 100
-
 _CIRCUIT_EVENTS: Final = {"open": "CircuitOpened", "half_open": "CircuitHalfOpened", "closed": "CircuitClosed"}
-
-
-def open_database(
-    path: Path | None, schema: str, version: int, synchronous: str, busy_timeout_ms: int
-) -> sqlite3.Connection:
-    """Open a database, making its tables if it is new.
-
-    Args:
-        path: The file; ``None`` for a database in memory.
-        schema: The statements that make the tables.
-        version: The schema's version, stored as ``PRAGMA user_version``.
-        synchronous: ``NORMAL`` or ``FULL``.
-        busy_timeout_ms: How long to wait for another process's lock.
-
-    Raises:
-        SchemaVersionError: The file was written by a newer version of this library.
-        StorageError: The file cannot be opened, or is not a database.
-    """
-    where = str(path) if path is not None else ":memory:"
-    if path is not None:
-        with contextlib.suppress(OSError):  # it is there already, or SQLite will say what is wrong
-            path.touch(mode=0o600, exist_ok=False)
-    try:
-        connection = sqlite3.connect(
-            where, timeout=busy_timeout_ms / 1_000, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
-    except sqlite3.Error as error:
-        raise storage_error(error, where) from error
-    try:
-        if path is not None:
-            _switch_to_wal(connection, busy_timeout_ms)
-        found = prepare(connection, schema, version, synchronous)
-    except sqlite3.Error as error:
-        connection.close()
-        raise storage_error(error, where) from error
-    if found > version:
-        connection.close()
-        raise SchemaVersionError(
-            f"{where} has schema version {found}, and this version of pytest-workflow-core knows up to {version}: "
-            "install the version that wrote it, or a newer one"
-        )
-    return connection
-
-
-def prepare(connection: sqlite3.Connection, schema: str, version: int, synchronous: str) -> int:
-    """Set a new connection up, and make the tables if there are none; return the version of the schema that is there.
-
-    Args:
-        connection: The connection, outside a transaction.
-        schema: The statements that make the tables.
-        version: The schema's version.
-        synchronous: ``NORMAL`` or ``FULL``.
-    """
-    connection.execute(f"PRAGMA synchronous = {synchronous}")
-    connection.execute("PRAGMA foreign_keys = ON")
-    found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-    if found == 0:
-        connection.execute("BEGIN IMMEDIATE")
-        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
-        if found == 0:
-            for statement in _statements(schema):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {version}")
-            found = version
-        connection.execute("COMMIT")
-    return found
-
-
-def _switch_to_wal(connection: sqlite3.Connection, busy_timeout_ms: int) -> None:
-    """Switch to write-ahead logging, waiting for a process that does so at the same time.
-
-    SQLite does not wait for that by itself: its busy time-out covers transactions, not this change.
-    """
-    for tries_left in range(_WAL_TRIES, -1, -1):
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if not tries_left or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
-                raise
-            time.sleep(busy_timeout_ms / 1_000 / _WAL_TRIES)
-        else:
-            return
-
-
-def _statements(script: str) -> list[str]:
-    """Split a script into statements, triggers in one piece."""
-    statements, current = [], ""
-    for line in script.splitlines(keepends=True):
-        current += line
-        if sqlite3.complete_statement(current):
-            statements.append(current)
-            current = ""
-    return statements
-
-
-def storage_error(error: sqlite3.Error, where: str) -> StorageError:
-    """Say what SQLite said, where, and what to do about it."""
-    text = str(error)
-    advice = "see https://www.sqlite.org/rescode.html for this error"
-    lowered = text.lower()
-    if "locked" in lowered or "busy" in lowered:
-        advice = "another program holds a lock on it; end that program, or raise Settings.busy_timeout_ms"
-    elif "full" in lowered:
-        advice = "make room on the disk, then resume the execution: nothing that was committed is lost"
-    elif "readonly" in lowered or "unable to open" in lowered:
-        advice = "check that the directory exists and that this user may write the file and its directory"
-    elif "not a database" in lowered or "malformed" in lowered:
-        advice = "the file is damaged or is not a workflow database; restore it from a backup, or move it away"
-    elif "disk i/o" in lowered:
-        advice = "the disk reported an error; check the device, then resume the execution"
-    elif "closed" in lowered:
-        advice = "the store was closed; make a new engine"
-    return StorageError(f"{where}: {text} ({advice})", where)
-
-
-class _Forked(Protocol):
-    def forked(self) -> None:
-        """Begin again in a child process."""
-
-
-_stores: weakref.WeakSet[_Forked] = weakref.WeakSet()
-_left_to_parent: list[sqlite3.Connection] = []
-
-
-def after_fork(store: _Forked) -> None:
-    """Let a store begin again in each child that this process is forked into."""
-    _stores.add(store)
-
-
-def leave_to_parent(connection: sqlite3.Connection) -> None:
-    """Keep a parent's connection for ever: closing it in the child would drop the parent's locks.
-
-    See https://www.sqlite.org/howtocorrupt.html, section 2.6.
-    """
-    _left_to_parent.append(connection)
-
-
-def _begin_again_in_child() -> None:
-    for store in list(_stores):
-        store.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_again_in_child)
 
 
 def _text(at: datetime) -> str:
@@ -206,48 +58,7 @@ def _json(**data: object) -> str:
     return pydantic_core.to_json(data).decode()
 
 
-class _Transaction:
-    """``with`` begins a write transaction, and ends it by a commit, or by a rollback on any error."""
-
-    __slots__ = ("_store",)
-
-    def __init__(self, store: SQLiteStore) -> None:
-        self._store = store
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._store._lock.acquire()
-        try:
-            connection = self._store.connection
-            connection.execute("BEGIN IMMEDIATE")
-        except BaseException as error:
-            self._store._lock.release()
-            if isinstance(error, sqlite3.Error):
-                raise storage_error(error, self._store.location()) from error
-            raise
-        return connection
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        connection = self._store._connection
-        try:
-            if connection is None:
-                return
-            if error is None:
-                connection.execute("COMMIT")
-            elif connection.in_transaction:
-                connection.execute("ROLLBACK")
-        except sqlite3.Error as failure:
-            if connection is not None and connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise storage_error(failure, self._store.location()) from failure
-        finally:
-            self._store._lock.release()
-        if isinstance(error, sqlite3.Error):
-            raise storage_error(error, self._store.location()) from error
-
-
-class SQLiteStore:
+class SQLiteStore(Database):
     """A store in one SQLite database, which may hold any number of workflows.
 
     Args:
@@ -255,6 +66,7 @@ class SQLiteStore:
         synchronous: ``NORMAL``, or ``FULL`` to survive power cuts.
         busy_timeout_ms: How long a write waits for another process's lock, in milliseconds.
         connection: An open connection to use instead of opening one; it is not closed with the store.
+        before_opening: Called before the file is opened, which happens at the first use then, instead of at once.
     """
 
     def __init__(
@@ -264,57 +76,26 @@ class SQLiteStore:
         synchronous: str = "NORMAL",
         busy_timeout_ms: int = 5_000,
         connection: sqlite3.Connection | None = None,
+        before_opening: Callable[[], None] | None = None,
     ) -> None:
-        self._path = path
-        self._synchronous = synchronous
-        self._busy_timeout_ms = busy_timeout_ms
-        self._lock = threading.RLock()
-        self._borrowed = connection is not None
-        self._closed = False
-        self._connection: sqlite3.Connection | None = connection or self._open()
         self._known_owners: dict[str, int | None] = {}
-        after_fork(self)
-
-    def _open(self) -> sqlite3.Connection:
-        return open_database(
-            self._path, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, self._synchronous, self._busy_timeout_ms
+        super().__init__(
+            path,
+            synchronous=synchronous,
+            busy_timeout_ms=busy_timeout_ms,
+            connection=connection,
+            before_opening=before_opening,
         )
 
     def forked(self) -> None:
         """Begin again in a child process, which may not use a connection of its parent's."""
-        self._lock = threading.RLock()
+        super().forked()
         self._known_owners = {}
-        if self._connection is not None and self._path is not None and not self._borrowed:
-            leave_to_parent(self._connection)
-            self._connection = None
 
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """The open connection.
-
-        Raises:
-            StorageError: The store was closed.
-        """
-        connection = self._connection
-        if connection is None:
-            if self._closed:
-                raise StorageError(f"{self.location()}: the store is closed; make a new engine", self.location())
-            with self._lock:
-                connection = self._connection = self._connection or self._open()
-        return connection
-
-    def location(self, workflow_name: str | None = None) -> str:
-        """Tell where the data lies."""
-        del workflow_name
-        return str(self._path) if self._path is not None else ":memory:"
-
-    def close(self) -> None:
-        """Let go of the database; a borrowed connection stays open."""
-        with self._lock:
-            self._closed = True
-            connection, self._connection = self._connection, None
-            if connection is not None and not self._borrowed:
-                connection.close()
+    def roll_back(self) -> None:
+        """End a transaction that failed, which may have been the one that recorded an owner."""
+        super().roll_back()
+        self._known_owners = {}
 
     def workflow(self, workflow_name: str) -> SQLiteStore:
         """Return this store: one database holds every workflow."""
@@ -331,7 +112,7 @@ class SQLiteStore:
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
             cursor = connection.execute(
                 "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
@@ -359,7 +140,7 @@ class SQLiteStore:
     ) -> Lease:
         """Take an execution over; return the new lease."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
             self._update_execution(
                 connection,
@@ -379,7 +160,7 @@ class SQLiteStore:
     ) -> None:
         """Record that the handler returned."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._update_execution(
                 connection,
                 lease,
@@ -394,7 +175,7 @@ class SQLiteStore:
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
         """Record that the execution failed for good."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._update_execution(
                 connection,
                 lease,
@@ -420,7 +201,7 @@ class SQLiteStore:
     ) -> None:
         """Record a panic, and when the automatic restart is due."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._update_execution(
                 connection,
                 lease,
@@ -443,7 +224,7 @@ class SQLiteStore:
     ) -> Lease:
         """Begin again with completed steps kept and all other steps' attempts given back."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
             self._update_execution(
                 connection,
@@ -473,7 +254,7 @@ class SQLiteStore:
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
         """Record a cancellation and end the lease."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._update_execution(
                 connection,
                 lease,
@@ -500,7 +281,7 @@ class SQLiteStore:
     async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._update_execution(connection, lease, now, "owner_id = NULL, fencing_token = fencing_token + 1", ())
             if not give_back:
                 return
@@ -523,13 +304,23 @@ class SQLiteStore:
             for offset, (step_id, attempt) in enumerate(running):
                 self._log(connection, lease.execution_id, seq + offset, "StepInterrupted", now, step_id, attempt)
 
+    async def executions_released(self, leases: Sequence[Lease], at: datetime) -> None:
+        """Give executions back of which nothing is under way."""
+        now = _text(at)
+        with self.transaction() as connection:
+            connection.executemany(
+                "UPDATE executions SET owner_id = NULL, revision = revision + 1, updated_at = ?"
+                " WHERE id = ? AND fencing_token = ?",
+                [(now, lease.execution_id, lease.fencing_token) for lease in leases],
+            )
+
     async def step_started(
         self, lease: Lease, step: StepRecord, attempt: int, seq: int, at: datetime, status: ExecutionStatus | None
     ) -> None:
         """Record that an attempt begins."""
         now = _text(at)
         if step.stored or status is not None:
-            with _Transaction(self) as connection:
+            with self.transaction() as connection:
                 self._check(connection, lease)
                 self._set_status(connection, lease, status, now)
                 if step.status == "running" and step.started_seq is not None:
@@ -600,7 +391,7 @@ class SQLiteStore:
             if changed != 1:
                 raise self._lease_lost(lease)
             return None
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             if connection.execute(statement, values).rowcount != 1:
                 raise self._lease_lost(lease)
             self._set_status(connection, lease, status, now)
@@ -618,7 +409,7 @@ class SQLiteStore:
     ) -> tuple[CircuitState, CircuitState] | None:
         """Record that an attempt raised an error, and count it on the circuit."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             self._keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
@@ -637,7 +428,7 @@ class SQLiteStore:
     ) -> None:
         """Record when the next attempt is due."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
                 "UPDATE steps SET status = 'retrying', next_attempt_at = ?, revision = revision + 1, updated_at = ?"
@@ -650,7 +441,7 @@ class SQLiteStore:
     async def step_failed(self, lease: Lease, step: StepRecord, error: ErrorRecord, is_new: bool, at: datetime) -> None:
         """Record that a step failed for good."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
                 "UPDATE steps SET status = 'failed', completed_at = ?, error_message = ?, next_attempt_at = NULL,"
@@ -663,7 +454,7 @@ class SQLiteStore:
     async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
         """Record that a step's circuit is open and its ``on_open`` handler begins."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, status, attempt, error_message, created_at, updated_at)"
@@ -678,7 +469,7 @@ class SQLiteStore:
     ) -> None:
         """Record the value that ``on_open`` supplied."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
                 "UPDATE steps SET status = 'skipped', completed_at = ?, result_data = ?, error_message = NULL,"
@@ -698,7 +489,7 @@ class SQLiteStore:
     ) -> None:
         """Record a durable sleep and when it ends."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             connection.execute(
@@ -712,7 +503,7 @@ class SQLiteStore:
     ) -> None:
         """Record that a durable sleep is over."""
         now = _text(at)
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             connection.execute(
@@ -730,12 +521,12 @@ class SQLiteStore:
         at: datetime,
     ) -> tuple[bool, CircuitState, CircuitState]:
         """Ask the circuit whether an attempt may run, and store what the question changed."""
-        with self._lock:
-            before = self._select_circuit(self.connection, lease.workflow_name, step_id)
+        with self.reading() as connection:
+            before = self._select_circuit(connection, lease.workflow_name, step_id)
             allowed, after = admit(before)
             if after is before:
                 return allowed, before, after
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             self._check(connection, lease)
             before = self._select_circuit(connection, lease.workflow_name, step_id)
             allowed, after = admit(before)
@@ -746,14 +537,17 @@ class SQLiteStore:
         self, workflow_name: str, step_id: str, transition: Callable[[CircuitState], CircuitState]
     ) -> CircuitState:
         """Set a circuit by hand; return its new state."""
-        with _Transaction(self) as connection:
+        with self.transaction() as connection:
             after = transition(self._select_circuit(connection, workflow_name, step_id))
             self._upsert_circuit(connection, workflow_name, step_id, after)
         return after
 
-    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
-        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
-        with _Transaction(self) as connection:
+    async def lease_renewed(
+        self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
+    ) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of those ``leases`` that it still has."""
+        ids = pydantic_core.to_json([lease.execution_id for lease in leases]).decode()
+        with self.transaction() as connection:
             connection.execute(
                 "UPDATE owners SET lease_expires_at = ? WHERE owner_id = ?", (lease_expires_at, owner.owner_id)
             )
@@ -761,32 +555,20 @@ class SQLiteStore:
                 self._known_owners[owner.owner_id] = lease_expires_at
             return set(
                 connection.execute(
-                    "SELECT id, fencing_token FROM executions WHERE owner_id = ?"
-                    " AND status IN ('running', 'sleeping', 'restarting', 'panicked')",
-                    (owner.owner_id,),
+                    "SELECT e.id, e.fencing_token FROM json_each(?) AS held"
+                    " CROSS JOIN executions e ON e.id = held.value WHERE e.owner_id = ?",
+                    (ids, owner.owner_id),
                 )
             )
 
     async def owner_retired(self, owner: Owner) -> None:
         """Forget an owner that ended in an orderly way."""
         if owner.owner_id in self._known_owners:
-            with _Transaction(self) as connection:
+            with self.transaction() as connection:
                 connection.execute("DELETE FROM owners WHERE owner_id = ?", (owner.owner_id,))
             del self._known_owners[owner.owner_id]
 
     # Reading ---------------------------------------------------------------------------------------------------------
-
-    def select(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        """Run a query and return its rows.
-
-        Raises:
-            StorageError: The database could not be read.
-        """
-        with self._lock:
-            try:
-                return self.connection.execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
-                raise storage_error(error, self.location()) from error
 
     async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
         """Read an execution."""
@@ -803,8 +585,8 @@ class SQLiteStore:
             (execution_id,),
         )
         steps = {row[0]: _step_record(row) for row in rows}
-        with self._lock:
-            return steps, self._last_seq(self.connection, execution_id)
+        with self.reading() as connection:
+            return steps, self._last_seq(connection, execution_id)
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None
@@ -847,17 +629,14 @@ class SQLiteStore:
         )
         return {(row[0], row[1]): CircuitState(*row[2:]) for row in rows}
 
-    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
-        """Read all executions that are not at rest, each with its owner and when the owner's lease expires."""
-        rows = self.select(
-            f"SELECT {_EXECUTION_COLUMNS}, o.host, o.pid, o.process_started, o.owner_id, o.lease_expires_at"
-            " FROM executions e LEFT JOIN owners o ON o.owner_id = e.owner_id"
-            " WHERE e.status IN ('running', 'sleeping', 'restarting')"
-            " OR (e.status = 'panicked' AND e.restart_at IS NOT NULL) ORDER BY e.started_at"
-        )
-        return [
-            (_execution_record(row[:15]), Owner(*row[15:19]) if row[18] is not None else None, row[19]) for row in rows
-        ]
+    def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function with the connection, and turn SQLite's errors into `StorageError`."""
+        with self.reading() as connection:
+            return function(connection, *args, **kwargs)
+
+    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+        """Read executions that are not at rest, the earliest started first, with their owners."""
+        return self.read(listing.unfinished_executions, after, limit)
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""
@@ -867,15 +646,79 @@ class SQLiteStore:
         return (Owner(*rows[0][:4]), rows[0][4]) if rows else None
 
     async def list_executions(
-        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
-    ) -> list[ExecutionRecord]:
-        """Read executions, the latest started first."""
-        rows = self.select(
-            f"SELECT {_EXECUTION_COLUMNS} FROM executions e WHERE (?1 IS NULL OR e.workflow_name = ?1)"
-            " AND (?2 IS NULL OR e.status = ?2) ORDER BY e.started_at DESC, e.id LIMIT ?3 OFFSET ?4",
-            (workflow_name, status, limit, offset),
-        )
-        return [_execution_record(row) for row in rows]
+        self,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> list[ExecutionSummary]:
+        """Read executions in short, the latest started first."""
+        return self.read(listing.list_executions, workflow_name, status, started_after, started_before, before, limit)
+
+    async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
+        """Count the executions by workflow and status."""
+        return self.read(listing.count_executions, workflow_name)
+
+    # Removing --------------------------------------------------------------------------------------------------------
+
+    async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
+        """Return the names of the workflows that have executions here, or of those the one that is named."""
+        names = self.read(listing.stored_names)
+        return names if workflow_name is None else [name for name in names if name == workflow_name]
+
+    async def executions_to_remove(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int
+    ) -> list[Candidate]:
+        """Read which executions of a workflow have expired, the earliest started first."""
+        return self.read(removal.candidates, workflow_name, expiry, after, limit)
+
+    async def executions_removed(
+        self,
+        workflow_name: str,
+        expiry: Expiry,
+        after: Position | None,
+        limit: int,
+        enough: Callable[[], bool],
+        *,
+        known_elsewhere: bool = False,
+    ) -> tuple[list[Candidate], Position | None]:
+        """Remove expired executions in one transaction; with ``known_elsewhere`` note which ones."""
+        found = self.read(removal.candidates, workflow_name, expiry, after, limit)
+        if not found:
+            return [], None
+        with self.transaction() as connection:
+            removed, place = removal.remove(connection, found, expiry, enough, known_elsewhere=known_elsewhere)
+        return removed, place
+
+    async def removal_finished(self, workflow_name: str) -> None:
+        """Nothing to do: nothing is known of an execution outside this database."""
+
+    def names_removed(self, limit: int) -> list[tuple[str, bool]]:
+        """Read ids that were removed here and may be known elsewhere, each with whether it is in use again."""
+        return self.read(removal.names_removed, limit)
+
+    def forget_removed(self, execution_ids: Sequence[str]) -> None:
+        """Note that nothing is known any more of removed executions."""
+        with self.transaction() as connection:
+            removal.forget_removed(connection, execution_ids)
+
+    async def logs_removed(self, workflow_name: str, before: datetime, dry_run: bool) -> int:
+        """Nothing to do: a single database has no logs beside it."""
+        del workflow_name, before, dry_run
+        return 0
+
+    async def space(self, workflow_name: str) -> Space:
+        """Tell how much room the database takes."""
+        del workflow_name
+        return self.read(removal.space)
+
+    async def shrunk(self, workflow_name: str, pages: int) -> bool:
+        """Give free pages back to the file system; return whether there may be more."""
+        del workflow_name
+        return self.read(removal.shrink, pages)
 
     # Parts of transactions -------------------------------------------------------------------------------------------
 

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus, StepStatus
     from workflow_core.ownership import Owner
+    from workflow_core.summaries import ExecutionSummary, Position
 
 __all__ = [
     "ABANDONED",
@@ -219,6 +222,12 @@ class WorkflowStore(Protocol):
     async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
 
+    async def executions_released(self, leases: Sequence[Lease], at: datetime) -> None:
+        """Give executions back of which nothing is under way, passing over those whose lease is not good any more."""
+
+    async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
+        """Read an execution."""
+
     async def step_started(
         self, lease: Lease, step: StepRecord, attempt: int, seq: int, at: datetime, status: ExecutionStatus | None
     ) -> None:
@@ -304,6 +313,11 @@ class WorkflowStore(Protocol):
     ) -> CircuitState:
         """Set a circuit by hand; return its new state."""
 
+    async def lease_renewed(
+        self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
+    ) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of those ``leases`` that it still has."""
+
     async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
         """Read the steps of an execution, and the highest position in its history."""
 
@@ -336,9 +350,6 @@ class Store(Protocol):
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
 
-    async def lease_renewed(self, owner: Owner, lease_expires_at: int | None) -> set[tuple[str, int]]:
-        """Prolong an owner's lease; return the ids and fencing tokens of the executions that it still owns."""
-
     async def owner_retired(self, owner: Owner) -> None:
         """Forget an owner that ended in an orderly way."""
 
@@ -348,16 +359,68 @@ class Store(Protocol):
     async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
         """Read the circuits by workflow name and step id."""
 
-    async def unfinished_executions(self) -> list[tuple[ExecutionRecord, Owner | None, int | None]]:
-        """Read all executions that are not at rest, each with its owner and when the owner's lease expires."""
+    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+        """Read executions that are not at rest, the earliest started first, with their owners.
+
+        Args:
+            after: Those that stand behind this place in the list, which ``position`` tells of the last one read.
+            limit: How many at most; fewer are the last ones.
+        """
 
     async def list_executions(
-        self, workflow_name: str | None = None, status: ExecutionStatus | None = None, limit: int = 100, offset: int = 0
-    ) -> list[ExecutionRecord]:
-        """Read executions, the latest started first."""
+        self,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> list[ExecutionSummary]:
+        """Read executions in short, the latest started first, and those behind the place ``before`` in that order."""
+
+    async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
+        """Count the executions by workflow and status."""
+
+    async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
+        """Return the names of the workflows that have executions, or of those the one that is named."""
+
+    async def executions_to_remove(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int
+    ) -> list[Candidate]:
+        """Read which executions of a workflow have expired, the earliest started first, behind the place ``after``."""
+
+    async def executions_removed(
+        self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int, enough: Callable[[], bool]
+    ) -> tuple[list[Candidate], Position | None]:
+        """Remove expired executions, with their steps, errors and events; `removal_finished` is due after it.
+
+        They go in one transaction, which ends early when ``enough`` says so. Return those that were removed, and the
+        place behind which to go on; ``None`` at the end.
+        """
+
+    async def removal_finished(self, workflow_name: str) -> None:
+        """Remove what is known of removed executions elsewhere, also of those that a process that died has removed."""
+
+    async def logs_removed(self, workflow_name: str, before: datetime, dry_run: bool) -> int:
+        """Remove a workflow's daily logs of the days that were over at ``before``; return how many."""
+
+    async def space(self, workflow_name: str) -> Space:
+        """Tell how much room a workflow's database takes."""
+
+    async def shrunk(self, workflow_name: str, pages: int) -> bool:
+        """Give free pages of a workflow's database back to the file system; return whether there may be more."""
 
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data lies, for people to read."""
+
+    def wait_for_locks(self, location: str, *, wait: bool) -> None:
+        """Tell whether writes to a database wait for another process's lock, or report it at once.
+
+        Args:
+            location: The database, as a `StorageError` names it.
+            wait: ``False`` while whoever calls tries again by itself, and lets others run in between.
+        """
 
     def close(self) -> None:
         """Let go of the database; later calls raise `StorageError`."""

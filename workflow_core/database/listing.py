@@ -1,0 +1,208 @@
+"""Reading many executions of one database: pages of lists, counts, and what waits to be recovered.
+
+Each list is read from `idx_executions_status` once for each workflow and status, and merged: every read is a short walk
+along an index, however many executions there are. A page begins behind a place (keyset paging), not after a number of
+rows, so the last page costs what the first one does, and nothing is seen twice or missed when others start meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from workflow_core.ownership import Owner
+from workflow_core.summaries import EXECUTION_STATUSES, ExecutionSummary
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Sequence
+
+    from workflow_core.models import ExecutionStatus
+    from workflow_core.summaries import Position
+
+__all__ = ["UnfinishedExecution", "count_executions", "list_executions", "stored_names", "unfinished_executions"]
+
+_SUMMARY: Final = "id, workflow_name, status, started_at, completed_at, restart_attempt, error_message"
+
+_NAMES: Final = """
+WITH RECURSIVE found (name) AS (
+    SELECT min(workflow_name) FROM executions
+    UNION ALL
+    SELECT (SELECT min(workflow_name) FROM executions WHERE workflow_name > name) FROM found WHERE name IS NOT NULL
+)
+SELECT name FROM found WHERE name IS NOT NULL
+"""
+"""The names of the workflows, by one step along the index for each (a loose index scan)."""
+
+_FIRST: Final = ""
+_LAST: Final = "\U0010ffff"
+"""Texts that sort before and after every moment and every id."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedExecution:
+    """An execution that is not at rest, as far as its recovery needs it.
+
+    Attributes:
+        owner: Who runs it, if the owner is known.
+        lease_expires_at: Until when it does, in milliseconds since 1970; ``None`` for always.
+        due_at: When a sleeping execution goes on, in milliseconds since 1970; ``None`` for at once.
+    """
+
+    execution_id: str
+    workflow_name: str
+    status: ExecutionStatus
+    started_at: datetime
+    fencing_token: int
+    owner: Owner | None
+    lease_expires_at: int | None
+    due_at: int | None
+
+    @property
+    def position(self) -> Position:
+        """Its place in the list of unfinished executions."""
+        return self.started_at, self.execution_id
+
+
+def stored_names(connection: sqlite3.Connection) -> list[str]:
+    """Return the names of the workflows that have executions here."""
+    return [row[0] for row in connection.execute(_NAMES)]
+
+
+def list_executions(
+    connection: sqlite3.Connection,
+    workflow_name: str | None,
+    statuses: Sequence[ExecutionStatus] | None,
+    started_after: datetime | None,
+    started_before: datetime | None,
+    before: Position | None,
+    limit: int,
+) -> list[ExecutionSummary]:
+    """Read executions, the latest started first.
+
+    Args:
+        connection: The database.
+        workflow_name: Of one workflow alone.
+        statuses: In one of these statuses alone.
+        started_after: Started then or later.
+        started_before: Started earlier than that.
+        before: Those that stand behind this place in the list.
+        limit: How many at most.
+    """
+    from_time = _FIRST if started_after is None else _text(started_after)
+    place = (_LAST, _LAST) if before is None else (_text(before[0]), before[1])
+    if started_before is not None:
+        place = min(place, (_text(started_before), _FIRST))
+    bounds = (from_time, *place, limit)
+    condition = "started_at >= ? AND (started_at, id) < (?, ?) ORDER BY started_at DESC, id DESC LIMIT ?"
+    with _one_moment(connection):
+        if workflow_name is None and statuses is None:
+            rows = connection.execute(f"SELECT {_SUMMARY} FROM executions WHERE {condition}", bounds).fetchall()
+        else:
+            names = stored_names(connection) if workflow_name is None else [workflow_name]
+            query = f"SELECT {_SUMMARY} FROM executions WHERE workflow_name = ? AND status = ? AND {condition}"
+            found = [
+                connection.execute(query, (name, status, *bounds)).fetchall()
+                for name in names
+                for status in (EXECUTION_STATUSES if statuses is None else statuses)
+            ]
+            rows = list(itertools.islice(heapq.merge(*found, key=_place, reverse=True), limit))
+    return [_summary(row) for row in rows]
+
+
+def count_executions(
+    connection: sqlite3.Connection, workflow_name: str | None
+) -> dict[str, dict[ExecutionStatus, int]]:
+    """Count the executions by workflow and status; this reads the index once over, and no row."""
+    counts: dict[str, dict[ExecutionStatus, int]] = {}
+    if workflow_name is None:
+        rows = connection.execute("SELECT workflow_name, status, count(*) FROM executions GROUP BY 1, 2")
+    else:
+        rows = connection.execute(
+            "SELECT workflow_name, status, count(*) FROM executions WHERE workflow_name = ? GROUP BY 1, 2",
+            (workflow_name,),
+        )
+    for name, status, count in rows:
+        counts.setdefault(name, {})[status] = count
+    return counts
+
+
+def unfinished_executions(
+    connection: sqlite3.Connection, after: Position | None, limit: int
+) -> list[UnfinishedExecution]:
+    """Read executions that are not at rest, the earliest started first.
+
+    Args:
+        connection: The database.
+        after: Those that stand behind this place in the list.
+        limit: How many at most.
+    """
+    place = (_FIRST, _FIRST) if after is None else (_text(after[0]), after[1])
+    columns = (
+        "e.id, e.workflow_name, e.status, e.started_at, e.fencing_token, o.host, o.pid, o.process_started, o.owner_id,"
+        " o.lease_expires_at, CASE e.status WHEN 'sleeping' THEN (SELECT min(s.wake_time) FROM steps s"
+        " WHERE s.execution_id = e.id AND s.status IN ('sleeping', 'retrying')) END, e.deadline_at"
+        " FROM executions e LEFT JOIN owners o ON o.owner_id = e.owner_id"
+    )
+    order = "(e.started_at, e.id) > (?, ?) ORDER BY e.started_at, e.id LIMIT ?"
+    by_status = f"SELECT {columns} WHERE e.workflow_name = ? AND e.status = ? AND {order}"
+    panicked = f"SELECT {columns} WHERE e.restart_at IS NOT NULL AND e.status = 'panicked' AND {order}"
+    with _one_moment(connection):
+        found = [
+            connection.execute(by_status, (name, status, *place, limit)).fetchall()
+            for name in stored_names(connection)
+            for status in ("running", "sleeping", "restarting")
+        ]
+        found.append(connection.execute(panicked, (*place, limit)).fetchall())
+    return [_unfinished(row) for row in itertools.islice(heapq.merge(*found, key=_place), limit)]
+
+
+@contextlib.contextmanager
+def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
+    """Let the reads of a ``with`` block see the database as of one moment."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _place(row: tuple[Any, ...]) -> tuple[str, str]:
+    return row[3], row[0]
+
+
+def _text(at: datetime) -> str:
+    return at.isoformat(timespec="microseconds")
+
+
+def _summary(row: tuple[Any, ...]) -> ExecutionSummary:
+    return ExecutionSummary(
+        execution_id=row[0],
+        workflow_name=row[1],
+        status=row[2],
+        started_at=datetime.fromisoformat(row[3]),
+        completed_at=None if row[4] is None else datetime.fromisoformat(row[4]),
+        restart_attempt=row[5],
+        error=row[6],
+    )
+
+
+def _unfinished(row: tuple[Any, ...]) -> UnfinishedExecution:
+    wakes = [moment for moment in row[10:12] if moment is not None]
+    return UnfinishedExecution(
+        execution_id=row[0],
+        workflow_name=row[1],
+        status=row[2],
+        started_at=datetime.fromisoformat(row[3]),
+        fencing_token=row[4],
+        owner=None if row[8] is None else Owner(*row[5:9]),
+        lease_expires_at=row[9],
+        due_at=min(wakes) if row[10] is not None else None,
+    )

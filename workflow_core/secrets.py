@@ -1,0 +1,195 @@
+"""The secrets that an engine has come to know, so that none reaches a log, a history, an error or a database."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import re
+import threading
+import traceback
+import weakref
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, quote_plus
+
+from workflow_core.errors import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["REDACTION", "SHORTEST_SECRET", "Secrets"]
+
+SHORTEST_SECRET: Final = 6
+"""A shorter value cannot be told from ordinary text, so it is not masked."""
+
+_PIECE: Final = 16
+"""A piece of a secret, cut off where a message was shortened, is recognised from this length on."""
+
+_SHORTEST_BASE64: Final = 8
+
+logger = logging.getLogger("workflow_core")
+
+
+class Secrets:
+    """The values of secrets that were resolved, and where they stand in a text.
+
+    A value is recognised as it is, as a part of JSON (also of JSON in JSON), of a Python literal, of a URL, in base64,
+    line by line, and by a beginning or an end of 16 characters, because messages are shortened in the middle.
+
+    Attributes:
+        known: Whether there is anything to look for; while there is not, nobody need ask.
+    """
+
+    def __init__(self) -> None:
+        self.known = False
+        self._lock = threading.Lock()
+        self._names: dict[str, str] = {}
+        self._forms: dict[str, str] = {}
+        self._long: list[tuple[str, str]] = []
+        self._too_short: set[str] = set()
+        self._pattern = re.compile(r"(?!)")
+
+    def learn(self, name: str, value: str) -> str:
+        """Note a secret, and return its value.
+
+        Args:
+            name: What it is called; stands in the place of the value from now on.
+            value: The value.
+        """
+        if value in self._names:
+            return value
+        if len(value) < SHORTEST_SECRET:
+            if name not in self._too_short:
+                self._too_short.add(name)
+                logger.warning(
+                    "The secret %s is shorter than %d characters, so it cannot be told from ordinary text and is not "
+                    "masked in logs and histories; use a longer one",
+                    name,
+                    SHORTEST_SECRET,
+                )
+            return value
+        with self._lock:
+            self._names[value] = name
+            forms = {form: self._names[each] for each in self._names for form in _forms(each)}
+            longest_first = sorted(forms, key=len, reverse=True)
+            self._pattern = re.compile("|".join(re.escape(form) for form in longest_first))
+            self._forms = forms
+            self._long = [(form, forms[form]) for form in longest_first if len(form) > _PIECE]
+            if not self.known:
+                self.known = True
+                REDACTION.know(self)
+        return value
+
+    def name_in(self, text: str) -> str | None:
+        """Return the name of a secret that stands in a text, or ``None``."""
+        found = self._pattern.search(text)
+        return None if found is None else self._forms[found[0]]
+
+    def redact(self, text: str) -> str:
+        """Return a text with ``[secret NAME]`` in the place of each secret."""
+        if not self.known:
+            return text
+        text = self._pattern.sub(lambda found: f"[secret {self._forms[found[0]]}]", text)
+        for form, name in self._long:
+            text = _without_pieces(text, form, f"[secret {name}]")
+        return text
+
+    def redact_all(self, value: object) -> object:
+        """Return plain JSON data with all its texts redacted."""
+        if isinstance(value, str):
+            return self.redact(value)
+        if isinstance(value, dict):
+            return {key: self.redact_all(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.redact_all(item) for item in value]
+        return value
+
+
+def _forms(value: str) -> set[str]:
+    """Return the texts that a value may stand in a text as."""
+    forms = {value, printable(value)}
+    forms |= {line.strip() for line in value.splitlines() if len(line.strip()) >= _PIECE}
+    for form in list(forms):
+        forms |= {repr(form)[1:-1], ascii(form)[1:-1], repr(_raw(form))[2:-1]}
+        forms |= {quote(_raw(form), safe=""), quote(_raw(form)), quote_plus(_raw(form))}
+    for _ in range(2):
+        forms |= {json.dumps(form, ensure_ascii=ascii_only)[1:-1] for form in forms for ascii_only in (True, False)}
+    forms |= set(_in_base64(_raw(value)))
+    return {form for form in forms if len(form) >= SHORTEST_SECRET}
+
+
+def _raw(value: str) -> bytes:
+    return value.encode("utf-8", "surrogateescape")
+
+
+def _in_base64(raw: bytes) -> Iterator[str]:
+    """Yield what is the same in every base64 text of data that holds ``raw``, for each place that it can begin at."""
+    for offset, changing in ((0, 0), (1, 2), (2, 3)):
+        same = slice(changing, (offset + len(raw)) * 8 // 6)
+        for encode in (base64.b64encode, base64.urlsafe_b64encode):
+            core = encode(bytes(offset) + raw).decode()[same]
+            if len(core) >= _SHORTEST_BASE64:
+                yield core
+
+
+def _without_pieces(text: str, secret: str, replacement: str) -> str:
+    head, tail = secret[:_PIECE], secret[-_PIECE:]
+    while (begin := text.find(head)) >= 0:
+        length = _PIECE
+        while text[begin : begin + length + 1] == secret[: length + 1] and length < len(secret):
+            length += 1
+        text = text[:begin] + replacement + text[begin + length :]
+    while (begin := text.find(tail)) >= 0:
+        end, length = begin + _PIECE, _PIECE
+        while end > length and text[end - length - 1 : end] == secret[-length - 1 :] and length < len(secret):
+            length += 1
+        text = text[: end - length] + replacement + text[end:]
+    return text
+
+
+class _Redaction(logging.Filter):
+    """Redacts what is logged: the message, the traceback, and the texts that a caller added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._knowing: tuple[weakref.ref[Secrets], ...] = ()
+        self._lock = threading.Lock()
+
+    def know(self, secrets: Secrets) -> None:
+        """Look for these secrets, too, for as long as their engine lives."""
+        with self._lock:
+            self._knowing = (*(each for each in self._knowing if each() is not None), weakref.ref(secrets))
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let the record pass, without secrets."""
+        if self._knowing:
+            knowing = [secrets for secrets in (each() for each in self._knowing) if secrets is not None]
+            _redact_record(record, knowing)
+        return True
+
+
+def _redact_record(record: logging.LogRecord, knowing: Iterable[Secrets]) -> None:
+    def clean(text: str) -> str:
+        for secrets in knowing:
+            text = secrets.redact(text)
+        return text
+
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001 - a wrong number of arguments; the handler reports it
+        message = f"{record.msg} {record.args}"
+    if clean(message) != message:
+        record.msg, record.args = clean(message), None
+    if record.exc_info and record.exc_info[1] is not None:
+        text = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
+        if clean(text) != text:
+            record.exc_text, record.exc_info = clean(text), None
+    for name, value in list(vars(record).items()):
+        if isinstance(value, str):
+            setattr(record, name, clean(value))
+
+
+REDACTION: Final = _Redaction()
+"""Belongs on each logger that this package writes to."""
+
+logger.addFilter(REDACTION)

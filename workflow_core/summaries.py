@@ -1,0 +1,97 @@
+"""Executions in short, for lists and overviews: what is known of each without reading its input, output or steps."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, get_args
+
+from pydantic import Field
+
+from workflow_core.clock import as_utc
+from workflow_core.errors import ValidationError
+from workflow_core.models import ExecutionStatus, Model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["EXECUTION_STATUSES", "ExecutionSummary", "Position", "WorkflowStats", "position", "statuses"]
+
+EXECUTION_STATUSES: tuple[ExecutionStatus, ...] = get_args(ExecutionStatus)
+"""Every status that an execution can have."""
+
+Position = tuple[datetime, str]
+"""A place in a list: when an execution started, and its id."""
+
+
+class ExecutionSummary(Model):
+    """One execution in short; datetimes are aware and in UTC.
+
+    Attributes:
+        error: Type and message of what ended it, or of the panic that it waits to be restarted after.
+    """
+
+    execution_id: str
+    workflow_name: str
+    status: ExecutionStatus
+    started_at: datetime
+    completed_at: datetime | None = None
+    restart_attempt: int = 1
+    error: str | None = None
+
+    @property
+    def cursor(self) -> str:
+        """The place of this execution in a list, as text that can be given as ``before``."""
+        return f"{self.started_at.isoformat(timespec='microseconds')}|{self.execution_id}"
+
+
+class WorkflowStats(Model):
+    """How many executions a workflow has, by status.
+
+    Attributes:
+        counts: By status; a status that no execution has is missing.
+    """
+
+    workflow_name: str
+    counts: dict[ExecutionStatus, int] = Field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """The number of all executions."""
+        return sum(self.counts.values())
+
+
+def statuses(status: ExecutionStatus | Iterable[ExecutionStatus] | None) -> Sequence[ExecutionStatus] | None:
+    """Return a filter by status as a sequence without repetitions; ``None`` for every status.
+
+    Raises:
+        ValidationError: It holds something that is not a status.
+    """
+    if status is None:
+        return None
+    named = dict.fromkeys([status] if isinstance(status, str) else status)
+    unknown = [name for name in named if name not in EXECUTION_STATUSES]
+    if unknown:
+        raise ValidationError(f"Not a status of an execution: {unknown[0]!r}; use {', '.join(EXECUTION_STATUSES)}")
+    return tuple(named)
+
+
+def position(before: ExecutionSummary | str | None) -> Position | None:
+    """Return where a page begins.
+
+    Args:
+        before: The last execution of the page before, or its `cursor`.
+
+    Raises:
+        ValidationError: The text is not a cursor.
+    """
+    if before is None:
+        return None
+    if isinstance(before, ExecutionSummary):
+        return before.started_at, before.execution_id
+    moment, bar, execution_id = before.partition("|") if isinstance(before, str) else ("", "", "")
+    try:
+        if bar and execution_id:
+            return as_utc(datetime.fromisoformat(moment)), execution_id
+    except ValueError:
+        pass
+    raise ValidationError(f"Not a cursor: {before!r:.300}; give the cursor of the last execution of the page before")
