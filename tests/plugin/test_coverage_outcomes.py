@@ -17,6 +17,7 @@ pytest_plugins = ["pytester"]
 def _no_shared_workflows(monkeypatch):
     """Forget the workflows of this process's other tests."""
     monkeypatch.setattr(SHARED_DEFINITIONS, "_by_name", {})
+    monkeypatch.setattr(SHARED_DEFINITIONS, "_by_module", {})
 
 
 @pytest.fixture
