@@ -187,9 +187,15 @@ class VirtualClock:
 
         Raises:
             TypeError: The duration is neither a number nor a ``timedelta``.
-            ValueError: The duration is infinite.
+            ValueError: The duration is infinite, or leads out of the years that Python knows.
         """
-        self._wall_offset += timedelta(milliseconds=_milliseconds(duration, "jump"))
+        milliseconds = _milliseconds(duration, "jump")
+        try:
+            offset = self._wall_offset + timedelta(milliseconds=milliseconds)
+            self.start + offset + timedelta(seconds=self._elapsed)
+        except OverflowError:
+            raise ValueError(f"cannot jump by {duration!r}: Python knows the years 1 to 9999 alone") from None
+        self._wall_offset = offset
         for timer, loop in list(self._wall_timers.items()):
             if not loop.is_closed():
                 loop.call_soon(timer.look, context=timer.context)

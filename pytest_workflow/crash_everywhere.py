@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import pytest
 from _pytest.runner import runtestprotocol
 
+from pytest_workflow.commands import command
 from pytest_workflow.crashes import CrashReport, explore
 from pytest_workflow.harness import emptied, memory_database
 from pytest_workflow.observation import Observation, Place
@@ -42,6 +43,7 @@ class Exploration:
         most_runs: Limit of the runs.
         own_assertions: Whether the test's own assertions count after a crash.
         at: Try these places alone.
+        required: Whether the test itself asks to be explored, so that there must be something to explore.
     """
 
     depth: int = 1
@@ -49,6 +51,7 @@ class Exploration:
     most_runs: int | None = None
     own_assertions: bool = True
     at: tuple[Place, ...] = ()
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,14 @@ def exploration_of(item: pytest.Item, mode: Literal["all", "invariants"] | None)
         return None
     steps = options.get("nondeterministic", ())
     steps = (steps,) if isinstance(steps, str) else tuple(steps)
-    return Exploration(depth, steps, most_runs, own_assertions=marker is not None or mode != "invariants", at=at)
+    return Exploration(
+        depth,
+        steps,
+        most_runs,
+        own_assertions=marker is not None or mode != "invariants",
+        at=at,
+        required=marker is not None,
+    )
 
 
 class _SameTestAgain:
@@ -177,6 +187,7 @@ class CrashEverywhere:
             found = explore(
                 run,
                 test=item.nodeid,
+                command=command(item, [] if exploration.own_assertions else ["--workflow-crash-everywhere=invariants"]),
                 depth=exploration.depth,
                 nondeterministic=exploration.nondeterministic,
                 invariants=self._invariants(item),
@@ -185,7 +196,8 @@ class CrashEverywhere:
                 own_assertions=exploration.own_assertions,
                 baseline=baseline,
             )
-            self._tell(outcome, found, reports if exploration.at else [], time.perf_counter() - begin)
+            crashed = reports if exploration.at else []
+            self._tell(outcome, found, crashed, time.perf_counter() - begin, required=exploration.required)
             item.ihook.pytest_workflow_explored(item=item, report=outcome[-1], reports=last_reports)
         failure = self._leave(item, nextitem)
         if failure is not None and outcome[-1].passed:
@@ -218,6 +230,8 @@ class CrashEverywhere:
         found: CrashReport,
         crashed: list[pytest.TestReport],
         seconds: float,
+        *,
+        required: bool,
     ) -> None:
         """Put what was found into the reports of the run without a crash.
 
@@ -226,6 +240,7 @@ class CrashEverywhere:
             found: What was found.
             crashed: The reports of the only run with a crash; its own traceback is shown, if it has one.
             seconds: Real time of all runs.
+            required: Whether there must be something to explore.
         """
         call = next((report for report in reports if report.when == "call"), reports[-1])
         call.duration = seconds
@@ -237,6 +252,9 @@ class CrashEverywhere:
             if failed is not None:
                 call.longrepr = failed.longrepr
                 call.sections = [*failed.sections, ("workflow crash exploration", str(found))]
+        elif required and not found.points:
+            call.outcome = "failed"
+            call.longrepr = f"crash exploration: {found.summary()}; start one by the workflow fixtures"
 
 
 def _first_error(reports: list[pytest.TestReport]) -> str | None:

@@ -49,7 +49,7 @@ def described_failures(report: CrashReport) -> Iterator[str]:
     for number, failure in enumerate(failures[:_SHOWN], start=1):
         yield ""
         yield f"{number}. The process died {', and again '.join(place.in_words() for place in failure.places)}."
-        yield from _described(failure, report.baseline, report.test)
+        yield from _described(failure, report.baseline, report.command)
     further = failures[_SHOWN:]
     if further:
         yield ""
@@ -64,16 +64,21 @@ def described_failures(report: CrashReport) -> Iterator[str]:
         yield from _HINT
 
 
-def replay_command(test: str, places: Sequence[Place]) -> str:
-    """Return the shell command that runs a test with the process dying at these places."""
-    return " ".join(["pytest", shlex.quote(test), *(shlex.quote(f"--workflow-crash-at={place}") for place in places)])
+def replay_command(command: str, places: Sequence[Place]) -> str:
+    """Return the shell command that runs a test with the process dying at these places.
+
+    Args:
+        command: The command that runs the test.
+        places: The places.
+    """
+    return " ".join([command, *(shlex.quote(f"--workflow-crash-at={place}") for place in places)])
 
 
 def _follows_from_another(failure: CrashFailure, failures: Sequence[CrashFailure]) -> bool:
     return any(Counter(other.places) < Counter(failure.places) for other in failures)
 
 
-def _described(failure: CrashFailure, baseline: Observation, test: str) -> Iterator[str]:
+def _described(failure: CrashFailure, baseline: Observation, command: str) -> Iterator[str]:
     for name in dict.fromkeys(name for name, _ in failure.violations):
         found = [text for broken, text in failure.violations if broken == name]
         yield f"   broken: {name}"
@@ -91,9 +96,9 @@ def _described(failure: CrashFailure, baseline: Observation, test: str) -> Itera
     for execution_id in dict.fromkeys((*baseline.executions, *failure.run.executions)):
         yield ""
         yield from (f"   {line}".rstrip() for line in _compared(baseline, failure.run, execution_id))
-    if test:
+    if command:
         yield ""
-        yield f"   replay: {replay_command(test, failure.places)}"
+        yield f"   replay: {replay_command(command, failure.places)}"
     yield f"   as a fault plan: {failure.plan.to_json()}"
 
 

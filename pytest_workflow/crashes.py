@@ -63,7 +63,7 @@ class CrashReport:
     """What an exploration found.
 
     Attributes:
-        test: Node id of the test, for the replay command; empty outside pytest.
+        test: Node id of the test; empty outside pytest.
         baseline: The run without a crash.
         points: Durable points that the scenario passes without a crash.
         depth: Most crashes in one run.
@@ -72,6 +72,7 @@ class CrashReport:
         at: The places that alone were tried; empty if all were.
         elapsed_seconds: Real time that all runs took.
         failures: The runs that broke an invariant.
+        command: The shell command that runs the test again; empty outside pytest.
     """
 
     test: str
@@ -84,6 +85,7 @@ class CrashReport:
     at: tuple[Place, ...] = ()
     elapsed_seconds: float = 0.0
     failures: list[CrashFailure] = field(default_factory=list)
+    command: str = ""
 
     @property
     def ok(self) -> bool:
@@ -128,6 +130,7 @@ def explore(
     run: Runner,
     *,
     test: str = "",
+    command: str = "",
     depth: int = 1,
     nondeterministic: Iterable[str] = (),
     invariants: Sequence[Invariant] = (),
@@ -140,7 +143,8 @@ def explore(
 
     Args:
         run: Runs the scenario.
-        test: Node id of the test, for the replay command.
+        test: Node id of the test.
+        command: The shell command that runs the test again, to which the places are added.
         depth: Most crashes in one run: 2 tries, after each first crash, each place of what follows.
         nondeterministic: Ids, or globs, of steps whose results may differ from run to run.
         invariants: What must hold besides the default invariants.
@@ -160,7 +164,7 @@ def explore(
     __tracebackhide__ = True
     begin = time.perf_counter()
     first = run(()) if baseline is None else baseline
-    report = CrashReport(test, first, depth, points=len(first.passed))
+    report = CrashReport(test, first, depth, points=len(first.passed), command=command)
     checks = (*DEFAULT_INVARIANTS, *invariants)
     allowed = tuple(nondeterministic)
 

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import importlib.metadata
 import inspect
-import shlex
 import sys
 from types import CodeType
 from typing import TYPE_CHECKING, Literal
@@ -121,6 +120,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PLACE",
         help="let the process die at this place, such as step_completed:charge#1:before, and check what is left; "
         "again for a further crash in the same run",
+    )
+    group.addoption(
+        "--workflow-power-cut",
+        action="append",
+        default=[],
+        metavar="OPERATION:IMAGE",
+        help="let workflow_power try this image of the disk alone, such as 37:2; again for another one",
     )
     group.addoption(
         "--workflow-faults",
@@ -334,28 +340,44 @@ def workflow_upgrade(request: pytest.FixtureRequest, _workflow_environment: Envi
 
 
 @pytest.fixture
-def workflow_crashes(_workflow_environment: Environment, request: pytest.FixtureRequest) -> WorkflowCrashes:
+def workflow_crashes(
+    _workflow_environment: Environment, request: pytest.FixtureRequest
+) -> Generator[WorkflowCrashes, None, None]:
     """Crash exploration inside a test: .explore(scenario, depth=1) lets the process die at every place."""
+    from pytest_workflow.commands import command  # noqa: PLC0415
     from pytest_workflow.crash_everywhere import asked_places  # noqa: PLC0415
     from pytest_workflow.scenarios import WorkflowCrashes  # noqa: PLC0415 - not before the first workflow test
 
     item = request.node
-    return WorkflowCrashes(
+    crashes = WorkflowCrashes(
         _workflow_environment,
         _freezer(request.config),
         item.nodeid,
         asked_places(request.config),
         _invariants(item),
         lambda report: item.user_properties.append((CRASHES_PROPERTY, report.summary())),
+        command(item),
     )
+    yield crashes
+    crashes.check_reached()
 
 
 @pytest.fixture
-def workflow_power(_workflow_environment: Environment, request: pytest.FixtureRequest) -> WorkflowPower:
+def workflow_power(
+    _workflow_environment: Environment, request: pytest.FixtureRequest
+) -> Generator[WorkflowPower, None, None]:
     """Power cuts inside a test: .explore(scenario, synchronous="FULL") opens each disk image that could survive one."""
-    from pytest_workflow.power import WorkflowPower  # noqa: PLC0415 - not before the first workflow test
+    from pytest_workflow.commands import command  # noqa: PLC0415
+    from pytest_workflow.power import WorkflowPower, parse_cut  # noqa: PLC0415 - not before the first workflow test
 
-    return WorkflowPower(_workflow_environment, _freezer(request.config), _invariants(request.node))
+    item = request.node
+    try:
+        at = [parse_cut(text) for text in request.config.getoption("--workflow-power-cut")]
+    except ValueError as error:
+        pytest.fail(f"--workflow-power-cut: {error}", pytrace=False)
+    power = WorkflowPower(_workflow_environment, _freezer(request.config), _invariants(item), at, command(item))
+    yield power
+    power.check_reached()
 
 
 def _custom_fault(item: pytest.Item, fault: Custom) -> AttemptWrapper:
@@ -482,14 +504,15 @@ def _armed(item: pytest.Item, faults: WorkflowFaults) -> list[tuple[str, str]]:
     """Return the armed rules as a plan, and the command that arms them again."""
     if not faults.rules:
         return []
+    from pytest_workflow.commands import command  # noqa: PLC0415 - not before a workflow test fails
+
     lines = [f"as a plan: {faults.plan.to_json()}"] if faults.plan.rules else []
     lines += [
         f"not in the plan, because JSON cannot hold it: workflow_faults.{rule.description}"
         for rule in faults.rules
         if not rule.portable
     ]
-    options = (f"--workflow-faults={plan}" for plan in item.config.getoption("--workflow-faults"))
-    lines.append(f"replay:    {shlex.join(['pytest', item.nodeid, *options])}")
+    lines.append(f"replay:    {command(item)}")
     return [("workflow faults", "\n".join(lines))]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
 from pytest_workflow import entry
 from pytest_workflow.clock import VirtualClock
+from pytest_workflow.commands import command
 from pytest_workflow.freezer import Freezer
 from pytest_workflow.harness import HARNESS_SETTINGS, Environment, WorkflowHarness, emptied, memory_database
 from pytest_workflow.markers import arm, check_overrides, make_clock
@@ -209,4 +209,4 @@ def _remark(plan: FaultPlan, item: pytest.Item | None) -> None:
     text = plan.to_json()
     hypothesis.note(f"fault plan: {text}")
     if item is not None:
-        hypothesis.note(f"replay: pytest {shlex.quote(item.nodeid)} {shlex.quote(f'--workflow-faults={text}')}")
+        hypothesis.note(f"replay: {command(item, [f'--workflow-faults={text}'], plans=False)}")

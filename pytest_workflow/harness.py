@@ -13,7 +13,7 @@ from pytest_workflow.database import WorkflowDatabase
 from pytest_workflow.failures import AssertionFailures, users_traceback
 from pytest_workflow.faults import WorkflowFaults
 from pytest_workflow.history import History, table
-from pytest_workflow.observation import Death, Observation, Witness, observe, step_states
+from pytest_workflow.observation import Death, Observation, WaitingClock, Witness, observe, step_states
 from pytest_workflow.places import ErrorPlaces
 from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedProcesses, execution_ids
 from pytest_workflow.threads import process
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_workflow.injection import CustomFault
+    from workflow_core.clock import Clock
     from workflow_core.hookspecs import DurablePoint
     from workflow_core.models import PanicConfig, RetryConfig
 
@@ -153,10 +154,13 @@ class Environment:
         self._memory = None if file is not None else memory or memory_database()
         self._places = ErrorPlaces()
         self._plugin = _HarnessPlugin(clock, self.faults, self._places)
+        self._engine_clock: Clock = clock
         if observation is not None:
+            self._engine_clock = WaitingClock(clock, observation.waits)
             self.plugins.insert(0, Witness(observation))
             for place in observation.places:
-                self.faults.add(place.rule())
+                for armed in self.faults.add(place.rule()):
+                    armed.explores = True
         try:
             self.engine = self.open_engine()
         except BaseException:
@@ -178,7 +182,7 @@ class Environment:
             synchronous=self.settings.synchronous,
             busy_timeout_ms=self.settings.busy_timeout_ms,
         )
-        engine = MortalEngine(store, self.clock, [self._plugin, *self.plugins], self.settings, self.processes)
+        engine = MortalEngine(store, self._engine_clock, [self._plugin, *self.plugins], self.settings, self.processes)
         engine.successor = self
         self.engine = engine
         self.faults.serve(engine, self.die, self.corrupt)
@@ -219,6 +223,7 @@ class Environment:
         seen = self.observation
         steps = step_states(self.database)
         seen.deaths.append(Death(self.clock.monotonic() * 1_000, len(seen.passed), steps, dict(seen.bodies)))
+        seen.returned.clear()
         for state in steps.values():
             if state.is_cut_off:
                 self.faults.take_back(state.execution_id, state.step_id, state.started_seq)

@@ -60,6 +60,7 @@ class ArmedFault:
         portable: Whether the rule says everything; a function or an error that JSON cannot hold does not travel.
         matched: How many places matched, apart from their number.
         fired: How often it struck.
+        explores: Whether it is a place of crash exploration, which counts what is committed alone.
     """
 
     rule: FaultRule
@@ -68,6 +69,7 @@ class ArmedFault:
     portable: bool = True
     matched: int = 0
     fired: int = 0
+    explores: bool = False
 
 
 # What a fault does ---------------------------------------------------------------------------------------------------
@@ -202,7 +204,7 @@ def _tried(cls: type[BaseException], args: tuple[object, ...] = ()) -> Callable[
     """
     try:
         made = cls(*args)
-    except Exception as problem:  # noqa: BLE001 - a class of the user's may refuse arguments in any way
+    except (Exception, SystemExit) as problem:  # noqa: BLE001 - a class of the user's may refuse arguments in any way
         way_out = "" if args else "; give an error instead of its class"
         raise ValidationError(
             f"{cls.__qualname__} cannot be made with arguments {args!r}: {problem}{way_out}"

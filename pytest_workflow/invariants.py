@@ -11,13 +11,22 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from pytest_workflow.history_invariants import (
+    AT_REST,
+    attempts_go_up_by_one,
+    errors_are_kept,
+    every_result_is_recorded,
+    the_history_is_whole,
+    the_history_tells_the_same,
+    waits_are_kept,
+)
 from pytest_workflow.matching import matches
 
 if TYPE_CHECKING:
     from pytest_workflow.database import Row
     from pytest_workflow.observation import Observation, StepKey
 
-__all__ = ["COMPARED", "DEFAULT_INVARIANTS", "NOT_COMPARED", "Check", "Comparison", "Invariant"]
+__all__ = ["COMPARED", "DEFAULT_INVARIANTS", "NOT_COMPARED", "SET_OR_NOT", "Check", "Comparison", "Invariant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,16 @@ class Invariant:
 
 
 COMPARED = {
-    "executions": ("workflow_name", "status", "input_data", "output_data", "restart_attempt"),
+    "executions": (
+        "workflow_name",
+        "status",
+        "input_data",
+        "output_data",
+        "restart_attempt",
+        "retry_config",
+        "panic_config",
+        "definition_revision",
+    ),
     "steps": ("kind", "status", "result_data", "handled_by", "duration_ms"),
     "circuit_breaker_state": ("workflow_name", "step_id", "status", "failures"),
 }
@@ -83,8 +101,6 @@ NOT_COMPARED = {
         "completed_seq": _A_POSITION,
         "error_message": _A_MESSAGE,
         "error_data": _A_MESSAGE,
-        "retry_config": "an argument of the start, stored as given",
-        "panic_config": "an argument of the start, stored as given",
         "owner_id": "another process owns the execution after a crash",
         "fencing_token": "grows with each process that takes the execution over",
         "revision": "counts writes",
@@ -113,12 +129,20 @@ NOT_COMPARED = {
     },
     "owners": {"*": "processes; a crash is the end of one"},
     "removed_executions": {"*": "what retention still has to finish; no run of a workflow writes it"},
-    "step_errors": {"*": "the errors of attempts, which also hold interrupted ones"},
+    "step_errors": {
+        "*": "the errors of attempts, which also hold interrupted ones; an invariant of its own asks for each"
+    },
     "event_log": {"*": "the history, which also holds the interruption; an invariant of its own checks it"},
 }
 """Everything else, each with the reason why it may differ."""
 
-_AT_REST = frozenset({"completed", "failed", "cancelled"})
+SET_OR_NOT = {
+    "executions": ("completed_at", "completed_seq", "deadline_at", "restart_at", "error_data", "owner_id"),
+    "steps": ("completed_at", "wake_time", "next_attempt_at", "error_message"),
+}
+"""Columns that may differ, but of what has ended must hold something, or nothing, as without the crash."""
+
+_ENDED_STEPS = frozenset({"completed", "skipped", "failed"})
 
 
 def _completed_steps_never_run_again(compared: Comparison) -> Iterator[str]:
@@ -153,6 +177,11 @@ def _a_result_never_changes(compared: Comparison) -> Iterator[str]:
 
 
 def _same_outcome(compared: Comparison) -> Iterator[str]:
+    yield from _same_executions(compared)
+    yield from _same_steps(compared)
+
+
+def _same_executions(compared: Comparison) -> Iterator[str]:
     run, baseline = compared.run, compared.baseline
     for execution_id, wanted in baseline.executions.items():
         found = run.executions.get(execution_id)
@@ -162,6 +191,12 @@ def _same_outcome(compared: Comparison) -> Iterator[str]:
             if column == "output_data" and compared.nondeterministic:
                 continue
             yield from _difference(f'execution "{execution_id}"', column, found, wanted)
+        if wanted["status"] in AT_REST:
+            yield from _set_or_not(f'execution "{execution_id}"', "executions", found, wanted)
+
+
+def _same_steps(compared: Comparison) -> Iterator[str]:
+    run, baseline = compared.run, compared.baseline
     for key, wanted in baseline.steps.items():
         what = f'step "{key[1]}" of execution "{key[0]}"'
         found = run.steps.get(key)
@@ -171,20 +206,31 @@ def _same_outcome(compared: Comparison) -> Iterator[str]:
         for column in COMPARED["steps"]:
             if column != "result_data" or not compared.may_differ(key[1]):
                 yield from _difference(what, column, found, wanted)
+        if wanted["status"] in _ENDED_STEPS:
+            yield from _set_or_not(what, "steps", found, wanted)
     for key in run.steps.keys() - baseline.steps.keys():
         yield f'step "{key[1]}" of execution "{key[0]}" does not exist without the crash'
 
 
 def _difference(what: str, column: str, found: Row, wanted: Row) -> Iterator[str]:
-    if found[column] != wanted[column]:
+    if found.get(column) != wanted.get(column):
         reason = f" ({found['error_message']})" if column == "status" and found.get("error_message") else ""
-        yield f"{what}: {column} is {found[column]!r}{reason}, without the crash {wanted[column]!r}"
+        yield f"{what}: {column} is {found.get(column)!r}{reason}, without the crash {wanted.get(column)!r}"
+
+
+def _set_or_not(what: str, table: str, found: Row, wanted: Row) -> Iterator[str]:
+    if found["status"] != wanted["status"]:
+        return  # which is told already
+    for column in SET_OR_NOT[table]:
+        here, there = found.get(column), wanted.get(column)
+        if (here is None) != (there is None):
+            yield f"{what}: {column} is {here!r}, without the crash {there!r}"
 
 
 def _nothing_is_stuck(compared: Comparison) -> Iterator[str]:
     for execution_id, row in compared.run.executions.items():
         wanted = compared.baseline.executions.get(execution_id)
-        if wanted is not None and wanted["status"] in _AT_REST and row["status"] not in _AT_REST:
+        if wanted is not None and wanted["status"] in AT_REST and row["status"] not in AT_REST:
             yield f'execution "{execution_id}" is still {row["status"]}'
 
 
@@ -230,22 +276,17 @@ def _circuits_are_kept(compared: Comparison) -> Iterator[str]:
     found, wanted = canonical(compared.run), canonical(compared.baseline)
     if found != wanted:
         yield f"the circuits (workflow, step, status, failures) are {found}, without the crash {wanted}"
+    held = {each["step_id"] for each in compared.baseline.circuits if _is_left_probing(compared, each)}
+    for each in compared.run.circuits:
+        if _is_left_probing(compared, each) and each["step_id"] not in held:
+            prober = each["probe_execution_id"]
+            yield f'the circuit of step "{each["step_id"]}" waits for a probe of "{prober}", which has ended'
 
 
-def _the_history_is_whole(compared: Comparison) -> Iterator[str]:
-    for execution_id, events in compared.run.events.items():
-        numbers = [event["seq"] for event in events]
-        if numbers != list(range(1, len(numbers) + 1)):
-            yield f'the history of "{execution_id}" is numbered {numbers}'
-        moments = [event["at"] for event in events]
-        if moments != sorted(moments):
-            yield f'the history of "{execution_id}" goes back in time: {moments}'
-        started = set()
-        for event in events:
-            if event["type"] in {"StepStarted", "SleepStarted"}:
-                started.add(event["step_id"])
-            elif event["type"] in {"StepCompleted", "SleepCompleted"} and event["step_id"] not in started:
-                yield f'the history of "{execution_id}" has {event["type"]} of "{event["step_id"]}" without its start'
+def _is_left_probing(compared: Comparison, circuit: Row) -> bool:
+    """Tell whether a circuit waits for the probe of an execution that will not make it."""
+    prober = compared.run.executions.get(str(circuit.get("probe_execution_id")))
+    return prober is not None and prober["status"] in AT_REST
 
 
 def _the_database_is_sound(compared: Comparison) -> Iterator[str]:
@@ -266,7 +307,12 @@ DEFAULT_INVARIANTS: tuple[Invariant, ...] = (
     Invariant("attempts are counted", _attempts_are_honest),
     Invariant("sleeps are kept", _sleeps_are_kept),
     Invariant("circuits are kept", _circuits_are_kept),
-    Invariant("the history is whole", _the_history_is_whole),
+    Invariant("attempts go up by one", attempts_go_up_by_one),
+    Invariant("every result is recorded", every_result_is_recorded),
+    Invariant("errors are kept", errors_are_kept),
+    Invariant("waits are kept", waits_are_kept),
+    Invariant("the history is whole", the_history_is_whole),
+    Invariant("the history tells the same", the_history_tells_the_same),
     Invariant("the database is sound", _the_database_is_sound),
 )
 """The invariants of every crash exploration, the most telling first."""

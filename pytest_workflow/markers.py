@@ -43,7 +43,7 @@ def plans_of_the_command_line(config: pytest.Config) -> list[FaultPlan]:
     plans = []
     for text in config.getoption("--workflow-faults"):
         try:
-            if text.lstrip().startswith("{"):
+            if text.lstrip().startswith(("{", "[")):
                 plans.append(FaultPlan.from_json(text))
             else:
                 plans.append(FaultPlan.load(config.invocation_params.dir / text))
@@ -58,12 +58,20 @@ def _plan(item: pytest.Item, given: object) -> FaultPlan:
     if not isinstance(given, (str, Path)):
         _refuse(f"a fault plan is the path of a JSON file, or a FaultPlan; not {given!r}")
     try:
-        if isinstance(given, str) and given.lstrip().startswith("{"):
+        if isinstance(given, str) and given.lstrip().startswith(("{", "[")):
             return FaultPlan.from_json(given)
-        beside = item.path.parent / given
-        return FaultPlan.load(beside if beside.exists() else given)
+        return FaultPlan.load(_beside(item, given))
     except ValidationError as error:
         _refuse(str(error))
+
+
+def _beside(item: pytest.Item, given: str | Path) -> str | Path:
+    """Return the path beside the test's file if there is such a file, else the path as it is."""
+    beside = item.path.parent / given
+    try:
+        return beside if beside.exists() else given
+    except (OSError, ValueError):  # no file can have such a name
+        return given
 
 
 def check_overrides(settings: object, plugins: object) -> None:

@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_workflow.matching import literal
 from pytest_workflow.plan import Crash, FaultRule, When, Where
+from workflow_core.clock import to_epoch_ms
 from workflow_core.database.store import DURABLE_POINTS
 from workflow_core.errors import ValidationError
 from workflow_core.hookspecs import Attempt, AttemptHandler, DurablePoint, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from pytest_workflow.database import Row, WorkflowDatabase
+    from workflow_core.clock import Clock, TimerHandle
 
 __all__ = [
     "Death",
@@ -23,10 +26,13 @@ __all__ = [
     "Place",
     "StepKey",
     "StepState",
+    "WaitingClock",
     "Witness",
     "observe",
     "step_states",
 ]
+
+_MOST_DIGITS = 18  # of the number of a place; an int of thousands of digits is refused by Python
 
 StepKey: TypeAlias = tuple[str, str]
 """Execution id and step id."""
@@ -58,6 +64,10 @@ class Place:
         time = "" if self.nth == 1 else f" (number {self.nth})"
         return f"{'before' if self.when == 'before' else 'just after'} {self.point}{step}{time} was committed"
 
+    def is_passed(self, passed: Sequence[tuple[str, str | None, int]]) -> bool:
+        """Tell whether the place is one of the durable points that a scenario passed."""
+        return (self.point, self.step_id, self.nth) in passed
+
     @classmethod
     def parse(cls, text: str) -> Place:
         """Read what ``str(place)`` wrote.
@@ -68,7 +78,12 @@ class Place:
         rest, _, when = text.strip().rpartition(":")
         rest, _, nth = rest.rpartition("#")
         point, colon, step_id = rest.partition(":")
-        if point not in DURABLE_POINTS or not nth.isdecimal() or int(nth) < 1 or when not in {"before", "after"}:
+        if (
+            point not in DURABLE_POINTS
+            or when not in {"before", "after"}
+            or (colon and not step_id)
+            or not (nth.isdecimal() and len(nth) <= _MOST_DIGITS and int(nth) >= 1)
+        ):
             raise ValidationError(
                 f'"{text}" is no place to die: write POINT:STEP#N:before or POINT:STEP#N:after, such as '
                 f"step_completed:charge#1:after; the points are {', '.join(DURABLE_POINTS)}"
@@ -135,6 +150,9 @@ class Observation:
         steps: Rows of ``steps``.
         events: Rows of ``step_events``, by execution.
         circuits: Rows of ``circuit_breaker_state``.
+        errors: Rows of ``step_errors``.
+        waits: Moments for which the engine waited, in milliseconds since 1970.
+        returned: Steps whose body has returned, and that have come to no durable point since.
         damage: What SQLite finds wrong with the database.
         error: What the scenario raised, as text; ``None`` if it passed.
         elapsed_ms: Virtual time that the scenario took, in milliseconds.
@@ -148,6 +166,9 @@ class Observation:
     steps: dict[StepKey, Row] = field(default_factory=dict)
     events: dict[str, list[Row]] = field(default_factory=dict)
     circuits: list[Row] = field(default_factory=list)
+    errors: list[Row] = field(default_factory=list)
+    waits: list[int] = field(default_factory=list)
+    returned: set[StepKey] = field(default_factory=set)
     damage: list[str] = field(default_factory=list)
     error: str | None = None
     elapsed_ms: float = 0.0
@@ -171,10 +192,15 @@ class Witness:
     def __init__(self, observation: Observation) -> None:
         self._passed = observation.passed
         self._bodies = observation.bodies
+        self._returned = observation.returned
         self._counts: Counter[tuple[str, str | None]] = Counter()
 
     def __dir__(self) -> list[str]:
-        return ["before_durable_point", "wrap_attempt"]  # each name costs pluggy a look at every registration
+        return [
+            "before_durable_point",
+            "after_durable_point",
+            "wrap_attempt",
+        ]  # each name costs pluggy a look at every registration
 
     @hookimpl
     def before_durable_point(self, point: DurablePoint) -> None:
@@ -182,6 +208,8 @@ class Witness:
         key = (point.name, point.step_id)
         self._counts[key] += 1
         self._passed.append((*key, self._counts[key]))
+        if point.step_id is not None:
+            self._returned.discard((point.execution_id, point.step_id))
 
     @hookimpl
     def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler]:
@@ -191,11 +219,36 @@ class Witness:
         def wrap(call: AttemptHandler) -> AttemptHandler:
             async def counted() -> object:
                 self._bodies[key] += 1
-                return await call()
+                value = await call()
+                self._returned.add(key)
+                return value
 
             return counted
 
         return wrap
+
+
+class WaitingClock:
+    """A clock that notes for which moments an engine waits, and is another clock in everything else.
+
+    Args:
+        clock: The clock.
+        waits: Where the moments are put, in milliseconds since 1970.
+    """
+
+    def __init__(self, clock: Clock, waits: list[int]) -> None:
+        self._clock = clock
+        self._waits = waits
+        self.now, self.monotonic = clock.now, clock.monotonic
+        self.sleep, self.call_later = clock.sleep, clock.call_later
+
+    def call_at(self, when: datetime, callback: Callable[[], object]) -> TimerHandle:
+        """As the clock's own."""
+        self._waits.append(to_epoch_ms(when))
+        return self._clock.call_at(when, callback)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._clock, name)
 
 
 def step_states(database: WorkflowDatabase) -> dict[StepKey, StepState]:
@@ -213,6 +266,7 @@ def observe(observation: Observation, database: WorkflowDatabase) -> None:
     observation.events = {execution_id: [] for execution_id in observation.executions}
     for row in database.query("SELECT * FROM step_events ORDER BY execution_id, seq"):
         observation.events.setdefault(row["execution_id"], []).append(row)
+    observation.errors = database.query("SELECT * FROM step_errors ORDER BY id")
     observation.circuits = database.circuit_breakers()
     observation.damage = [f"foreign key: {row}" for row in database.query("PRAGMA foreign_key_check")]
     if database.path != ":memory:":  # nothing on its way to a disk can be torn in memory

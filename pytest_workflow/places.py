@@ -52,8 +52,15 @@ class ErrorPlaces:
         for name, message in errors:
             places = self._places.get((name, message))
             if places:
-                lines += ["", f"{name}: {message:.500}", *map(_described, places)]
+                lines += ["", f"{name}: {_printable(message[:500])}", *map(_described, places)]
         return "".join(f"\n{line}" for line in lines)
+
+
+def _printable(text: str) -> str:
+    """Return a text without what would move the terminal's cursor, colour it, or turn the order of what follows."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
+    )
 
 
 def _place_of(error: BaseException) -> _Place | None:

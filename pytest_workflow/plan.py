@@ -20,6 +20,7 @@ from workflow_core.errors import ValidationError
 from workflow_core.models import CircuitStatus
 
 __all__ = [
+    "LONGEST_MS",
     "PLAN_VERSION",
     "STORAGE_ERRORS",
     "CircuitForced",
@@ -47,6 +48,9 @@ PLAN_VERSION = 1
 
 STORAGE_ERRORS: tuple[str, ...] = ("database is locked", "disk I/O error", "database or disk is full")
 """What SQLite says when a database cannot be written; see https://www.sqlite.org/rescode.html."""
+
+LONGEST_MS = 3_155_760_000_000
+"""The longest delay, and the longest jump of a clock, in milliseconds: a hundred years."""
 
 When: TypeAlias = Literal["before", "after"]
 """Before a durable point's transaction, or after its commit."""
@@ -130,8 +134,8 @@ class Raise(_Fault):
     def _import_path(cls, value: str) -> str:
         if ":" not in value and isinstance(getattr(builtins, value, None), type):
             value = f"builtins:{value}"
-        module, colon, name = value.partition(":")
-        if not (colon and module and name):
+        module, _, name = value.partition(":")
+        if not (name and all(module.split("."))):
             raise ValueError(f'{value!r} is no import path of an error class; write "package.module:ClassName"')
         return value
 
@@ -166,7 +170,7 @@ class Delay(_Fault):
     """
 
     kind: Literal["delay"] = "delay"
-    ms: StrictFloat = Field(ge=0, allow_inf_nan=False)
+    ms: StrictFloat = Field(ge=0, le=LONGEST_MS, allow_inf_nan=False)
 
 
 class TimeOut(_Fault):
@@ -234,7 +238,7 @@ class ClockJump(_Fault):
 
     at_points: ClassVar[bool] = True
     kind: Literal["clock_jump"] = "clock_jump"
-    ms: StrictFloat = Field(allow_inf_nan=False)
+    ms: StrictFloat = Field(ge=-LONGEST_MS, le=LONGEST_MS, allow_inf_nan=False)
 
 
 class Custom(_Fault):
@@ -326,8 +330,9 @@ class FaultPlan(_Data):
         """
         try:
             text = Path(path).read_bytes()
-        except OSError as error:
-            raise ValidationError(f"The fault plan {path} cannot be read: {error.strerror or error}") from None
+        except (OSError, ValueError) as error:  # a name may hold what no path may
+            reason = getattr(error, "strerror", None) or error
+            raise ValidationError(f"The fault plan {path!s:.200} cannot be read: {reason}") from None
         return cls.from_json(text, f"fault plan {path}")
 
     def to_json(self, *, indent: int | None = None) -> str:
@@ -358,7 +363,7 @@ def import_path(cls: type) -> str:
 
 
 def imported(path: str) -> type[BaseException]:
-    """Return the error class that an import path names.
+    """Return the error class that an import path names; its module is imported, and nothing is called.
 
     Raises:
         ValidationError: There is no such class, or it is no error class.
@@ -368,8 +373,8 @@ def imported(path: str) -> type[BaseException]:
         found: Any = importlib.import_module(module_name)
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValidationError(f'The error class "{path}" cannot be imported: {error}') from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a module may do anything when it is imported
+        raise ValidationError(f'The error class "{path}" cannot be imported: {error!r}') from None
     if not (isinstance(found, type) and issubclass(found, BaseException)):
         raise ValidationError(f'"{path}" is no error class')
     return found

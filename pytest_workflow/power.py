@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import pytest
 
@@ -24,23 +24,28 @@ from pytest_workflow.harness import Environment
 from pytest_workflow.invariants import DEFAULT_INVARIANTS, Comparison, Invariant
 from pytest_workflow.observation import Death, Observation, step_states
 from pytest_workflow.power_disk import Disk, Image, describe, image_digest
-from pytest_workflow.power_report import PowerReport
+from pytest_workflow.power_report import PowerLossError, PowerReport
 from pytest_workflow.power_states import Commit, Recording, State, durable_state
-from pytest_workflow.scenarios import run_scenario
+from pytest_workflow.scenarios import ScenarioDefinitions, run_scenario
 from workflow_core.database.connection import prepare
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
+from workflow_core.errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pytest_workflow.freezer import Freezer
 
-__all__ = ["Synchronous", "WorkflowPower"]
+__all__ = ["Cut", "Synchronous", "WorkflowPower", "parse_cut"]
 
 Synchronous = Literal["NORMAL", "FULL"]
 
+Cut: TypeAlias = tuple[int, int]
+"""After which disk operation the power is cut, counted from 1, and which image of the disk, counted from 0."""
+
 DATABASE = "workflow.db"
 _SEED = 0
+_MOST_DIGITS = 19
 _CHECKPOINT_PAGES = 20
 """SQLite copies its log to the database every 1000 pages, which a small scenario would never reach."""
 
@@ -54,14 +59,42 @@ class WorkflowPower:
         environment: The test's own environment, whose settings, plugins and workflows each run takes over.
         freezer: Leads the user's code to a run's own time.
         invariants: What must hold besides the default invariants.
+        at: Try these images alone; see `parse_cut`.
+        command: The shell command that runs the test again.
     """
 
-    def __init__(self, environment: Environment, freezer: Freezer, invariants: Sequence[Invariant] = ()) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        freezer: Freezer,
+        invariants: Sequence[Invariant] = (),
+        at: Sequence[Cut] = (),
+        command: str = "",
+    ) -> None:
         if importlib.util.find_spec("apsw") is None:
             pytest.fail(_MISSING, pytrace=False)
         self._environment = environment
         self._freezer = freezer
         self._invariants = (*DEFAULT_INVARIANTS, *invariants)
+        self.at = frozenset(at)
+        self._command = command
+        self._tried: set[Cut] = set()
+
+    def check_reached(self) -> None:
+        """Refuse images that were asked for and that no exploration of the test had.
+
+        Raises:
+            PowerLossError: There is one.
+        """
+        __tracebackhide__ = True
+        if missed := sorted(self.at - self._tried):
+            operation, image = missed[0]
+            raise PowerLossError(f"no power cut of this test has an image {image} after disk operation {operation}")
+
+    def is_wanted(self, cut: Cut) -> bool:
+        """Tell whether an image is to be tried, and note that it is."""
+        self._tried.add(cut)
+        return not self.at or cut in self.at
 
     def explore(
         self,
@@ -108,6 +141,7 @@ class WorkflowPower:
             directory = Path(name)
             recording = self.record(scenario, directory / DATABASE, synchronous)
             report = PowerReport(synchronous, len(recording.operations), len(recording.commits) - 1)
+            report.command = self._command
 
             def violations(seen: Observation) -> Iterator[str]:
                 if seen.error is not None:
@@ -186,7 +220,7 @@ class WorkflowPower:
 
     def _play(self, scenario: Callable[..., object], environment: Environment) -> None:
         """Run a scenario to the end of all its executions, note what is left, and let go of the environment."""
-        environment.engine.definitions = self._environment.engine.definitions
+        environment.engine.definitions = ScenarioDefinitions(self._environment.engine.definitions)
         self._freezer.lead(environment.clock)
         error = None
         try:
@@ -201,6 +235,18 @@ class WorkflowPower:
         finally:
             environment.close()
             self._freezer.lead(self._environment.clock)
+
+
+def parse_cut(text: str) -> Cut:
+    """Read what a failure's ``cut`` says.
+
+    Raises:
+        ValidationError: It names no image.
+    """
+    operation, _, image = text.partition(":")
+    if not (operation.isdecimal() and image.isdecimal() and max(len(operation), len(image)) < _MOST_DIGITS):
+        raise ValidationError(f'"{text:.100}" is no power cut: write OPERATION:IMAGE, such as 37:2')
+    return int(operation), int(image)
 
 
 def _end_executions(_: object, environment: Environment) -> None:
@@ -227,16 +273,16 @@ def _explore(
     most_cuts: int | None,
     violations: Callable[[Observation], Iterator[str]],
 ) -> None:
-    points = range(1, len(recording.operations) + 1)
-    few = most_cuts is not None and most_cuts < len(points)
-    cuts = frozenset(random.Random(_SEED).sample(points, most_cuts) if few and most_cuts else points)  # noqa: S311 - a sample
+    cuts = _cuts(power, len(recording.operations), most_cuts)
     disk, opened, gone_on = Disk(), dict[bytes, State | str](), set[int]()
     for position, operation in enumerate(recording.operations, start=1):
         disk.apply(operation)
         if position not in cuts:
             continue
         report.cuts += 1
-        for number, image in enumerate(disk.images(images_per_cut, random.Random(f"{_SEED}:{position}"))):  # noqa: S311
+        images = enumerate(disk.images(images_per_cut, random.Random(f"{_SEED}:{position}")))  # noqa: S311
+        for number, image in ((number, image) for number, image in images if power.is_wanted((position, number))):
+            cut = f"{position}:{number}"
             place = f"image {number} of a power cut after {describe(operation)} (operation {position})"
             report.images += 1
             key = image_digest(image)
@@ -244,24 +290,33 @@ def _explore(
                 opened[key] = _open(directory, image)
             state = opened[key]
             if isinstance(state, str):
-                report.add("unopenable", place, state)
+                report.add("unopenable", place, state, cut)
                 continue
             acknowledged, survived = recording.acknowledged(position), recording.surviving(state, position)
             if survived is None:
-                report.add("torn", place, "its rows are those of no prefix of the commits")
+                report.add("torn", place, "its rows are those of no prefix of the commits", cut)
                 continue
             if survived < acknowledged:
                 before = recording.commits[acknowledged].state
                 report.lose(
-                    place, acknowledged - survived, before.executions - state.executions, before.done - state.done
+                    place, acknowledged - survived, before.executions - state.executions, before.done - state.done, cut
                 )
             if survived not in gone_on:
                 gone_on.add(survived)
                 report.continued += 1
                 path = _written(directory, image)
                 for found in violations(power.go_on(scenario, path, recording, survived)):
-                    report.add("violation", place, found)
+                    report.add("violation", place, found, cut)
     report.different_images = len(opened)
+
+
+def _cuts(power: WorkflowPower, operations: int, most_cuts: int | None) -> frozenset[int]:
+    """Return the operations after which the power is cut: those asked for, a sample, or all."""
+    if power.at:
+        return frozenset(operation for operation, _ in power.at)
+    points = range(1, operations + 1)
+    few = most_cuts is not None and most_cuts < len(points)
+    return frozenset(random.Random(_SEED).sample(points, most_cuts) if few and most_cuts else points)  # noqa: S311 - a sample
 
 
 def _written(directory: Path, image: Image) -> Path:

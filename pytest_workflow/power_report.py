@@ -30,11 +30,13 @@ class PowerFailure:
             transaction; ``lost``: ``FULL`` lost an acknowledged commit; ``violation``: it breaks an invariant.
         place: Which image of which cut.
         found: What was found, in words.
+        cut: The image as ``--workflow-power-cut`` takes it.
     """
 
     kind: Literal["unopenable", "torn", "lost", "violation"]
     place: str
     found: str
+    cut: str = ""
 
 
 @dataclass(slots=True)
@@ -55,6 +57,7 @@ class PowerReport:
         continued: Surviving states from which a new engine went on; images with the same rows count once.
         failures: What must not be.
         elapsed_seconds: Real time that everything took.
+        command: The shell command that runs the test again; empty outside pytest.
     """
 
     synchronous: str
@@ -70,6 +73,7 @@ class PowerReport:
     continued: int = 0
     failures: list[PowerFailure] = field(default_factory=list)
     elapsed_seconds: float = 0.0
+    command: str = ""
 
     @property
     def unopenable(self) -> int:
@@ -94,18 +98,22 @@ class PowerReport:
     def _count(self, kind: str) -> int:
         return sum(failure.kind == kind for failure in self.failures)
 
-    def add(self, kind: Literal["unopenable", "torn", "lost", "violation"], place: str, found: str) -> None:
+    def add(
+        self, kind: Literal["unopenable", "torn", "lost", "violation"], place: str, found: str, cut: str = ""
+    ) -> None:
         """Note a failure."""
-        self.failures.append(PowerFailure(kind, place, found))
+        self.failures.append(PowerFailure(kind, place, found, cut))
 
-    def lose(self, place: str, commits: int, executions: Iterable[str], steps: Iterable[StepKey]) -> None:
+    def lose(
+        self, place: str, commits: int, executions: Iterable[str], steps: Iterable[StepKey], cut: str = ""
+    ) -> None:
         """Note an image that lacks acknowledged commits, which under ``FULL`` is a failure."""
         self.losing += 1
         self.commits_lost = max(self.commits_lost, commits)
         self.executions_lost.update(executions)
         self.steps_lost.update(steps)
         if self.synchronous == "FULL":
-            self.add("lost", place, f"{commits} acknowledged commits are lost")
+            self.add("lost", place, f"{commits} acknowledged commits are lost", cut)
 
     def summary(self) -> str:
         """Return the bound of the exploration in one line."""
@@ -133,6 +141,8 @@ class PowerReport:
         ]
         for failure in self.failures[:_SHOWN]:
             lines += ["", f"{failure.place}", f"   {failure.kind}: {failure.found}"]
+            if self.command and failure.cut:
+                lines.append(f"   replay: {self.command} --workflow-power-cut={failure.cut}")
         if len(self.failures) > _SHOWN:
             lines += ["", f"... and {len(self.failures) - _SHOWN} more"]
         return "\n".join(lines)

@@ -8,10 +8,11 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from pytest_workflow.clock import VirtualClock
-from pytest_workflow.crashes import CrashReport, explore
+from pytest_workflow.crashes import CrashExplorationError, CrashReport, explore
 from pytest_workflow.harness import Environment, emptied, memory_database
 from pytest_workflow.observation import Observation, Place
 from pytest_workflow.places import located_error
+from workflow_core.definition import Definitions
 
 if TYPE_CHECKING:
     import sqlite3
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
     from pytest_workflow.freezer import Freezer
     from pytest_workflow.invariants import Invariant
+    from workflow_core.definition import Definition
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["WorkflowCrashes", "run_scenario"]
+__all__ = ["ScenarioDefinitions", "WorkflowCrashes", "run_scenario"]
 
 
 class WorkflowCrashes:
@@ -30,10 +32,11 @@ class WorkflowCrashes:
     Args:
         environment: The test's own environment, whose settings, plugins and workflows each run takes over.
         freezer: Leads the user's code to a run's own time.
-        test: Node id of the test, for the replay command.
+        test: Node id of the test.
         at: Try these places alone.
         invariants: What must hold besides the default invariants.
         report: Is told of each finished exploration.
+        command: The shell command that runs the test again.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class WorkflowCrashes:
         at: Sequence[Place] = (),
         invariants: Sequence[Invariant] = (),
         report: Callable[[CrashReport], object] = lambda _: None,
+        command: str = "",
     ) -> None:
         self._environment = environment
         self._freezer = freezer
@@ -51,6 +55,19 @@ class WorkflowCrashes:
         self._at = tuple(at)
         self._invariants = tuple(invariants)
         self._report = report
+        self._command = command
+        self._missed = False
+        self._reached = False
+
+    def check_reached(self) -> None:
+        """Refuse places that no exploration of the test came to.
+
+        Raises:
+            CrashExplorationError: There were explorations, and none came to the place that was asked for.
+        """
+        __tracebackhide__ = True
+        if self._missed and not self._reached:
+            raise CrashExplorationError(f"no exploration of this test comes to {self._at[0]}")
 
     def explore(
         self,
@@ -86,18 +103,26 @@ class WorkflowCrashes:
         if isinstance(nondeterministic, str):
             nondeterministic = (nondeterministic,)
         with contextlib.closing(memory_database()) as database:
+            baseline = self._run(scenario, (), database)
+            if not baseline.passed:
+                raise ValueError("the scenario came to no durable point: it ran no workflow, so nothing was explored")
+            at = self._at
+            if at and not at[0].is_passed(baseline.passed):  # it is a place of another exploration of this test
+                self._missed = True
+                return CrashReport(self._test, baseline, len(at), points=len(baseline.passed), exhausted=False, at=at)
+            self._reached = True
             report = explore(
                 lambda places: self._run(scenario, places, database),
                 test=self._test,
+                command=self._command,
                 depth=depth,
                 nondeterministic=nondeterministic,
                 invariants=(*self._invariants, *invariants),
                 most_runs=most_runs,
-                at=self._at,
+                at=at,
+                baseline=baseline,
             )
         self._report(report)
-        if not report.points:
-            raise ValueError("the scenario came to no durable point: it ran no workflow, so nothing was explored")
         if check:
             report.raise_for_failures()
         return report
@@ -112,7 +137,7 @@ class WorkflowCrashes:
         environment = Environment(
             clock, None, outer.settings, outer.user_plugins, observation, emptied(database), outer.custom_fault
         )
-        environment.engine.definitions = outer.engine.definitions
+        environment.engine.definitions = ScenarioDefinitions(outer.engine.definitions)
         self._freezer.lead(clock)
         try:
             error = None
@@ -130,6 +155,26 @@ class WorkflowCrashes:
             environment.close()
             self._freezer.lead(outer.clock)
         return observation
+
+
+class ScenarioDefinitions(Definitions):
+    """The workflows of one run of a scenario: those of the test, and those that the scenario itself defines.
+
+    Args:
+        outer: The workflows of the test, which stay as they are.
+    """
+
+    def __init__(self, outer: Definitions) -> None:
+        super().__init__()
+        self._outer = outer
+
+    def get(self, name: str) -> Definition | None:
+        """Return a workflow, or ``None``."""
+        return super().get(name) or self._outer.get(name)
+
+    def names(self) -> list[str]:
+        """Return the names, sorted."""
+        return sorted({*super().names(), *self._outer.names()})
 
 
 def run_scenario(scenario: Callable[..., object], environment: Environment) -> None:

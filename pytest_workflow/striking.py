@@ -50,6 +50,12 @@ class _Visit:
                 armed.matched -= 1
         self.counted = list(self.struck)
 
+    def take_back_explored(self) -> None:
+        """Forget it for places of an exploration: what the database refuses is no place, and none of them counts it."""
+        for armed in self.counted:
+            if armed.explores:
+                armed.matched -= 1
+
 
 @dataclass(slots=True)
 class _Run:
@@ -209,6 +215,7 @@ class StrikingFaults:
                 self._clock.jump_wall(fault.ms)
             elif isinstance(fault, StorageFailure):
                 self._strike(visit, point, armed)
+                visit.take_back_explored()
                 where_it_lies = self._engine.store.location(point.workflow_name) if self._engine else "the database"
                 raise storage_error(sqlite3.OperationalError(fault.message), where_it_lies)
             elif isinstance(fault, Crash) and fault.when == "before" and self._die is not None:

@@ -18,6 +18,8 @@ from workflow_core.serialization import ReturnType
 from workflow_core.signatures import takes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from workflow_core.context import WorkflowContext
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out

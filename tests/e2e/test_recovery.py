@@ -8,6 +8,8 @@ import pytest
 
 from pytest_workflow import (
     ExecutionRecovered,
+    SleepCompleted,
+    SleepStarted,
     StepCompleted,
     StepFailed,
     StepInterrupted,
@@ -15,7 +17,7 @@ from pytest_workflow import (
     StepSkipped,
     StepStarted,
 )
-from workflow_core import InvalidStateError, LeaseLostError, StepInterruptedError, Workflow, WorkflowError
+from workflow_core import InvalidStateError, StepInterruptedError, Workflow, WorkflowError
 
 
 class ServiceError(Exception):

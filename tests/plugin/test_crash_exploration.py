@@ -414,7 +414,17 @@ def test_places_are_written_and_read(place):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "step_completed", "nowhere:s#1:after", "step_started:s#0:after", "step_started:s#1:in"]
+    "text",
+    [
+        "",
+        "step_completed",
+        "nowhere:s#1:after",
+        "step_started:s#0:after",
+        "step_started:s#1:in",
+        "step_started:#1:after",
+        "step_started:s#" + "9" * 5_000 + ":after",
+    ],
+    ids=lambda text: text[:40],
 )
 def test_what_is_no_place(text):
     with pytest.raises(ValidationError, match="is no place to die"):

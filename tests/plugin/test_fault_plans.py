@@ -368,7 +368,7 @@ def test_a_failing_test_shows_its_plan_and_the_command_that_replays_it(pytester,
             "*- workflow faults -*",
             'as a plan: {"version":1,"rules":[[]{"where":{"step":"a","attempts":[[]2]},"what":{"kind":"delay","ms":5*',
             "not in the plan, because JSON cannot hold it: workflow_faults.calls('b', *",
-            f"replay:    pytest test_*.py::test_it '--workflow-faults={plan}'".replace("[", "[[]"),
+            f"replay:    pytest * test_*.py::test_it '--workflow-faults={plan}'".replace("[", "[[]"),
         ]
     )
 
@@ -407,3 +407,47 @@ def test_a_wrong_plan_of_a_marker_is_told_once(pytester, run_within, monkeypatch
     assert result.stdout.str().count("nope.json cannot be read") == 2  # in full, and in the summary
     result.stdout.fnmatch_lines(["ERROR *::test_it - Failed: The fault plan nope.json cannot be*"])
     result.stdout.no_fnmatch_line("*During handling*")
+
+
+# Hostile plans -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ({"kind": "raise", "error": ".relative:Error"}, "is no import path"),
+        ({"kind": "raise", "error": "hostile..module:Error"}, "is no import path"),
+        ({"kind": "raise", "error": "os:system", "args": ["touch struck"]}, "is no error class"),
+        ({"kind": "raise", "error": "subprocess:Popen", "args": ["touch struck"]}, "is no error class"),
+        ({"kind": "raise", "error": "raises_when_imported:Error"}, "cannot be imported: RuntimeError('no')"),
+        ({"kind": "raise", "error": "exits_when_imported:Error"}, "cannot be imported: SystemExit(3)"),
+        ({"kind": "raise", "error": "no_python:Error"}, "cannot be imported: SyntaxError("),
+        ({"kind": "raise", "error": "exits_when_made:Error"}, "cannot be made with arguments ()"),
+        ({"kind": "delay", "ms": 1e300}, "less than or equal to 3155760000000"),
+        ({"kind": "clock_jump", "ms": -1e15}, "greater than or equal to -3155760000000"),
+    ],
+)
+def test_a_hostile_plan_is_one_clear_error(workflow_faults, pytester, what, said):
+    pytester.makepyfile(
+        raises_when_imported="raise RuntimeError('no')",
+        exits_when_imported="raise SystemExit(3)",
+        no_python="def (",
+        exits_when_made="class Error(Exception):\n    def __init__(self): raise SystemExit(4)",
+    )
+    pytester.syspathinsert()
+    with pytest.raises(ValidationError) as refused:
+        workflow_faults.add(
+            FaultPlan.from_json(json.dumps({"version": 1, "rules": [{"where": {"step": "a"}, "what": what}]}))
+        )
+    assert said in str(refused.value)
+    assert not workflow_faults.rules
+    assert not (pytester.path / "struck").exists()
+
+
+def test_a_clock_does_not_jump_out_of_the_years(workflow_clock):
+    before = workflow_clock.now()
+    with pytest.raises(ValueError, match="cannot jump by 1e\\+300: Python knows the years 1 to 9999 alone"):
+        workflow_clock.jump_wall(1e300)
+    with pytest.raises(ValueError, match="years 1 to 9999"):
+        workflow_clock.jump_wall(-7e13)
+    assert workflow_clock.now() == before

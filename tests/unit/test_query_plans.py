@@ -151,6 +151,8 @@ async def look_at_everything(engine, clock):
             page = await engine.list_executions(name, status, started_after=clock.start, limit=2)
             await engine.list_executions(name, status, started_before=clock.time, before=page[-1] if page else None)
     await engine.store.workflow("all").load_errors("all", "retries-1", "remote")
+    await engine.store.list_workflows()
+    await engine.store.find_execution_ids("retries", 3)
     definition = engine.define_declarative({"name": "declared", "steps": [{"id": "a", "type": "log"}]})
     await engine.start("declared", "declared")
     assert await engine.store.workflow("declared").load_definition(definition.digest) == definition.text
