@@ -127,6 +127,7 @@ NOT_COMPARED = {
         "probe_execution_id": "who probes depends on who comes first",
         "probe_expires_at": _A_MOMENT,
     },
+    "definitions": {"*": "documents by their digest, which executions are compared by"},
     "owners": {"*": "processes; a crash is the end of one"},
     "removed_executions": {"*": "what retention still has to finish; no run of a workflow writes it"},
     "step_errors": {

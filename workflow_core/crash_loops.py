@@ -36,7 +36,7 @@ __all__ = ["Recoveries", "deaths_in_a_row", "in_peace", "interrupted_too_often",
 LOOP_GAP = timedelta(minutes=10)
 """Deaths further apart are no loop; longer than the waits of the usual supervisors between restarts."""
 
-TRIAL_MS = 1_000
+TRIAL_MS = 5_000
 """How long an execution under suspicion keeps the next one waiting, if it neither gets on nor ends its process."""
 
 LOOK_MS = 2

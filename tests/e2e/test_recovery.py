@@ -237,4 +237,4 @@ def test_a_process_that_lost_its_lease_cannot_write(workflow, workflow_db, workf
     history = workflow.history("e")
     assert history.of("rest") == [SleepStarted(duration_ms=10_000), SleepCompleted()]  # what was lost wrote nothing
     assert history.of("after") == [StepCompleted(attempt=1)]
-    assert [event.type for event in history].count("ExecutionRecovered") == 1
+    assert sum(isinstance(event, ExecutionRecovered) for event in history) == 1

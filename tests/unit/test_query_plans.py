@@ -24,13 +24,21 @@ from .conftest import FakeClock
 
 READS_ALL = {
     "SELECT workflow_name, status, count(*) FROM executions": "counting reads the whole index, and no row",
+    "SELECT workflow_name, 'active', min(started_at)": "the list of a file's workflows counts, and reads no row either",
 }
 """Statements that may walk through all executions, and why."""
 
 GROWING = r"\bSCAN (executions|steps|step_errors|event_log|execution_index|e|s)\b"
 """A walk through a table that grows with the number of executions."""
 
-FILE_ALONE = ("logs_removed", "removal_finished", "workflow_defined", "workflows_with_executions")
+FILE_ALONE = (
+    "find_execution_ids",
+    "list_workflows",
+    "logs_removed",
+    "removal_finished",
+    "workflow_defined",
+    "workflows_with_executions",
+)
 """Methods that the directory has its own of, for all workflows."""
 
 FILTER, WIDE = "status = ", "idx_executions_started_at"
