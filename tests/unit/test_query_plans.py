@@ -32,8 +32,6 @@ GROWING = r"\bSCAN (executions|steps|step_errors|event_log|execution_index|e|s)\
 """A walk through a table that grows with the number of executions."""
 
 FILE_ALONE = (
-    "find_execution_ids",
-    "list_workflows",
     "logs_removed",
     "removal_finished",
     "workflow_defined",
@@ -136,6 +134,14 @@ async def run_everything(make_engine, clock):
     crashed._probe.dead.add(crashed.owner.owner_id)
     await asyncio.gather(*crashed.abandon(), return_exceptions=True)
 
+    again = make_engine()
+    define(again, outage)
+    await again.recover()
+    await clock.settle()
+    assert (await again.store.workflow("all").load_recoveries("all", "naps")).moments
+    again._probe.dead.add(again.owner.owner_id)
+    await asyncio.gather(*again.abandon(), return_exceptions=True)
+
     outage.clear()
     engine = make_engine(resident_sleepers=0)
     define(engine, outage)
@@ -159,8 +165,9 @@ async def look_at_everything(engine, clock):
             page = await engine.list_executions(name, status, started_after=clock.start, limit=2)
             await engine.list_executions(name, status, started_before=clock.time, before=page[-1] if page else None)
     await engine.store.workflow("all").load_errors("all", "retries-1", "remote")
-    await engine.store.list_workflows()
-    await engine.store.find_execution_ids("retries", 3)
+    for store in (engine.store, engine.store.workflow("all")):
+        await store.list_workflows()
+        await store.find_execution_ids("retries", 3)
     definition = engine.define_declarative({"name": "declared", "steps": [{"id": "a", "type": "log"}]})
     await engine.start("declared", "declared")
     assert await engine.store.workflow("declared").load_definition(definition.digest) == definition.text
