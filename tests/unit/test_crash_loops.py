@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from workflow_core import PanicConfig, RetryConfig
-from workflow_core.crash_loops import Recoveries, deaths_in_a_row
+from workflow_core.crash_loops import TRIAL_MS, Recoveries, deaths_in_a_row
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -180,7 +180,7 @@ def test_suspects_are_taken_over_one_at_a_time(machine):
         await machine.clock.settle()
         assert order == ["e0"]  # which does not get on: the others wait
         waiting = asyncio.ensure_future(engine.wait("e2"))
-        await machine.clock.advance(1_100)
+        await machine.clock.advance(TRIAL_MS + 100)
         assert order == ["e0", "e1"]
         await machine.crash(machine.engines[-1])
         waiting.cancel()
