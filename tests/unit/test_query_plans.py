@@ -94,6 +94,23 @@ def define(engine, outage):  # noqa: C901 - one branch for each thing that can h
         return kind
 
 
+async def die_twice(make_engine, clock, outage):
+    """Let two processes die one after the other, the second in the middle of what the first has left."""
+    outage.append(True)
+    for number in range(2):
+        engine = make_engine()
+        define(engine, outage)
+        await engine.recover()
+        if number == 0:
+            await engine.start("all", "cut", "hangs", detach=True)
+            await engine.start("all", "naps", "sleeps", detach=True)
+        await clock.settle()
+        if number == 1:
+            assert (await engine.store.workflow("all").load_recoveries("all", "naps")).moments
+        engine._probe.dead.add(engine.owner.owner_id)
+        await asyncio.gather(*engine.abandon(), return_exceptions=True)
+
+
 async def run_everything(make_engine, clock):
     """Use every method of a store, with all that can happen in them."""
     outage = [True]
@@ -124,23 +141,7 @@ async def run_everything(make_engine, clock):
     other.close()
     await engine.aclose()
 
-    crashed = make_engine()
-    outage.append(True)
-    define(crashed, outage)
-    await crashed.recover()
-    await crashed.start("all", "cut", "hangs", detach=True)
-    await crashed.start("all", "naps", "sleeps", detach=True)
-    await clock.settle()
-    crashed._probe.dead.add(crashed.owner.owner_id)
-    await asyncio.gather(*crashed.abandon(), return_exceptions=True)
-
-    again = make_engine()
-    define(again, outage)
-    await again.recover()
-    await clock.settle()
-    assert (await again.store.workflow("all").load_recoveries("all", "naps")).moments
-    again._probe.dead.add(again.owner.owner_id)
-    await asyncio.gather(*again.abandon(), return_exceptions=True)
+    await die_twice(make_engine, clock, outage)
 
     outage.clear()
     engine = make_engine(resident_sleepers=0)
