@@ -339,7 +339,7 @@ class WorkflowFaults(StrikingFaults):
             return self._arm(call.rule(ClockJump(ms=ms)), call)
 
     def _check_panic(self, error: BaseException) -> None:
-        if self._engine is not None and self._engine.panic_indicator(error) is None:
+        if self._engine is not None and self._engine.extensions.panic_indicator(error) is None:
             raise ValueError(
                 f"{error!r} is no panic: use one of workflow_core.panic.PANIC_INDICATORS, MemoryError, "
                 "RecursionError or SystemError, or fail() for an ordinary error"

@@ -110,7 +110,7 @@ class MemoryDrops:
         self._last[execution_id] = step_id
         self.dropped.append((execution_id, step_id))
         self._recovering |= {other.execution_id for other in engine.running()}
-        plugins = engine._plugins.get_plugins()
+        plugins = list(engine.extensions)
         try:
             self._environment.die()
         except SimulatedCrash:
@@ -122,5 +122,5 @@ def _hand_over(plugins: Iterable[object], new: WorkflowEngine) -> None:
     """Register with the new engine what the test has registered with the old one."""
     for plugin in plugins:
         ours = type(plugin).__module__.partition(".")[0] == "pytest_workflow"
-        if not ours and not new._plugins.is_registered(plugin):
+        if not ours and plugin not in new.extensions:
             new.register(plugin)

@@ -7,7 +7,7 @@ import contextvars
 import uuid
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from pytest_workflow.loops import background
+from pytest_workflow.loops import background as in_background
 from pytest_workflow.threads import process
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import InvalidStateError
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from pytest_workflow.clock import VirtualClock
     from pytest_workflow.failures import AssertionFailures
-    from workflow_core.engine import _Active
     from workflow_core.execution import Execution
     from workflow_core.models import ExecutionResult, PanicConfig, RetryConfig
+    from workflow_core.running import Active
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["MortalEngine", "SimulatedCrash", "SimulatedProcesses", "Successor", "execution_ids"]
@@ -117,30 +117,24 @@ class MortalEngine(WorkflowEngine):
         """Note a step that its handler did not await: the test fails of it."""
         self.successor.never_awaited.append(message)
 
-    def _launch(self, execution: Execution) -> _Active:
-        """As `WorkflowEngine._launch`; tasks, threads and timers of the execution's are known as this process's."""
-        context = contextvars.copy_context()
-        context.run(process.set, self)
-        active = context.run(super()._launch, execution)
+    def launch(self, execution: Execution) -> Active:
+        """As `WorkflowEngine.launch`; threads and timers of the execution's are known as this process's, too."""
+        active = self._context().run(super().launch, execution)
         active.final.add_done_callback(self.successor.failures.note_end)
         return active
 
-    async def _drive(self, active: _Active) -> None:
-        """As `WorkflowEngine._drive`; those who wait for the execution meet its error, so nobody asks its task."""
-        task = asyncio.current_task()
-        if task is not None:
-            task.add_done_callback(_seen)
-        await super()._drive(active)
+    def create_task(
+        self, coroutine: Coroutine[Any, Any, _T], name: str, *, background: bool = False
+    ) -> asyncio.Task[_T]:
+        """As `WorkflowEngine.create_task`; the task is known as this process's, and as one that nobody waits for."""
+        return self._context(background=background).run(super().create_task, coroutine, name)
 
-    async def _renew_leases(self, lease_ms: int) -> None:
-        """As `WorkflowEngine._renew_leases`; nobody waits for it."""
-        background.set(True)
-        await super()._renew_leases(lease_ms)
-
-    async def _wake_sleepers(self) -> None:
-        """As `WorkflowEngine._wake_sleepers`; the task is known as this process's."""
-        process.set(self)
-        await super()._wake_sleepers()
+    def _context(self, *, background: bool = False) -> contextvars.Context:
+        context = contextvars.copy_context()
+        context.run(process.set, self)
+        if background:
+            context.run(in_background.set, background)
+        return context
 
     async def _outlive(
         self,
@@ -233,11 +227,6 @@ class MortalEngine(WorkflowEngine):
     stats = _outlives(WorkflowEngine.stats)
     cleanup = _outlives(WorkflowEngine.cleanup)
     set_circuit = _outlives(WorkflowEngine.set_circuit)
-
-
-def _seen(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 async def _joined(engine: WorkflowEngine, execution_id: str) -> ExecutionResult:

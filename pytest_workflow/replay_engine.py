@@ -123,7 +123,7 @@ class _RefusesToRun:
     @hookimpl
     def panic_indicators(self) -> Iterable[str]:
         """Return those of the test's plugins."""
-        return self._today._indicators
+        return self._today.extensions.indicators
 
 
 async def _for_ever(*_: object) -> NoReturn:

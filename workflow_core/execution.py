@@ -115,7 +115,8 @@ class Execution:
         self.codec: Codec = engine.codec
         self.store: WorkflowStore = engine.store_of(self)
         self.context: WorkflowContext[Any] = WorkflowContext(self)
-        self.observed = engine.observed
+        self.extensions = engine.extensions
+        self.observed = engine.extensions.observed
         self.workflow_name = definition.name
         self.log = engine.log_files
         self.step_log = self.log if self.log is not None and self.log.logs_steps else None
@@ -182,7 +183,7 @@ class Execution:
         if self.log is not None:
             self.log.event(event)
         if self.observed:
-            await self.engine.emit(event)
+            await self.extensions.emit(event)
 
     def taken_over(self, lease: Lease, status: ExecutionStatus) -> None:
         """Note that this process has it now, and has recorded that."""
@@ -417,10 +418,10 @@ class Execution:
 
     async def _ended_by(self, error: BaseException) -> BaseException:
         error = _leading(error)
-        if self.engine.is_fatal(error):
+        if self.extensions.is_fatal(error):
             await self.fail(error)
             return error
-        indicator = self.engine.panic_indicator(error)
+        indicator = self.extensions.panic_indicator(error)
         if indicator is None and isinstance(error, WorkflowCoreError):
             await self.fail(error)
             return error

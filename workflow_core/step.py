@@ -276,8 +276,8 @@ class _StepRun:
     async def run(self) -> Any:  # noqa: ANN401 - the step's result
         """Go on from whatever is recorded until there is a result or an error."""
         record = self.record
-        if self.execution.engine.announces_steps:
-            self.execution.engine.announce_step(self._describe_step())
+        if self.execution.extensions.announces_steps:
+            self.execution.extensions.announce_step(self._describe_step())
         if record.status == "failed":
             raise self._as_final_error(await self._recorded_error())
         if record.status == "running" or record.error_message is not None:
@@ -377,8 +377,8 @@ class _StepRun:
     async def _call_handler(self, attempt: int) -> object:
         execution, builder = self.execution, self.builder
         call: AttemptHandler = functools.partial(execution.engine.invoke, builder._handler)
-        if execution.engine.wraps_attempts:
-            for wrap in execution.engine.attempt_wrappers(self._describe(attempt)):
+        if execution.extensions.wraps_attempts:
+            for wrap in execution.extensions.attempt_wrappers(self._describe(attempt)):
                 call = wrap(call)
         with execution.frame(attempt, builder.step_id):
             if builder._timeout_ms is None:
@@ -443,8 +443,8 @@ class _StepRun:
         )
 
     def _announce(self, handler: str, error: Exception | None) -> None:
-        if self.execution.engine.announces_handlers:
-            self.execution.engine.announce_handler(self._describe(self.record.attempt), handler, error)
+        if self.execution.extensions.announces_handlers:
+            self.execution.extensions.announce_handler(self._describe(self.record.attempt), handler, error)
 
     def _encode(self, value: object) -> tuple[str | None, Any]:
         try:
@@ -542,9 +542,9 @@ class _StepRun:
     async def _raise_if_final(self, error: Exception) -> None:
         """End the step at once for errors that no handler may see."""
         execution = self.execution
-        if execution.engine.is_fatal(error):
+        if execution.extensions.is_fatal(error):
             execution.doomed(error)
-        elif execution.engine.panic_indicator(error) is None and not isinstance(error, UnstorableResultError):
+        elif execution.extensions.panic_indicator(error) is None and not isinstance(error, UnstorableResultError):
             return
         await self._fail(error)
         raise self._as_final_error(error)
@@ -554,7 +554,7 @@ class _StepRun:
         execution, record = self.execution, self.record
         if execution.doom is error or isinstance(error, UnstorableResultError):
             return error
-        indicator = execution.engine.panic_indicator(error)
+        indicator = execution.extensions.panic_indicator(error)
         if indicator is not None:
             if isinstance(error, PanicError):
                 panic = error
@@ -590,7 +590,7 @@ class _StepRun:
         execution.note_error(record.step_id, entry)
 
     def _entry(self, error: Exception, at: datetime) -> ErrorRecord:
-        indicator = self.execution.engine.panic_indicator(error)
+        indicator = self.execution.extensions.panic_indicator(error)
         return record_error(error, self.record.attempt, to_epoch_ms(at), self.execution.codec, indicator)
 
     async def _retry_later(self, error: Exception) -> None:
@@ -609,7 +609,7 @@ class _StepRun:
         execution, record = self.execution, self.record
         at = execution.now()
         now_ms = to_epoch_ms(at)
-        forced = execution.engine.forced_circuit(self._describe(attempt))
+        forced = execution.extensions.forced_circuit(self._describe(attempt))
 
         def ask(state: CircuitState) -> tuple[bool, CircuitState]:
             if forced is not None:

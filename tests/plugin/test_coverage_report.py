@@ -310,7 +310,7 @@ LAZY = """
     def test_what_is_imported(workflow):
         assert [name for name in sys.modules if name.startswith("pytest_workflow.coverage")] == []
         engine = workflow.engine
-        assert not engine.announces_steps and not engine.announces_handlers
+        assert not engine.extensions.announces_steps and not engine.extensions.announces_handlers
         assert type(engine.store).__name__ == "SQLiteStore"
 """
 

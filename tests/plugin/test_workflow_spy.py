@@ -180,7 +180,7 @@ def test_a_skipped_step_is_not_called(workflow, workflow_spy, workflow_faults):
 
 
 def test_an_engine_that_nobody_spies_on_wraps_nothing(workflow, shop):
-    assert not workflow.engine.wraps_attempts
+    assert not workflow.engine.extensions.wraps_attempts
 
 
 # Asking --------------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_what_is_at_rest_cannot_be_taken_over_or_cancelled(machine, status):
         assert (await machine.clock.finish(first.wait("x"))).status == status
         second = machine.boot()
         with pytest.raises(LeaseLostError):
-            await second._take_over(stale)
+            await second._recovery.take_over(stale)
         with pytest.raises(InvalidStateError, match=status):
             await second.cancel("x")
         assert (await second.get_status("x")).status == status
@@ -155,7 +155,7 @@ def test_a_forked_child_is_a_process_of_its_own(tmp_path):
     child = os.fork()
     if child == 0:
         try:
-            new = engine.owner.owner_id != owner and engine.owner.pid == os.getpid() and not engine._active
+            new = engine.owner.owner_id != owner and engine.owner.pid == os.getpid() and not engine.running()
             done = engine.run("w", "x").output == os.getpid()
             os.write(write, b"y" if new and done else b"n")
         finally:
@@ -206,7 +206,7 @@ def test_an_abandoned_execution_that_had_not_begun_tells_who_waits(engine):
 
     async def scenario():
         await engine.start("w", "x", detach=True)
-        waiting = asyncio.ensure_future(engine._active["x"].final)
+        waiting = asyncio.ensure_future(engine._running.find("x").final)
         engine.abandon()
         with pytest.raises(InvalidStateError, match="stopped before it ended"):
             await waiting
@@ -270,7 +270,7 @@ def test_a_closed_event_loop_runs_nothing_any_more(engine):
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(begin())
-    task = engine._active["x"].task
+    task = engine._running.find("x").task
     task._log_destroy_pending = False
     loop.close()
     woken.append(True)
@@ -302,7 +302,7 @@ def test_a_restart_from_another_event_loop(engine):
     assert panicked.wait(20)
 
     async def restart():
-        while engine._active["x"].restart_now is None:
+        while engine._running.find("x").restart_now is None:
             await asyncio.sleep(0)
         return await engine.restart("x")
 

@@ -445,10 +445,10 @@ def test_a_plugin_is_registered_and_unregistered():
     engine.define("w", lambda ctx: None)
     watcher = Watcher()
     engine.register(watcher)
-    assert engine.observed
+    assert engine.extensions.observed
     engine.run("w")
     engine.unregister(watcher)
-    assert not engine.observed
+    assert not engine.extensions.observed
     count = len(seen)
     engine.run("w")
     assert len(seen) == count == 2

@@ -260,7 +260,7 @@ def test_a_crash_loses_no_line(boot, root, clock):
         path = execution_log(root, "o-1")
         path.write_text("2026-01-01T00:00:00.000000Z INFO execution=o-1 seq=1 event=ExecutionStarted\n2026-01-01T0")
         second = boot(clock)
-        second._lives = lambda owner, expires_at: False
+        second._leases.lives = lambda owner, expires_at: False
         second.definitions = first.definitions
         assert await second.recover() == ["o-1"]
         await clock.finish(second.wait("o-1"))

@@ -126,7 +126,7 @@ def test_a_process_that_lives_and_renews_nothing_loses_its_executions(tmp_path, 
     async def main():
         await one.start("w", "e", detach=True)
         await clock.settle()
-        one._renewal.cancel()  # its event loop stands still
+        one._leases.renewal.cancel()  # its event loop stands still
         probe.stopped = stopped
         await clock.advance(29_000)
         assert await two.recover() == []
@@ -211,7 +211,7 @@ def test_who_comes_back_after_losing_the_lease_writes_nothing(two_machines, cloc
     async def main():
         await one.start("w", "e", detach=True)
         await clock.advance(1_000)
-        one._renewal.cancel()  # its event loop stands still
+        one._leases.renewal.cancel()  # its event loop stands still
         await clock.advance(30_000)
         assert await two.recover() == ["e"]
         lost = asyncio.ensure_future(one.wait("e"))

@@ -148,7 +148,7 @@ async def run_everything(make_engine, clock):
     define(engine, outage)
     await engine.recover()
     await clock.settle()
-    await engine._release_sleepers()
+    await engine._sleeping.release()
     await engine.recover()
     await clock.advance(200_000)
     await look_at_everything(engine, clock)

@@ -229,7 +229,7 @@ async def test_a_deadline_wakes_as_well(machine, clock):
 @in_a_loop
 async def test_recovery_reads_page_by_page(machine, clock, sleepers, monkeypatch):
     await sleepers()
-    monkeypatch.setattr("workflow_core.engine._RECOVERY_PAGE", 1)
+    monkeypatch.setattr("workflow_core.recovering._RECOVERY_PAGE", 1)
     engine = machine.boot(resident_sleepers=1)
     assert await engine.recover() == ["n1", "n2", "n3"]
     await clock.advance(3 * SLEEP_MS)

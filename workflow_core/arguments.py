@@ -1,0 +1,68 @@
+"""What an engine is asked with: ids, names, moments and numbers, checked before anything is read or written."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING
+
+from workflow_core.clock import as_utc
+from workflow_core.database.layout import WORKFLOW_NAME
+from workflow_core.errors import ValidationError, shown
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from workflow_core.settings import Settings
+
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+__all__ = ["aware", "up_to_ten_thousand", "validated_id", "validated_name"]
+
+_BUSINESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
+
+_LONGEST_PAGE = 10_000
+
+
+def validated_id(execution_id: object, settings: Settings) -> str:
+    """Return the id of an execution as it is stored.
+
+    Raises:
+        ValidationError: It is not acceptable.
+    """
+    plain = str.__str__(execution_id) if isinstance(execution_id, str) else ""
+    if settings.execution_id_format == "uuid":
+        try:
+            if str(uuid.UUID(plain)) == plain.lower():
+                return plain.lower()
+        except ValueError:
+            pass
+        raise ValidationError(f"Invalid execution id {shown(execution_id, 300)}: a UUID is required")
+    if _BUSINESS_ID.fullmatch(plain):
+        return plain
+    raise ValidationError(
+        f"Invalid execution id {shown(execution_id, 300)}: use 1 to 255 of the characters A-Z a-z 0-9 . _ : -"
+    )
+
+
+def validated_name(workflow_name: str | None) -> str | None:
+    """Return the name of a workflow, which need not be defined here; ``None`` for all of them."""
+    if workflow_name is None or (isinstance(workflow_name, str) and WORKFLOW_NAME.fullmatch(workflow_name)):
+        return workflow_name
+    raise ValidationError(f"Not the name of a workflow: {workflow_name!r:.300}")
+
+
+def aware(what: str, moment: datetime | None) -> datetime | None:
+    """Return a moment in UTC; one without a time zone could mean anything."""
+    if moment is None:
+        return None
+    try:
+        return as_utc(moment)
+    except (ValueError, AttributeError, OverflowError):
+        raise ValidationError(f"{what} must be a datetime with a time zone, not {moment!r:.300}") from None
+
+
+def up_to_ten_thousand(what: str, number: object) -> int:
+    """Return how many of something one query or transaction takes at most."""
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _LONGEST_PAGE:
+        raise ValidationError(f"{what} must be a number from 1 to {_LONGEST_PAGE}, not {number!r:.300}")
+    return number

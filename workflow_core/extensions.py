@@ -1,0 +1,159 @@
+"""An engine's plugins: which hooks they implement, and how each of those is called.
+
+Who is about to call a hook asks first whether anybody implements it, so hooks that nobody implements cost nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib.metadata
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+from workflow_core.errors import PanicError
+from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager, StepDescription
+from workflow_core.panic import find_panic_indicator
+from workflow_core.timeouts import cancelled_from_outside
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import pluggy
+
+    from workflow_core.events import Event
+    from workflow_core.models import CircuitStatus
+    from workflow_core.serialization import Serializer
+
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+__all__ = ["Extensions"]
+
+logger = logging.getLogger("workflow_core")
+
+
+class Extensions:
+    """The plugins of one engine, with those of installed distributions.
+
+    Args:
+        plugins: Objects with implementations of the hooks in `workflow_core.hookspecs`.
+
+    Attributes:
+        observed: Whether anybody watches events.
+        announces_steps: Whether anybody watches steps.
+        announces_handlers: Whether anybody watches the handlers of steps.
+        wraps_attempts: Whether anybody puts something around attempts.
+        indicators: The plugins' texts that make an error a panic.
+        serializers: How the plugins store further types.
+        interceptors: The hooks around durable points; ``None`` if nobody implements them.
+    """
+
+    observed: bool
+    announces_steps: bool
+    announces_handlers: bool
+    wraps_attempts: bool
+    indicators: list[str]
+    serializers: list[Serializer[Any]]
+    interceptors: pluggy.HookRelay | None
+
+    def __init__(self, plugins: Iterable[object]) -> None:
+        self._plugins = PluginManager()
+        self._hook = self._plugins.hook
+        for plugin in (*_installed_plugins(), *plugins):
+            self._plugins.register(plugin)
+        self._look()
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(list(self._plugins.get_plugins()))
+
+    def __contains__(self, plugin: object) -> bool:
+        return self._plugins.is_registered(plugin)
+
+    def register(self, plugin: object) -> None:
+        """Add a plugin.
+
+        Raises:
+            pluggy.PluginValidationError: A marked function is no hook, or takes an argument that the hook has not.
+        """
+        self._plugins.register(plugin)
+        self._look()
+
+    def unregister(self, plugin: object) -> None:
+        """Take a plugin away."""
+        self._plugins.unregister(plugin)
+        self._look()
+
+    def drop(self) -> None:
+        """Call nobody any more."""
+        for plugin in self:
+            self._plugins.unregister(plugin)
+
+    def _look(self) -> None:
+        """See which hooks anybody implements."""
+        self._plugins.check_pending()
+        hook = self._hook
+
+        def used(name: str) -> bool:
+            return bool(getattr(hook, name).get_hookimpls())
+
+        self.observed = used("on_event")
+        self.announces_steps = used("on_step")
+        self.announces_handlers = used("on_handler")
+        self.wraps_attempts = used("wrap_attempt")
+        self._judges = used("is_fatal")
+        self._forces = used("force_circuit")
+        self.indicators = [text for texts in hook.panic_indicators() for text in texts]
+        self.serializers = [serializer for offered in hook.serializers() for serializer in offered]
+        intercepts = used("before_durable_point") or used("after_durable_point")
+        self.interceptors = hook if intercepts else None
+
+    async def emit(self, event: Event) -> None:
+        """Tell the observers of an event, and await what they return."""
+        try:
+            for answer in self._hook.on_event(event=event):
+                if inspect.isawaitable(answer):
+                    await answer
+        except asyncio.CancelledError:
+            if cancelled_from_outside():
+                raise
+            logger.exception("Something that a plugin awaited was cancelled while it was told of %r", event)
+        except Exception:
+            logger.exception("A plugin failed while it was told of %r", event)
+
+    def announce_step(self, step: StepDescription) -> None:
+        """Tell the observers of a step that is about to run."""
+        try:
+            self._hook.on_step(step=step)
+        except Exception:
+            logger.exception("A plugin failed while it was told of %r", step)
+
+    def announce_handler(self, attempt: Attempt, handler: str, error: Exception | None) -> None:
+        """Tell the observers of a step's handler that is about to be called."""
+        try:
+            self._hook.on_handler(attempt=attempt, handler=handler, error=error)
+        except Exception:
+            logger.exception("A plugin failed while it was told of the handler %s of %r", handler, attempt)
+
+    def attempt_wrappers(self, attempt: Attempt) -> list[Callable[[AttemptHandler], AttemptHandler]]:
+        """Return the plugins' wrappers around an attempt, the innermost first."""
+        return self._hook.wrap_attempt(attempt=attempt)[::-1] if self.wraps_attempts else []
+
+    def forced_circuit(self, attempt: Attempt) -> CircuitStatus | None:
+        """Return the status that a plugin forces a circuit to."""
+        return cast("CircuitStatus | None", self._hook.force_circuit(attempt=attempt)) if self._forces else None
+
+    def is_fatal(self, error: BaseException) -> bool:
+        """Tell whether an error ends its execution at once."""
+        return self._judges and self._hook.is_fatal(error=error) is True
+
+    def panic_indicator(self, error: BaseException) -> str | None:
+        """Return what makes an error a panic, or ``None``."""
+        if isinstance(error, PanicError):
+            return error.indicator or "panic"
+        return find_panic_indicator(error, self.indicators)
+
+
+@functools.cache
+def _installed_plugins() -> tuple[object, ...]:
+    """Load, once in a process, the plugins of installed distributions."""
+    return tuple(entry.load() for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))

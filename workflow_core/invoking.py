@@ -1,0 +1,57 @@
+"""Calling the functions of users: those of workflows, of steps, and of steps' handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from workflow_core.clock import Clock
+
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+__all__ = ["invoked"]
+
+
+async def invoked(function: Callable[..., Any], args: tuple[object, ...], clock: Clock, *, in_thread: bool) -> object:
+    """Call a user's function, in this task if it is asynchronous.
+
+    Args:
+        function: The function.
+        args: What it is given.
+        clock: The engine's.
+        in_thread: Whether it is called in a thread if it is a plain function.
+    """
+    code: object = getattr(function, "__code__", None)
+    # a proxy has whatever attribute it is asked for, so having a __code__ says little
+    is_coroutine = isinstance(code, types.CodeType) and code.co_flags & inspect.CO_COROUTINE
+    if is_coroutine or inspect.iscoroutinefunction(function):
+        return await function(*args)
+    if in_thread:
+        result = await asyncio.to_thread(_call_in_thread, function, args)
+    else:
+        result = await _call_inline(function, args, clock)
+    return await result if inspect.isawaitable(result) else result
+
+
+async def _call_inline(function: Callable[..., object], args: tuple[object, ...], clock: Clock) -> object:
+    """Call a plain function in the event loop's thread, with what a thread leaves room for before and after it."""
+    await asyncio.sleep(0)  # tasks beside this one find the step running
+    begun_at = clock.monotonic()
+    try:
+        return function(*args)
+    finally:
+        if clock.monotonic() > begun_at:
+            await asyncio.sleep(0)  # the loop collects the timers that fell due meanwhile
+            await asyncio.sleep(0)  # and they run: the time-out of this attempt is one
+
+
+def _call_in_thread(function: Callable[..., object], args: tuple[object, ...]) -> object:
+    """Call a plain function; no future can carry ``StopIteration``, so it leaves as it would leave a coroutine."""
+    try:
+        return function(*args)
+    except StopIteration as error:
+        raise RuntimeError("the function raised StopIteration") from error

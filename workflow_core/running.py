@@ -1,0 +1,323 @@
+"""The executions that run in an engine: each is driven until it is at rest, and tells those who wait for it.
+
+An execution runs in the event loop that launched it; other threads may ask for it, and wait for it from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from workflow_core.clock import from_epoch_ms
+from workflow_core.errors import ExecutionNotFoundError, InvalidStateError, LeaseLostError, StorageError
+from workflow_core.models import TERMINAL_STATUSES, ExecutionResult
+from workflow_core.stored import complete_log, load_record, stored_result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from workflow_core.clock import Clock
+    from workflow_core.engine import WorkflowEngine
+    from workflow_core.execution import Execution
+    from workflow_core.log_files import LogFiles
+
+
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+__all__ = ["Active", "RunningExecutions", "running_loop"]
+
+logger = logging.getLogger("workflow_core")
+
+_CLAIM_POLL_MS = 1
+
+
+@dataclass(eq=False)
+class Active:
+    """An execution that runs in this engine.
+
+    Attributes:
+        first: The result of the first run of the handler, or the error that ended it.
+        final: The result once the execution is at rest.
+        between_runs: Set when no run of the handler is under way, and all observers have been told how it ended.
+        trouble: What keeps it from going on at the moment, once those who wait for it were told.
+    """
+
+    execution: Execution
+    loop: asyncio.AbstractEventLoop
+    first: asyncio.Future[ExecutionResult]
+    final: asyncio.Future[ExecutionResult]
+    task: asyncio.Task[None] | None = None
+    begun: bool = False
+    cancelled: bool = False
+    lost: bool = False
+    restart_now: asyncio.Event | None = None
+    between_runs: asyncio.Event = field(default_factory=asyncio.Event)
+    trouble: StorageError | None = None
+
+    def finish_first(self, result: ExecutionResult | BaseException) -> None:
+        """Settle what `start` waits for, unless it is settled."""
+        _settle(self.first, result)
+
+    def renew_first(self) -> None:
+        """Let whoever joins from now on wait for the next run, unless somebody waits for it already."""
+        if self.first.done():
+            self.first = self.loop.create_future()
+
+    def tell(self, error: StorageError | None) -> None:
+        """Raise an error to all who wait now, if there is one; who comes later waits for the execution again."""
+        self.trouble = error
+        if error is None:
+            return
+        first_was_open = not self.first.done()
+        self.finish(error)
+        self.final = self.loop.create_future()
+        if first_was_open:
+            self.first = self.loop.create_future()
+
+    def finish(self, result: ExecutionResult | BaseException) -> None:
+        """Settle everything that is waited for."""
+        _settle(self.first, result)
+        _settle(self.final, result)
+
+
+class _Claim:
+    """Lets one task at a time, in whatever thread, do something about an execution, in an ``async with`` block."""
+
+    __slots__ = ("_claims", "_clock", "_execution_id")
+
+    def __init__(self, claims: dict[str, object], execution_id: str, clock: Clock) -> None:
+        self._claims = claims
+        self._execution_id = execution_id
+        self._clock = clock
+
+    async def __aenter__(self) -> None:
+        while self._claims.setdefault(self._execution_id, self) is not self:
+            await self._clock.sleep(_CLAIM_POLL_MS)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        del self._claims[self._execution_id]
+
+
+class RunningExecutions:
+    """The executions that run in one engine.
+
+    Args:
+        engine: The engine.
+    """
+
+    def __init__(self, engine: WorkflowEngine) -> None:
+        self._engine = engine
+        self._active: dict[str, Active] = {}
+        self._claims: dict[str, object] = {}
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    def __iter__(self) -> Iterator[Active]:
+        return iter(list(self._active.values()))
+
+    def forked(self) -> None:
+        """What the parent process runs does not run in its child."""
+        self._active, self._claims = {}, {}
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """Return the tasks in which executions run."""
+        return [active.task for active in self if active.task is not None]
+
+    def find(self, execution_id: str) -> Active | None:
+        """Return an execution that runs in this engine; one whose event loop was closed does not run any more."""
+        active = self._active.get(execution_id)
+        if active is not None and active.loop.is_closed():
+            del self._active[execution_id]
+            return None
+        return active
+
+    def claimed(self, execution_id: str) -> _Claim:
+        """Keep other threads, and other tasks, from beginning the same execution in this engine meanwhile."""
+        return _Claim(self._claims, execution_id, self._engine.clock)
+
+    @staticmethod
+    async def begun(executions: Iterable[Active]) -> None:
+        """Let tasks begin: one that is cancelled before it has begun cannot tell anybody."""
+        if not all(active.begun for active in executions):
+            await asyncio.sleep(0)  # they were scheduled before this task goes on
+
+    def drives(self, execution: Execution) -> bool:
+        """Tell whether a run of an execution is under way here."""
+        active = self._active.get(execution.execution_id)
+        return active is not None and active.execution is execution
+
+    def tell_waiters(self, execution: Execution, error: StorageError | None) -> None:
+        """Raise an error to all who wait for an execution, which goes on all the same.
+
+        Args:
+            execution: The execution.
+            error: What keeps it from going on; ``None`` when nothing does any more.
+        """
+        active = self._active.get(execution.execution_id)
+        if active is not None and active.execution is execution:
+            active.tell(error)
+
+    async def status(self, execution_id: str) -> ExecutionResult:
+        """Return what is known of an execution now, whether it runs here or not.
+
+        Raises:
+            ValidationError: The id is not acceptable.
+            ExecutionNotFoundError: There is no such execution.
+        """
+        record = await load_record(self._engine, execution_id)
+        active = self.find(record.execution_id)
+        if active is not None and active.loop is running_loop():
+            return active.execution.snapshot()
+        return await stored_result(self._engine, record)
+
+    def launch(self, execution: Execution) -> Active:
+        """Let an execution run, in this event loop."""
+        loop = asyncio.get_running_loop()
+        if self._engine.log_files is not None:
+            self._engine.log_files.begin(loop)
+        active = Active(execution, loop, loop.create_future(), loop.create_future())
+        self._active[execution.execution_id] = active
+        active.task = self._engine.create_task(self._drive(active), f"workflow {execution.execution_id}")
+        active.task.add_done_callback(functools.partial(self._settled, active))
+        return active
+
+    def _settled(self, active: Active, task: asyncio.Task[None]) -> None:
+        """Let nobody wait for an execution whose task has ended, be it that it was cancelled before it had begun."""
+        if not task.cancelled():
+            task.exception()  # marks it as seen: who waits for the execution meets it, and nobody asks the task
+        active.finish(_interrupted(active.execution))
+        self._forget(active)
+        active.between_runs.set()
+
+    def _forget(self, active: Active) -> None:
+        if self._active.get(active.execution.execution_id) is active:
+            del self._active[active.execution.execution_id]
+
+    async def _drive(self, active: Active) -> None:
+        """Run an execution until it is at rest, restarting it after panics."""
+        active.begun = True
+        try:
+            await self._run_to_rest(active)
+            if self._engine.log_files is not None:
+                await self._write_log(self._engine.log_files, active.execution)
+            active.finish(active.execution.snapshot())
+        except asyncio.CancelledError:
+            if not active.cancelled and not active.lost:
+                if active.execution.status in TERMINAL_STATUSES:  # only its observers were cut off
+                    active.finish(active.execution.snapshot())
+                    raise
+                await self._release(active.execution, give_back=True)
+                active.finish(_interrupted(active.execution))
+                raise
+            active.finish(await self._result_after_loss(active))
+        except LeaseLostError:
+            active.finish(await self._result_after_loss(active))
+        except BaseException as error:
+            active.finish(error)
+            # Only an orderly stop gives the attempt back: what breaks out otherwise has used it up, like any crash.
+            orderly = isinstance(error, (Exception, KeyboardInterrupt, GeneratorExit))
+            await self._release(active.execution, give_back=orderly)
+            if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+                raise
+            if not self._engine.closed:
+                logger.exception("%s stopped and can be resumed", active.execution)
+        finally:
+            self._forget(active)
+            if self._engine.log_files is not None:
+                self._engine.log_files.flush()
+
+    async def _write_log(self, files: LogFiles, execution: Execution) -> None:
+        """Write what was logged of an execution that has come to rest, and what could not be written before."""
+        files.flush()
+        incomplete = files.incomplete.get(execution.definition.name)
+        if incomplete:
+            for execution_id in list(incomplete):
+                await complete_log(self._engine, replace(execution.record, execution_id=execution_id))
+                if execution_id in incomplete:
+                    return
+
+    async def _run_to_rest(self, active: Active) -> None:
+        extensions = self._engine.extensions
+        while True:
+            execution = active.execution
+            if execution.opening is not None:
+                await execution.tell(execution.opening)
+            if execution.hopeless is not None:
+                await execution.fail(execution.hopeless)
+                active.finish_first(execution.hopeless)
+                return
+            if execution.status != "panicked":
+                error = await execution.run()
+                if error is None:
+                    return
+                if execution.status == "failed" and (extensions.is_fatal(error) or not active.first.done()):
+                    active.finish_first(error)
+                if extensions.is_fatal(error):
+                    active.finish(error)
+                    return
+                active.finish_first(error)
+            if execution.status != "panicked" or execution.record.restart_at is None:
+                return
+            await self._wait_for_restart(active, execution.record.restart_at)
+            if execution.deadline_has_passed():
+                await execution.fail(execution.timed_out())
+                return
+            active.renew_first()
+            active.execution = await execution.restart()
+
+    async def _wait_for_restart(self, active: Active, restart_at: int) -> None:
+        active.restart_now = asyncio.Event()
+        event = active.restart_now
+        active.between_runs.set()
+        deadline_at = active.execution.record.deadline_at
+        due = restart_at if deadline_at is None else min(restart_at, deadline_at)
+        handle = self._engine.clock.call_at(from_epoch_ms(due), event.set)
+        try:
+            await event.wait()
+        finally:
+            handle.cancel()
+            active.restart_now = None
+            active.between_runs.clear()
+
+    async def _release(self, execution: Execution, *, give_back: bool) -> None:
+        """Give an execution back that this process will not go on with, and if asked for the attempt in flight."""
+        with contextlib.suppress(StorageError, LeaseLostError):
+            seq, at = execution.next_seq(), execution.now()
+            await execution.store.execution_released(execution.lease, give_back, at, seq)
+
+    async def _result_after_loss(self, active: Active) -> ExecutionResult | BaseException:
+        execution_id = active.execution.execution_id
+        self._active.pop(execution_id, None)
+        try:
+            result = await self.status(execution_id)
+        except (StorageError, ExecutionNotFoundError) as error:
+            return error
+        if result.status in TERMINAL_STATUSES:
+            return result
+        return LeaseLostError(f"{active.execution}: another process has taken it over", execution_id)
+
+
+def _settle(future: asyncio.Future[ExecutionResult], result: ExecutionResult | BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(result, BaseException):
+        future.set_exception(result)
+        future.exception()  # marks it as seen: nobody need be waiting
+    else:
+        future.set_result(result)
+
+
+def _interrupted(execution: Execution) -> InvalidStateError:
+    return InvalidStateError(f"{execution}: the engine stopped before it ended; resume() or recover() goes on with it")
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, if one does."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

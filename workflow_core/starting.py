@@ -1,0 +1,181 @@
+"""Starting executions: what is given is checked, the beginning is recorded once for each id, and then it runs."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from workflow_core.arguments import validated_id
+from workflow_core.clock import to_epoch_ms
+from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
+from workflow_core.definition import configured, validated
+from workflow_core.errors import ExecutionConflictError
+from workflow_core.events import ExecutionStarted
+from workflow_core.execution import Execution
+from workflow_core.models import PanicConfig, RetryConfig
+from workflow_core.running import Active
+from workflow_core.serialization import same_json
+from workflow_core.timeouts import validate_timeout
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from workflow_core.definition import Definition
+    from workflow_core.engine import WorkflowEngine
+    from workflow_core.joining import Ended, Joining
+    from workflow_core.running import RunningExecutions
+
+
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+__all__ = ["Starting"]
+
+
+class Starting:
+    """Starts executions in one engine.
+
+    Args:
+        engine: The engine.
+        running: The executions that run in it.
+        joining: Joins those that were started before.
+    """
+
+    def __init__(self, engine: WorkflowEngine, running: RunningExecutions, joining: Joining) -> None:
+        self._engine = engine
+        self._running = running
+        self._joining = joining
+        self._known_workflows: set[str] = set()
+
+    async def begin(
+        self,
+        name: str,
+        execution_id: str | None,
+        input_value: object,
+        retry_config: RetryConfig | dict[str, Any] | None,
+        panic_config: PanicConfig | dict[str, Any] | None,
+        timeout_ms: int | None,
+        *,
+        detach: bool = False,
+    ) -> Active | Ended:
+        """Begin a new execution, or join the one that has the id already.
+
+        Raises:
+            InvalidStateError: No event loop of asyncio's runs here.
+            ValidationError: An argument is not acceptable; nothing was written.
+            WorkflowNotFoundError: No such workflow is defined.
+            ExecutionConflictError: The id is in use for another workflow or another input.
+            StorageError: The database cannot be used.
+        """
+        self._engine.check_event_loop()
+        definition = self._engine.definition(name)
+        self._engine.configurations.prepare(name)
+        execution_id = str(uuid.uuid4()) if execution_id is None else validated_id(execution_id, self._engine.settings)
+        if self._engine.secrets.known:
+            self._engine.codec.refuse_secrets(execution_id, "the id of an execution")
+        retry = definition.retry_config if retry_config is None else configured(RetryConfig, retry_config)
+        panic = definition.panic_config if panic_config is None else configured(PanicConfig, panic_config)
+        validate_timeout(f'Workflow "{name}"', timeout_ms)
+        text, value = self._encode_input(definition, execution_id, input_value)
+        async with self._running.claimed(execution_id):
+            active = self._running.find(execution_id)
+            if active is None:
+                found = await self._begin_new(definition, execution_id, text, value, retry, panic, timeout_ms)
+                if isinstance(found, Active):
+                    return found
+            else:
+                found = active.execution.record
+        self._check_same(found, name, text)
+        return await self._joining.found(found, detach=detach)
+
+    async def _begin_new(
+        self,
+        definition: Definition,
+        execution_id: str,
+        text: str | None,
+        value: object,
+        retry: RetryConfig,
+        panic: PanicConfig,
+        timeout_ms: int | None,
+    ) -> Active | ExecutionRecord:
+        """Record an execution and launch it; return the record instead if the store knew the id already."""
+        name, at = definition.name, self._engine.clock.now()
+        if name not in self._known_workflows:
+            await self._engine.store.workflow_defined(name, _definition_file(definition, at), at)
+            self._known_workflows.add(name)
+        new = NewExecution(
+            workflow_name=name,
+            execution_id=execution_id,
+            input_data=text,
+            retry_config=retry.model_dump_json(),
+            panic_config=panic.model_dump_json(),
+            deadline_at=None if timeout_ms is None else to_epoch_ms(at + timedelta(milliseconds=timeout_ms)),
+            definition_revision=definition.revision,
+            definition_document=definition.document,
+        )
+        existing = await self._engine.store.execution_started(new, self._engine.owner, self._engine.lease_expiry(), at)
+        if existing is not None:
+            return existing
+        record = ExecutionRecord(
+            execution_id=execution_id,
+            workflow_name=name,
+            status="running",
+            started_at=at,
+            completed_at=None,
+            restart_attempt=1,
+            error_data=None,
+            input_data=text,
+            output_data=None,
+            retry_config=new.retry_config,
+            panic_config=new.panic_config,
+            deadline_at=new.deadline_at,
+            restart_at=None,
+            owner_id=self._engine.owner.owner_id,
+            fencing_token=1,
+            definition_revision=new.definition_revision,
+        )
+        execution = Execution(
+            self._engine, definition, record, Lease(name, execution_id, 1), retry, panic, value, {}, 1
+        )
+        execution.opens_with(ExecutionStarted(), 1, at)
+        return self._engine.launch(execution)
+
+    def _encode_input(self, definition: Definition, execution_id: str, value: object) -> tuple[str | None, object]:
+        what = f'input of workflow "{definition.name}", execution "{execution_id}"'
+        advice = "declare the type (annotate the handler's parameter as WorkflowContext[...]) or pass plain data"
+        declared = definition.input_type
+        adapter = declared.adapter() if declared is not None else None
+        if adapter is None:
+            return self._engine.codec.encode(value, f"the {what}", advice=advice)
+        fingerprint = self._engine.codec.fingerprint(value)
+        value = validated(adapter, value, what)
+        return self._engine.codec.encode(value, f"the {what}", declared, fingerprint, advice=advice)
+
+    @staticmethod
+    def _check_same(record: ExecutionRecord, name: str, input_data: str | None) -> None:
+        if record.workflow_name != name:
+            raise ExecutionConflictError(
+                f'Execution id "{record.execution_id}" is in use for workflow "{record.workflow_name}", so it cannot '
+                f'start "{name}"; choose another id'
+            )
+        if not same_json(record.input_data, input_data):
+            raise ExecutionConflictError(
+                f'Execution "{record.execution_id}" of workflow "{name}" was started with another input; choose '
+                "another id, or start it with the input it had"
+            )
+
+
+def _definition_file(definition: Definition, at: datetime) -> dict[str, object]:
+    document: dict[str, object] = {} if definition.document is None else json.loads(definition.document)
+    return {
+        **document,
+        "name": definition.name,
+        "version": definition.version,
+        "description": definition.description,
+        "created_at": at.isoformat(),
+        "last_modified": at.isoformat(),
+        "database_path": f"./{definition.name}.db",
+        "log_directory": "./logs/",
+        "retry_config": definition.retry_config.model_dump(),
+        "panic_config": definition.panic_config.model_dump(),
+    }

@@ -1,0 +1,113 @@
+"""Executions as the store knows them: their rows, what became of them, and how one is brought back to life."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from workflow_core.arguments import validated_id
+from workflow_core.database.store import ExecutionRecord, Lease
+from workflow_core.errors import ExecutionNotFoundError, WorkflowCoreError
+from workflow_core.execution import Execution, result_of
+from workflow_core.models import TERMINAL_STATUSES, ErrorInfo, ExecutionResult, PanicConfig, RetryConfig
+
+if TYPE_CHECKING:
+    from workflow_core.definition import Definition
+    from workflow_core.engine import WorkflowEngine
+
+__tracebackhide__ = True  # pytest leaves the frames of this module out
+__all__ = ["complete_log", "is_at_rest", "load_record", "revive", "stored_result"]
+
+logger = logging.getLogger("workflow_core")
+
+
+async def load_record(engine: WorkflowEngine, execution_id: str) -> ExecutionRecord:
+    """Read an execution's row.
+
+    Raises:
+        ValidationError: The id is not acceptable.
+        ExecutionNotFoundError: There is no such execution.
+    """
+    record = await engine.store.load_execution(validated_id(execution_id, engine.settings))
+    if record is None:
+        raise ExecutionNotFoundError(f'No execution "{execution_id}" in {engine.bare_store.location()}')
+    return record
+
+
+def is_at_rest(record: ExecutionRecord) -> bool:
+    """Tell whether nothing happens to an execution any more, unless somebody restarts it."""
+    return record.status in TERMINAL_STATUSES or (record.status == "panicked" and record.restart_at is None)
+
+
+async def stored_result(engine: WorkflowEngine, record: ExecutionRecord) -> ExecutionResult:
+    """Return what the store knows of an execution."""
+    workflow = engine.store.workflow(record.workflow_name)
+    steps, _ = await workflow.load_steps(record.workflow_name, record.execution_id)
+    errors = await _last_errors(engine, record)
+    return result_of(record, steps, errors, engine.codec, engine.known_definition(record.workflow_name))
+
+
+async def _last_errors(engine: WorkflowEngine, record: ExecutionRecord) -> dict[str, ErrorInfo]:
+    workflow = engine.store.workflow(record.workflow_name)
+    return {
+        step_id: ErrorInfo(type=error.error_type, message=error.error_message, step_id=step_id, attempt=error.attempt)
+        for step_id, error in await workflow.load_errors(record.workflow_name, record.execution_id)
+    }
+
+
+async def revive(engine: WorkflowEngine, record: ExecutionRecord) -> Execution:
+    """Return an execution as it was left, ready to be run.
+
+    Raises:
+        WorkflowNotFoundError: Its workflow is a function, and none of that name is defined.
+        ValidationError: Its workflow is a document that cannot run in this process.
+        SerializationError: Something that was stored cannot be read.
+    """
+    definition = await _definition_of(engine, record)
+    engine.configurations.prepare(record.workflow_name)
+    await complete_log(engine, record)
+    steps, seq = await engine.store.workflow(record.workflow_name).load_steps(record.workflow_name, record.execution_id)
+    execution = Execution(
+        engine,
+        definition,
+        record,
+        Lease(record.workflow_name, record.execution_id, record.fencing_token),
+        RetryConfig.model_validate_json(record.retry_config),
+        PanicConfig.model_validate_json(record.panic_config),
+        engine.codec.decode(
+            record.input_data, definition.input_type, f'the input of execution "{record.execution_id}"'
+        ),
+        steps,
+        seq,
+    )
+    execution.last_errors = await _last_errors(engine, record)
+    return execution
+
+
+async def _definition_of(engine: WorkflowEngine, record: ExecutionRecord) -> Definition:
+    """Return the workflow as an execution was started with it.
+
+    Raises:
+        WorkflowNotFoundError: It is a function, and none of that name is defined.
+        ValidationError: It is a document that cannot run in this process; a step type is unknown here, perhaps.
+    """
+    known = engine.known_definition(record.workflow_name)
+    if record.definition_revision is None or (known and known.revision == record.definition_revision):
+        return engine.definition(record.workflow_name)
+    from workflow_core.definitions.running import compiled_text  # noqa: PLC0415 - they need the engine's parts
+
+    document = await engine.store.workflow(record.workflow_name).load_definition(record.definition_revision)
+    return compiled_text(document or "null", f'execution "{record.execution_id}"')
+
+
+async def complete_log(engine: WorkflowEngine, record: ExecutionRecord) -> None:
+    """Complete an execution's log; a log that cannot be completed stops nothing."""
+    if engine.log_files is None:
+        return
+    workflow = engine.store.workflow(record.workflow_name)
+    try:
+        history = await workflow.load_events(record.workflow_name, record.execution_id)
+    except WorkflowCoreError as error:
+        logger.warning('The log of execution "%s" cannot be completed: %s', record.execution_id, error)
+        return
+    engine.log_files.complete(record.workflow_name, record.execution_id, history)
