@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import pydantic_core
 
-from workflow_core.circuit_breaker import CircuitState
-from workflow_core.crash_loops import Recoveries
-from workflow_core.database import listing, removal
-from workflow_core.database.connection import Database
+from workflow_core.database import removal
 from workflow_core.database.diagnosis import storage_error
-from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowRecord
+from workflow_core.database.parts import (
+    abandon_steps,
+    change_circuit,
+    insert_error,
+    interrupt_step,
+    keep_start_events,
+    last_seq,
+    log_event,
+    select_circuit,
+    select_execution,
+    select_execution_row,
+    store_circuit,
+    stored_json,
+    stored_text,
+    upsert_circuit,
+)
+from workflow_core.database.reading import ReadableDatabase
+from workflow_core.database.store import Lease
 from workflow_core.errors import ExecutionNotFoundError, LeaseLostError
-from workflow_core.events import event_from_row
-from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
-    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.circuit_breaker import CircuitState
     from workflow_core.database.removal import Candidate, Expiry, Space
-    from workflow_core.database.store import CircuitChange, NewExecution
-    from workflow_core.events import Event
+    from workflow_core.database.store import CircuitChange, ErrorRecord, ExecutionRecord, NewExecution, StepRecord
     from workflow_core.models import ExecutionStatus
-    from workflow_core.summaries import ExecutionSummary, Position
-
-P = ParamSpec("P")
-T = TypeVar("T")
+    from workflow_core.ownership import Owner
+    from workflow_core.summaries import Position
 
 __all__ = ["SQLiteStore"]
 
 _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
-
-_EXECUTION_COLUMNS: Final = (
-    "e.id, e.workflow_name, e.status, e.started_at, e.completed_at, e.restart_attempt, e.error_data, e.input_data, "
-    "e.output_data, e.retry_config, e.panic_config, e.deadline_at, e.restart_at, e.owner_id, e.fencing_token, "
-    "e.definition_revision"
-)
 
 _SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
 """Steps that were skipped because of others, not by an open circuit: a restart decides anew about them."""
@@ -55,22 +57,8 @@ _LEASE_TOLERANCE_MS: Final = 1_000
 _NOBODY: Final = ""
 """The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
 
-_CIRCUIT_EVENTS: Final = {"open": "CircuitOpened", "half_open": "CircuitHalfOpened", "closed": "CircuitClosed"}
 
-
-def _text(at: datetime) -> str:
-    return at.isoformat(timespec="microseconds")
-
-
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
-
-
-def _json(**data: object) -> str:
-    return pydantic_core.to_json(data).decode()
-
-
-class SQLiteStore(Database):
+class SQLiteStore(ReadableDatabase):
     """A store in one SQLite database, which may hold any number of workflows.
 
     Args:
@@ -123,7 +111,7 @@ class SQLiteStore(Database):
         self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
             if execution.definition_document is not None:
@@ -152,13 +140,13 @@ class SQLiteStore(Database):
             )
             if cursor.rowcount == 1:
                 return None
-            return self._select_execution(connection, execution.execution_id)
+            return select_execution(connection, execution.execution_id)
 
     async def execution_recovered(
         self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
     ) -> Lease:
         """Take an execution over; return the new lease."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
             released = connection.execute(
@@ -173,16 +161,16 @@ class SQLiteStore(Database):
                 "status IN ('running', 'sleeping', 'restarting', 'panicked')",
             )
             # The first statement took the row, so no other process can have written the history since.
-            seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
-            data = _json(released=True) if released else None
-            self._log(connection, lease.execution_id, seq, "ExecutionRecovered", now, data=data)
+            seq = max(seq, last_seq(connection, lease.execution_id) + 1)
+            data = stored_json(released=True) if released else None
+            log_event(connection, lease.execution_id, seq, "ExecutionRecovered", now, data=data)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_completed(
         self, lease: Lease, output_data: str | None, abandoned_steps: bool, seq: int, at: datetime
     ) -> None:
         """Record that the handler returned."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._update_execution(
                 connection,
@@ -193,11 +181,11 @@ class SQLiteStore(Database):
                 (now, output_data, seq),
             )
             if abandoned_steps:
-                self._abandon_steps(connection, lease.execution_id, now)
+                abandon_steps(connection, lease.execution_id, now)
 
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
         """Record that the execution failed for good."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._update_execution(
                 connection,
@@ -207,10 +195,10 @@ class SQLiteStore(Database):
                 " restart_at = NULL",
                 (now, error_data, message),
             )
-            self._abandon_steps(connection, lease.execution_id, now)
+            abandon_steps(connection, lease.execution_id, now)
             error = pydantic_core.from_json(error_data)
-            data = _json(error=error["type"], message=error["message"])
-            self._log(connection, lease.execution_id, seq, "ExecutionFailed", now, data=data)
+            data = stored_json(error=error["type"], message=error["message"])
+            log_event(connection, lease.execution_id, seq, "ExecutionFailed", now, data=data)
 
     async def execution_panicked(
         self,
@@ -223,7 +211,7 @@ class SQLiteStore(Database):
         at: datetime,
     ) -> None:
         """Record a panic, and when the automatic restart is due."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._update_execution(
                 connection,
@@ -233,7 +221,7 @@ class SQLiteStore(Database):
                 " owner_id = CASE WHEN ? IS NULL THEN NULL ELSE owner_id END",
                 (error_data, message, restart_at, restart_at),
             )
-            self._log(connection, lease.execution_id, seq, "ExecutionPanicked", now, data=event_data)
+            log_event(connection, lease.execution_id, seq, "ExecutionPanicked", now, data=event_data)
 
     async def execution_restarted(
         self,
@@ -246,7 +234,7 @@ class SQLiteStore(Database):
         at: datetime,
     ) -> Lease:
         """Begin again with completed steps kept and all other steps' attempts given back."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._ensure_owner(connection, owner, lease_expires_at)
             self._update_execution(
@@ -259,7 +247,7 @@ class SQLiteStore(Database):
                 (restart_attempt, owner.owner_id, deadline_at),
                 "status IN ('panicked', 'failed')",
             )
-            self._keep_start_events(connection, lease.execution_id, _BEGINS_AGAIN)
+            keep_start_events(connection, lease.execution_id, _BEGINS_AGAIN)
             connection.execute(
                 "INSERT INTO event_log (execution_id, seq, type, step_id, attempt, at)"
                 " SELECT execution_id, completed_seq, 'StepSkipped', step_id, attempt, completed_at FROM steps"
@@ -273,14 +261,14 @@ class SQLiteStore(Database):
                 f" revision = revision + 1, updated_at = ? WHERE execution_id = ? AND {_BEGINS_AGAIN}",
                 (now, lease.execution_id),
             )
-            data = _json(restart_attempt=restart_attempt)
-            seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
-            self._log(connection, lease.execution_id, seq, "ExecutionRestarted", now, data=data)
+            data = stored_json(restart_attempt=restart_attempt)
+            seq = max(seq, last_seq(connection, lease.execution_id) + 1)
+            log_event(connection, lease.execution_id, seq, "ExecutionRestarted", now, data=data)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
         """Record a cancellation and end the lease."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._update_execution(
                 connection,
@@ -302,12 +290,12 @@ class SQLiteStore(Database):
                 " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'failed')",
                 (now, now, lease.execution_id),
             )
-            seq = max(seq, self._last_seq(connection, lease.execution_id) + 1)
-            self._log(connection, lease.execution_id, seq, "ExecutionCancelled", now)
+            seq = max(seq, last_seq(connection, lease.execution_id) + 1)
+            log_event(connection, lease.execution_id, seq, "ExecutionCancelled", now)
 
     async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._update_execution(
                 connection,
@@ -326,20 +314,20 @@ class SQLiteStore(Database):
             if not running:
                 return
             # A write that was refused may have taken a position in the history that nothing fills.
-            seq = self._last_seq(connection, lease.execution_id) + 1
+            seq = last_seq(connection, lease.execution_id) + 1
             in_flight = "status = 'running' AND kind = 'step' AND error_message IS NULL"
-            self._keep_start_events(connection, lease.execution_id, in_flight)
+            keep_start_events(connection, lease.execution_id, in_flight)
             connection.execute(
                 "UPDATE steps SET status = 'pending', attempt = attempt - 1, started_seq = NULL,"
                 f" revision = revision + 1, updated_at = ? WHERE execution_id = ? AND {in_flight}",
                 (now, lease.execution_id),
             )
             for offset, (step_id, attempt) in enumerate(running):
-                self._log(connection, lease.execution_id, seq + offset, "StepInterrupted", now, step_id, attempt)
+                log_event(connection, lease.execution_id, seq + offset, "StepInterrupted", now, step_id, attempt)
 
     async def executions_released(self, leases: Sequence[Lease], at: datetime) -> None:
         """Give executions back of which nothing is under way."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             connection.executemany(
                 "UPDATE executions SET owner_id = NULL, revision = revision + 1, updated_at = ?"
@@ -351,13 +339,13 @@ class SQLiteStore(Database):
         self, lease: Lease, step: StepRecord, attempt: int, seq: int, at: datetime, status: ExecutionStatus | None
     ) -> None:
         """Record that an attempt begins."""
-        now = _text(at)
+        now = stored_text(at)
         if step.stored or status is not None:
             with self.transaction() as connection:
                 self._check(connection, lease)
                 self._set_status(connection, lease, status, now)
                 if step.status == "running" and step.started_seq is not None:
-                    interrupted = self._interrupted(connection, lease, step, seq, now)
+                    interrupted = interrupt_step(connection, lease, step, seq, now)
                     seq += interrupted
                 if step.stored:
                     connection.execute(
@@ -399,7 +387,7 @@ class SQLiteStore(Database):
         circuit: CircuitChange | None,
     ) -> tuple[CircuitState, CircuitState] | None:
         """Record a step's result; return the circuit before and after, if there is one."""
-        now = _text(at)
+        now = stored_text(at)
         values = (
             lease.execution_id,
             step.step_id,
@@ -428,7 +416,7 @@ class SQLiteStore(Database):
             if connection.execute(statement, values).rowcount != 1:
                 raise self._lease_lost(lease)
             self._set_status(connection, lease, status, now)
-            return self._change_circuit(connection, lease, step.step_id, circuit, now)
+            return change_circuit(connection, lease, step.step_id, circuit, now)
 
     async def step_attempt_failed(
         self,
@@ -441,26 +429,26 @@ class SQLiteStore(Database):
         circuit: CircuitChange | None,
     ) -> tuple[CircuitState, CircuitState] | None:
         """Record that an attempt raised an error, and count it on the circuit."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
-            self._keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
+            keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
             connection.execute(
                 "UPDATE steps SET status = 'running', attempt = ?, started_seq = NULL, error_message = ?,"
                 " revision = revision + 1, updated_at = ? WHERE execution_id = ? AND step_id = ?",
                 (error.attempt, error.error_message, now, lease.execution_id, step.step_id),
             )
-            self._insert_error(connection, lease, step, error)
-            data = _json(error=error.error_type, message=error.error_message)
-            self._log(connection, lease.execution_id, seq, "StepFailed", now, step.step_id, error.attempt, data)
-            return self._change_circuit(connection, lease, step.step_id, circuit, now)
+            insert_error(connection, lease, step, error)
+            data = stored_json(error=error.error_type, message=error.error_message)
+            log_event(connection, lease.execution_id, seq, "StepFailed", now, step.step_id, error.attempt, data)
+            return change_circuit(connection, lease, step.step_id, circuit, now)
 
     async def step_retrying(
         self, lease: Lease, step: StepRecord, next_attempt_at: int, backoff_ms: int, seq: int, at: datetime
     ) -> None:
         """Record when the next attempt is due."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
@@ -468,12 +456,12 @@ class SQLiteStore(Database):
                 " WHERE execution_id = ? AND step_id = ?",
                 (next_attempt_at, now, lease.execution_id, step.step_id),
             )
-            data = _json(backoff_ms=backoff_ms)
-            self._log(connection, lease.execution_id, seq, "StepRetrying", now, step.step_id, step.attempt, data)
+            data = stored_json(backoff_ms=backoff_ms)
+            log_event(connection, lease.execution_id, seq, "StepRetrying", now, step.step_id, step.attempt, data)
 
     async def step_failed(self, lease: Lease, step: StepRecord, error: ErrorRecord, is_new: bool, at: datetime) -> None:
         """Record that a step failed for good."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
@@ -482,11 +470,11 @@ class SQLiteStore(Database):
                 (now, error.error_message, now, lease.execution_id, step.step_id),
             )
             if is_new:
-                self._insert_error(connection, lease, step, error)
+                insert_error(connection, lease, step, error)
 
     async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
         """Record that a step's circuit is open and its ``on_open`` handler begins."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
@@ -501,7 +489,7 @@ class SQLiteStore(Database):
         self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime
     ) -> None:
         """Record that a step is skipped, with the value that ``on_open`` or the workflow supplied."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._check(connection, lease)
             connection.execute(
@@ -523,7 +511,7 @@ class SQLiteStore(Database):
         status: ExecutionStatus | None,
     ) -> None:
         """Record a durable sleep and when it ends."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
@@ -537,7 +525,7 @@ class SQLiteStore(Database):
         self, lease: Lease, step: StepRecord, seq: int, at: datetime, status: ExecutionStatus | None
     ) -> None:
         """Record that a durable sleep is over."""
-        now = _text(at)
+        now = stored_text(at)
         with self.transaction() as connection:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
@@ -557,15 +545,15 @@ class SQLiteStore(Database):
     ) -> tuple[bool, CircuitState, CircuitState]:
         """Ask the circuit whether an attempt may run, and store what the question changed."""
         with self.reading() as connection:
-            before = self._select_circuit(connection, lease.workflow_name, step_id)
+            before = select_circuit(connection, lease.workflow_name, step_id)
             allowed, after = admit(before)
             if after is before:
                 return allowed, before, after
         with self.transaction() as connection:
             self._check(connection, lease)
-            before = self._select_circuit(connection, lease.workflow_name, step_id)
+            before = select_circuit(connection, lease.workflow_name, step_id)
             allowed, after = admit(before)
-            self._store_circuit(connection, lease, step_id, before, after, seq, _text(at))
+            store_circuit(connection, lease, step_id, before, after, seq, stored_text(at))
         return allowed, before, after
 
     async def circuit_forced(
@@ -573,8 +561,8 @@ class SQLiteStore(Database):
     ) -> CircuitState:
         """Set a circuit by hand; return its new state."""
         with self.transaction() as connection:
-            after = transition(self._select_circuit(connection, workflow_name, step_id))
-            self._upsert_circuit(connection, workflow_name, step_id, after)
+            after = transition(select_circuit(connection, workflow_name, step_id))
+            upsert_circuit(connection, workflow_name, step_id, after)
         return after
 
     async def lease_renewed(
@@ -603,147 +591,7 @@ class SQLiteStore(Database):
                 connection.execute("DELETE FROM owners WHERE owner_id = ?", (owner.owner_id,))
             del self._known_owners[owner.owner_id]
 
-    # Reading ---------------------------------------------------------------------------------------------------------
-
-    async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
-        """Read an execution."""
-        rows = self.select(f"SELECT {_EXECUTION_COLUMNS} FROM executions e WHERE e.id = ?", (execution_id,))
-        return _execution_record(rows[0]) if rows else None
-
-    async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
-        """Read the ids that begin with a prefix, sorted."""
-        rows = self.select(
-            "SELECT id FROM executions WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2", (prefix, limit)
-        )
-        return [row[0] for row in rows]
-
-    async def list_workflows(self) -> list[WorkflowRecord]:
-        """Read the workflows that have executions, sorted by name."""
-        rows = self.select(
-            "SELECT workflow_name, 'active', min(started_at), max(started_at), count(*) FROM executions GROUP BY 1"
-            " ORDER BY 1"
-        )
-        return [WorkflowRecord.of_row(row) for row in rows]
-
-    async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
-        """Read the steps of an execution, and the highest position in its history."""
-        del workflow_name
-        rows = self.select(
-            "SELECT step_id, kind, status, attempt, started_at, completed_at, result_data, error_message, handled_by,"
-            " next_attempt_at, wake_time, duration_ms, started_seq, completed_seq FROM steps WHERE execution_id = ?"
-            " ORDER BY created_at, coalesce(started_seq, completed_seq)",
-            (execution_id,),
-        )
-        steps = {row[0]: _step_record(row) for row in rows}
-        with self.reading() as connection:
-            return steps, self._last_seq(connection, execution_id)
-
-    async def load_errors(
-        self, workflow_name: str, execution_id: str, step_id: str | None = None
-    ) -> list[tuple[str, ErrorRecord]]:
-        """Read the errors of an execution, or of one of its steps, oldest first, each with its step id."""
-        del workflow_name
-        rows = self.select(
-            "SELECT step_id, error_type, error_message, error_stack, error_data, attempt, timestamp FROM step_errors"
-            " WHERE execution_id = ?1 AND (?2 IS NULL OR step_id = ?2) ORDER BY id",
-            (execution_id, step_id),
-        )
-        return [(row[0], ErrorRecord(*row[1:])) for row in rows]
-
-    async def load_events(self, workflow_name: str, execution_id: str) -> list[Event]:
-        """Read the history of an execution."""
-        rows = self.select(
-            "SELECT seq, type, step_id, attempt, at, data FROM step_events WHERE execution_id = ? ORDER BY seq",
-            (execution_id,),
-        )
-        return [
-            event_from_row(
-                kind,
-                seq=seq,
-                at=datetime.fromisoformat(at),
-                execution_id=execution_id,
-                workflow_name=workflow_name,
-                step_id=step_id,
-                attempt=attempt,
-                data=pydantic_core.from_json(data) if data else {},
-            )
-            for seq, kind, step_id, attempt, at, data in rows
-        ]
-
-    async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
-        """Read the circuits by workflow name and step id."""
-        rows = self.select(
-            "SELECT workflow_name, step_id, status, failures, last_failure_time, reset_time, probe_execution_id,"
-            " probe_expires_at FROM circuit_breaker_state WHERE ?1 IS NULL OR workflow_name = ?1 ORDER BY 1, 2",
-            (workflow_name,),
-        )
-        return {(row[0], row[1]): CircuitState(*row[2:]) for row in rows}
-
-    def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function with the connection, and turn SQLite's errors into `StorageError`."""
-        with self.reading() as connection:
-            return function(connection, *args, **kwargs)
-
-    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
-        """Read executions that are not at rest, the earliest started first, with their owners."""
-        return self.read(listing.unfinished_executions, after, limit)
-
-    async def load_definition(self, revision: str) -> str | None:
-        """Read the document of a declarative workflow, as executions of it were started with."""
-        rows = self.select("SELECT document FROM definitions WHERE revision = ?", (revision,))
-        return str(rows[0][0]) if rows else None
-
-    async def load_recoveries(self, workflow_name: str, execution_id: str) -> Recoveries:
-        """Read how often an execution was recovered since anything else has happened in it."""
-        del workflow_name
-        rows = self.select(
-            "SELECT at, data IS NOT NULL FROM event_log WHERE execution_id = ?1 AND type = 'ExecutionRecovered'"
-            " AND seq > (SELECT coalesce(max(seq), 0) FROM event_log"
-            " WHERE execution_id = ?1 AND type <> 'ExecutionRecovered')"
-            " AND seq > (SELECT coalesce(max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))), 0) FROM steps"
-            " WHERE execution_id = ?1) ORDER BY seq DESC",
-            (execution_id,),
-        )
-        deaths = list(itertools.takewhile(lambda row: not row[1], rows))
-        if not deaths:
-            return Recoveries((), 0)
-        waited = self.select(
-            "SELECT coalesce(max(max(coalesce(wake_time, 0), coalesce(next_attempt_at, 0))), 0) FROM steps"
-            " WHERE execution_id = ? AND status IN ('sleeping', 'retrying')",
-            (execution_id,),
-        )
-        return Recoveries([datetime.fromisoformat(at) for at, _ in reversed(deaths)], waited[0][0])
-
-    async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
-        """Read an owner, and when its lease expires."""
-        rows = self.select(
-            "SELECT host, pid, process_started, owner_id, lease_expires_at FROM owners WHERE owner_id = ?", (owner_id,)
-        )
-        return (Owner(*rows[0][:4]), rows[0][4]) if rows else None
-
-    async def list_executions(
-        self,
-        workflow_name: str | None = None,
-        status: Sequence[ExecutionStatus] | None = None,
-        limit: int = 100,
-        *,
-        started_after: datetime | None = None,
-        started_before: datetime | None = None,
-        before: Position | None = None,
-    ) -> list[ExecutionSummary]:
-        """Read executions in short, the latest started first."""
-        return self.read(listing.list_executions, workflow_name, status, started_after, started_before, before, limit)
-
-    async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
-        """Count the executions by workflow and status."""
-        return self.read(listing.count_executions, workflow_name)
-
     # Removing --------------------------------------------------------------------------------------------------------
-
-    async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
-        """Return the names of the workflows that have executions here, or of those the one that is named."""
-        names = self.read(listing.stored_names)
-        return names if workflow_name is None else [name for name in names if name == workflow_name]
 
     async def executions_to_remove(
         self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int
@@ -835,7 +683,7 @@ class SQLiteStore(Database):
             (*values, now, lease.execution_id, lease.fencing_token),
         )
         if cursor.rowcount != 1:
-            if self._select_execution_row(connection, lease.execution_id) is None:
+            if select_execution_row(connection, lease.execution_id) is None:
                 raise ExecutionNotFoundError(f'No execution "{lease.execution_id}" in {self.location()}')
             raise self._lease_lost(lease)
 
@@ -844,159 +692,3 @@ class SQLiteStore(Database):
     ) -> None:
         if status is not None:
             self._update_execution(connection, lease, now, "status = ?", (status,))
-
-    def _keep_start_events(
-        self, connection: sqlite3.Connection, execution_id: str, condition: str, values: tuple[object, ...] = ()
-    ) -> None:
-        """Copy the start of attempts into the log before their rows take up the next attempt."""
-        connection.execute(
-            "INSERT INTO event_log (execution_id, seq, type, step_id, attempt, at)"
-            " SELECT execution_id, started_seq, 'StepStarted', step_id, attempt, started_at FROM steps"
-            f" WHERE execution_id = ? AND started_seq IS NOT NULL AND kind = 'step' AND {condition}",
-            (execution_id, *values),
-        )
-
-    def _insert_error(self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, error: ErrorRecord) -> None:
-        connection.execute(
-            "INSERT INTO step_errors (execution_id, step_id, error_type, error_message, error_stack, error_data,"
-            " attempt, timestamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                lease.execution_id,
-                step.step_id,
-                error.error_type,
-                error.error_message,
-                error.error_stack,
-                error.error_data,
-                error.attempt,
-                error.timestamp,
-            ),
-        )
-
-    def _abandon_steps(self, connection: sqlite3.Connection, execution_id: str, now: str) -> None:
-        connection.execute(
-            "UPDATE steps SET status = 'failed', error_message = coalesce(error_message, ?), next_attempt_at = NULL,"
-            " revision = revision + 1, updated_at = ?"
-            " WHERE execution_id = ? AND status IN ('pending', 'running', 'retrying', 'sleeping')",
-            (ABANDONED, now, execution_id),
-        )
-
-    def _interrupted(self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, seq: int, now: str) -> int:
-        """Record that the attempt in a step's row was cut off by the end of its process; return how many events."""
-        self._keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
-        self._log(connection, lease.execution_id, seq, "StepInterrupted", now, step.step_id, step.attempt)
-        return 1
-
-    def _log(
-        self,
-        connection: sqlite3.Connection,
-        execution_id: str,
-        seq: int,
-        kind: str,
-        now: str,
-        step_id: str | None = None,
-        attempt: int | None = None,
-        data: str | None = None,
-    ) -> None:
-        connection.execute(
-            "INSERT INTO event_log (execution_id, seq, type, step_id, attempt, at, data) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (execution_id, seq, kind, step_id, attempt, now, data),
-        )
-
-    def _last_seq(self, connection: sqlite3.Connection, execution_id: str) -> int:
-        row = connection.execute(
-            "SELECT max(coalesce((SELECT max(seq) FROM event_log WHERE execution_id = ?1), 1),"
-            " coalesce((SELECT max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))) FROM steps"
-            " WHERE execution_id = ?1), 0))",
-            (execution_id,),
-        ).fetchone()
-        return int(row[0])
-
-    def _select_execution_row(self, connection: sqlite3.Connection, execution_id: str) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = connection.execute(
-            f"SELECT {_EXECUTION_COLUMNS} FROM executions e WHERE e.id = ?", (execution_id,)
-        ).fetchone()
-        return row
-
-    def _select_execution(self, connection: sqlite3.Connection, execution_id: str) -> ExecutionRecord | None:
-        row = self._select_execution_row(connection, execution_id)
-        return None if row is None else _execution_record(row)
-
-    def _select_circuit(self, connection: sqlite3.Connection, workflow_name: str, step_id: str) -> CircuitState:
-        row = connection.execute(
-            "SELECT status, failures, last_failure_time, reset_time, probe_execution_id, probe_expires_at"
-            " FROM circuit_breaker_state WHERE workflow_name = ? AND step_id = ?",
-            (workflow_name, step_id),
-        ).fetchone()
-        return CircuitState() if row is None else CircuitState(*row)
-
-    def _change_circuit(
-        self, connection: sqlite3.Connection, lease: Lease, step_id: str, change: CircuitChange | None, now: str
-    ) -> tuple[CircuitState, CircuitState] | None:
-        if change is None:
-            return None
-        before = self._select_circuit(connection, lease.workflow_name, step_id)
-        after = change.transition(before)
-        self._store_circuit(connection, lease, step_id, before, after, change.seq, now)
-        return before, after
-
-    def _store_circuit(
-        self,
-        connection: sqlite3.Connection,
-        lease: Lease,
-        step_id: str,
-        before: CircuitState,
-        after: CircuitState,
-        seq: int,
-        now: str,
-    ) -> None:
-        if after == before:
-            return
-        self._upsert_circuit(connection, lease.workflow_name, step_id, after)
-        if after.status != before.status:
-            data = _json(failures=after.failures) if after.status == "open" else None
-            kind = _CIRCUIT_EVENTS[after.status]
-            self._log(connection, lease.execution_id, seq, kind, now, step_id, None, data)
-
-    def _upsert_circuit(
-        self, connection: sqlite3.Connection, workflow_name: str, step_id: str, state: CircuitState
-    ) -> None:
-        connection.execute(
-            "INSERT INTO circuit_breaker_state (workflow_name, step_id, status, failures, last_failure_time,"
-            " reset_time, probe_execution_id, probe_expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
-            " ON CONFLICT (workflow_name, step_id) DO UPDATE SET status = ?3, failures = ?4, last_failure_time = ?5,"
-            " reset_time = ?6, probe_execution_id = ?7, probe_expires_at = ?8",
-            (
-                workflow_name,
-                step_id,
-                state.status,
-                state.failures,
-                state.last_failure_time,
-                state.reset_time,
-                state.probe_execution_id,
-                state.probe_expires_at,
-            ),
-        )
-
-
-def _execution_record(row: tuple[Any, ...]) -> ExecutionRecord:
-    return ExecutionRecord(row[0], row[1], row[2], datetime.fromisoformat(row[3]), _moment(row[4]), *row[5:])
-
-
-def _step_record(row: tuple[Any, ...]) -> StepRecord:
-    return StepRecord(
-        step_id=row[0],
-        kind=row[1],
-        status=row[2],
-        attempt=row[3],
-        started_at=_moment(row[4]),
-        completed_at=_moment(row[5]),
-        result_data=row[6],
-        error_message=row[7],
-        handled_by=row[8],
-        next_attempt_at=row[9],
-        wake_time=row[10],
-        duration_ms=row[11],
-        started_seq=row[12],
-        completed_seq=row[13],
-        stored=True,
-    )

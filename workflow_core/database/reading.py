@@ -1,0 +1,174 @@
+"""What can be read of a database of executions."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import datetime
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+import pydantic_core
+
+from workflow_core.circuit_breaker import CircuitState
+from workflow_core.crash_loops import Recoveries
+from workflow_core.database import listing
+from workflow_core.database.connection import Database
+from workflow_core.database.parts import EXECUTION_COLUMNS, execution_record, last_seq, step_record
+from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord, WorkflowRecord
+from workflow_core.events import event_from_row
+from workflow_core.ownership import Owner
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Sequence
+
+    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.events import Event
+    from workflow_core.models import ExecutionStatus
+    from workflow_core.summaries import ExecutionSummary, Position
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+__all__ = ["ReadableDatabase"]
+
+
+class ReadableDatabase(Database):
+    """A database of executions, as far as it is read."""
+
+    async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
+        """Read an execution."""
+        rows = self.select(f"SELECT {EXECUTION_COLUMNS} FROM executions e WHERE e.id = ?", (execution_id,))
+        return execution_record(rows[0]) if rows else None
+
+    async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
+        """Read the ids that begin with a prefix, sorted."""
+        rows = self.select(
+            "SELECT id FROM executions WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2", (prefix, limit)
+        )
+        return [row[0] for row in rows]
+
+    async def list_workflows(self) -> list[WorkflowRecord]:
+        """Read the workflows that have executions, sorted by name."""
+        rows = self.select(
+            "SELECT workflow_name, 'active', min(started_at), max(started_at), count(*) FROM executions GROUP BY 1"
+            " ORDER BY 1"
+        )
+        return [WorkflowRecord.of_row(row) for row in rows]
+
+    async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
+        """Read the steps of an execution, and the highest position in its history."""
+        del workflow_name
+        rows = self.select(
+            "SELECT step_id, kind, status, attempt, started_at, completed_at, result_data, error_message, handled_by,"
+            " next_attempt_at, wake_time, duration_ms, started_seq, completed_seq FROM steps WHERE execution_id = ?"
+            " ORDER BY created_at, coalesce(started_seq, completed_seq)",
+            (execution_id,),
+        )
+        steps = {row[0]: step_record(row) for row in rows}
+        with self.reading() as connection:
+            return steps, last_seq(connection, execution_id)
+
+    async def load_errors(
+        self, workflow_name: str, execution_id: str, step_id: str | None = None
+    ) -> list[tuple[str, ErrorRecord]]:
+        """Read the errors of an execution, or of one of its steps, oldest first, each with its step id."""
+        del workflow_name
+        rows = self.select(
+            "SELECT step_id, error_type, error_message, error_stack, error_data, attempt, timestamp FROM step_errors"
+            " WHERE execution_id = ?1 AND (?2 IS NULL OR step_id = ?2) ORDER BY id",
+            (execution_id, step_id),
+        )
+        return [(row[0], ErrorRecord(*row[1:])) for row in rows]
+
+    async def load_events(self, workflow_name: str, execution_id: str) -> list[Event]:
+        """Read the history of an execution."""
+        rows = self.select(
+            "SELECT seq, type, step_id, attempt, at, data FROM step_events WHERE execution_id = ? ORDER BY seq",
+            (execution_id,),
+        )
+        return [
+            event_from_row(
+                kind,
+                seq=seq,
+                at=datetime.fromisoformat(at),
+                execution_id=execution_id,
+                workflow_name=workflow_name,
+                step_id=step_id,
+                attempt=attempt,
+                data=pydantic_core.from_json(data) if data else {},
+            )
+            for seq, kind, step_id, attempt, at, data in rows
+        ]
+
+    async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
+        """Read the circuits by workflow name and step id."""
+        rows = self.select(
+            "SELECT workflow_name, step_id, status, failures, last_failure_time, reset_time, probe_execution_id,"
+            " probe_expires_at FROM circuit_breaker_state WHERE ?1 IS NULL OR workflow_name = ?1 ORDER BY 1, 2",
+            (workflow_name,),
+        )
+        return {(row[0], row[1]): CircuitState(*row[2:]) for row in rows}
+
+    def read(self, function: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function with the connection, and turn SQLite's errors into `StorageError`."""
+        with self.reading() as connection:
+            return function(connection, *args, **kwargs)
+
+    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+        """Read executions that are not at rest, the earliest started first, with their owners."""
+        return self.read(listing.unfinished_executions, after, limit)
+
+    async def load_definition(self, revision: str) -> str | None:
+        """Read the document of a declarative workflow, as executions of it were started with."""
+        rows = self.select("SELECT document FROM definitions WHERE revision = ?", (revision,))
+        return str(rows[0][0]) if rows else None
+
+    async def load_recoveries(self, workflow_name: str, execution_id: str) -> Recoveries:
+        """Read how often an execution was recovered since anything else has happened in it."""
+        del workflow_name
+        rows = self.select(
+            "SELECT at, data IS NOT NULL FROM event_log WHERE execution_id = ?1 AND type = 'ExecutionRecovered'"
+            " AND seq > (SELECT coalesce(max(seq), 0) FROM event_log"
+            " WHERE execution_id = ?1 AND type <> 'ExecutionRecovered')"
+            " AND seq > (SELECT coalesce(max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))), 0) FROM steps"
+            " WHERE execution_id = ?1) ORDER BY seq DESC",
+            (execution_id,),
+        )
+        deaths = list(itertools.takewhile(lambda row: not row[1], rows))
+        if not deaths:
+            return Recoveries((), 0)
+        waited = self.select(
+            "SELECT coalesce(max(max(coalesce(wake_time, 0), coalesce(next_attempt_at, 0))), 0) FROM steps"
+            " WHERE execution_id = ? AND status IN ('sleeping', 'retrying')",
+            (execution_id,),
+        )
+        return Recoveries([datetime.fromisoformat(at) for at, _ in reversed(deaths)], waited[0][0])
+
+    async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
+        """Read an owner, and when its lease expires."""
+        rows = self.select(
+            "SELECT host, pid, process_started, owner_id, lease_expires_at FROM owners WHERE owner_id = ?", (owner_id,)
+        )
+        return (Owner(*rows[0][:4]), rows[0][4]) if rows else None
+
+    async def list_executions(
+        self,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> list[ExecutionSummary]:
+        """Read executions in short, the latest started first."""
+        return self.read(listing.list_executions, workflow_name, status, started_after, started_before, before, limit)
+
+    async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
+        """Count the executions by workflow and status."""
+        return self.read(listing.count_executions, workflow_name)
+
+    async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
+        """Return the names of the workflows that have executions here, or of those the one that is named."""
+        names = self.read(listing.stored_names)
+        return names if workflow_name is None else [name for name in names if name == workflow_name]
