@@ -134,7 +134,17 @@ def test_the_report_shows_the_users_frames_and_the_histories(run_within, pyteste
             "*StepFailed*price*AssertionError*",
         ]
     )
-    for foreign in ("engine.py", "step.py", "harness.py", "clock.py", "base_events.py", "Traceback"):
+    for foreign in (
+        "engine.py",
+        "running.py",
+        "invoking.py",
+        "joining.py",
+        "step.py",
+        "harness.py",
+        "clock.py",
+        "base_events.py",
+        "Traceback",
+    ):
         assert foreign not in result.stdout.str()
 
 
@@ -194,7 +204,16 @@ def test_an_asynchronous_test_shows_no_frames_of_the_engine(run_within, pytester
     result = run_within()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*.py:6: KeyError", "*.py:*: WorkflowError"])
-    for foreign in ("engine.py", "execution.py", "step.py", "harness.py", "processes.py"):
+    for foreign in (
+        "engine.py",
+        "running.py",
+        "invoking.py",
+        "joining.py",
+        "execution.py",
+        "step.py",
+        "harness.py",
+        "processes.py",
+    ):
         assert f"/{foreign}:" not in result.stdout.str()
 
 
