@@ -803,6 +803,7 @@ class WorkflowEngine:
             deadline_at=None if timeout_ms is None else to_epoch_ms(at + timedelta(milliseconds=timeout_ms)),
             definition_revision=definition.revision,
             definition_document=definition.document,
+            fencing_token=to_epoch_ms(at),
         )
         existing = await self.store.execution_started(new, self.owner, self.lease_expiry(), at)
         if existing is not None:
@@ -822,10 +823,12 @@ class WorkflowEngine:
             deadline_at=new.deadline_at,
             restart_at=None,
             owner_id=self.owner.owner_id,
-            fencing_token=1,
+            fencing_token=new.fencing_token,
             definition_revision=new.definition_revision,
         )
-        execution = Execution(self, definition, record, Lease(name, execution_id, 1), retry, panic, value, {}, 1)
+        execution = Execution(
+            self, definition, record, Lease(name, execution_id, new.fencing_token), retry, panic, value, {}, 1
+        )
         execution.opens_with(ExecutionStarted(), 1, at)
         return self._launch(execution)
 
