@@ -768,16 +768,18 @@ class WorkflowEngine:
         panic = definition.panic_config if panic_config is None else configured(PanicConfig, panic_config)
         validate_timeout(f'Workflow "{name}"', timeout_ms)
         text, value = self._encode_input(definition, execution_id, input_value)
-        async with self._claimed(execution_id):
-            active = self._active_execution(execution_id)
-            if active is None:
-                found = await self._begin_new(definition, execution_id, text, value, retry, panic, timeout_ms)
-                if isinstance(found, _Active):
-                    return found
-            else:
-                found = active.execution.record
-        self._check_same(found, name, text)
-        return await self._found(found, detach=detach)
+        while True:
+            async with self._claimed(execution_id):
+                active = self._active_execution(execution_id)
+                if active is None:
+                    found = await self._begin_new(definition, execution_id, text, value, retry, panic, timeout_ms)
+                    if isinstance(found, _Active):
+                        return found
+                else:
+                    found = active.execution.record
+            self._check_same(found, name, text)
+            with contextlib.suppress(ExecutionNotFoundError):  # a cleanup has removed it since it was read
+                return await self._found(found, detach=detach)
 
     async def _begin_new(
         self,

@@ -130,6 +130,23 @@ def test_who_was_stopped_past_all_of_it_writes_nothing_to_the_successor_of_its_e
     asyncio.run(scenario())
 
 
+def test_an_id_that_is_removed_while_it_is_started_again_begins_anew(engine):
+    asyncio.run(engine.start("work", "e", "first"))
+    found, removed = engine._found, []
+
+    async def remove_first(record, **options):
+        if not removed:
+            await engine.clock.sleep(5)
+            removed.append((await engine.cleanup(0)).total)
+        return await found(record, **options)
+
+    engine._found = remove_first
+    again = asyncio.run(finish(engine.clock, engine.start("work", "e", "first")))
+    assert (removed, again.status, again.output) == ([1], "completed", "first")
+    assert again.started_at > engine.clock.now() - timedelta(seconds=1)
+    assert [summary.execution_id for summary in asyncio.run(engine.list_executions())] == ["e"]
+
+
 def kept(engine):
     return {summary.execution_id for summary in asyncio.run(engine.list_executions())}
 
