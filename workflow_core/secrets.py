@@ -48,6 +48,7 @@ class Secrets:
         self._long: list[tuple[str, str]] = []
         self._too_short: set[str] = set()
         self._pattern = re.compile(r"(?!)")
+        self._whole = re.compile(r"((?!))")
 
     def learn(self, name: str, value: str) -> str:
         """Note a secret, and return its value.
@@ -72,8 +73,11 @@ class Secrets:
             self._names[value] = name
             forms = {form: self._names[each] for each in self._names for form in _forms(each)}
             longest_first = sorted(forms, key=len, reverse=True)
-            self._pattern = re.compile("|".join(re.escape(form) for form in longest_first))
+            any_form = "|".join(re.escape(form) for form in longest_first)
+            masks = "|".join(re.escape(each) for each in self._names.values())
+            self._pattern = re.compile(any_form)
             self._forms = forms
+            self._whole = re.compile(rf"(\[secret (?:{masks})\]|{any_form})")
             self._long = [(form, forms[form]) for form in longest_first if len(form) > _PIECE]
             if not self.known:
                 self.known = True
@@ -89,10 +93,19 @@ class Secrets:
         """Return a text with ``[secret NAME]`` in the place of each secret."""
         if not self.known:
             return text
-        text = self._pattern.sub(lambda found: f"[secret {self._forms[found[0]]}]", text)
-        for form, name in self._long:
-            text = _without_pieces(text, form, f"[secret {name}]")
-        return text
+        forms, long = self._forms, self._long
+        parts = self._whole.split(text)
+        parts[1::2] = [f"[secret {forms[part]}]" if part in forms else part for part in parts[1::2]]
+        # What was put in, or stands there from before, is not looked at again: a name may resemble its secret.
+        for form, name in long:
+            if any(form[:_PIECE] in part or form[-_PIECE:] in part for part in parts[::2]):
+                mask = f"[secret {name}]"
+                parts = [
+                    each
+                    for place, part in enumerate(parts)
+                    for each in ((part,) if place % 2 else _cut(part, form, mask))
+                ]
+        return "".join(parts)
 
     def redact_all(self, value: object) -> object:
         """Return plain JSON data with all its texts redacted."""
@@ -132,19 +145,29 @@ def _in_base64(raw: bytes) -> Iterator[str]:
                 yield core
 
 
-def _without_pieces(text: str, secret: str, replacement: str) -> str:
+def _cut(text: str, secret: str, mask: str) -> list[str]:
+    """Take a text apart at the beginnings and ends of a secret: plain texts, with masks between them."""
     head, tail = secret[:_PIECE], secret[-_PIECE:]
+    parts: list[str] = []
     while (begin := text.find(head)) >= 0:
-        length = _PIECE
-        while text[begin : begin + length + 1] == secret[: length + 1] and length < len(secret):
-            length += 1
-        text = text[:begin] + replacement + text[begin + length :]
+        end = begin + _PIECE
+        while end - begin < len(secret) and text.startswith(secret[end - begin], end):
+            end += 1
+        parts += _cut_at_ends(text[:begin], secret, tail, mask)
+        parts.append(mask)
+        text = text[end:]
+    return parts + _cut_at_ends(text, secret, tail, mask)
+
+
+def _cut_at_ends(text: str, secret: str, tail: str, mask: str) -> list[str]:
+    parts: list[str] = []
     while (begin := text.find(tail)) >= 0:
-        end, length = begin + _PIECE, _PIECE
-        while end > length and text[end - length - 1 : end] == secret[-length - 1 :] and length < len(secret):
-            length += 1
-        text = text[: end - length] + replacement + text[end:]
-    return text
+        end = begin + _PIECE
+        while begin and end - begin < len(secret) and text[begin - 1] == secret[begin - end - 1]:
+            begin -= 1
+        parts += text[:begin], mask
+        text = text[end:]
+    return [*parts, text]
 
 
 class _Redaction(logging.Filter):

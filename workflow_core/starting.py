@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from datetime import timedelta
@@ -11,7 +12,7 @@ from workflow_core.arguments import validated_id
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
 from workflow_core.definition import configured, validated
-from workflow_core.errors import ExecutionConflictError
+from workflow_core.errors import ExecutionConflictError, ExecutionNotFoundError
 from workflow_core.events import ExecutionStarted
 from workflow_core.execution import Execution
 from workflow_core.models import PanicConfig, RetryConfig
@@ -77,16 +78,18 @@ class Starting:
         panic = definition.panic_config if panic_config is None else configured(PanicConfig, panic_config)
         validate_timeout(f'Workflow "{name}"', timeout_ms)
         text, value = self._encode_input(definition, execution_id, input_value)
-        async with self._running.claimed(execution_id):
-            active = self._running.find(execution_id)
-            if active is None:
-                found = await self._begin_new(definition, execution_id, text, value, retry, panic, timeout_ms)
-                if isinstance(found, Active):
-                    return found
-            else:
-                found = active.execution.record
-        self._check_same(found, name, text)
-        return await self._joining.found(found, detach=detach)
+        while True:
+            async with self._running.claimed(execution_id):
+                active = self._running.find(execution_id)
+                if active is None:
+                    found = await self._begin_new(definition, execution_id, text, value, retry, panic, timeout_ms)
+                    if isinstance(found, Active):
+                        return found
+                else:
+                    found = active.execution.record
+            self._check_same(found, name, text)
+            with contextlib.suppress(ExecutionNotFoundError):  # a cleanup has removed it since it was read
+                return await self._joining.found(found, detach=detach)
 
     async def _begin_new(
         self,
@@ -112,6 +115,7 @@ class Starting:
             deadline_at=None if timeout_ms is None else to_epoch_ms(at + timedelta(milliseconds=timeout_ms)),
             definition_revision=definition.revision,
             definition_document=definition.document,
+            fencing_token=to_epoch_ms(at),
         )
         existing = await self._engine.store.execution_started(new, self._engine.owner, self._engine.lease_expiry(), at)
         if existing is not None:
@@ -131,12 +135,11 @@ class Starting:
             deadline_at=new.deadline_at,
             restart_at=None,
             owner_id=self._engine.owner.owner_id,
-            fencing_token=1,
+            fencing_token=new.fencing_token,
             definition_revision=new.definition_revision,
         )
-        execution = Execution(
-            self._engine, definition, record, Lease(name, execution_id, 1), retry, panic, value, {}, 1
-        )
+        lease = Lease(name, execution_id, new.fencing_token)
+        execution = Execution(self._engine, definition, record, lease, retry, panic, value, {}, 1)
         execution.opens_with(ExecutionStarted(), 1, at)
         return self._engine.launch(execution)
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import io
+import logging
 import shlex
 from datetime import UTC, datetime, timedelta
 
@@ -16,6 +17,7 @@ from workflow_core.cli.application import workflow
 from workflow_core.cli.display import picture, remaining
 from workflow_core.cli.failures import Failure
 from workflow_core.cli.log_reading import GrowingFiles, LogFilter, moment_of
+from workflow_core.cli.logging_setup import log_to_stderr
 from workflow_core.cli.output import Signs, in_colour, print_table
 from workflow_core.cli.reading import read_view
 from workflow_core.cli.texts import age_text, one_line, shortened, visible
@@ -32,6 +34,26 @@ def test_texts():
     ages = {0: "now", 59: "59 s ago", 90: "2 min ago", 7_200: "2 h ago", 172_800: "2 d ago"}
     assert {seconds: age_text(NOW - timedelta(seconds=seconds), NOW) for seconds in ages} == ages
     assert (age_text(None, NOW), age_text(None, NOW, "never")) == ("-", "never")
+
+
+@pytest.mark.parametrize("level", ["debug", "warn"])
+def test_nothing_on_stderr_can_steer_a_terminal(monkeypatch, capsys, level):
+    monkeypatch.setenv("LOG_LEVEL", level)
+    hostile = "a\x1b[2Jb\u202ec"
+    with log_to_stderr():
+        try:
+            raise ValueError(hostile)
+        except ValueError as error:
+            logging.getLogger("workflow_core.workflow.w").exception("said %s", hostile)
+            failure = Failure(hostile, 2)
+            failure.__cause__ = error
+    stream = io.StringIO()
+    failure.show(stream)
+    Failure("it failed", 2, hostile).show(stream)
+    shown = capsys.readouterr().err + stream.getvalue()
+    assert shown.count("a\\x1b[2Jb\\x202ec") >= 4
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
 
 
 def test_what_remains_of_a_wait():

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from workflow_core import InvalidStateError, Settings, StorageError, ValidationError, Workflow, WorkflowEngine
+from workflow_core.database import backup
 from workflow_core.database.sqlite import SQLiteStore
 
 
@@ -69,6 +70,29 @@ def test_a_backup_is_a_runtime_directory(boot, root, tmp_path):
     again = boot(copy)
     assert again.run("orders", "o-1", 1) == engine.run("orders", "o-1", 1)
     assert asyncio.run(again.history("r-1")) == asyncio.run(engine.history("r-1"))
+
+
+def test_a_log_whose_name_begins_like_the_database_is_copied(boot, root, tmp_path):
+    boot(root).run("orders", "orders.db-1", 1)
+    copy = asyncio.run(boot(root).backup(tmp_path / "copy"))
+    log = "workflows/orders/logs/executions/orders.db-1.log"
+    assert (copy / log).read_bytes() == (root / log).read_bytes()
+
+
+def test_a_log_that_is_removed_meanwhile_is_left_out(boot, root, tmp_path, monkeypatch):
+    """As a cleanup does that runs at the same time."""
+    boot(root).run("orders", "o-1", 1)
+    copied = backup._copy_file
+
+    def remove_first(source, target):
+        if source.name == "o-1.log":
+            source.unlink()
+        copied(source, target)
+
+    monkeypatch.setattr(backup, "_copy_file", remove_first)
+    copy = asyncio.run(boot(root).backup(tmp_path / "copy"))
+    assert [each for each in files(copy) if each.endswith("o-1.log")] == []
+    assert boot(copy).run("orders", "o-1", 1).status == "completed"
 
 
 def test_what_was_under_way_goes_on_in_the_copy_at_once(boot, root, tmp_path, clock):

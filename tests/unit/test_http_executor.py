@@ -1,7 +1,11 @@
 """The step type ``http`` against a real server: answers, retries, bounds, redirects."""
 
+import contextlib
 import gzip
 import json
+import socket
+import threading
+from types import SimpleNamespace
 
 import pydantic
 import pytest
@@ -30,8 +34,9 @@ def other():
 def http(workflow):
     """Run one step with this config, and return its execution's result."""
 
-    def run(url, given=None, **config):
+    def run(url, given=None, attempts=None, **config):
         step = {"id": "call", "type": "http", "config": {"url": url, **config}}
+        step |= {"retryConfig": {"maxAttempts": attempts}} if attempts else {}
         workflow.engine.define_declarative({"name": "w", "steps": [step]})
         return workflow.run("w", execution_id="e", input=given)
 
@@ -173,6 +178,73 @@ def test_a_bomb_is_refused(http, server):
     refused(http(server.on("/", bomb)), "more than 1048576 bytes")
 
 
+def test_a_bomb_in_a_bomb_is_refused_before_it_is_read(http, server):
+    bomb = Answer(body=gzip.compress(gzip.compress(b"0" * 5_000_000)), content_encoding="gzip, gzip")
+    refused(http(server.on("/", bomb)), "in the coding 'gzip, gzip'")
+
+
+def test_content_that_was_cut_off_in_its_coding(http, server):
+    whole = gzip.compress(b"[1, 2]")
+    cut = Answer(body=whole[:-4], content_encoding="gzip")
+    answers = cut, Answer(body=whole, content_encoding="gzip")
+    assert of(http(server.on("/", *answers)))["data"] == [1, 2]
+    assert len(server.requests) == 2
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("charset", ["punycode", "idna", "undefined", "unicode_escape"])
+def test_a_charset_that_no_answer_is_in(http, server, charset):
+    body = "a-" + "abc9" * 100_000
+    assert of(http(server.on("/", Answer(body=body, kind=f"text/plain; charset={charset}"))))["data"] == body
+
+
+@pytest.mark.parametrize(
+    ("head", "drip"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"x"),
+    ],
+    ids=["head", "hints", "content", "content without a length"],
+)
+def test_an_answer_that_drips_takes_no_longer_than_its_timeout(http, head, drip):
+    """Each byte comes in time, so no wait for one is too long."""
+    over = threading.Event()
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def answer():
+        connection, _ = listening.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(65_536)
+            connection.sendall(head)
+            while not over.wait(0.01):
+                connection.sendall(drip)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    alarm = threading.Timer(10, over.set)
+    alarm.start()
+    try:
+        result = http(f"http://127.0.0.1:{listening.getsockname()[1]}/", timeout=100, attempts=1)
+    finally:
+        was_over = over.is_set()
+        over.set()
+        alarm.cancel()
+        thread.join()
+        listening.close()
+    assert not was_over
+    assert "longer than its timeout of 100 ms" in result.error.message
+
+
+def test_the_key_of_a_step_whose_id_no_header_can_hold(workflow, server):
+    url = server.on("/", Answer(body="1"))
+    steps = [{"id": "prüfe 100%", "type": "http", "config": {"url": url, "method": "POST"}}]
+    workflow.engine.define_declarative({"name": "w", "steps": steps})
+    assert workflow.run("w", execution_id="e").status == "completed"
+    assert server.requests[0].headers["idempotency-key"] == "e/pr%C3%BCfe 100%25"
+
+
 @pytest.mark.parametrize(
     "url", ["file:///etc/passwd", "http://bad host/", "http://a\x00/", "http://[::1/", "http://x:99999/"]
 )
@@ -254,6 +326,25 @@ def test_the_address_that_was_looked_at_is_the_one_connected_to(http, server, ot
     assert of(http(server.url("/")))["data"] == 1
     assert other.requests[0].headers["host"] == f"rebinding.test:{other.port}"
     assert looked_up.count("rebinding.test") == 1
+
+
+def test_a_server_that_was_redirected_to_cannot_change_its_address(http, server, other, monkeypatch):
+    """It sends to itself again, under a name that has a private address by then."""
+    asked = []
+
+    def getaddrinfo(host, *args, **kwargs):
+        asked.append(host)
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1" if len(asked) == 1 else "127.0.0.2", other.port))
+        ]
+
+    monkeypatch.setattr(addresses, "socket", SimpleNamespace(getaddrinfo=getaddrinfo, SOCK_STREAM=socket.SOCK_STREAM))
+    monkeypatch.setattr(addresses, "is_public", lambda address: address == "127.0.0.1")
+    other.on("/there", Answer(302, location="/again"))
+    server.on("/", Answer(302, location=other.url("/there", host="localhost")))
+    refused(http(server.url("/")), "whose address is private")
+    assert asked == ["localhost", "localhost"]
+    assert [request.path for request in other.requests] == ["/there"]
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,78 @@ async def begin_all(engine):
     await engine.cancel("cancelled")
 
 
+def test_who_was_stopped_past_all_of_it_writes_nothing_to_the_successor_of_its_execution(tmp_path):
+    """Stopped in a step, taken over, ended and removed by others; then the id is used again."""
+
+    async def scenario():
+        at_work, go_on = asyncio.Event(), asyncio.Event()
+        stopped, others = (
+            WorkflowEngine(DirectoryStore(tmp_path / "d"), settings=Settings(sync_handlers="inline")) for _ in range(2)
+        )
+
+        async def hold():
+            at_work.set()
+            await go_on.wait()
+            return "of the stopped one"
+
+        @stopped.define("w")
+        async def old(ctx):
+            return await ctx.step("s", hold)
+
+        @others.define("w")
+        async def new(ctx):
+            await ctx.step("s", second_hold)
+            return "of the successor"
+
+        second_at_work, second_go_on = asyncio.Event(), asyncio.Event()
+
+        async def second_hold():
+            second_at_work.set()
+            await second_go_on.wait()
+
+        await stopped.start("w", "e", detach=True)
+        await at_work.wait()
+        with others.store.workflow("w").transaction() as database:
+            database.execute(
+                "UPDATE executions SET status = 'completed', owner_id = NULL, fencing_token = fencing_token + 1,"
+                " completed_at = started_at, revision = revision + 1"
+            )
+        await asyncio.sleep(0.005)
+        assert (await others.cleanup(0)).total == 1
+        await others.start("w", "e", detach=True)
+        await second_at_work.wait()
+        go_on.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        database = others.store.workflow("w").connection
+        assert database.execute("SELECT status FROM executions").fetchall() == [("running",)]
+        assert database.execute("SELECT status, result_data FROM steps").fetchall() == [("running", None)]
+        second_go_on.set()
+        result = await others.wait("e")
+        assert (result.output, result.steps["s"].result) == ("of the successor", None)
+        await stopped.aclose()
+        await others.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_an_id_that_is_removed_while_it_is_started_again_begins_anew(engine):
+    asyncio.run(engine.start("work", "e", "first"))
+    found, removed = engine._found, []
+
+    async def remove_first(record, **options):
+        if not removed:
+            await engine.clock.sleep(5)
+            removed.append((await engine.cleanup(0)).total)
+        return await found(record, **options)
+
+    engine._found = remove_first
+    again = asyncio.run(finish(engine.clock, engine.start("work", "e", "first")))
+    assert (removed, again.status, again.output) == ([1], "completed", "first")
+    assert again.started_at > engine.clock.now() - timedelta(seconds=1)
+    assert [summary.execution_id for summary in asyncio.run(engine.list_executions())] == ["e"]
+
+
 def kept(engine):
     return {summary.execution_id for summary in asyncio.run(engine.list_executions())}
 

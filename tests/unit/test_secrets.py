@@ -71,6 +71,16 @@ def test_the_lines_of_a_secret_are_masked_where_they_stand_alone():
     assert secrets.redact("  | MIIEvQIBADANBgkqhkiG\n  | AoIBAQC7VJTUt9Us8cKj") == "  | [secret PEM]\n  | [secret PEM]"
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("value", ["DATABASE_PASSWORD", "DATABASE_PASSWORD_OF_TEST", "the DATABASE_PASSWORD"])
+def test_a_secret_that_its_name_resembles_is_masked_once(value):
+    secrets = Secrets()
+    secrets.learn("DATABASE_PASSWORD", value)
+    masked = "[secret DATABASE_PASSWORD]"
+    assert secrets.redact(f"a {value} b") == f"a {masked} b"
+    assert secrets.redact(f"{value[:16]} - {value[-16:]}") == f"{masked} - {masked}"
+
+
 def test_a_value_that_was_changed_is_remembered(secrets):
     secrets.learn("KEY", "another value")
     assert secrets.redact(f"{SECRET} another value") == "[secret KEY] [secret KEY]"

@@ -49,9 +49,9 @@ class Failure(click.ClickException):
         """Print it; with ``LOG_LEVEL=debug`` after the traceback of what caused it."""
         file = file or sys.stderr
         if os.environ.get("LOG_LEVEL", "").lower() == "debug" and self.__cause__ is not None and not self.details:
-            click.echo("".join(traceback.format_exception(self.__cause__)), file=file, nl=False)
+            click.echo(visible("".join(traceback.format_exception(self.__cause__))), file=file, nl=False)
         if self.details:
-            click.echo(self.details, file=file, nl=False)
+            click.echo(visible(self.details), file=file, nl=False)
         prefix = "" if self.exit_code in {INTERRUPTED, TERMINATED} else "Error: "
         click.echo(f"{prefix}{self.message}", file=file)
 

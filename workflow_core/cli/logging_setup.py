@@ -34,9 +34,9 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as text."""
         if self._with_tracebacks:
-            return super().format(record)
+            return visible(super().format(record))
         cause = record.exc_info[1] if record.exc_info else None
-        record.message = visible(record.getMessage()) + (f" ({type(cause).__name__}: {cause})" if cause else "")
+        record.message = visible(record.getMessage() + (f" ({type(cause).__name__}: {cause})" if cause else ""))
         record.asctime = self.formatTime(record, self.datefmt)
         return self.formatMessage(record)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.layout import RuntimeLayout
@@ -106,9 +107,11 @@ class _Copy:
             self._source.log_dir(name) / "executions",
         ):
             for path in directory.iterdir() if directory.is_dir() else ():
-                is_other = not path.name.startswith(database.name) and not path.name.endswith(".part")
+                is_databases = directory == database.parent and path.name.startswith(database.name)
+                is_other = not is_databases and not path.name.endswith(".part")
                 if is_other and path.is_file() and not path.is_symlink():
-                    _copy_file(path, self._target.root / path.relative_to(self._source.root))
+                    with contextlib.suppress(FileNotFoundError):  # a log that is removed with its execution meanwhile
+                        _copy_file(path, self._target.root / path.relative_to(self._source.root))
         copy = self._copy_database(database, self._target.database(name))
         try:
             found = executions_in(copy)
@@ -177,9 +180,11 @@ def _complete(connection: sqlite3.Connection, path: Path) -> None:
         os.fsync(file.fileno())
 
 
+_NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+
+
 def _copy_file(source: Path, target: Path) -> None:
-    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as copy, source.open("rb") as original:
+    with source.open("rb") as original, os.fdopen(os.open(target, _NEW_FILE, 0o600), "wb") as copy:
         shutil.copyfileobj(original, copy)
         copy.flush()
         os.fsync(copy.fileno())

@@ -121,8 +121,8 @@ class SQLiteStore(ReadableDatabase):
                 )
             cursor = connection.execute(
                 "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
-                " deadline_at, owner_id, created_at, updated_at, definition_revision)"
-                " VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " deadline_at, owner_id, created_at, updated_at, definition_revision, fencing_token)"
+                " VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
                 " ON CONFLICT (id) DO NOTHING",
                 (
                     execution.execution_id,
@@ -136,6 +136,7 @@ class SQLiteStore(ReadableDatabase):
                     now,
                     now,
                     execution.definition_revision,
+                    execution.fencing_token,
                 ),
             )
             if cursor.rowcount == 1:

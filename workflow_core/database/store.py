@@ -84,6 +84,9 @@ class Lease:
 class NewExecution:
     """What is stored when an execution starts; ``deadline_at`` is milliseconds since 1970.
 
+    The fencing token begins with the time, in milliseconds since 1970: the id of a removed execution can be used again,
+    and whoever was stopped while it held that one must not be able to write to its successor.
+
     An execution of a declarative workflow keeps the document that it was started with, by the revision of that: it
     goes on with it after the workflow was changed.
     """
@@ -96,6 +99,7 @@ class NewExecution:
     deadline_at: int | None
     definition_revision: str | None = None
     definition_document: str | None = None
+    fencing_token: int = 1
 
 
 @dataclass(slots=True)

@@ -6,16 +6,19 @@ Requests run in threads of their own: a thread waits in real time, so that tests
 from __future__ import annotations
 
 import asyncio
+import codecs
+import contextlib
 import functools
 import json
 import os
+import socket
 import threading
-import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pydantic
 from pydantic import ConfigDict, Field
@@ -28,6 +31,7 @@ from workflow_core.timeouts import LONGEST_MS
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     import httpx
@@ -45,6 +49,16 @@ _TRY_AGAIN: Final = frozenset({408, 425, 429})
 _NOT_IDEMPOTENT: Final = frozenset({"POST", "PUT", "PATCH"})
 _KEPT_ELSEWHERE: Final = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 _BODILESS: Final = frozenset({204, 304})
+_PLAIN_IN_KEYS: Final = "".join(map(chr, range(32, 127))).replace("%", "")
+_CHUNK: Final = 65_536
+_LOOK_AGAIN: Final = 0.01
+"""Seconds until a connection is cut off that was made after the time was over."""
+
+_CODINGS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+"""How zlib is told to read the content codings that may be met (RFC 9110, section 8.4.1)."""
+
+_NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
+"""Encodings of Python that no answer is in; the time to read some of them grows with the square of its length."""
 
 
 class HttpResponseError(RetryLaterError):
@@ -163,14 +177,21 @@ class _Call:
 
     Attributes:
         given_up: Nobody waits for the answer any more.
-        deadline: When it has taken too long, by the thread's own clock.
+        too_late: It has taken longer than its timeout.
+        streams: Its connections.
     """
 
     config: HttpConfig
     headers: dict[str, str]
     now: datetime
     given_up: threading.Event = field(default_factory=threading.Event)
-    deadline: float = 0.0
+    too_late: threading.Event = field(default_factory=threading.Event)
+    streams: list[Any] = field(default_factory=list)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether nobody waits any more."""
+        return self.given_up.is_set() or self.too_late.is_set()
 
     @property
     def what(self) -> str:
@@ -189,7 +210,7 @@ async def request(config: HttpConfig, context: ExecutorContext) -> dict[str, obj
     headers = {name.lower(): value for name, value in config.headers.items()}
     if config.method.upper() in _NOT_IDEMPOTENT and config.idempotency_key is not False:
         key = config.idempotency_key
-        given = key if isinstance(key, str) else f"{context.execution_id}/{context.step_id}"
+        given = key if isinstance(key, str) else quote(f"{context.execution_id}/{context.step_id}", safe=_PLAIN_IN_KEYS)
         headers.setdefault("idempotency-key", given)
     call = _Call(config, headers, context.now())
     try:
@@ -206,16 +227,56 @@ def _made(call: _Call) -> _Answer:
     """Make the request, with the errors of the client told apart by whether another attempt may help."""
     import httpx  # noqa: PLC0415 - an extra
 
-    call.deadline = time.perf_counter() + call.config.timeout / 1_000
     try:
-        with httpx.Client(verify=_certificates(), timeout=call.config.timeout / 1_000) as client:
+        with httpx.Client(verify=_certificates(), timeout=call.config.timeout / 1_000) as client, _Watch(call):
             return _followed(call, client)
     except httpx.TimeoutException:
         raise _too_late(call) from None
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
         raise HttpRefusedError(f"{call.what} cannot be made: {error_text(error)}") from None
     except httpx.HTTPError as error:
+        if call.is_late:
+            raise _too_late(call) from None
         raise HttpTransportError(f"{call.what} failed: {type(error).__name__}: {error_text(error)}") from None
+
+
+class _Watch:
+    """Cuts the connections of a request off when its time is over.
+
+    The client's own time-outs begin anew with each byte, so a server that drips its answer would be waited for as long
+    as it likes. What is shut down ends the reading at once, wherever it is.
+    """
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="workflow-http-watch", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        wait = self._call.config.timeout / 1_000
+        while not self._over.wait(wait):  # in real time, whatever the clock of a test shows
+            wait = _LOOK_AGAIN
+            self._call.too_late.set()
+            for stream in list(self._call.streams):
+                with contextlib.suppress(OSError):
+                    stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
+def _noting(call: _Call) -> Callable[[str, dict[str, Any]], None]:
+    """Return what is told of each thing the client does, and notes its connections."""
+
+    def note(event: str, details: dict[str, Any]) -> None:
+        if event in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
+            call.streams.append(details["return_value"])
+
+    return note
 
 
 def _followed(call: _Call, client: httpx.Client) -> _Answer:
@@ -224,8 +285,10 @@ def _followed(call: _Call, client: httpx.Client) -> _Answer:
     content: dict[str, Any] = {"content": config.body} if config.body is not None else {}
     if config.json_body is not None:
         content = {"json": config.json_body}
+    client.headers["accept-encoding"] = "gzip"
     message = client.build_request(method, _with_query(url, config), headers=headers, **content)
     for _ in range(config.max_redirects + 1):
+        message.extensions["trace"] = _noting(call)
         response = client.send(message, stream=True)
         try:
             location = response.headers.get("location")
@@ -268,7 +331,7 @@ def _redirected(call: _Call, client: httpx.Client, message: httpx.Request, respo
         if name in call.headers and (same or name in _KEPT_ELSEWHERE) and name not in {"host", "content-length"}
     }
     content = message.read() if has_body else None
-    if same:
+    if same and "named_url" not in message.extensions:
         return client.build_request(method, target, headers=headers, content=content)
     address = target.host if call.config.allow_private_redirects else pinned(target.host, target.port or 443)
     if address is None:
@@ -279,7 +342,9 @@ def _redirected(call: _Call, client: httpx.Client, message: httpx.Request, respo
     # Connecting to the address that was looked at leaves no moment for the name to change its address in between.
     headers["host"] = target.netloc.decode("ascii").rpartition("@")[2]
     extensions = {"sni_hostname": target.host, "named_url": target}
-    return client.build_request(method, target.copy_with(host=address), headers=headers, extensions=extensions)
+    return client.build_request(
+        method, target.copy_with(host=address), headers=headers, content=content, extensions=extensions
+    )
 
 
 def _answer(call: _Call, response: httpx.Response) -> _Answer:
@@ -307,15 +372,15 @@ def _retry_after_ms(response: httpx.Response, call: _Call) -> int:
 
 def _data(call: _Call, response: httpx.Response) -> object:
     content = bytearray()
-    for chunk in response.iter_bytes(65_536):
+    for chunk in _decoded(call, response):
         content += chunk
         if len(content) > call.config.max_response_bytes:
             raise HttpRefusedError(
                 f"{call.what}: the answer has more than {call.config.max_response_bytes} bytes (max_response_bytes)",
                 response.status_code,
             )
-        if call.given_up.is_set() or time.perf_counter() > call.deadline:
-            raise _too_late(call)
+    if call.is_late:  # where the connection's end is the content's end, it looks complete
+        raise _too_late(call)
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if not content or response.status_code in _BODILESS:
         return None if kind.endswith("json") or not kind else ""
@@ -329,6 +394,39 @@ def _data(call: _Call, response: httpx.Response) -> object:
     return bytes(content)
 
 
+def _decoded(call: _Call, response: httpx.Response) -> Iterator[bytes]:
+    """Yield the content in small parts, however small it was made for the way.
+
+    Raises:
+        HttpTransportError: It is not what it says, or its time is over.
+    """
+    named = [coding.strip().lower() for coding in response.headers.get("content-encoding", "").split(",")]
+    codings = [coding for coding in named if coding not in {"", "identity"}]
+    if len(codings) > 1 or any(coding not in _CODINGS for coding in codings):
+        raise HttpRefusedError(
+            f"{call.what} answered in the coding {', '.join(codings)!r:.60}, which was not asked for"
+        )
+    decoder = zlib.decompressobj(_CODINGS[codings[0]]) if codings else None
+    rest: bytes | None = None
+    for raw in response.iter_raw():
+        if call.is_late:
+            raise _too_late(call)
+        if decoder is None:
+            yield raw
+            continue
+        rest = raw
+        while rest and not decoder.eof:
+            try:
+                yield decoder.decompress(rest, _CHUNK)
+            except zlib.error as error:
+                raise HttpTransportError(
+                    f"{call.what} answered with content that is no {codings[0]}: {error}"
+                ) from None
+            rest = decoder.unconsumed_tail
+    if decoder is not None and not decoder.eof and rest is not None:
+        raise HttpTransportError(f"{call.what} answered with content of which the end is missing")
+
+
 def _refuse_constant(constant: str) -> object:
     raise ValueError(f"{constant} is no value of JSON")
 
@@ -337,9 +435,10 @@ def _encoding(response: httpx.Response) -> str:
     named = response.charset_encoding or "utf-8"
     try:
         "".encode(named)
-    except LookupError:
+        known = codecs.lookup(named).name
+    except (LookupError, UnicodeError):
         return "utf-8"
-    return named
+    return "utf-8" if known.replace("_", "-") in _NO_CHARSETS else named
 
 
 def _too_late(call: _Call) -> HttpTransportError:

@@ -20,6 +20,8 @@ __all__ = ["load_definition", "read_document"]
 MAX_BYTES: Final = 1_048_576
 """Largest file of a definition."""
 
+_MOST_DIGITS: Final = 1_000
+
 MAX_VALUES: Final = 50_000
 """Most values of a document, those that aliases of YAML repeat counted each time."""
 
@@ -123,8 +125,9 @@ def _from_yaml(text: str, path: Path) -> object:
         raise ValidationError(
             f'{path}: reading YAML needs the package PyYAML: pip install "pytest-workflow-core[yaml]"'
         ) from None
-    loader = _make_loader(yaml)(text)
+    loader = None
     try:
+        loader = _make_loader(yaml)(text)  # which refuses characters that YAML does not have
         node = loader.get_single_node()
         if node is None:
             return None
@@ -137,7 +140,8 @@ def _from_yaml(text: str, path: Path) -> object:
     except RecursionError:
         raise ValidationError(f"{path}: it is nested too deeply") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
 
 
 def _make_loader(yaml: Any) -> type[yaml.SafeLoader]:  # noqa: ANN401 - the module
@@ -156,12 +160,24 @@ def _make_loader(yaml: Any) -> type[yaml.SafeLoader]:  # noqa: ANN401 - the modu
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"^(?:{pattern})$"), list(firsts))
     Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
     Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
+    Loader.add_constructor("tag:yaml.org,2002:bool", _construct_bool)
+    for tag in ("binary", "timestamp", "set", "omap", "pairs"):  # what a document has no values for
+        Loader.yaml_constructors.pop(f"tag:yaml.org,2002:{tag}", None)
     return Loader
 
 
 def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
     text = str(loader.construct_scalar(node))
+    if len(text) > _MOST_DIGITS:
+        raise ValueError(f"a number has at most {_MOST_DIGITS} digits")
     return int(text, 16) if text.startswith("0x") else int(text)
+
+
+def _construct_bool(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> bool:
+    text = str(loader.construct_scalar(node))
+    if text.lower() not in {"true", "false"}:
+        raise ValueError(f"{text!r:.60} is neither true nor false")
+    return text.lower() == "true"
 
 
 def _construct_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
