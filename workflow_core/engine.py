@@ -1292,7 +1292,8 @@ class WorkflowEngine:
 
         Raises:
             ValidationError: An argument is not acceptable; nothing was removed.
-            StorageError: A database cannot be used; what was removed before stays removed.
+            StorageError: The registry, or the database of the one workflow that is named, cannot be used. Without a
+                name, `CleanupReport.problems` tells of such databases, and the others are cleaned up.
         """
         self.check_event_loop()
         if isinstance(batch, bool) or not isinstance(batch, int) or not 1 <= batch <= _LONGEST_PAGE:

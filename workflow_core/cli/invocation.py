@@ -39,12 +39,13 @@ class Invocation:
     quiet: bool = False
 
     @contextlib.contextmanager
-    def engine(self, *, runs_workflows: bool = False) -> Iterator[WorkflowEngine]:
+    def engine(self, *, runs_workflows: bool = False, imports_app: bool = False) -> Iterator[WorkflowEngine]:
         """Make the engine that the options mean, current in the ``with`` block.
 
         Args:
             runs_workflows: Import the app and define its workflows, and those that were made by ``create``. Without it
                 the app is imported only if it names an attribute, which may be an engine with a store of its own.
+            imports_app: Import the app, for the step types that it registers, without the workflows made by ``create``.
 
         Raises:
             Failure: The app cannot be imported.
@@ -59,7 +60,7 @@ class Invocation:
             stack.callback(own.close)
             stack.enter_context(own.activate())
             app = App(None)
-            if found is not None and (runs_workflows or found.attribute is not None):
+            if found is not None and (runs_workflows or imports_app or found.attribute is not None):
                 app = load_app(found)
             engine = app.engine or own
             if app.engine is not None:
