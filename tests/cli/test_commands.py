@@ -78,8 +78,8 @@ def test_status_without_an_id(cli, app):
     cli("start", "order", "--execution-id", "o-1")
     cli("start", "declined", "--execution-id", "d-1")
     rows = {line.split()[0]: line.split()[1:6] for line in cli("status").out.splitlines()[2:]}
-    assert rows["order"] == ["active", "1", "0", "1", "0"]
-    assert rows["declined"] == ["active", "1", "0", "0", "1"]
+    assert rows["order"] == ["1", "0", "1", "0", "0"]
+    assert rows["declined"] == ["1", "0", "0", "1", "0"]
     executions = cli("status", "--workflow", "order", "--format", "json").data
     assert [(each["execution_id"], each["status"], each["steps"]) for each in executions] == [("o-1", "completed", 3)]
     assert cli("status", "-w", "order", "--status", "failed").out == "No executions found for workflow: order\n"
@@ -512,7 +512,7 @@ def test_a_damaged_database_hides_no_other_workflow(cli, app, directory):
         found = {each["name"]: each for each in done.data}
         assert "order.db" in found["order"]["problem"]
         assert (found["typed"]["executions_by_status"], found["typed"]["problem"]) == ({"completed": 1}, None)
-    assert re.search(r"^order +active +\?", cli("status").out, re.MULTILINE)
+    assert re.search(r"^order +\? +\?", cli("status").out, re.MULTILINE)
     done = cli("status", "--status", "completed", "--quiet")
     assert (done.code, done.out) == (4, "t-1\n")
     assert cli("status", "--workflow", "order").code == 4
@@ -537,11 +537,25 @@ def test_a_registry_that_was_deleted_is_made_anew_by_whoever_looks_first(cli, ap
     assert found["typed"] == 1
 
 
+def test_a_step_that_ends_the_process_is_told_with_an_exit_code_of_its_own(cli, make_app, tmp_path):
+    name = make_app(
+        "import sys\nfrom workflow_core import Workflow\n"
+        '@Workflow.define("leaving")\n'
+        "async def leaving(ctx):\n"
+        '    await ctx.step("leave", lambda: sys.exit(3))\n'
+    )
+    done = cli("start", "leaving", "--app", name, "--execution-id", "l-1")
+    assert done.code == 1
+    assert "ended the process (exit code 3)" in done.err
+    assert f'"workflow resume l-1 --app {name}" goes on' in done.err
+
+
 def test_the_overview_counts_what_was_cancelled(cli, app):
     cli("start", "typed", "--execution-id", "t-1", "--input", '{"amount": 1}')
     header, _, *rows = cli("status").out.splitlines()
-    assert header.split()[2:] == ["Executions", "Under", "way", "Completed", "Failed", "Cancelled", "Last", "execution"]
-    assert ["typed", "active", "1", "0", "1", "0", "0"] in [row.split()[:7] for row in rows]
+    assert header.split() == ["Name", "Total", "Under", "way", "Completed", "Failed", "Cancelled", "Latest"]
+    assert ["typed", "1", "0", "1", "0", "0"] in [row.split()[:6] for row in rows]
+    assert len(header) < 80
 
 
 def test_the_log_as_json_has_numbers(cli, app):

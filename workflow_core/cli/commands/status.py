@@ -208,15 +208,15 @@ def _show_workflows(invocation: Invocation, engine: WorkflowEngine, output_forma
     else:
         now = engine.clock.now()
         print_table(
-            ["Name", "Status", "Executions", "Under way", "Completed", "Failed", "Cancelled", "Last execution"],
+            ["Name", "Total", "Under way", "Completed", "Failed", "Cancelled", "Latest"],
             [
                 [
                     each.name,
-                    each.status,
                     *_counts(each),
                     age_text(each.last_execution_at, now, "never"),
                 ]
                 for each in overviews
             ],
+            flexible=0,
         )
     raise_for_problems(overviews)
