@@ -548,6 +548,8 @@ def test_a_step_that_ends_the_process_is_told_with_an_exit_code_of_its_own(cli, 
     assert done.code == 1
     assert "ended the process (exit code 3)" in done.err
     assert f'"workflow resume l-1 --app {name}" goes on' in done.err
+    done = cli("recover", "--app", name)
+    assert (done.code, f'"workflow recover --app {name}" goes on' in done.err) == (1, True)
 
 
 def test_the_overview_counts_what_was_cancelled(cli, app):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from workflow_core.cli.failures import USAGE, Failure
+from workflow_core.cli.failures import FAILED, USAGE, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -109,7 +109,7 @@ class Invocation:
             when_interrupted: Says how to go on, for whoever stopped it.
 
         Raises:
-            Failure: It was stopped.
+            Failure: It was stopped, or a step ended the process.
         """
         from workflow_core.cli.interruption import Interrupted, run_stoppable  # noqa: PLC0415 - not for help
 
@@ -118,6 +118,10 @@ class Invocation:
         except Interrupted as interrupted:
             text = when_interrupted() if when_interrupted is not None else ""
             raise Failure(f"Interrupted. {text}".strip(), interrupted.exit_code) from None
+        except SystemExit as end:  # of a step or a workflow; its code would mean something else here
+            text = when_interrupted() if when_interrupted is not None else ""
+            what = f"The workflow's own code ended the process (exit code {end.code}). {text}"
+            raise Failure(what.strip(), FAILED) from end
 
 
 # The options that every command takes --------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from workflow_core.cli.endings import announce, show_ending
-from workflow_core.cli.failures import FAILED, Failure
 from workflow_core.cli.follow import Follower, manner_for
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.output import quietly
@@ -70,10 +69,6 @@ def run_to_rest(
         status = command_line(invocation, "status", execution_id, with_app=False)
         announce(f'Stopped, because nobody reads the output any more; "{status}" shows how far it got')
         raise
-    except SystemExit as end:  # of a step or a workflow; its code would mean something else here
-        raise Failure(
-            f"The workflow's own code ended the process (exit code {end.code}). {how_to_go_on()}", FAILED
-        ) from end
     show_ending(invocation, result, view, output_format)
 
 
