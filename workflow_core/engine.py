@@ -740,7 +740,8 @@ class WorkflowEngine:
 
         Raises:
             ValidationError: An argument is not acceptable; nothing was removed.
-            StorageError: A database cannot be used; what was removed before stays removed.
+            StorageError: The registry, or the database of the one workflow that is named, cannot be used. Without a
+                name, `CleanupReport.problems` tells of such databases, and the others are cleaned up.
         """
         self.check_event_loop()
         up_to_ten_thousand("batch", batch)

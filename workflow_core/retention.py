@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
 
 from workflow_core.database.removal import Expiry
-from workflow_core.errors import ValidationError
+from workflow_core.errors import StorageError, ValidationError
 from workflow_core.models import Model
 from workflow_core.summaries import statuses
 from workflow_core.timeouts import LONGEST_MS
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from workflow_core.summaries import Position
 
 __all__ = ["RESTING_STATUSES", "CleanupReport", "cleaned_up", "expiry"]
+
+logger = logging.getLogger("workflow_core")
 
 RESTING_STATUSES: Final[tuple[ExecutionStatus, ...]] = ("completed", "failed", "cancelled", "panicked")
 """The statuses that an execution can rest in; a panicked one rests unless its automatic restart is due some time."""
@@ -43,6 +47,7 @@ class CleanupReport(Model):
         log_files: How many files of daily logs.
         bytes_freed: Bytes that the file system got back from the databases.
         bytes_reusable: Bytes of the databases that are empty and taken by the next executions.
+        problems: Why a workflow's database cannot be used, by workflow; the others are cleaned up all the same.
     """
 
     dry_run: bool
@@ -51,6 +56,7 @@ class CleanupReport(Model):
     log_files: int = 0
     bytes_freed: int = 0
     bytes_reusable: int = 0
+    problems: dict[str, str] = Field(default_factory=dict)
 
     @property
     def total(self) -> int:
@@ -104,45 +110,72 @@ async def cleaned_up(
         workflow_name: Of one workflow alone.
         batch: How many executions a transaction removes at most.
         dry_run: Only count them.
+
+    Raises:
+        StorageError: The database of the one workflow cannot be used.
     """
-    removed: Counter[str] = Counter()
-    log_files = freed = reusable = 0
+    done = _Done()
+    problems: dict[str, str] = {}
     for name in await store.workflows_with_executions(workflow_name):
-        size_before = (await store.space(name)).size
-        after: Position | None = None
-        if not dry_run:
-            await store.removal_finished(name)  # what a process that died has begun
-        while True:
-            began_at = clock.monotonic()
-            if dry_run:
-                found = await store.executions_to_remove(name, expired, after, batch)
-                gone, after = found, found[-1].position if found else None
-            else:
-                enough = _enough(clock, began_at + _TRANSACTION_SECONDS)
-                gone, after = await store.executions_removed(name, expired, after, batch, enough)
-                await store.removal_finished(name)
-            removed.update(candidate.workflow_name for candidate in gone)
-            if after is None:
-                break
-            await _pause(clock, began_at)
-        if set(expired.statuses) == set(RESTING_STATUSES):
-            log_files += await store.logs_removed(name, expired.before, dry_run)
-        if not dry_run:
-            began_at = clock.monotonic()
-            while await store.shrunk(name, _PAGES):
-                await _pause(clock, began_at)
-                began_at = clock.monotonic()
-        room = await store.space(name)
-        freed += max(0, size_before - room.size)
-        reusable += room.free
+        try:
+            await _clean_up_workflow(store, clock, expired, name, batch, done, dry_run=dry_run)
+        except StorageError as error:  # one database that cannot be used keeps no other one full
+            if workflow_name is not None:
+                raise
+            logger.error('Old executions of workflow "%s" cannot be removed (%s)', name, error)  # noqa: TRY400 - it says all
+            problems[name] = str(error)
     return CleanupReport(
         dry_run=dry_run,
         before=expired.before,
-        removed=dict(removed),
-        log_files=log_files,
-        bytes_freed=freed,
-        bytes_reusable=reusable,
+        removed=dict(done.removed),
+        log_files=done.log_files,
+        bytes_freed=done.bytes_freed,
+        bytes_reusable=done.bytes_reusable,
+        problems=problems,
     )
+
+
+@dataclass
+class _Done:
+    """What was done so far; see `CleanupReport`."""
+
+    removed: Counter[str] = field(default_factory=Counter)
+    log_files: int = 0
+    bytes_freed: int = 0
+    bytes_reusable: int = 0
+
+
+async def _clean_up_workflow(
+    store: Store, clock: Clock, expired: Expiry, name: str, batch: int, done: _Done, *, dry_run: bool
+) -> None:
+    size_before = (await store.space(name)).size
+    after: Position | None = None
+    if not dry_run:
+        await store.removal_finished(name)  # what a process that died has begun
+    while True:
+        began_at = clock.monotonic()
+        if dry_run:
+            found = await store.executions_to_remove(name, expired, after, batch)
+            gone, after = found, found[-1].position if found else None
+            done.removed.update(candidate.workflow_name for candidate in gone)
+        else:
+            enough = _enough(clock, began_at + _TRANSACTION_SECONDS)
+            gone, after = await store.executions_removed(name, expired, after, batch, enough)
+            done.removed.update(candidate.workflow_name for candidate in gone)
+            await store.removal_finished(name)
+        if after is None:
+            break
+        await _pause(clock, began_at)
+    if set(expired.statuses) == set(RESTING_STATUSES):
+        done.log_files += await store.logs_removed(name, expired.before, dry_run)
+    if not dry_run:
+        began_at = clock.monotonic()
+        while await store.shrunk(name, _PAGES):
+            await _pause(clock, began_at)
+            began_at = clock.monotonic()
+    room = await store.space(name)
+    done.bytes_freed += max(0, size_before - room.size)
+    done.bytes_reusable += room.free
 
 
 def _enough(clock: Clock, deadline: float) -> Callable[[], bool]:

@@ -16,6 +16,7 @@ from workflow_core.cli.commands import list_workflows
 from workflow_core.cli.follow import Follower
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.definition import SHARED_DEFINITIONS
+from workflow_core.definitions import executors
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
 
@@ -51,8 +52,8 @@ def test_the_overview_says_of_each_command_what_the_command_says_of_itself():
 
 
 def test_nothing_is_made_by_looking(cli, directory):
-    assert cli("list").out == "No workflows found.\n"
-    assert cli("status").out == "No workflows found.\n"
+    assert cli("list").out == f"No workflows found in {directory}.\n"
+    assert cli("status").out == f"No workflows found in {directory}.\n"
     assert cli("list", "--format", "json").data == []
     assert cli("status", "nobody").code == 3
     assert not directory.exists()
@@ -67,7 +68,7 @@ def test_workflows_of_code_and_of_documents_are_listed(cli, app):
     assert listed["order"]["description"] == "Process an order."
     assert (listed["greeting"]["description"], listed["greeting"]["last_execution_at"]) == ("Says hello", None)
     assert cli("ls", "--quiet", "--status", "active").out.split() == sorted(listed)
-    assert cli("list", "--status", "inactive").out == "No workflows found.\n"
+    assert cli("list", "--status", "inactive").out.startswith("No workflows found in ")
     table = cli("list").out
     assert "Says hello" in table
     assert "never" in table
@@ -77,8 +78,8 @@ def test_status_without_an_id(cli, app):
     cli("start", "order", "--execution-id", "o-1")
     cli("start", "declined", "--execution-id", "d-1")
     rows = {line.split()[0]: line.split()[1:6] for line in cli("status").out.splitlines()[2:]}
-    assert rows["order"] == ["active", "1", "0", "1", "0"]
-    assert rows["declined"] == ["active", "1", "0", "0", "1"]
+    assert rows["order"] == ["1", "0", "1", "0", "0"]
+    assert rows["declined"] == ["1", "0", "0", "1", "0"]
     executions = cli("status", "--workflow", "order", "--format", "json").data
     assert [(each["execution_id"], each["status"], each["steps"]) for each in executions] == [("o-1", "completed", 3)]
     assert cli("status", "-w", "order", "--status", "failed").out == "No executions found for workflow: order\n"
@@ -113,6 +114,21 @@ def test_a_dry_run_creates_nothing(cli, tmp_path, directory):
     assert not directory.exists()
     assert cli("create", "pipeline", "--file", file).code == 0
     assert cli("list", "--quiet").out == "pipeline\n"
+
+
+def test_a_document_may_use_the_step_types_of_the_app(cli, make_app, tmp_path, monkeypatch):
+    executors.known_types()
+    monkeypatch.setattr(executors, "_executors", dict(executors._executors))
+    name = make_app(
+        "from workflow_core.definitions import register_executor\n"
+        '@register_executor("twice")\n'
+        "async def twice(config, context):\n"
+        '    return 2 * config["n"]\n'
+    )
+    steps = [{"id": "a", "type": "twice", "config": {"n": "${input.n}"}}]
+    (tmp_path / "w.json").write_text(json.dumps({"name": "w", "steps": steps, "output": "${steps.a}"}))
+    assert cli("create", "w", "--file", "w.json", "--app", name).code == 0
+    assert cli("start", "w", "--app", name, "--input", '{"n": 4}', "--format", "json").data["output"] == 8
 
 
 @pytest.mark.parametrize(
@@ -477,6 +493,80 @@ def test_a_damaged_registry_or_database_is_one_line(cli, app, directory):
     assert done.code == 4
     assert len(done.err.splitlines()) == 1
     assert "restore it from a backup" in done.err
+
+
+def _damage(path):
+    path.write_bytes(b"not a database" * 1_000)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def test_a_damaged_database_hides_no_other_workflow(cli, app, directory):
+    cli("start", "order", "--execution-id", "o-1")
+    cli("start", "typed", "--execution-id", "t-1", "--input", '{"amount": 1}')
+    _damage(directory / "workflows" / "order" / "order.db")
+    for command in ("status", "list"):
+        done = cli(command, "--format", "json")
+        assert done.code == 4
+        assert "restore it from a backup" in done.err
+        found = {each["name"]: each for each in done.data}
+        assert "order.db" in found["order"]["problem"]
+        assert (found["typed"]["executions_by_status"], found["typed"]["problem"]) == ({"completed": 1}, None)
+    assert re.search(r"^order +\? +\?", cli("status").out, re.MULTILINE)
+    done = cli("status", "--status", "completed", "--quiet")
+    assert (done.code, done.out) == (4, "t-1\n")
+    assert cli("status", "--workflow", "order").code == 4
+    assert cli("status", "nobody").code == 3
+
+
+def test_a_damaged_database_keeps_no_other_from_being_cleaned_up(cli, app, directory):
+    cli("start", "order", "--execution-id", "o-1")
+    cli("start", "typed", "--execution-id", "t-1", "--input", '{"amount": 1}')
+    _damage(directory / "workflows" / "order" / "order.db")
+    done = cli("cleanup", "--older-than", "0", "--format", "json")
+    assert (done.code, done.data["removed"], list(done.data["problems"])) == (4, {"typed": 1}, ["order"])
+    assert "order.db" in done.err
+    assert cli("cleanup", "--older-than", "0", "--workflow", "order").code == 4
+
+
+def test_a_registry_that_was_deleted_is_made_anew_by_whoever_looks_first(cli, app, directory):
+    cli("start", "typed", "--execution-id", "t-1", "--input", '{"amount": 1}')
+    for path in directory.glob("registry.db*"):
+        path.unlink()
+    found = {each["name"]: each["execution_count"] for each in cli("status", "--format", "json").data}
+    assert found["typed"] == 1
+
+
+def test_a_step_that_ends_the_process_is_told_with_an_exit_code_of_its_own(cli, make_app, tmp_path):
+    name = make_app(
+        "import sys\nfrom workflow_core import Workflow\n"
+        '@Workflow.define("leaving")\n'
+        "async def leaving(ctx):\n"
+        '    await ctx.step("leave", lambda: sys.exit(3))\n'
+    )
+    done = cli("start", "leaving", "--app", name, "--execution-id", "l-1")
+    assert done.code == 1
+    assert "ended the process (exit code 3)" in done.err
+    assert f'"workflow resume l-1 --app {name}" goes on' in done.err
+    done = cli("recover", "--app", name)
+    assert (done.code, f'"workflow recover --app {name}" goes on' in done.err) == (1, True)
+
+
+def test_the_overview_counts_what_was_cancelled(cli, app):
+    cli("start", "typed", "--execution-id", "t-1", "--input", '{"amount": 1}')
+    header, _, *rows = cli("status").out.splitlines()
+    assert header.split() == ["Name", "Total", "Under", "way", "Completed", "Failed", "Cancelled", "Latest"]
+    assert ["typed", "1", "0", "1", "0", "0"] in [row.split()[:6] for row in rows]
+    assert len(header) < 80
+
+
+def test_the_log_as_json_has_numbers(cli, app):
+    cli("start", "order", "--execution-id", "o-1")
+    lines = [json.loads(line) for line in cli("logs", "order", "--format", "json").out.splitlines()]
+    assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
+    assert [line["attempt"] for line in lines if line["event"] == "StepFailed"] == [1, 2]
+    assert [line["backoff_ms"] for line in lines if line["event"] == "StepRetrying"] == [0, 0]
+    assert cli("logs", "order", "--lines", "0").out == ""
 
 
 def test_a_mistake_of_the_command_itself_is_one_line(cli, monkeypatch):

@@ -14,7 +14,7 @@ from rich.console import Console
 from workflow_core import Settings, WorkflowEngine
 from workflow_core.cli import output
 from workflow_core.cli.application import workflow
-from workflow_core.cli.display import picture, remaining
+from workflow_core.cli.display import picture, remaining, took_text
 from workflow_core.cli.failures import Failure
 from workflow_core.cli.log_reading import GrowingFiles, LogFilter, moment_of
 from workflow_core.cli.logging_setup import log_to_stderr
@@ -30,6 +30,11 @@ NOW = datetime(2026, 11, 26, 8, 30, tzinfo=UTC)
 def test_texts():
     assert visible("a\x1b[31m\u202eb\ud800\n") == "a\\x1b[31m\\x202eb\\xd800\n"
     assert one_line("  first\nsecond") == "first ..."
+    assert one_line("Invalid config:\r\n  n: a number\n  m: a text") == "Invalid config: n: a number ..."
+    assert one_line("Invalid config:\n  n: a number") == "Invalid config: n: a number"
+    assert one_line("nothing follows:\n") == "nothing follows:"
+    took = {-5: "0 ms", 3.4: "3 ms", 999: "999 ms", 1_234: "1.2 s", 59_940: "59.9 s", 61_400: "1 min 1 s"}
+    assert {milliseconds: took_text(milliseconds) for milliseconds in took} == took
     assert (shortened("abcdef", 6), shortened("abcdefg", 6), shortened("abc", 1)) == ("abcdef", "abc...", ".")
     ages = {0: "now", 59: "59 s ago", 90: "2 min ago", 7_200: "2 h ago", 172_800: "2 d ago"}
     assert {seconds: age_text(NOW - timedelta(seconds=seconds), NOW) for seconds in ages} == ages
@@ -185,4 +190,6 @@ def test_a_shell_completes_names_ids_and_options(order):
     assert offered("status", "o") == ["o-1"]
     assert offered("status", "") == ["d-1", "o-1"]
     assert "--older-than" in offered("cleanup", "--o")
+    for line in ("create w --file", "start w --input-file", "inspect o-1 --html"):
+        assert [item.type for item in complete.get_completions(shlex.split(line), "x")] == ["file"]
     assert offered("--app surely_not_there start", "de") == []

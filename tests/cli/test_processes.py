@@ -187,3 +187,18 @@ def test_what_the_overview_imports_and_what_the_command_says_without_its_package
 def test_the_command_is_a_script_of_the_distribution():
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="workflow")
     assert script.load() is main
+
+
+def test_a_reader_that_goes_away_leaves_an_execution_that_can_go_on(started, tmp_path):
+    process = started("--app", "slow", "start", "waiting", "--execution-id", "w-1")
+    wait_for(lambda: stored(tmp_path, "waiting") == "running")
+    process.stdout.close()
+    process.stdout = None
+    (tmp_path / "go").touch()  # there is more to print
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "nobody reads the output any more" in err
+    assert '"workflow status w-1" shows how far it got' in err
+    again = started("--app", "slow", "start", "waiting", "--execution-id", "w-1", "--format", "json")
+    out, _ = again.communicate(timeout=60)
+    assert json.loads(out)["status"] == "completed"

@@ -398,3 +398,12 @@ def test_a_host_with_a_public_and_a_private_address_is_refused(monkeypatch):
 def test_configs_that_are_refused(config):
     with pytest.raises(pydantic.ValidationError):
         HttpConfig.model_validate(config)
+
+
+@pytest.mark.parametrize("status", ["2xy", 99, ["2xx", 1], None])
+def test_a_wrong_expected_status_is_one_mistake_with_its_own_path(status):
+    with pytest.raises(pydantic.ValidationError) as caught:
+        HttpConfig.model_validate({"url": "http://x", "expectedStatus": status})
+    (error,) = caught.value.errors()
+    assert error["loc"] == ("expectedStatus",)
+    assert 'a class such as "2xx"' in error["msg"]

@@ -455,7 +455,7 @@ def test_a_crash_in_the_middle(directory, clock, monkeypatch, tmp_path, place, r
             owner = Registry if place == "transaction" else SQLiteStore
             patched.setattr(owner, place, lambda *args: (_ for _ in ()).throw(StorageError("died")))
             with pytest.raises(StorageError, match="died"):
-                await finish(clock, directory.cleanup(0))
+                await finish(clock, directory.cleanup(0, workflow_name="work"))
         rows, index = states(directory)
         assert rows == set()
         assert index == ({"e"} if place == "transaction" else set())

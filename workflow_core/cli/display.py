@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from workflow_core.cli.reading import ExecutionView
     from workflow_core.database.store import StepRecord
 
-__all__ = ["console", "picture", "remaining", "status_of", "step_status"]
+__all__ = ["console", "picture", "remaining", "status_of", "step_status", "took_text"]
 
 _BEYOND_STEPS = 12
 """Lines of the terminal that are not for steps."""
 
 _LONGEST_CELL = 40
 _TENTHS_BELOW_MS = 10_000
+_SECOND_MS, _MINUTE_MS = 1_000, 60_000
 
 
 def console(*, on_stderr: bool = False) -> Console:
@@ -55,6 +56,12 @@ def remaining(until_ms: int, now: datetime) -> str:
     if left <= 0:
         return "0 s"
     return f"{left / 1_000:.1f} s" if left < _TENTHS_BELOW_MS else duration_text(round(left, -3))
+
+
+def took_text(milliseconds: float) -> str:
+    """Return how long something took: to the millisecond, the tenth of a second, or from a minute on to the second."""
+    digits = 0 if milliseconds < _SECOND_MS else -2 if milliseconds < _MINUTE_MS else -3
+    return duration_text(round(max(milliseconds, 0.0), digits))
 
 
 def status_of(view: ExecutionView) -> str:
@@ -82,12 +89,11 @@ def picture(view: ExecutionView, signs: Signs, now: datetime, height: int | None
 def _headline(view: ExecutionView, signs: Signs, now: datetime) -> Text:
     record, status = view.record, status_of(view)
     end = record.completed_at or now
-    passed = max((end - record.started_at).total_seconds(), 0.0)
     text = Text()
     text.append(f"{signs.of(status)} {status}", style=f"bold {_style(status)}")
     text.append(f"  {record.workflow_name}", style="bold")
     text.append(f"  {record.execution_id}")
-    text.append(f"  {duration_text(round(passed, 1 if passed < 60 else 0) * 1_000)}", style="dim")  # noqa: PLR2004 - a minute
+    text.append(f"  {took_text((end - record.started_at).total_seconds() * 1_000)}", style="dim")
     if record.restart_attempt > 1:
         text.append(f"  run {record.restart_attempt}", style="yellow")
     return text
@@ -165,8 +171,7 @@ def _row(step: StepRecord, view: ExecutionView, now: datetime) -> _Row:
     end = step.completed_at or (now if status in {"running", "sleeping"} else None)
     took = ""
     if step.started_at is not None and end is not None:
-        passed = max((end - step.started_at).total_seconds() * 1_000, 0)
-        took = duration_text(round(passed, 0 if passed < 1_000 else -2))  # noqa: PLR2004 - a second
+        took = took_text((end - step.started_at).total_seconds() * 1_000)
     return _Row(
         status=status,
         step_id=one_line(step.step_id),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from workflow_core.cli.failures import USAGE, Failure
+from workflow_core.cli.failures import FAILED, USAGE, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -39,12 +39,13 @@ class Invocation:
     quiet: bool = False
 
     @contextlib.contextmanager
-    def engine(self, *, runs_workflows: bool = False) -> Iterator[WorkflowEngine]:
+    def engine(self, *, runs_workflows: bool = False, imports_app: bool = False) -> Iterator[WorkflowEngine]:
         """Make the engine that the options mean, current in the ``with`` block.
 
         Args:
             runs_workflows: Import the app and define its workflows, and those that were made by ``create``. Without it
                 the app is imported only if it names an attribute, which may be an engine with a store of its own.
+            imports_app: Import the app, for the step types that it registers, without the workflows made by ``create``.
 
         Raises:
             Failure: The app cannot be imported.
@@ -59,7 +60,7 @@ class Invocation:
             stack.callback(own.close)
             stack.enter_context(own.activate())
             app = App(None)
-            if found is not None and (runs_workflows or found.attribute is not None):
+            if found is not None and (runs_workflows or imports_app or found.attribute is not None):
                 app = load_app(found)
             engine = app.engine or own
             if app.engine is not None:
@@ -108,7 +109,7 @@ class Invocation:
             when_interrupted: Says how to go on, for whoever stopped it.
 
         Raises:
-            Failure: It was stopped.
+            Failure: It was stopped, or a step ended the process.
         """
         from workflow_core.cli.interruption import Interrupted, run_stoppable  # noqa: PLC0415 - not for help
 
@@ -117,6 +118,10 @@ class Invocation:
         except Interrupted as interrupted:
             text = when_interrupted() if when_interrupted is not None else ""
             raise Failure(f"Interrupted. {text}".strip(), interrupted.exit_code) from None
+        except SystemExit as end:  # of a step or a workflow; its code would mean something else here
+            text = when_interrupted() if when_interrupted is not None else ""
+            what = f"The workflow's own code ended the process (exit code {end.code}). {text}"
+            raise Failure(what.strip(), FAILED) from end
 
 
 # The options that every command takes --------------------------------------------------------------------------------

@@ -90,6 +90,8 @@ def read_lines(paths: Sequence[Path], wanted: LogFilter, most: int | None) -> li
     merged = heapq.merge(*streams, key=lambda shown: shown[0].at)
     if most is None:
         return list(merged)
+    if most == 0:
+        return []
     lines: list[Shown] = []
     for shown in merged:
         lines.append(shown)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workflow_core.cli.failures import STORAGE, Failure
 from workflow_core.cli.saved import saved_description
+from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from workflow_core.engine import WorkflowEngine
     from workflow_core.models import ExecutionStatus
 
-__all__ = ["Overview", "read_overviews"]
+__all__ = ["Overview", "raise_for_problems", "read_overviews"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Overview:
         counts: How many executions there are, by status.
         description: One line about it.
         defined: Whether it can be started by this process.
+        problem: Why its database cannot be read; ``None`` if it can.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Overview:
     counts: Mapping[ExecutionStatus, int]
     description: str
     defined: bool
+    problem: str | None
 
     def data(self) -> dict[str, object]:
         """Return it as it is printed as JSON."""
@@ -50,13 +54,25 @@ class Overview:
             "created_at": self.created_at,
             "description": self.description,
             "defined": self.defined,
+            "problem": self.problem,
         }
 
 
+def raise_for_problems(overviews: Sequence[Overview]) -> None:
+    """End the command with what is wrong with databases, if anything is.
+
+    Raises:
+        Failure: Some database cannot be read.
+    """
+    problems = [each.problem for each in overviews if each.problem is not None]
+    if problems:
+        raise Failure("\n".join(problems), STORAGE)
+
+
 async def read_overviews(engine: WorkflowEngine) -> list[Overview]:
-    """Read all workflows, sorted by name."""
+    """Read all workflows, sorted by name; one whose database cannot be read hides none of the others."""
     stored = {workflow.name: workflow for workflow in await engine.store.list_workflows()}
-    counts = {stats.workflow_name: stats.counts for stats in await engine.stats()}
+    counts, problems = await _counted(engine, stored)
     found = []
     for name in sorted({*stored, *engine.workflow_names()}):
         record = stored.get(name)
@@ -71,6 +87,24 @@ async def read_overviews(engine: WorkflowEngine) -> list[Overview]:
                 counts=counts.get(name, {}),
                 description=engine.definition(name).description if defined else saved_description(engine, name),
                 defined=defined,
+                problem=problems.get(name),
             )
         )
     return found
+
+
+async def _counted(
+    engine: WorkflowEngine, names: Iterable[str]
+) -> tuple[dict[str, Mapping[ExecutionStatus, int]], dict[str, str]]:
+    """Return the executions of each workflow by status, and why some cannot be counted."""
+    counts: dict[str, Mapping[ExecutionStatus, int]] = {}
+    problems: dict[str, str] = {}
+    try:
+        return {stats.workflow_name: stats.counts for stats in await engine.stats()}, problems
+    except StorageError:
+        for name in names:
+            try:
+                counts |= {stats.workflow_name: stats.counts for stats in await engine.stats(name)}
+            except StorageError as error:
+                problems[name] = str(error)
+    return counts, problems

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from workflow_core.cli.failures import NOT_FOUND, USAGE, Failure, did_you_mean
 from workflow_core.clock import to_epoch_ms
+from workflow_core.errors import StorageError
 from workflow_core.models import TERMINAL_STATUSES
 from workflow_core.ownership import SystemProcessProbe
 
@@ -138,7 +140,9 @@ async def find_execution(engine: WorkflowEngine, text: str, *, changes_it: bool 
 async def _likely_ids(engine: WorkflowEngine, text: str) -> list[str]:
     start = re.match(r"[A-Za-z0-9._:-]{0,3}", text)
     alike = await engine.store.find_execution_ids(start[0], _LIKELY) if start and start[0] else []
-    latest = [execution.execution_id for execution in await engine.list_executions(limit=_LIKELY)]
+    latest: list[str] = []
+    with contextlib.suppress(StorageError):  # a database that cannot be read is not what was asked for
+        latest = [execution.execution_id for execution in await engine.list_executions(limit=_LIKELY)]
     return [*alike, *latest]
 
 

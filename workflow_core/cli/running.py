@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from workflow_core.cli.endings import show_ending
+from workflow_core.cli.endings import announce, show_ending
 from workflow_core.cli.follow import Follower, manner_for
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.output import quietly
@@ -63,7 +63,12 @@ def run_to_rest(
     def how_to_go_on() -> str:
         return f'"{command_line(invocation, "resume", execution_id)}" goes on where it was.'
 
-    result, view = invocation.run(run(), how_to_go_on)
+    try:
+        result, view = invocation.run(run(), how_to_go_on)
+    except BrokenPipeError:
+        status = command_line(invocation, "status", execution_id, with_app=False)
+        announce(f'Stopped, because nobody reads the output any more; "{status}" shows how far it got')
+        raise
     show_ending(invocation, result, view, output_format)
 
 

@@ -25,9 +25,13 @@ def visible(text: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return the first line of a text, marked if there are more."""
+    """Return the first line of a text, marked if there are more; a line that ends in a colon goes on with the next."""
     first, _, rest = str(text).strip().replace("\t", " ").partition("\n")
-    return visible(first.rstrip("\r")) + (" ..." if rest else "")
+    first = first.rstrip()
+    if first.endswith(":") and rest.strip():
+        second, _, rest = rest.strip().partition("\n")
+        first = f"{first} {second.rstrip()}"
+    return visible(first) + (" ..." if rest else "")
 
 
 def shortened(text: str, width: int) -> str:

@@ -239,7 +239,7 @@ class DirectoryStore:
 
     async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
         """Read the ids that begin with a prefix, sorted."""
-        if not self.layout.registry.exists():
+        if not self._registry.exists():
             return []
         rows = self._registry_rows(
             "SELECT execution_id FROM execution_index WHERE execution_id >= ?1 AND execution_id < ?1 || '~'"
@@ -250,7 +250,7 @@ class DirectoryStore:
 
     async def list_workflows(self) -> list[WorkflowRecord]:
         """Read the workflows, sorted by name."""
-        if not self.layout.registry.exists():
+        if not self._registry.exists():
             return []
         rows = self._registry_rows(
             "SELECT name, status, created_at, last_execution_at, execution_count FROM workflow_registry ORDER BY name"

@@ -132,6 +132,14 @@ class HttpConfig(pydantic.BaseModel):
     idempotency_key: bool | str = True
     max_retry_after: Annotated[int, Field(ge=0, le=LONGEST_MS)] = 300_000
 
+    @pydantic.field_validator("expected_status", mode="wrap")
+    @classmethod
+    def _one_mistake_for_all_kinds(cls, value: object, inner: pydantic.ValidatorFunctionWrapHandler) -> object:
+        try:
+            return inner(value)
+        except pydantic.ValidationError:
+            raise ValueError('a status from 100 to 599, a class such as "2xx", or a list of these') from None
+
     @pydantic.field_validator("url")
     @classmethod
     def _absolute(cls, url: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from workflow_core.cli.completing import complete_workflows
+from workflow_core.cli.failures import STORAGE, Failure
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
 from workflow_core.cli.reading import require_workflow
@@ -74,6 +75,8 @@ def command(
         print_line(str(report.total))
     else:
         _show(report)
+    if report.problems:
+        raise Failure("\n".join(report.problems.values()), STORAGE)
 
 
 def _show(report: CleanupReport) -> None:

@@ -32,7 +32,7 @@ workflow create test-workflow --file ./test.json --dry-run
 )
 @click.argument("name")
 @click.option("--description", "-d", metavar="TEXT", help="One line about the workflow.")
-@click.option("--file", "-f", metavar="FILE", help="Load the definition from a JSON or YAML file.")
+@click.option("--file", "-f", metavar="FILE", type=click.Path(), help="Load the definition from a JSON or YAML file.")
 @click.option("--dry-run", is_flag=True, help="Validate without creating.")
 @FORMAT_OPTION
 @click.pass_obj
@@ -47,16 +47,16 @@ def command(
     """Create a workflow that needs no code: its steps stand in a document.
 
     Without --file it gets one example step that logs a line. A workflow that exists is replaced; executions under way
-    go on with the definition that they were started with.
+    go on with the definition that they were started with. Step types of your own are those that the app registers.
     """
-    definition = _definition(name, description, file)
-    if dry_run:
-        if output_format != "json" and not invocation.quiet:
-            print_line("Workflow definition is valid:")
-        if not invocation.quiet:
-            print_json(definition.document())
-        return
-    with invocation.engine() as engine:
+    with invocation.engine(imports_app=file is not None) as engine:
+        definition = _definition(name, description, file)
+        if dry_run:
+            if output_format != "json" and not invocation.quiet:
+                print_line("Workflow definition is valid:")
+            if not invocation.quiet:
+                print_json(definition.document())
+            return
         written = invocation.run(_create(engine, definition))
         location = engine.store.location(definition.name)
     if output_format == "json":

@@ -44,7 +44,13 @@ workflow inspect order-1001 --html order-1001.html
 )
 @click.argument("execution_id", shell_complete=complete_executions)
 @FORMAT_OPTION
-@click.option("--html", "html_file", metavar="FILE", help="Write a page with the timeline to a file; - is stdout.")
+@click.option(
+    "--html",
+    "html_file",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Write a page with the timeline to a file; - is stdout.",
+)
 @click.option("--tracebacks", is_flag=True, help="Show the traceback of every error.")
 @click.pass_obj
 def command(

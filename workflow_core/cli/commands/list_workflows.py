@@ -9,7 +9,7 @@ import click
 
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
-from workflow_core.cli.overview import Overview, read_overviews
+from workflow_core.cli.overview import Overview, raise_for_problems, read_overviews
 from workflow_core.cli.texts import age_text
 
 if TYPE_CHECKING:
@@ -34,18 +34,21 @@ def command(invocation: Invocation, status: str | None, output_format: str) -> N
     """List all workflows: those of the runtime directory, and those that the app defines."""
     with invocation.engine(runs_workflows=True) as engine:
         overviews = invocation.run(read_overviews(engine))
-    show_overviews(invocation, [each for each in overviews if status in {None, each.status}], output_format)
+        place = engine.store.location()
+    chosen = [each for each in overviews if status in {None, each.status}]
+    show_overviews(invocation, chosen, output_format, place)
+    raise_for_problems(chosen)
 
 
-def show_overviews(invocation: Invocation, overviews: Sequence[Overview], output_format: str) -> None:
-    """Print workflows."""
+def show_overviews(invocation: Invocation, overviews: Sequence[Overview], output_format: str, place: str) -> None:
+    """Print workflows, or that there are none in a place."""
     if output_format == "json":
         print_json([each.data() for each in overviews])
     elif invocation.quiet:
         for each in overviews:
             print_line(each.name)
     elif not overviews:
-        print_line("No workflows found.")
+        print_line(f"No workflows found in {place}.")
     else:
         now = datetime.now(UTC)
         print_table(

@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from workflow_core.cli.log_reading import Shown
     from workflow_core.database.store import ExecutionRecord
     from workflow_core.engine import WorkflowEngine
-    from workflow_core.logs import Level
+    from workflow_core.logs import Level, LogLine
 
 __all__ = ["command"]
 
 _READ_EVERY_SECONDS = 0.25
+_NUMBERS = {"seq", "attempt", "restart_attempt"}
 _COLOURS = {"debug": "bright_black", "info": None, "warn": "yellow", "error": "red"}
 
 
@@ -128,7 +129,14 @@ def _line(shown: Shown) -> str:
 
 def _json_line(shown: Shown) -> str:
     line, _ = shown
-    return pydantic_core.to_json({"at": line.at, "level": line.level, **line.fields}).decode()
+    fields = {name: _json_value(line, name, text) for name, text in line.fields.items()}
+    return pydantic_core.to_json({"at": line.at, "level": line.level, **fields}).decode()
+
+
+def _json_value(line: LogLine, name: str, text: str) -> str | int:
+    """Return a field as the number that the engine wrote, or as the text that it is."""
+    of_engine = name in _NUMBERS or (line.seq is not None and name.endswith("_ms"))
+    return int(text) if of_engine and text.isascii() and text.isdigit() else text
 
 
 def _print(lines: Iterable[Shown], show: Callable[[Shown], str]) -> None:

@@ -46,7 +46,13 @@ echo '{"n": 1}' | workflow start order --input-file - --format json | jq .output
 )
 @click.argument("workflow", shell_complete=complete_workflows)
 @click.option("--input", "-i", "input_text", metavar="JSON", help="Input data as a JSON string.  [default: {}]")
-@click.option("--input-file", "-f", metavar="FILE", help="Load the input from a JSON file; - is stdin.")
+@click.option(
+    "--input-file",
+    "-f",
+    metavar="FILE",
+    type=click.Path(allow_dash=True),
+    help="Load the input from a JSON file; - is stdin.",
+)
 @click.option("--execution-id", metavar="ID", help="Name the execution, a business id for example.  [default: a UUID]")
 @click.option(
     "--max-retries",

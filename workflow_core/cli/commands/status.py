@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from workflow_core.cli.completing import complete_executions, complete_workflows
-from workflow_core.cli.display import status_of
+from workflow_core.cli.display import status_of, took_text
 from workflow_core.cli.endings import raise_for_status, show_picture
 from workflow_core.cli.execution_data import execution_data
-from workflow_core.cli.failures import USAGE, Failure
+from workflow_core.cli.failures import STORAGE, USAGE, Failure
 from workflow_core.cli.follow import Follower, manner_for
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
-from workflow_core.cli.overview import read_overviews
-from workflow_core.cli.reading import find_execution, read_view, require_workflow
+from workflow_core.cli.overview import raise_for_problems, read_overviews
+from workflow_core.cli.reading import find_execution, known_workflows, read_view, require_workflow
 from workflow_core.cli.texts import age_text
+from workflow_core.errors import StorageError
 from workflow_core.models import ExecutionStatus
-from workflow_core.report.scale import duration_text
 
 if TYPE_CHECKING:
+    from workflow_core.cli.overview import Overview
     from workflow_core.engine import WorkflowEngine
+    from workflow_core.summaries import ExecutionSummary
 
 __all__ = ["command"]
 
+_COUNTED: Final[tuple[tuple[ExecutionStatus, ...], ...]] = (
+    ("running", "sleeping", "restarting"),
+    ("completed",),
+    ("failed", "panicked"),
+    ("cancelled",),
+)
 STATUSES = list(ExecutionStatus.__args__)  # type: ignore[attr-defined]  # a Literal has them
 
 
@@ -116,7 +124,7 @@ def _show_executions(
 ) -> None:
     if workflow is not None:
         invocation.run(require_workflow(engine, workflow))
-    executions = invocation.run(engine.list_executions(workflow, wanted, limit=limit))
+    executions, problems = invocation.run(_latest(engine, workflow, wanted, limit))
     views = [invocation.run(read_view(engine, execution.execution_id)) for execution in executions]
     if output_format == "json":
         print_json(
@@ -143,7 +151,7 @@ def _show_executions(
         rows = []
         for view in views:
             record, end = view.record, view.record.completed_at or view.read_at
-            took = duration_text(round((end - record.started_at).total_seconds(), 1) * 1_000)
+            took = took_text((end - record.started_at).total_seconds() * 1_000)
             rows.append(
                 [
                     record.execution_id,
@@ -157,6 +165,35 @@ def _show_executions(
             )
         names = ["Execution ID", *([] if workflow else ["Workflow"]), "Status", "Started", "Took", "Restarts", "Steps"]
         print_table(names, rows, flexible=0)
+    if problems:
+        raise Failure("\n".join(problems), STORAGE)
+
+
+async def _latest(
+    engine: WorkflowEngine, workflow: str | None, wanted: ExecutionStatus | None, limit: int
+) -> tuple[list[ExecutionSummary], list[str]]:
+    """Return the latest executions, and of which databases they cannot be read."""
+    problems: list[str] = []
+    try:
+        return await engine.list_executions(workflow, wanted, limit=limit), problems
+    except StorageError:
+        if workflow is not None:
+            raise
+    found: list[ExecutionSummary] = []
+    for name in await known_workflows(engine):
+        try:
+            found += await engine.list_executions(name, wanted, limit=limit)
+        except StorageError as error:
+            problems.append(str(error))
+    return sorted(found, key=lambda summary: summary.started_at, reverse=True)[:limit], problems
+
+
+def _counts(overview: Overview) -> list[int | str]:
+    """Return the numbers of a workflow's executions: all, under way, completed, failed, cancelled."""
+    if overview.problem is not None:
+        return ["?"] * 5
+    sums = [sum(overview.counts.get(status, 0) for status in statuses) for statuses in _COUNTED]
+    return [sum(overview.counts.values()), *sums]
 
 
 def _show_workflows(invocation: Invocation, engine: WorkflowEngine, output_format: str) -> None:
@@ -167,21 +204,19 @@ def _show_workflows(invocation: Invocation, engine: WorkflowEngine, output_forma
         for each in overviews:
             print_line(each.name)
     elif not overviews:
-        print_line("No workflows found.")
+        print_line(f"No workflows found in {engine.store.location()}.")
     else:
         now = engine.clock.now()
         print_table(
-            ["Name", "Status", "Executions", "Under way", "Completed", "Failed", "Last execution"],
+            ["Name", "Total", "Under way", "Completed", "Failed", "Cancelled", "Latest"],
             [
                 [
                     each.name,
-                    each.status,
-                    sum(each.counts.values()),
-                    sum(each.counts.get(status, 0) for status in ("running", "sleeping", "restarting")),
-                    each.counts.get("completed", 0),
-                    sum(each.counts.get(status, 0) for status in ("failed", "panicked")),
+                    *_counts(each),
                     age_text(each.last_execution_at, now, "never"),
                 ]
                 for each in overviews
             ],
+            flexible=0,
         )
+    raise_for_problems(overviews)
