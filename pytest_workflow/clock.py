@@ -368,12 +368,13 @@ class VirtualClock:
         for task in tasks:
             task.cancel()
         self._jumps_left = _MOST_JUMPS_TO_END
+        stubborn: list[str] = []
         if tasks:
             with contextlib.suppress(WorkflowStuckError, SystemExit):
                 loop.run_until_complete(asyncio.wait(tasks, timeout=_SECONDS_TO_END))
             self.settle()
-        stubborn = attachment.end(tasks)
-        self.settle()
+            stubborn = attachment.end(tasks)
+            self.settle()
         loop.run_until_complete(loop.shutdown_asyncgens())
         return stubborn
 

@@ -250,12 +250,15 @@ def _recorded_moments(run: Observation) -> Iterator[int]:
                 yield due
 
 
+_LENGTHS = {"StepRetrying": "backoff_ms", "ExecutionPanicked": "restart_delay_ms", "SleepStarted": "duration_ms"}
+
+
 def _due_ms(event: Row) -> int | None:
     """Return when the wait is over that begins with an event, in milliseconds since 1970."""
-    name = {"StepRetrying": "backoff_ms", "ExecutionPanicked": "restart_delay_ms", "SleepStarted": "duration_ms"}.get(
-        event["type"]
-    )
-    length = data_of(event).get(name) if name is not None else None
+    name = _LENGTHS.get(event["type"])
+    if name is None:
+        return None
+    length = data_of(event).get(name)
     return to_epoch_ms(datetime.fromisoformat(event["at"])) + length if isinstance(length, int) else None
 
 

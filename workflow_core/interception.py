@@ -71,6 +71,8 @@ class _Guarded:
     ) -> None:
         self._inner = inner
         self._hooks = hooks
+        self._before = _implemented(hooks, "before_durable_point")
+        self._after = _implemented(hooks, "after_durable_point")
         self._patience = patience
         self._execution = execution
 
@@ -81,7 +83,7 @@ class _Guarded:
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a store
         attribute = getattr(self._inner, name)
         if self._hooks is not None and name in DURABLE_POINTS:
-            attribute = functools.partial(self._observed, self._hooks, name, attribute)
+            attribute = functools.partial(self._observed, name, attribute)
         elif self._patience is not None and name in _WAITED_FOR:
             attribute = functools.partial(self._tried, self._patience, attribute)
         else:
@@ -100,14 +102,14 @@ class _Guarded:
             failure = error
         return await patience.again(failure, functools.partial(method, *args, **kwargs), self._execution)
 
-    async def _observed(
-        self, hooks: pluggy.HookRelay, name: str, method: Callable[..., Awaitable[object]], *args: object
-    ) -> object:
+    async def _observed(self, name: str, method: Callable[..., Awaitable[object]], *args: object) -> object:
         point = _describe(name, args)
+        before, after = self._before, self._after
 
         async def attempt() -> object:
             try:
-                hooks.before_durable_point(point=point)
+                if before is not None:
+                    before(point=point)
                 return await method(*args)
             except StorageError as error:
                 self._locate(error, point)
@@ -117,8 +119,10 @@ class _Guarded:
             result = await self._tried(self._patience, attempt)
         else:
             result = await attempt()
+        if after is None:
+            return result
         try:
-            hooks.after_durable_point(point=point)
+            after(point=point)
         except StorageError as error:
             self._locate(error, point)
             raise
@@ -128,6 +132,12 @@ class _Guarded:
         """Give an error the place of the database: a plugin speaks for it."""
         if error.location is None:
             error.location = self._inner.location(point.workflow_name)
+
+
+def _implemented(hooks: pluggy.HookRelay | None, name: str) -> pluggy.HookCaller | None:
+    """Return a hook that a plugin implements: calling one that nobody does costs as much as a short step."""
+    hook: pluggy.HookCaller | None = getattr(hooks, name, None)
+    return hook if hook is not None and hook.get_hookimpls() else None
 
 
 def _describe(name: str, args: tuple[object, ...]) -> DurablePoint:

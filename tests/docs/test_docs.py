@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SAVED = re.compile(r"`([\w.]+\.(?:yaml|json))`:\n\n^```(?:yaml|json)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PLUGINS = {"hypothesispytest": "hypothesis", "anyio": "anyio", "benchmark": "benchmark", "pytest_cov": "--cov"}
+"""Plugins that cost a process seconds to import, each with the word without which a page makes no use of it."""
 LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
 
@@ -52,8 +54,10 @@ def test_the_code_of_a_page_runs(page, pytester, monkeypatch):
         exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
     if tests:
         update = ["--snapshot-update"] if page.name == "snapshots.md" else []
+        text = page.read_text(encoding="utf-8")
+        unused = [f"-pno:{name}" for name, word in PLUGINS.items() if word not in text]
         result = pytester.runpytest_subprocess(
-            "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-o", "asyncio_mode=strict", *update
+            *("-q", "-pno:cacheprovider", "-pno:randomly", "-pno:xdist", "-o", "asyncio_mode=strict"), *unused, *update
         )
         assert result.ret == 0, result.stdout.str()
 
@@ -86,11 +90,15 @@ def test_every_hook_is_documented():
 
 def test_every_fixture_option_and_marker_is_documented(pytester):
     text = everything()
-    listed = pytester.runpytest_subprocess("--fixtures", "-q").stdout.str()
+    scope = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
+    listed, marked, helped = (
+        pytester.runpytest_inprocess(*asked, "-o", scope).stdout.str()
+        for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
+    )
     fixtures = re.findall(r"^(workflow\w*)\b", listed, re.MULTILINE)
     assert "workflow_faults" in fixtures
-    markers = re.findall(r"pytest\.mark\.(workflow_\w+)", pytester.runpytest_subprocess("--markers").stdout.str())
-    options = re.findall(r"--workflow-[\w-]+", pytester.runpytest_subprocess("--help").stdout.str())
+    markers = re.findall(r"pytest\.mark\.(workflow_\w+)", marked)
+    options = re.findall(r"--workflow-[\w-]+", helped)
     for name in {*fixtures, *markers, *options}:
         assert name in text, name
 

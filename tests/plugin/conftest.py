@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import hypothesis  # noqa: F401 - pytester forgets what a run within this process imports, and each would import again
 import pytest
 
 import pytest_workflow.freezer
 import pytest_workflow.harness  # noqa: F401 - same
 from workflow_core.definition import SHARED_DEFINITIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+UNUSED = ("hypothesispytest", "anyio", "benchmark", "pytest_cov", "syrupy", "timeout")
+"""Plugins that cost a process seconds to import; a test that is about one of them says that it is ``needed``."""
 
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
 
@@ -17,10 +25,10 @@ def run_apart(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     """Run pytest in a subprocess that measures no coverage and inherits no options."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
-    def run(*arguments: str) -> pytest.RunResult:
-        return pytester.runpytest_subprocess(
-            "-p", "no:cacheprovider", "-p", "no:randomly", "-o", LOOP_SCOPE, *arguments, timeout=60
-        )
+    def run(*arguments: str, needed: Collection[str] = ()) -> pytest.RunResult:
+        absent = ["cacheprovider", "randomly", *(name for name in UNUSED if name not in needed)]
+        without = [f"-pno:{name}" for name in absent]
+        return pytester.runpytest_subprocess(*without, "-o", LOOP_SCOPE, *arguments, timeout=60)
 
     return run
 

@@ -166,7 +166,7 @@ TESTS = """
 )
 def test_modes(run_apart, pytester, mode, mark, options):
     pytester.makepyfile(TESTS.format(mode=mode, mark=mark))
-    result = run_apart("-W", "error", *options)
+    result = run_apart("-W", "error", *options, needed=["anyio"])
     result.assert_outcomes(passed=5, failed=1)
     result.stdout.fnmatch_lines(["*WorkflowStuckError: Nothing can go on*"])
     assert "never retrieved" not in result.stdout.str() + result.stderr.str()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import pytest_workflow
+from tests.plugin.conftest import UNUSED
 
 ERROR = "ERROR: pytest-workflow-core and pytest-workflow are both installed, and both install a package pytest_workflow"
 
@@ -43,6 +44,9 @@ def site(tmp_path):
     return directory
 
 
+WITHOUT = [f"-pno:{name}" for name in UNUSED]
+
+
 def run_pytest(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (site.parent / "test_it.py").write_text("def test_it(): ...\n")
     libraries = [str(Path(importlib.metadata.distribution(name).locate_file(""))) for name in ("pytest", "pluggy")]
@@ -51,7 +55,7 @@ def run_pytest(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         f"import sys; sys.path[:0] = {[str(site), *libraries]!r}; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     )
     return subprocess.run(
-        [sys.executable, "-c", program, "-p", "no:cacheprovider", *arguments],
+        [sys.executable, "-c", program, "-p", "no:cacheprovider", *WITHOUT, *arguments],
         cwd=site.parent,
         capture_output=True,
         text=True,

@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from tests.plugin.conftest import UNUSED
+
 pytest_plugins = ["pytester"]
 
 
@@ -79,7 +81,7 @@ STRICT = """
 
 def test_strict_markers_config_and_warnings(run_apart, pytester):
     pytester.makepyfile(STRICT)
-    result = run_apart("--strict-markers", "--strict-config", "-W", "error", "-p", "no:cacheprovider")
+    result = run_apart("--strict-markers", "--strict-config", "-W", "error", needed=UNUSED)
     result.assert_outcomes(passed=1)
     assert "warnings summary" not in result.stdout.str()
 

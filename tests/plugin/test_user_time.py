@@ -418,7 +418,9 @@ def test_pytests_own_durations_are_real(run_apart, pytester):
         def test_normal(): ...
         """
     )
-    result = run_apart("--durations=0", "-vv", "--junitxml=junit.xml", "--timeout=300", "--session-timeout=3000")
+    result = run_apart(
+        *("--durations=0", "-vv", "--junitxml=junit.xml", "--timeout=300", "--session-timeout=3000"), needed=["timeout"]
+    )
     result.assert_outcomes(passed=2)
     lines = [
         line.split() for line in result.stdout.lines if " call " in line or " setup " in line or " teardown " in line

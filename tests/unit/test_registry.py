@@ -172,7 +172,7 @@ def test_a_locked_registry_is_not_damaged(root):
     fill(root)
     holder = sqlite3.connect(root / "registry.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
-    engine = make_engine(root, busy_timeout_ms=20)
+    engine = make_engine(root, busy_timeout_ms=20, storage_patience_ms=200)
     with pytest.raises(StorageError, match="locked"):
         engine.run("orders", "new")
     holder.close()
