@@ -9,7 +9,8 @@ from typing_extensions import TypeVar
 
 from workflow_core.config import ContextConfig
 from workflow_core.errors import ValidationError, shown
-from workflow_core.step import StepBuilder, run_skip, run_sleep, validate_step_id
+from workflow_core.sleep import run_skip, run_sleep
+from workflow_core.step import StepBuilder, validate_step_id
 from workflow_core.workflow_logger import WorkflowLogger
 
 if TYPE_CHECKING:

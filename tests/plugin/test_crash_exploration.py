@@ -10,6 +10,7 @@ from pytest_workflow.crashes import CrashExplorationError, explore
 from pytest_workflow.invariants import COMPARED, DEFAULT_INVARIANTS, NOT_COMPARED, Comparison, Invariant
 from pytest_workflow.observation import Observation, Place
 from workflow_core import NonRetryableError, StorageError, ValidationError, Workflow
+from workflow_core.database import parts
 from workflow_core.database.schema import WORKFLOW_SCHEMA
 from workflow_core.database.sqlite import SQLiteStore
 
@@ -302,11 +303,11 @@ class TestPlantedDefects:
         assert "nothing is stuck" in broken_invariants(failing_report(workflow_crashes, detached))
 
     def test_attempts_that_are_not_recorded(self, workflow_crashes, monkeypatch):
-        def silent(store, connection, lease, step, seq, now):
-            store._log(connection, lease.execution_id, seq, "StepInterrupted", now, step.step_id, step.attempt)
+        def silent(connection, lease, step, seq, now):
+            parts.log_event(connection, lease.execution_id, seq, "StepInterrupted", now, step.step_id, step.attempt)
             return 1
 
-        monkeypatch.setattr(SQLiteStore, "_interrupted", silent)
+        monkeypatch.setattr(parts, "interrupt_step", silent)
         broken = broken_invariants(failing_report(workflow_crashes, scenario))
         assert broken & {"attempts are counted", "the history is whole"}
 

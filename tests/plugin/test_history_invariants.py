@@ -11,6 +11,7 @@ from pytest_workflow.history_invariants import waits_are_kept
 from pytest_workflow.invariants import Comparison
 from pytest_workflow.observation import Observation
 from workflow_core import StorageError
+from workflow_core.database import parts
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.execution import Execution
 from workflow_core.step import _StepRun
@@ -106,42 +107,42 @@ def test_errors_that_a_recovery_loses(broken, monkeypatch):
 
 
 def test_errors_that_are_not_recorded_after_a_recovery(broken, monkeypatch, recovered):
-    original = SQLiteStore._insert_error
-    monkeypatch.setattr(SQLiteStore, "_insert_error", lambda *args: None if recovered() else original(*args))
+    original = parts.insert_error
+    monkeypatch.setattr(parts, "insert_error", lambda *args: None if recovered() else original(*args))
     assert "errors are kept" in broken()
 
 
 def test_an_interruption_that_the_history_does_not_tell(broken, monkeypatch):
-    original = SQLiteStore._log
+    original = parts.log_event
 
-    def careless(store, connection, execution_id, seq, kind, *args, **more):
+    def careless(connection, execution_id, seq, kind, *args, **more):
         kind = "StepRetrying" if kind == "StepInterrupted" else kind
-        original(store, connection, execution_id, seq, kind, *args, **more)
+        original(connection, execution_id, seq, kind, *args, **more)
 
-    monkeypatch.setattr(SQLiteStore, "_log", careless)
+    monkeypatch.setattr(parts, "log_event", careless)
     assert "the history is whole" in broken()
 
 
 def test_an_event_that_is_told_as_another(broken, monkeypatch, recovered):
-    original = SQLiteStore._log
+    original = parts.log_event
 
-    def careless(store, connection, execution_id, seq, kind, *args, **more):
+    def careless(connection, execution_id, seq, kind, *args, **more):
         kind = "ExecutionCancelled" if recovered() and kind == "ExecutionPanicked" else kind
-        original(store, connection, execution_id, seq, kind, *args, **more)
+        original(connection, execution_id, seq, kind, *args, **more)
 
-    monkeypatch.setattr(SQLiteStore, "_log", careless)
+    monkeypatch.setattr(parts, "log_event", careless)
     assert "the history tells the same" in broken()
 
 
 def test_a_probe_that_nobody_makes(broken, monkeypatch, recovered):
-    original = SQLiteStore._upsert_circuit
+    original = parts.upsert_circuit
 
-    def careless(store, connection, workflow_name, step_id, state):
+    def careless(connection, workflow_name, step_id, state):
         if recovered():
             state = replace(state, probe_execution_id="o-1", probe_expires_at=1)
-        original(store, connection, workflow_name, step_id, state)
+        original(connection, workflow_name, step_id, state)
 
-    monkeypatch.setattr(SQLiteStore, "_upsert_circuit", careless)
+    monkeypatch.setattr(parts, "upsert_circuit", careless)
     assert "circuits are kept" in broken()
 
 

@@ -7,24 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import pydantic_core
 
-from workflow_core.database import removal
+from workflow_core.database import parts, removal
 from workflow_core.database.diagnosis import storage_error
-from workflow_core.database.parts import (
-    abandon_steps,
-    change_circuit,
-    insert_error,
-    interrupt_step,
-    keep_start_events,
-    last_seq,
-    log_event,
-    select_circuit,
-    select_execution,
-    select_execution_row,
-    store_circuit,
-    stored_json,
-    stored_text,
-    upsert_circuit,
-)
+from workflow_core.database.parts import stored_json, stored_text
 from workflow_core.database.reading import ReadableDatabase
 from workflow_core.database.store import Lease
 from workflow_core.errors import ExecutionNotFoundError, LeaseLostError
@@ -141,7 +126,7 @@ class SQLiteStore(ReadableDatabase):
             )
             if cursor.rowcount == 1:
                 return None
-            return select_execution(connection, execution.execution_id)
+            return parts.select_execution(connection, execution.execution_id)
 
     async def execution_recovered(
         self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
@@ -162,9 +147,9 @@ class SQLiteStore(ReadableDatabase):
                 "status IN ('running', 'sleeping', 'restarting', 'panicked')",
             )
             # The first statement took the row, so no other process can have written the history since.
-            seq = max(seq, last_seq(connection, lease.execution_id) + 1)
+            seq = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
             data = stored_json(released=True) if released else None
-            log_event(connection, lease.execution_id, seq, "ExecutionRecovered", now, data=data)
+            parts.log_event(connection, lease.execution_id, seq, "ExecutionRecovered", now, data=data)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_completed(
@@ -182,7 +167,7 @@ class SQLiteStore(ReadableDatabase):
                 (now, output_data, seq),
             )
             if abandoned_steps:
-                abandon_steps(connection, lease.execution_id, now)
+                parts.abandon_steps(connection, lease.execution_id, now)
 
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
         """Record that the execution failed for good."""
@@ -196,10 +181,10 @@ class SQLiteStore(ReadableDatabase):
                 " restart_at = NULL",
                 (now, error_data, message),
             )
-            abandon_steps(connection, lease.execution_id, now)
+            parts.abandon_steps(connection, lease.execution_id, now)
             error = pydantic_core.from_json(error_data)
             data = stored_json(error=error["type"], message=error["message"])
-            log_event(connection, lease.execution_id, seq, "ExecutionFailed", now, data=data)
+            parts.log_event(connection, lease.execution_id, seq, "ExecutionFailed", now, data=data)
 
     async def execution_panicked(
         self,
@@ -222,7 +207,7 @@ class SQLiteStore(ReadableDatabase):
                 " owner_id = CASE WHEN ? IS NULL THEN NULL ELSE owner_id END",
                 (error_data, message, restart_at, restart_at),
             )
-            log_event(connection, lease.execution_id, seq, "ExecutionPanicked", now, data=event_data)
+            parts.log_event(connection, lease.execution_id, seq, "ExecutionPanicked", now, data=event_data)
 
     async def execution_restarted(
         self,
@@ -248,7 +233,7 @@ class SQLiteStore(ReadableDatabase):
                 (restart_attempt, owner.owner_id, deadline_at),
                 "status IN ('panicked', 'failed')",
             )
-            keep_start_events(connection, lease.execution_id, _BEGINS_AGAIN)
+            parts.keep_start_events(connection, lease.execution_id, _BEGINS_AGAIN)
             connection.execute(
                 "INSERT INTO event_log (execution_id, seq, type, step_id, attempt, at)"
                 " SELECT execution_id, completed_seq, 'StepSkipped', step_id, attempt, completed_at FROM steps"
@@ -263,8 +248,8 @@ class SQLiteStore(ReadableDatabase):
                 (now, lease.execution_id),
             )
             data = stored_json(restart_attempt=restart_attempt)
-            seq = max(seq, last_seq(connection, lease.execution_id) + 1)
-            log_event(connection, lease.execution_id, seq, "ExecutionRestarted", now, data=data)
+            seq = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
+            parts.log_event(connection, lease.execution_id, seq, "ExecutionRestarted", now, data=data)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
@@ -291,8 +276,8 @@ class SQLiteStore(ReadableDatabase):
                 " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'failed')",
                 (now, now, lease.execution_id),
             )
-            seq = max(seq, last_seq(connection, lease.execution_id) + 1)
-            log_event(connection, lease.execution_id, seq, "ExecutionCancelled", now)
+            seq = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
+            parts.log_event(connection, lease.execution_id, seq, "ExecutionCancelled", now)
 
     async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
@@ -315,16 +300,16 @@ class SQLiteStore(ReadableDatabase):
             if not running:
                 return
             # A write that was refused may have taken a position in the history that nothing fills.
-            seq = last_seq(connection, lease.execution_id) + 1
+            seq = parts.last_seq(connection, lease.execution_id) + 1
             in_flight = "status = 'running' AND kind = 'step' AND error_message IS NULL"
-            keep_start_events(connection, lease.execution_id, in_flight)
+            parts.keep_start_events(connection, lease.execution_id, in_flight)
             connection.execute(
                 "UPDATE steps SET status = 'pending', attempt = attempt - 1, started_seq = NULL,"
                 f" revision = revision + 1, updated_at = ? WHERE execution_id = ? AND {in_flight}",
                 (now, lease.execution_id),
             )
             for offset, (step_id, attempt) in enumerate(running):
-                log_event(connection, lease.execution_id, seq + offset, "StepInterrupted", now, step_id, attempt)
+                parts.log_event(connection, lease.execution_id, seq + offset, "StepInterrupted", now, step_id, attempt)
 
     async def executions_released(self, leases: Sequence[Lease], at: datetime) -> None:
         """Give executions back of which nothing is under way."""
@@ -346,7 +331,7 @@ class SQLiteStore(ReadableDatabase):
                 self._check(connection, lease)
                 self._set_status(connection, lease, status, now)
                 if step.status == "running" and step.started_seq is not None:
-                    interrupted = interrupt_step(connection, lease, step, seq, now)
+                    interrupted = parts.interrupt_step(connection, lease, step, seq, now)
                     seq += interrupted
                 if step.stored:
                     connection.execute(
@@ -417,7 +402,7 @@ class SQLiteStore(ReadableDatabase):
             if connection.execute(statement, values).rowcount != 1:
                 raise self._lease_lost(lease)
             self._set_status(connection, lease, status, now)
-            return change_circuit(connection, lease, step.step_id, circuit, now)
+            return parts.change_circuit(connection, lease, step.step_id, circuit, now)
 
     async def step_attempt_failed(
         self,
@@ -434,16 +419,16 @@ class SQLiteStore(ReadableDatabase):
         with self.transaction() as connection:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
-            keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
+            parts.keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
             connection.execute(
                 "UPDATE steps SET status = 'running', attempt = ?, started_seq = NULL, error_message = ?,"
                 " revision = revision + 1, updated_at = ? WHERE execution_id = ? AND step_id = ?",
                 (error.attempt, error.error_message, now, lease.execution_id, step.step_id),
             )
-            insert_error(connection, lease, step, error)
+            parts.insert_error(connection, lease, step, error)
             data = stored_json(error=error.error_type, message=error.error_message)
-            log_event(connection, lease.execution_id, seq, "StepFailed", now, step.step_id, error.attempt, data)
-            return change_circuit(connection, lease, step.step_id, circuit, now)
+            parts.log_event(connection, lease.execution_id, seq, "StepFailed", now, step.step_id, error.attempt, data)
+            return parts.change_circuit(connection, lease, step.step_id, circuit, now)
 
     async def step_retrying(
         self, lease: Lease, step: StepRecord, next_attempt_at: int, backoff_ms: int, seq: int, at: datetime
@@ -458,7 +443,7 @@ class SQLiteStore(ReadableDatabase):
                 (next_attempt_at, now, lease.execution_id, step.step_id),
             )
             data = stored_json(backoff_ms=backoff_ms)
-            log_event(connection, lease.execution_id, seq, "StepRetrying", now, step.step_id, step.attempt, data)
+            parts.log_event(connection, lease.execution_id, seq, "StepRetrying", now, step.step_id, step.attempt, data)
 
     async def step_failed(self, lease: Lease, step: StepRecord, error: ErrorRecord, is_new: bool, at: datetime) -> None:
         """Record that a step failed for good."""
@@ -471,7 +456,7 @@ class SQLiteStore(ReadableDatabase):
                 (now, error.error_message, now, lease.execution_id, step.step_id),
             )
             if is_new:
-                insert_error(connection, lease, step, error)
+                parts.insert_error(connection, lease, step, error)
 
     async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
         """Record that a step's circuit is open and its ``on_open`` handler begins."""
@@ -546,15 +531,15 @@ class SQLiteStore(ReadableDatabase):
     ) -> tuple[bool, CircuitState, CircuitState]:
         """Ask the circuit whether an attempt may run, and store what the question changed."""
         with self.reading() as connection:
-            before = select_circuit(connection, lease.workflow_name, step_id)
+            before = parts.select_circuit(connection, lease.workflow_name, step_id)
             allowed, after = admit(before)
             if after is before:
                 return allowed, before, after
         with self.transaction() as connection:
             self._check(connection, lease)
-            before = select_circuit(connection, lease.workflow_name, step_id)
+            before = parts.select_circuit(connection, lease.workflow_name, step_id)
             allowed, after = admit(before)
-            store_circuit(connection, lease, step_id, before, after, seq, stored_text(at))
+            parts.store_circuit(connection, lease, step_id, before, after, seq, stored_text(at))
         return allowed, before, after
 
     async def circuit_forced(
@@ -562,8 +547,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> CircuitState:
         """Set a circuit by hand; return its new state."""
         with self.transaction() as connection:
-            after = transition(select_circuit(connection, workflow_name, step_id))
-            upsert_circuit(connection, workflow_name, step_id, after)
+            after = transition(parts.select_circuit(connection, workflow_name, step_id))
+            parts.upsert_circuit(connection, workflow_name, step_id, after)
         return after
 
     async def lease_renewed(
@@ -684,7 +669,7 @@ class SQLiteStore(ReadableDatabase):
             (*values, now, lease.execution_id, lease.fencing_token),
         )
         if cursor.rowcount != 1:
-            if select_execution_row(connection, lease.execution_id) is None:
+            if parts.select_execution_row(connection, lease.execution_id) is None:
                 raise ExecutionNotFoundError(f'No execution "{lease.execution_id}" in {self.location()}')
             raise self._lease_lost(lease)
 
