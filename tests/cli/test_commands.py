@@ -475,6 +475,16 @@ def test_shared_options_may_stand_before_and_after_the_command(cli, app, tmp_pat
     assert "w" not in cli("list", "-q").out.split()
 
 
+@pytest.mark.parametrize("line", [["list"], ["status", "e"], ["start", "w"]])
+def test_a_runtime_directory_that_is_a_file(cli, monkeypatch, tmp_path, line):
+    path = tmp_path / "file"
+    path.write_text("kept")
+    monkeypatch.setenv("WORKFLOW_DIR", str(path))
+    done = cli(*line)
+    assert (done.code, done.err) == (4, f"Error: {path} is a file; set WORKFLOW_DIR to a directory\n")
+    assert path.read_text() == "kept"
+
+
 def test_an_unknown_command_and_a_wrong_level(cli, monkeypatch):
     done = cli("strat")
     assert done.code == 2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from workflow_core.cli.failures import FAILED, USAGE, Failure
+from workflow_core.cli.failures import FAILED, STORAGE, USAGE, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -52,7 +52,7 @@ class Invocation:
         """
         from workflow_core.cli.loading import App, find_app, load_app  # noqa: PLC0415 - not for help and completion
         from workflow_core.engine import WorkflowEngine  # noqa: PLC0415
-        from workflow_core.settings import Settings  # noqa: PLC0415
+        from workflow_core.settings import Settings, default_directory  # noqa: PLC0415
 
         with self._environment(), contextlib.ExitStack() as stack:
             found = find_app(self.app)
@@ -67,6 +67,8 @@ class Invocation:
                 self._check_directory(app)
                 stack.callback(engine.close)
                 stack.enter_context(engine.activate())
+            if engine is own and (directory := default_directory()).is_file():
+                raise Failure(f"{directory} is a file; set WORKFLOW_DIR to a directory", STORAGE)
             if runs_workflows:
                 from workflow_core.cli.saved import define_saved_workflows  # noqa: PLC0415
 
