@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import logging
 import os
 import threading
 import time
@@ -45,6 +46,9 @@ _TRY_AGAIN: Final = frozenset({408, 425, 429})
 _NOT_IDEMPOTENT: Final = frozenset({"POST", "PUT", "PATCH"})
 _KEPT_ELSEWHERE: Final = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 _BODILESS: Final = frozenset({204, 304})
+
+
+_thread = threading.local()
 
 
 class HttpResponseError(RetryLaterError):
@@ -215,6 +219,8 @@ def _made(call: _Call) -> _Answer:
     import httpx  # noqa: PLC0415 - an extra
 
     call.deadline = time.perf_counter() + call.config.timeout / 1_000
+    logging.getLogger("httpx").addFilter(_not_of_a_step)  # once, however often it is added
+    _thread.calls_for_a_step = True
     try:
         with httpx.Client(verify=_certificates(), timeout=call.config.timeout / 1_000) as client:
             return _followed(call, client)
@@ -224,6 +230,12 @@ def _made(call: _Call) -> _Answer:
         raise HttpRefusedError(f"{call.what} cannot be made: {error_text(error)}") from None
     except httpx.HTTPError as error:
         raise HttpTransportError(f"{call.what} failed: {type(error).__name__}: {error_text(error)}") from None
+
+
+def _not_of_a_step(record: logging.LogRecord) -> bool:
+    """Keep lines about the requests of steps out of the client's log: they hold whole URLs, secrets included."""
+    del record
+    return not getattr(_thread, "calls_for_a_step", False)
 
 
 def _followed(call: _Call, client: httpx.Client) -> _Answer:
