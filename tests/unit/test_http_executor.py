@@ -3,10 +3,12 @@
 import contextlib
 import gzip
 import json
+import logging
 import socket
 import threading
 from types import SimpleNamespace
 
+import httpx
 import pydantic
 import pytest
 
@@ -407,3 +409,14 @@ def test_a_wrong_expected_status_is_one_mistake_with_its_own_path(status):
     (error,) = caught.value.errors()
     assert error["loc"] == ("expectedStatus",)
     assert 'a class such as "2xx"' in error["msg"]
+
+
+def test_the_log_of_the_client_does_not_tell_secrets(workflow, server, caplog):
+    caplog.set_level(logging.INFO, logger="httpx")
+    workflow.configure("w", secrets={"TOKEN": "sk-live-1234567890"})
+    url = server.on("/", Answer()) + "?token=${secrets.TOKEN}"
+    workflow.engine.define_declarative({"name": "w", "steps": [{"id": "call", "type": "http", "config": {"url": url}}]})
+    assert workflow.run("w").status == "completed"
+    assert "sk-live" not in caplog.text
+    httpx.Client(transport=httpx.MockTransport(lambda request: httpx.Response(200))).get("http://elsewhere/")
+    assert "http://elsewhere/" in caplog.text  # other requests of the process are logged as before

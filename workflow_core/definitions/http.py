@@ -10,6 +10,7 @@ import codecs
 import contextlib
 import functools
 import json
+import logging
 import os
 import socket
 import threading
@@ -59,6 +60,9 @@ _CODINGS: Final = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 _NO_CHARSETS: Final = frozenset({"idna", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
 """Encodings of Python that no answer is in; the time to read some of them grows with the square of its length."""
+
+
+_thread = threading.local()
 
 
 class HttpResponseError(RetryLaterError):
@@ -235,6 +239,8 @@ def _made(call: _Call) -> _Answer:
     """Make the request, with the errors of the client told apart by whether another attempt may help."""
     import httpx  # noqa: PLC0415 - an extra
 
+    logging.getLogger("httpx").addFilter(_not_of_a_step)  # once, however often it is added
+    _thread.calls_for_a_step = True
     try:
         with httpx.Client(verify=_certificates(), timeout=call.config.timeout / 1_000) as client, _Watch(call):
             return _followed(call, client)
@@ -285,6 +291,12 @@ def _noting(call: _Call) -> Callable[[str, dict[str, Any]], None]:
             call.streams.append(details["return_value"])
 
     return note
+
+
+def _not_of_a_step(record: logging.LogRecord) -> bool:
+    """Keep lines about the requests of steps out of the client's log: they hold whole URLs, secrets included."""
+    del record
+    return not getattr(_thread, "calls_for_a_step", False)
 
 
 def _followed(call: _Call, client: httpx.Client) -> _Answer:
