@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import hypothesis  # noqa: F401 - pytester forgets what a run within this process imports, and each would import again
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 
 UNUSED = ("hypothesispytest", "anyio", "benchmark", "pytest_cov", "syrupy", "timeout")
 """Plugins that cost a process seconds to import; a test that is about one of them says that it is ``needed``."""
+
+WITHIN = [
+    import_module(name)
+    for name in (
+        "pytest_workflow.entry",
+        "pytest_asyncio.plugin",
+        "anyio.pytest_plugin",
+        "_hypothesis_pytestplugin",
+        "syrupy",
+    )
+]
+"""The plugins of runs within a process; to look for installed ones in each of the many runs would take longer than most
+of their tests."""
 
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
 
@@ -39,7 +53,11 @@ def run_within(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
     def run(*arguments: str) -> pytest.RunResult:
-        return pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:randomly", "-o", LOOP_SCOPE, *arguments)
+        with monkeypatch.context() as alone:
+            alone.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+            return pytester.runpytest_inprocess(
+                *("-p", "no:cacheprovider", "-o", LOOP_SCOPE), *arguments, plugins=list(WITHIN)
+            )
 
     with SHARED_DEFINITIONS.scoped():
         yield run
