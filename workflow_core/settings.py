@@ -98,7 +98,7 @@ class Settings(Model):
     poll_interval_ms: WholeNumber = Field(default=200, ge=10, le=LONGEST_MS)
     resident_sleepers: WholeNumber = Field(default=1_000, ge=0)
     sync_handlers: Literal["thread", "inline"] = "thread"
-    max_recoveries: int | None = Field(default=10, ge=1)
+    max_recoveries: WholeNumber | None = Field(default=10, ge=1)
     recover_on_start: bool = True
     log_files: bool = True
     log_level: Literal["debug", "info", "warn", "error"] | None = None

@@ -132,7 +132,7 @@ def test_who_was_stopped_past_all_of_it_writes_nothing_to_the_successor_of_its_e
 
 def test_an_id_that_is_removed_while_it_is_started_again_begins_anew(engine):
     asyncio.run(engine.start("work", "e", "first"))
-    found, removed = engine._found, []
+    found, removed = engine._joining.found, []
 
     async def remove_first(record, **options):
         if not removed:
@@ -140,7 +140,7 @@ def test_an_id_that_is_removed_while_it_is_started_again_begins_anew(engine):
             removed.append((await engine.cleanup(0)).total)
         return await found(record, **options)
 
-    engine._found = remove_first
+    engine._joining.found = remove_first
     again = asyncio.run(finish(engine.clock, engine.start("work", "e", "first")))
     assert (removed, again.status, again.output) == ([1], "completed", "first")
     assert again.started_at > engine.clock.now() - timedelta(seconds=1)

@@ -1,13 +1,15 @@
 """The SQLite store, in a file and in memory, by the same tests."""
 
 import asyncio
+import contextlib
 import sqlite3
 from datetime import UTC, datetime
 
 import pytest
 
 from workflow_core import LeaseLostError, SchemaVersionError, StorageError
-from workflow_core.database.schema import WORKFLOW_SCHEMA_VERSION
+from workflow_core.database import connection
+from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.database.store import DURABLE_POINTS, ErrorRecord, Lease, NewExecution, StepRecord
 from workflow_core.ownership import Owner
@@ -191,3 +193,22 @@ def test_times_are_utc_text_and_milliseconds(store):
     begin(store)
     (started_at,) = store.select("SELECT started_at FROM executions")[0]
     assert started_at == "2026-01-02T03:04:05.678901+00:00"
+
+
+def test_tables_that_another_process_makes_at_the_same_moment_are_no_foreign_ones(tmp_path, monkeypatch):
+    path, look = tmp_path / "w.db", connection._version
+    path.touch()
+
+    def look_and_be_overtaken(database):
+        found = look(database)
+        other = sqlite3.connect(path, timeout=0, isolation_level=None)
+        with (
+            contextlib.closing(other),
+            contextlib.suppress(sqlite3.OperationalError),
+        ):  # locked until both looks are done
+            other.execute("CREATE TABLE executions (id)")
+        return found
+
+    monkeypatch.setattr(connection, "_version", look_and_be_overtaken)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        connection._refuse_foreign(database, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, str(path))

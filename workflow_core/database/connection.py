@@ -98,8 +98,12 @@ def _refuse_foreign(connection: sqlite3.Connection, schema: str, version: int, w
         SchemaVersionError: It belongs to a newer version of this library, or to another program.
         StorageError: Tables of it are missing.
     """
-    found = _version(connection)
-    tables = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.execute("BEGIN")  # both reads see one state, while another process may be making the tables
+    try:
+        found = _version(connection)
+        tables = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    finally:
+        roll_back(connection)
     expected = set(_TABLE.findall(schema))
     if found > version and tables & expected:
         raise SchemaVersionError(
