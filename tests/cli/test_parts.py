@@ -12,7 +12,7 @@ from click.shell_completion import ShellComplete
 from rich.console import Console
 
 from workflow_core import Settings, WorkflowEngine
-from workflow_core.cli import output
+from workflow_core.cli import display, output
 from workflow_core.cli.application import workflow
 from workflow_core.cli.display import picture, remaining, took_text
 from workflow_core.cli.failures import Failure
@@ -193,3 +193,12 @@ def test_a_shell_completes_names_ids_and_options(order):
     for line in ("create w --file", "start w --input-file", "inspect o-1 --html"):
         assert [item.type for item in complete.get_completions(shlex.split(line), "x")] == ["file"]
     assert offered("--app surely_not_there start", "de") == []
+
+
+def test_each_cell_is_measured_a_fixed_number_of_times(monkeypatch):
+    measured = []
+    monkeypatch.setattr(display, "cell_len", lambda text: measured.append(text) or len(text))
+    rows = [display._Row("completed", f"step-{number}", "completed", "1", "now", "1 ms", "") for number in range(50)]
+    widths = display._widths(rows)
+    assert len({len(display._line(row, "✓", widths).plain) for row in rows}) == 1
+    assert len(measured) < 50 * 5 * 4

@@ -16,7 +16,7 @@ from workflow_core.models import ErrorInfo
 from workflow_core.report.scale import duration_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from rich.console import RenderableType
@@ -139,18 +139,25 @@ def _steps(view: ExecutionView, signs: Signs, now: datetime, height: int | None)
         steps = [step for step in steps if step.step_id in kept]
     rows = [_row(step, view, now) for step in steps]
     heads = _Row("", "Step", "Status", "Attempt", "Started", "Took", "Details" if any(r.details for r in rows) else "")
-    lines = [_line(heads, "", [heads, *rows], dim=True)]
-    lines += [_line(row, signs.of(row.status), [heads, *rows]) for row in rows]
+    widths = _widths([heads, *rows])
+    lines = [_line(heads, "", widths, dim=True)]
+    lines += [_line(row, signs.of(row.status), widths) for row in rows]
     if left_out:
         lines.insert(0, Text(f"{left_out} completed steps are not shown", style="dim"))
     return Group(*lines)
 
 
-def _line(row: _Row, sign: str, rows: Sequence[_Row], *, dim: bool = False) -> Text:
+def _widths(rows: Sequence[_Row]) -> dict[str, int]:
+    """Return how wide each column is."""
+    columns = ("step_id", "shown_status", "attempt", "began", "took")
+    return {name: min(max(cell_len(getattr(row, name)) for row in rows), _LONGEST_CELL) for name in columns}
+
+
+def _line(row: _Row, sign: str, widths: Mapping[str, int], *, dim: bool = False) -> Text:
     """Return a line of the table; what is too long for the terminal is cut at its end."""
 
     def cell(name: str, value: str, *, right: bool = False) -> str:
-        size = min(max(cell_len(getattr(each, name)) for each in rows), _LONGEST_CELL)
+        size = widths[name]
         room = " " * (size - min(cell_len(value), size))
         value = set_cell_size(value, min(cell_len(value), size))
         return f"{room}{value}  " if right else f"{value}{room}  "
