@@ -218,7 +218,8 @@ class Attachment:
         if self._clock.is_held:
             brought: list[Any] = self._selector.select(None)
             return brought
-        brought = self._wait_for(self._at_work)
+        # what a job has told the loop just before it was no longer seen at work came after the first look
+        brought = self._wait_for(self._at_work) or self._selector.select(0)
         if brought:
             return brought
         if self._idle:

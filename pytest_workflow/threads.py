@@ -197,8 +197,8 @@ class Threads:
         except BaseException:
             self._forget(job)
             raise
-        begun.add_done_callback(lambda _: self._forget(job))
         future = asyncio.wrap_future(begun, loop=self._loop)
+        begun.add_done_callback(lambda _: self._forget(job))  # after the loop was told, or time would move in between
         future.add_done_callback(job.note_end)
         return future
 
