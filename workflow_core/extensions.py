@@ -75,7 +75,7 @@ class Extensions:
         self._hook = self._plugins.hook
         given = tuple(plugins)
         kinds = {type(plugin) for plugin in given}
-        provided = (plugin for plugin in _provided if type(plugin) not in kinds)
+        provided = (plugin for plugin in [make() for make in _provided] if type(plugin) not in kinds)
         for plugin in (*_installed_plugins(), *provided, *given):
             self._plugins.register(plugin)
         self._look()
@@ -211,16 +211,20 @@ def _installed_plugins() -> tuple[object, ...]:
     return tuple(entry.load() for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
 
 
-_provided: list[object] = []
-"""The plugins that every engine of this process is given."""
+_provided: list[Callable[[], object]] = []
+"""What makes a plugin for every engine of this process."""
 
 
-def provide(plugin: object) -> None:
-    """Give a plugin to every engine that is made from now on, unless it is given one of the same class itself."""
-    _provided.append(plugin)
+def provide(make: Callable[[], object]) -> None:
+    """Give each engine that is made from now on a plugin, unless it is given one of the same class itself.
+
+    Args:
+        make: Makes the plugin of one engine.
+    """
+    _provided.append(make)
 
 
-def withdraw(plugin: object) -> None:
-    """Give a plugin to no further engine; those that have it keep it."""
-    if plugin in _provided:
-        _provided.remove(plugin)
+def withdraw(make: Callable[[], object]) -> None:
+    """Give no further engine such a plugin; engines that have one keep it."""
+    if make in _provided:
+        _provided.remove(make)
