@@ -57,7 +57,7 @@ def derived_span_id(trace_id: int, *place: str | int) -> int:
 
 
 def _derived(size: int, *parts: str | int) -> int:
-    text = "\0".join(str(part) for part in parts)  # no part can hold a null character
+    text = "\0".join(map(str, parts))  # no part can hold a null character
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:size]) or 1
 
 
