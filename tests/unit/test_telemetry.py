@@ -163,6 +163,32 @@ async def test_a_panic_ends_a_run_and_a_restart_begins_the_next(machine, clock, 
 
 
 @pytest.mark.asyncio
+async def test_a_sleep_beside_a_panic_is_in_both_runs(machine, clock, telemetry):
+    @machine.define("order", panic_config={"restart_delay_ms": 5_000})
+    async def order(ctx):
+        async def fail():
+            if ctx.restart_attempt == 1:
+                raise MemoryError("full")
+
+        async def work():
+            await asyncio.sleep(0)
+            await ctx.step("work", fail)
+
+        await asyncio.gather(ctx.sleep("rest", 10_000), work())
+
+    await clock.finish(machine.boot([telemetry.plugin()]).start_and_wait("order", "o-1"))
+    assert telemetry.tree() == [
+        "execution order completed 0-10",
+        "  run order panicked 0-0",
+        "    step work failed 0-0",
+        "    sleep rest 0-0",
+        "  run order completed 5-10",
+        "    step work completed 5-5",
+        "    sleep rest 5-10",
+    ]
+
+
+@pytest.mark.asyncio
 async def test_another_process_goes_on_with_the_trace_after_a_crash(machine, clock, telemetry):
     @machine.define("order")
     async def order(ctx):

@@ -143,7 +143,11 @@ class ExecutionSpans:
             span_id=derived_span_id(self._trace_id, "run", run.restart_attempt),
         )
         self.context = trace.set_span_in_context(self._of_run)
-        if run.beginning == "recovered":
+        recovered = run.beginning == "recovered"
+        for step in run.unfinished:
+            if step.kind == "sleep":  # the run before a restart had its own part of it
+                self.sleep_started(step.step_id, step.began_at if recovered else run.began_at, None)
+        if recovered:
             self._recovered()
 
     def _recovered(self) -> None:
@@ -151,7 +155,6 @@ class ExecutionSpans:
         now = self._run.now()
         for step in self._run.unfinished:
             if step.kind == "sleep":
-                self.sleep_started(step.step_id, step.began_at, None)
                 continue
             self.attempt_started(step.step_id, step.attempt, step.began_at, self.context)
             cut_off = self._attempts.pop(step.step_id)
