@@ -1,0 +1,5 @@
+"""What all tests share: a PostgreSQL server, started when the first test asks for it."""
+
+from tests.postgres_server import make_postgres_store, postgres_schema, postgres_server, postgres_url
+
+__all__ = ["make_postgres_store", "postgres_schema", "postgres_server", "postgres_url"]
