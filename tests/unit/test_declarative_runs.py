@@ -1,6 +1,7 @@
 """Declarative workflows as they run: order, results, failures, and the document that an execution keeps."""
 
 import asyncio
+import functools
 import json
 import logging
 
@@ -123,7 +124,7 @@ def test_a_config_is_checked_again_when_its_expressions_have_values(machine):
     register_executor("own", lambda config, context: config.size, config_model=Config)
     definition = {"name": "w", "steps": [{"id": "a", "type": "own", "config": {"size": "${input}"}}]}
     assert run(machine, definition, 5)[1].steps["a"].result == 5
-    machine.path = machine.path.with_suffix(".2")
+    machine.make_store = functools.partial(machine.make_store, "2.db")
     _, result = run(machine, definition, "five")
     assert result.error.type == "StepConfigError"
     assert "size: Input should be a valid integer" in result.error.message
@@ -236,7 +237,7 @@ def test_continue_on_error_of_a_step_goes_before_that_of_the_document(machine, c
     tolerant = {**do("fails", fails=1), "continueOnError": True}
     _, result = run(machine, {"name": "w", "steps": [tolerant, do("late", "other"), do("other")]})
     assert statuses(result) == {"fails": "failed", "other": "completed", "late": "completed"}
-    machine.path = machine.path.with_suffix(".2")
+    machine.make_store = functools.partial(machine.make_store, "2.db")
     strict = {**do("x", fails=1), "continueOnError": False}
     _, result = run(machine, {"name": "w", "continueOnError": True, "steps": [strict, do("y", "x"), do("z")]})
     assert statuses(result) == {"x": "failed", "z": "completed"}

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from tests.unit.conftest import every_store_kind
 from workflow_core import (
     NonRetryableError,
     RecordedError,
@@ -14,6 +15,8 @@ from workflow_core import (
     WorkflowError,
 )
 from workflow_core.retry import is_retryable
+
+store_kind = every_store_kind
 
 
 async def cancel_something_inside():

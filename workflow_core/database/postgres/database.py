@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
+from workflow_core import outside
 from workflow_core.database.connection import after_fork
 from workflow_core.database.postgres.address import Address
 from workflow_core.database.postgres.connections import Connections
@@ -112,7 +113,8 @@ class PostgresDatabase:
         Raises:
             StorageError: The database cannot be used.
         """
-        return await _to_its_end(self._on_connection(work))
+        with outside.going_on():
+            return await _to_its_end(self._on_connection(work))
 
     async def _on_connection(self, work: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
         while True:
