@@ -50,8 +50,8 @@ def refuse():
     raise NonRetryableError("no")
 
 
-@pytest.fixture(params=["file", "directory", "postgres"])
-def engine(request, tmp_path, clock):
+@contextlib.contextmanager
+def an_engine(request, tmp_path, clock):
     if request.param == "postgres":
         store = request.getfixturevalue("make_postgres_store")()
     else:
@@ -62,11 +62,16 @@ def engine(request, tmp_path, clock):
     engine.close()
 
 
-@pytest.fixture
-def sqlite_engine(engine):
-    if not isinstance(engine.bare_store, (SQLiteStore, DirectoryStore)):
-        pytest.skip("it is about files")
-    return engine
+@pytest.fixture(params=["file", "directory", "postgres"])
+def engine(request, tmp_path, clock):
+    with an_engine(request, tmp_path, clock) as engine:
+        yield engine
+
+
+@pytest.fixture(params=["file", "directory"])
+def sqlite_engine(request, tmp_path, clock):
+    with an_engine(request, tmp_path, clock) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -223,8 +223,13 @@ class ExecutionPoints(StepPoints):
             if columns[0] is not None:
                 break  # else it was committed, or removed, while this statement ran
         found = execution_record(columns)
-        ours = found.owner_id == owner.owner_id and found.fencing_token == execution.fencing_token
-        return None if ours and found.started_at == at and revision == 0 else found
+        ours = (
+            revision == 0
+            and found.owner_id == owner.owner_id
+            and (found.workflow_name, found.input_data) == (execution.workflow_name, execution.input_data)
+            and (found.fencing_token, found.started_at) == (execution.fencing_token, at)
+        )
+        return None if ours else found
 
     async def execution_recovered(
         self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
