@@ -94,5 +94,6 @@ def _without_secrets(given: Mapping[str, object]) -> str:
     hosts, ports = (host or str(given.get("hostaddr") or "")).split(","), port.split(",")
     if len(ports) == 1:
         ports *= len(hosts)
-    places = ",".join(f"{name}:{number}" if number else name for name, number in zip(hosts, ports, strict=False))
+    names = [f"[{name}]" if ":" in name else name for name in hosts]
+    places = ",".join(f"{name}:{number}" if number else name for name, number in zip(names, ports, strict=False))
     return f"postgresql://{user}{places}/{database}"

@@ -147,10 +147,16 @@ class Connections:
                 self._address.conninfo, autocommit=True, context=_ADAPTERS
             )
         except psycopg.Error as error:
-            raise storage_error(error, where, connecting=True) from error
+            failure = storage_error(error, where, connecting=True)
+        else:
+            return self._checked(connection)
+        raise failure  # without its cause, which keeps what libpq was given, the password too
+
+    def _checked(self, connection: Connection) -> Connection:
         encoding = connection.info.parameter_status("server_encoding")
         if encoding != "UTF8":
             connection.pgconn.finish()
+            where = str(self._address)
             raise StorageError(
                 f"{where}: the database has the encoding {encoding}, which cannot hold every text; make one with "
                 "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0",
