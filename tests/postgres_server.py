@@ -2,11 +2,9 @@
 
 import contextlib
 import ctypes
-import getpass
 import importlib.util
 import itertools
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -17,6 +15,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+
+from tests.postgres_proxy import Proxy
 
 _WAIT_SECONDS = 30
 _FAST = {
@@ -40,7 +40,7 @@ class Server:
         self.directory = Path(tempfile.mkdtemp(prefix="workflow-pg-"))
         self.user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL does not run as root
         if self.user is not None:
-            os.chown(self.directory, pwd.getpwnam(self.user).pw_uid, -1)
+            shutil.chown(self.directory, self.user)
         self.programs = self._usable(programs)
         self.url = f"postgresql://postgres@/postgres?host={quote(str(self.directory), safe='')}"
         self.process = None
@@ -141,6 +141,8 @@ def _absent(why):
 @pytest.fixture(scope="session")
 def postgres_server():
     """Give a server that belongs to this process, to be stopped and started again."""
+    if sys.platform == "win32":
+        pytest.skip("asyncio's default event loop on Windows cannot run psycopg")
     if importlib.util.find_spec("psycopg") is None:
         _absent("psycopg is not installed: pip install 'pytest-workflow-core[postgres]'")
     programs = _programs()
@@ -154,6 +156,14 @@ def postgres_server():
         server.remove()
 
 
+@pytest.fixture
+def proxy(postgres_server, tmp_path):
+    """Give a proxy in front of the server."""
+    proxy = Proxy(tmp_path, postgres_server.socket)
+    yield proxy
+    proxy.close()
+
+
 @pytest.fixture(scope="session")
 def postgres_url(request):
     """Give the URL of a database: of ``WORKFLOW_TEST_POSTGRES_URL``, or of a server that is started for the tests."""
@@ -162,26 +172,38 @@ def postgres_url(request):
 
 
 @pytest.fixture
-def postgres_schema(postgres_url):
-    """Give the name of a schema that is not there yet, and remove it after the test."""
+def make_schema(postgres_url):
+    """Give a function that names a schema which is not there yet; it is removed after the test."""
     import psycopg
 
-    name = f"t_{getpass.getuser()}_{os.getpid()}_{next(_schemas)}"
-    yield name
-    with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("SET client_min_messages = warning")
-        connection.execute(f'DROP SCHEMA IF EXISTS "{name}" CASCADE')
+    names = []
+
+    def make():
+        names.append(f"t_{os.getpid()}_{next(_schemas)}")
+        return names[-1]
+
+    yield make
+    if names:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute("SET client_min_messages = warning")
+            connection.execute(f"DROP SCHEMA IF EXISTS {', '.join(names)} CASCADE")
+
+
+@pytest.fixture
+def postgres_schema(make_schema):
+    """Give the name of a schema that is not there yet, and remove it after the test."""
+    return make_schema()
 
 
 @pytest.fixture
 def make_postgres_store(postgres_url, postgres_schema):
-    """Give a function that opens a store, each one in the same schema; they are closed after the test."""
+    """Give a function that opens a store, by default each one in the same schema; they are closed after the test."""
     from workflow_core.database.postgres.store import PostgresStore
 
     stores = []
 
-    def make(url=postgres_url, **options):
-        store = PostgresStore(url, schema=postgres_schema, **options)
+    def make(url=postgres_url, schema=postgres_schema, **options):
+        store = PostgresStore(url, schema=schema, **options)
         stores.append(store)
         return store
 

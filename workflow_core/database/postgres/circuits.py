@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from workflow_core.database.store import CircuitChange, Lease
+    from workflow_core.models import CircuitStatus
 
 __all__ = ["CircuitPoints", "with_circuit"]
 
@@ -57,6 +58,14 @@ _UNFINISHED: Final = (
     "SELECT 1 FROM {s}.steps WHERE execution_id = %(id)s AND step_id = %(step)s AND status <> 'completed'"
 )
 _STATUS_BY_EVENT: Final = {event: status for status, event in CIRCUIT_EVENTS.items()}
+
+_BEFORE_IT: Final[Mapping[CircuitStatus, CircuitStatus]] = {
+    "open": "closed",
+    "half_open": "open",
+    "closed": "half_open",
+}
+"""From which status an attempt, or the end of one, leads to another; a failed probe leads from ``half_open`` to
+``open``, which nobody needs to tell apart."""
 
 
 def with_circuit(gate: str) -> str:
@@ -172,7 +181,7 @@ class CircuitPoints(ReadableStore):
         if not rows:
             return now, now
         status = _STATUS_BY_EVENT[rows[0][0]]
-        return replace(now, status="closed" if status == "open" else "open"), replace(now, status=status)
+        return replace(now, status=_BEFORE_IT[status]), replace(now, status=status)
 
 
 def _circuit_values(workflow_name: str, before: CircuitState, after: CircuitState) -> dict[str, object]:

@@ -182,7 +182,7 @@ _IS_RELEASED: Final = (
 _ALL_RELEASED: Final = (
     "UPDATE {s}.executions e SET owner_id = NULL, revision = e.revision + 1, updated_at = %(at)s"
     " FROM unnest(%(ids)s::text[], %(tokens)s::bigint[]) AS held (id, token)"
-    " WHERE e.id = held.id AND e.fencing_token = held.token RETURNING 1"
+    " WHERE e.id = held.id AND e.fencing_token = held.token AND e.owner_id IS NOT NULL RETURNING 1"
 )
 _RENEWED: Final = (
     "WITH renewed AS (UPDATE {s}.owners SET lease_expires_at = %(lease_expires_at)s::bigint"
