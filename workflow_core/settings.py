@@ -77,6 +77,7 @@ class Settings(Model):
             ``postgresql://user:password@host/database``; needs the extra ``postgres``. ``None`` means
             ``$WORKFLOW_DATABASE_URL``, unless ``directory`` is given. It is never shown, as it may hold a password.
         database_schema: The schema of the tables in that database, made at the first use: letters, digits and ``_``.
+            ``None`` means ``$WORKFLOW_DATABASE_SCHEMA`` or ``workflow``.
         database_connections: How many connections an engine makes to that database at most, in each event loop.
         execution_id_format: ``"business"`` accepts 1 to 255 characters of ``A-Za-z0-9._:-``; ``"uuid"`` accepts UUIDs.
         max_sleep_ms: Longest durable sleep, in milliseconds.
@@ -105,7 +106,7 @@ class Settings(Model):
 
     directory: Path | None = None
     database_url: DatabaseUrl = None
-    database_schema: str = Field(default="workflow", pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+    database_schema: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
     database_connections: WholeNumber = Field(default=10, ge=1, le=1_000)
     execution_id_format: Literal["business", "uuid"] = "business"
     max_sleep_ms: WholeNumber = Field(default=300_000, ge=0, le=LONGEST_MS)

@@ -46,7 +46,7 @@ def make_store(settings: Settings) -> tuple[Store, RuntimeLayout | None]:
         ) from error
     store = PostgresStore(
         url.get_secret_value() if isinstance(url, SecretStr) else url,
-        schema=settings.database_schema,
+        schema=settings.database_schema or os.environ.get("WORKFLOW_DATABASE_SCHEMA") or "workflow",
         max_connections=settings.database_connections,
     )
     is_named = settings.directory is not None or os.environ.get("WORKFLOW_DIR")

@@ -1,6 +1,8 @@
 """The documentation is true: its code runs, its links lead somewhere, and nothing public is missing from it."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SAVED = re.compile(r"`([\w.]+\.(?:yaml|json))`:\n\n^```(?:yaml|json)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PLUGINS = {"hypothesispytest": "hypothesis", "anyio": "anyio", "benchmark": "benchmark", "pytest_cov": "--cov"}
 """Plugins that cost a process seconds to import, each with the word without which a page makes no use of it."""
+MAIN = 'if __name__ == "__main__":'
 LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
 
@@ -35,8 +38,11 @@ def everything():
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page, pytester, monkeypatch):
+def test_the_code_of_a_page_runs(page, pytester, monkeypatch, request):
     monkeypatch.setenv("WORKFLOW_DIR", str(pytester.path / "state"))
+    if page.name == "postgres.md":
+        monkeypatch.setenv("WORKFLOW_DATABASE_URL", request.getfixturevalue("postgres_url"))
+        monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", request.getfixturevalue("postgres_schema"))
     for name, content in SAVED.findall(page.read_text(encoding="utf-8")):
         (pytester.path / name).write_text(content, encoding="utf-8")
     tests = 0
@@ -48,7 +54,7 @@ def test_the_code_of_a_page_runs(page, pytester, monkeypatch):
         if "def test_" in block:
             tests += 1
             pytester.makepyfile(**{f"test_block_{number}": block})
-        elif page.name not in {"README.md", "index.md"}:  # whose blocks are files
+        elif page.name not in {"README.md", "index.md"} and MAIN not in block:  # those are files
             script.append(block)
     for _ in range(2 if script else 0):  # a page that left something behind would not run again
         exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
@@ -60,6 +66,17 @@ def test_the_code_of_a_page_runs(page, pytester, monkeypatch):
             *("-q", "-pno:cacheprovider", "-pno:randomly", "-pno:xdist", "-o", "asyncio_mode=strict"), *unused, *update
         )
         assert result.ret == 0, result.stdout.str()
+
+
+def test_the_example_on_postgresql_is_all_that_it_takes(tmp_path, monkeypatch, postgres_url, postgres_schema):
+    monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    (tmp_path / "shop.py").write_text(saved_as(ROOT / "docs" / "postgres.md", "shop.py"), encoding="utf-8")
+    for command in (["shop.py"], ["shop.py"], ["-m", "workflow_core.cli", "status", "greeting-1", "--quiet"]):
+        run = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.rstrip("\n") in {"Hello, Ada!", "completed"}
+    assert {path.name for path in tmp_path.iterdir()} == {"shop.py"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
