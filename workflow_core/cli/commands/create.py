@@ -13,6 +13,7 @@ from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, Signs, print_json, print_line
 from workflow_core.cli.texts import visible
 from workflow_core.database.directory import DirectoryStore
+from workflow_core.database.store import KeepsDefinitions
 from workflow_core.definitions import WorkflowDefinition, load_definition, save_definition
 from workflow_core.errors import ValidationError
 
@@ -91,10 +92,10 @@ def _definition(name: str, description: str | None, file: str | None) -> Workflo
 
 
 async def _create(engine: WorkflowEngine, definition: WorkflowDefinition) -> bool:
-    if not isinstance(engine.bare_store, DirectoryStore):
+    if not isinstance(engine.bare_store, (DirectoryStore, KeepsDefinitions)):
         raise Failure(
             f"{engine.store.location()} is no runtime directory, so nothing can be created in it; leave --app out, or "
-            "name one whose engine has a runtime directory",
+            "name one whose engine has a runtime directory, or is on PostgreSQL",
             USAGE,
         )
     written = save_definition(engine, definition)

@@ -127,6 +127,12 @@ class Connections:
             connection.pgconn.finish()
         here.idle.clear()
 
+    def leave(self) -> None:
+        """End the connections of this event loop, which nobody uses and which will not be used again."""
+        self.drop_idle()
+        with self._lock:
+            self._loops.pop(asyncio.get_running_loop(), None)
+
     def close(self) -> None:
         """End all connections at once; what is under way on them fails where it waits, as when the process dies."""
         self._closed = True

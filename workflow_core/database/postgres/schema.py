@@ -36,6 +36,7 @@ SCHEMA: Final = (
 CREATE TABLE {s}.workflows (
     name              text COLLATE "C" PRIMARY KEY,
     definition        text,
+    is_document       boolean NOT NULL DEFAULT false,
     created_at        timestamptz NOT NULL,
     removed_count     bigint NOT NULL DEFAULT 0,
     removed_last_start timestamptz

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-import pydantic_core
-
-from workflow_core.database.postgres.removal import RemovalPoints
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from datetime import datetime
+from workflow_core.database.postgres.definitions import DefinitionStore
 
 __all__ = ["PostgresStore"]
 
-_DEFINED: Final = (
-    "INSERT INTO {s}.workflows AS w (name, definition, created_at) VALUES (%(name)s, %(definition)s, %(at)s)"
-    " ON CONFLICT (name) DO UPDATE SET definition = excluded.definition"
-    " WHERE w.definition IS DISTINCT FROM excluded.definition RETURNING 1"
-)
 
-
-class PostgresStore(RemovalPoints):
+class PostgresStore(DefinitionStore):
     """A store on PostgreSQL 13 or newer; nothing is connected before the first use.
 
     It may be used from several threads and event loops, and by any number of processes at once.
@@ -49,13 +35,3 @@ class PostgresStore(RemovalPoints):
         """Return this store: one schema holds every workflow."""
         del workflow_name
         return self
-
-    async def workflow_defined(self, workflow_name: str, definition: Mapping[str, object], at: datetime) -> None:
-        """Note a workflow and how it is defined."""
-        description = {key: value for key, value in definition.items() if key not in _OF_A_DIRECTORY}
-        values = {"name": workflow_name, "definition": pydantic_core.to_json(description).decode(), "at": at}
-        await self.fetch(_DEFINED, values)
-
-
-_OF_A_DIRECTORY: Final = frozenset({"created_at", "last_modified", "database_path", "log_directory"})
-"""Keys of ``definition.json`` that speak of the file itself, and of others beside it."""
