@@ -1,70 +1,96 @@
 """The documentation is true: its code runs, its links lead somewhere, and nothing public is missing from it."""
 
+import os
 import re
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import pytest_workflow
 import workflow_core
+from tests.docs.sessions import Session, blocks, is_session
 from workflow_core.hookspecs import WorkflowHooks
 
-pytest_plugins = ["pytester"]
-
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SAVED = re.compile(r"`([\w.]+\.(?:yaml|json))`:\n\n^```(?:yaml|json)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLUGINS = {"hypothesispytest": "hypothesis", "anyio": "anyio", "benchmark": "benchmark", "pytest_cov": "--cov"}
 """Plugins that cost a process seconds to import, each with the word without which a page makes no use of it."""
+QUIET = ["-q", "-pno:cacheprovider", "-pno:randomly", "-oasyncio_mode=strict"]
+FRAMEWORKS = ("fastapi", "flask", "django")
 LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
 
-def blocks(page):
-    return [found.group(1) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+def text_of(page):
+    return page.read_text(encoding="utf-8")
 
 
-def saved_as(page, name):
-    """Return the block that a page tells to save under this name."""
-    text = page.read_text(encoding="utf-8")
-    return BLOCK.search(text, text.index(f"`{name}`")).group(1)
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
 def everything():
-    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return "\n".join(map(text_of, PAGES))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page, pytester, monkeypatch):
-    monkeypatch.setenv("WORKFLOW_DIR", str(pytester.path / "state"))
-    for name, content in SAVED.findall(page.read_text(encoding="utf-8")):
-        (pytester.path / name).write_text(content, encoding="utf-8")
+def unused_plugins(text):
+    return [f"-pno:{name}" for name, word in PLUGINS.items() if word not in text]
+
+
+def run_pytest(*arguments):
+    """Run pytest in the current folder, in a process of its own: what it imports must not be forgotten here."""
+    command = [sys.executable, "-m", "pytest", *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+def needs(text):
+    """Skip a page about a framework that is not installed."""
+    for name in FRAMEWORKS:
+        if re.search(rf"^(from|import) {name}\b", text, re.MULTILINE) and not find_spec(name):
+            message = f"{name} is not installed; the extra [dev] has it"
+            pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python\n" in text_of(page) and not is_session(text_of(page))], ids=name_of
+)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    text = text_of(page)
+    needs(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORKFLOW_DIR", str(tmp_path / "state"))
     tests = 0
     script = []
-    for number, block in enumerate(blocks(page)):
-        for module in ("orders", "shop"):
-            if re.search(rf"^(import|from) {module}\b", block, re.MULTILINE):
-                pytester.makepyfile(**{module: saved_as(page, f"{module}.py")})
-        if "def test_" in block:
-            tests += 1
-            pytester.makepyfile(**{f"test_block_{number}": block})
-        elif page.name not in {"README.md", "index.md"}:  # whose blocks are files
-            script.append(block)
+    for number, (name, language, content) in enumerate(blocks(text)):
+        is_test = language == "python" and "def test_" in content
+        tests += is_test
+        if name or is_test:
+            (tmp_path / (name or f"test_block_{number}.py")).write_text(content, encoding="utf-8")
+        elif language == "python":
+            script.append(content)
     for _ in range(2 if script else 0):  # a page that left something behind would not run again
         exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
     if tests:
         update = ["--snapshot-update"] if page.name == "snapshots.md" else []
-        text = page.read_text(encoding="utf-8")
-        unused = [f"-pno:{name}" for name, word in PLUGINS.items() if word not in text]
-        result = pytester.runpytest_subprocess(
-            *("-q", "-pno:cacheprovider", "-pno:randomly", "-pno:xdist", "-o", "asyncio_mode=strict"), *unused, *update
-        )
-        assert result.ret == 0, result.stdout.str()
+        run = run_pytest(*QUIET, "-pno:xdist", *unused_plugins(text), *update)
+        assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")
+@pytest.mark.parametrize("page", [page for page in PAGES if is_session(text_of(page))], ids=name_of)
+def test_a_session_runs_and_prints_what_it_says(page, tmp_path):
+    text = text_of(page)
+    needs(text)
+    xdist = [] if "-n 2" in text else ["-pno:xdist"]
+    Session(tmp_path, " ".join([*QUIET, *xdist, *unused_plugins(text)])).follow(text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
-    for found in LINK.finditer(page.read_text(encoding="utf-8")):
+    for found in LINK.finditer(text_of(page)):
         assert (page.parent / found.group(1)).exists(), found.group(0)
 
 
@@ -88,12 +114,12 @@ def test_every_hook_is_documented():
             assert f"`{name}(" in text, name
 
 
-def test_every_fixture_option_and_marker_is_documented(pytester):
+def test_every_fixture_option_and_marker_is_documented(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = everything()
     scope = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
     listed, marked, helped = (
-        pytester.runpytest_inprocess(*asked, "-o", scope).stdout.str()
-        for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
+        run_pytest(*asked, "-o", scope).stdout for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
     )
     fixtures = re.findall(r"^(workflow\w*)\b", listed, re.MULTILINE)
     assert "workflow_faults" in fixtures
