@@ -23,7 +23,10 @@ VARYING = [
     (re.compile(r"\d+ runs/s"), "<speed>"),
     (re.compile(r"-{3,}"), "---"),
     (re.compile(r"={3,}"), "==="),
+    (re.compile(r"_{3,}"), "___"),
 ]
+HOME = "/home/ada/shop"
+"""What pages call the folder in which they are followed."""
 MATCH = doctest.OutputChecker()
 
 
@@ -63,7 +66,7 @@ class Session:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONDONTWRITEBYTECODE": "1",  # a file that is saved twice in one second would be taken from the cache
             "PYTEST_ADDOPTS": pytest_options,
-            "COLUMNS": "110",
+            "COLUMNS": "100",
             "NO_COLOR": "1",
         }
 
@@ -96,7 +99,7 @@ class Session:
             timeout=60,
             check=False,
         )
-        printed = re.sub(r"\s+$", "", run.stdout, flags=re.MULTILINE)
+        printed = re.sub(r"\s+$", "", run.stdout, flags=re.MULTILINE).replace(str(self.folder), HOME)
         options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         if not MATCH.check_output(plain(expected.strip()), plain(printed.strip()), options):
             raise AssertionError(f"$ {command}\nprinted\n{run.stdout}\nbut the page says\n{expected}")

@@ -16,9 +16,17 @@ from workflow_core.hookspecs import WorkflowHooks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-PLUGINS = {"hypothesispytest": "hypothesis", "anyio": "anyio", "benchmark": "benchmark", "pytest_cov": "--cov"}
+PLUGINS = {
+    "hypothesispytest": "hypothesis",
+    "anyio": "anyio",
+    "asyncio": "pytest.mark.asyncio",
+    "benchmark": "benchmark",
+    "pytest_cov": "--cov",
+    "xdist": "pytest -n",
+}
 """Plugins that cost a process seconds to import, each with the word without which a page makes no use of it."""
-QUIET = ["-q", "-pno:cacheprovider", "-pno:randomly", "-oasyncio_mode=strict"]
+QUIET = ["-q", "-pno:cacheprovider", "-pno:randomly"]
+LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
 FRAMEWORKS = ("fastapi", "flask", "django")
 LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
@@ -36,7 +44,8 @@ def everything():
 
 
 def unused_plugins(text):
-    return [f"-pno:{name}" for name, word in PLUGINS.items() if word not in text]
+    unused = [f"-pno:{name}" for name, word in PLUGINS.items() if word not in text]
+    return unused if "-pno:asyncio" in unused else [*unused, "-oasyncio_mode=strict", f"-o{LOOP_SCOPE}"]
 
 
 def run_pytest(*arguments):
@@ -75,7 +84,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
     if tests:
         update = ["--snapshot-update"] if page.name == "snapshots.md" else []
-        run = run_pytest(*QUIET, "-pno:xdist", *unused_plugins(text), *update)
+        run = run_pytest(*QUIET, *unused_plugins(text), *update)
         assert run.returncode == 0, run.stdout
 
 
@@ -84,8 +93,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
 def test_a_session_runs_and_prints_what_it_says(page, tmp_path):
     text = text_of(page)
     needs(text)
-    xdist = [] if "-n 2" in text else ["-pno:xdist"]
-    Session(tmp_path, " ".join([*QUIET, *xdist, *unused_plugins(text)])).follow(text)
+    Session(tmp_path, " ".join(["-pno:cacheprovider", "-pno:randomly", *unused_plugins(text)])).follow(text)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -117,9 +125,8 @@ def test_every_hook_is_documented():
 def test_every_fixture_option_and_marker_is_documented(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = everything()
-    scope = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
     listed, marked, helped = (
-        run_pytest(*asked, "-o", scope).stdout for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
+        run_pytest(*asked, "-o", LOOP_SCOPE).stdout for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
     )
     fixtures = re.findall(r"^(workflow\w*)\b", listed, re.MULTILINE)
     assert "workflow_faults" in fixtures
