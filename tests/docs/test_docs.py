@@ -22,7 +22,7 @@ PLUGINS = {
     "asyncio": "pytest.mark.asyncio",
     "benchmark": "benchmark",
     "pytest_cov": "--cov",
-    "xdist": "pytest -n",
+    "xdist": " -n 2",
 }
 """Plugins that cost a process seconds to import, each with the word without which a page makes no use of it."""
 QUIET = ["-q", "-pno:cacheprovider", "-pno:randomly"]
