@@ -15,10 +15,7 @@ exclude_patterns = ["_build"]
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist"]
-suppress_warnings = [
-    "ref.python",  # a name that several classes have, in a type
-    "toc.empty_glob",  # pages of parts that come one by one
-]
+suppress_warnings = ["ref.python"]  # a name that several classes have, in a type
 
 default_role = "code"
 autodoc_typehints = "description"

@@ -3,13 +3,18 @@
 A block of code whose line above names a file (``Save as `orders.py`:``) is that file, from there on. A line
 ``$ command`` of a ``console`` block is run by a shell, and prints what stands below it; ``...`` stands for anything,
 and moments, durations and the widths of tables do not count.
+
+``command & sleep 1; kill -9 $!`` would depend on how fast the machine is. So the command is killed shortly after it has
+printed what stands below it; with ``kill $!`` the last line is what it prints when it is told to stop.
 """
 
 import doctest
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 FENCE = re.compile(r"^(?P<above>[^\n]*)\n+^```(?P<language>[\w-]+)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -28,6 +33,9 @@ VARYING = [
 HOME = "/home/ada/shop"
 """What pages call the folder in which they are followed."""
 MATCH = doctest.OutputChecker()
+KILLED = re.compile(r"(?P<command>.*) & sleep [\d.]+; kill (?P<at_once>-9 )?\$!(; wait)?")
+SETTLING = 0.3
+"""Seconds from what a command prints to its end: what it has printed of is in the database by then."""
 
 
 def commands(content):
@@ -89,17 +97,30 @@ class Session:
             name, _, value = command.removeprefix("export ").partition("=")
             self.environment[name] = value.replace("$PWD", str(self.folder)).strip("'\"")
             return
-        run = subprocess.run(
-            ["bash", "-c", command],
-            cwd=self.folder,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        printed = re.sub(r"\s+$", "", run.stdout, flags=re.MULTILINE).replace(str(self.folder), HOME)
+        killed = KILLED.fullmatch(command)
+        output = self.output_until_killed(killed, expected) if killed else self.output_of(command)
+        printed = re.sub(r"\s+$", "", output, flags=re.MULTILINE).replace(str(self.folder), HOME)
         options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
         if not MATCH.check_output(plain(expected.strip()), plain(printed.strip()), options):
-            raise AssertionError(f"$ {command}\nprinted\n{run.stdout}\nbut the page says\n{expected}")
+            raise AssertionError(f"$ {command}\nprinted\n{output}\nbut the page says\n{expected}")
+
+    def output_of(self, command: str) -> str:
+        run = subprocess.run(["bash", "-c", command], **self.options(), timeout=60, check=False)
+        return run.stdout
+
+    def output_until_killed(self, killed: re.Match[str], expected: str) -> str:
+        lines = len(expected.splitlines()) - (0 if killed["at_once"] else 1)
+        with subprocess.Popen(["bash", "-c", "exec " + killed["command"]], **self.options()) as process:
+            first = [process.stdout.readline() for _ in range(lines)]
+            time.sleep(SETTLING)
+            process.send_signal(signal.SIGKILL if killed["at_once"] else signal.SIGTERM)
+            return "".join(first) + process.stdout.read()
+
+    def options(self):
+        return {
+            "cwd": self.folder,
+            "env": self.environment,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.STDOUT,
+            "text": True,
+        }
