@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 FENCE = re.compile(r"^(?P<above>[^\n]*)\n+^```(?P<language>[\w-]+)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -54,6 +55,11 @@ def blocks(text):
     return found
 
 
+def parts(text):
+    """Return a page in parts, each of which needs the files of those before it, but not what their commands did."""
+    return text.split("<!-- what follows needs the files above, not what the commands above did -->")
+
+
 def is_session(text):
     return "```console\n" in text
 
@@ -67,24 +73,33 @@ def plain(text):
 class Session:
     """An empty folder, in which a page is followed."""
 
-    def __init__(self, folder: Path, pytest_options: str):
+    def __init__(self, folder: Path, environment: Mapping[str, str]):
         self.folder = folder
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONDONTWRITEBYTECODE": "1",  # a file that is saved twice in one second would be taken from the cache
-            "PYTEST_ADDOPTS": pytest_options,
             "COLUMNS": "100",
             "NO_COLOR": "1",
+            **environment,
         }
+
+    def save(self, text: str) -> None:
+        """Save the files of a page."""
+        for name, _, content in blocks(text):
+            if name:
+                self.save_file(name, content)
+
+    def save_file(self, name: str, content: str) -> None:
+        file = self.folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
 
     def follow(self, text: str) -> None:
         """Save the files and run the commands of a page, in its order."""
         for name, language, content in blocks(text):
             if name:
-                file = self.folder / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(content, encoding="utf-8")
+                self.save_file(name, content)
             elif language == "console":
                 for command, expected in commands(content):
                     self.run(command, expected)

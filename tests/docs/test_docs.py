@@ -6,26 +6,25 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 import pytest_workflow
 import workflow_core
-from tests.docs.sessions import Session, blocks, is_session
+from tests.docs.sessions import Session, blocks, is_session, parts
 from workflow_core.hookspecs import WorkflowHooks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLUGINS = {
-    "hypothesispytest": "hypothesis",
-    "anyio": "anyio",
-    "asyncio": "pytest.mark.asyncio",
-    "benchmark": "benchmark",
-    "pytest_cov": "--cov",
-    "xdist": " -n 2",
+    "hypothesis": "_hypothesis_pytestplugin",
+    "pytest.mark.asyncio": "pytest_asyncio.plugin",
+    "pytest.mark.anyio": "anyio.pytest_plugin",
+    "workflow_snapshot": "syrupy",
+    " -n 2": "xdist.plugin",
 }
-"""Plugins that cost a process seconds to import, each with the word without which a page makes no use of it."""
-QUIET = ["-q", "-pno:cacheprovider", "-pno:randomly"]
+"""The plugins that a page needs besides the harness, by a word of it. Others would cost each process up to seconds."""
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
 FRAMEWORKS = ("fastapi", "flask", "django")
 LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
@@ -43,16 +42,26 @@ def everything():
     return "\n".join(map(text_of, PAGES))
 
 
-def unused_plugins(text):
-    unused = [f"-pno:{name}" for name, word in PLUGINS.items() if word not in text]
-    return unused if "-pno:asyncio" in unused else [*unused, "-oasyncio_mode=strict", f"-o{LOOP_SCOPE}"]
+def pytest_of(text):
+    """Return the environment in which pytest runs with what a page needs."""
+    needed = ["pytest_workflow.entry", *(plugin for word, plugin in PLUGINS.items() if word in text)]
+    options = ["-pno:cacheprovider", *(f"-p{plugin}" for plugin in needed)]
+    if "pytest_asyncio.plugin" in needed:
+        options += ["-oasyncio_mode=strict", f"-o{LOOP_SCOPE}"]
+    return {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": " ".join(options)}
 
 
-def run_pytest(*arguments):
+def run_pytest(*arguments, environment=MappingProxyType({})):
     """Run pytest in the current folder, in a process of its own: what it imports must not be forgotten here."""
-    command = [sys.executable, "-m", "pytest", *arguments]
-    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    everything_else = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        env=everything_else | environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
 
 
 def needs(text):
@@ -84,16 +93,23 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
     if tests:
         update = ["--snapshot-update"] if page.name == "snapshots.md" else []
-        run = run_pytest(*QUIET, *unused_plugins(text), *update)
+        run = run_pytest("-q", *update, environment=pytest_of(text))
         assert run.returncode == 0, run.stdout
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")
-@pytest.mark.parametrize("page", [page for page in PAGES if is_session(text_of(page))], ids=name_of)
-def test_a_session_runs_and_prints_what_it_says(page, tmp_path):
+@pytest.mark.parametrize(
+    ("page", "part"),
+    [(page, part) for page in PAGES if is_session(text_of(page)) for part in range(len(parts(text_of(page))))],
+    ids=lambda value: name_of(value) if isinstance(value, Path) else str(value),
+)
+def test_a_session_runs_and_prints_what_it_says(page, part, tmp_path):
     text = text_of(page)
     needs(text)
-    Session(tmp_path, " ".join(["-pno:cacheprovider", "-pno:randomly", *unused_plugins(text)])).follow(text)
+    session = Session(tmp_path, pytest_of(text))
+    *before, now = parts(text)[: part + 1]
+    session.save("".join(before))
+    session.follow(now)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

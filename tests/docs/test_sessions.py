@@ -31,7 +31,7 @@ hello in 7 ms
 
 @pytest.fixture
 def session(tmp_path):
-    return Session(tmp_path, "")
+    return Session(tmp_path, {})
 
 
 def test_a_page_that_is_true(session):
