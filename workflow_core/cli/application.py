@@ -39,6 +39,7 @@ COMMANDS: dict[str, _Entry] = {
     "cancel": _Entry("cancel", "Cancel an execution, wherever it runs."),
     "recover": _Entry("recover", "Take over all interrupted executions and run them to rest."),
     "cleanup": _Entry("cleanup", "Clean up old executions and databases."),
+    "serve": _Entry("serve", "Serve the API and the dashboard."),
     "backup": _Entry("backup", "Copy the runtime directory while workflows run."),
     "completion": _Entry("completion", "Print the script that completes this command in a shell."),
 }

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from workflow_core.circuit_breaker import CircuitState
-    from workflow_core.cli.reading import ExecutionView
     from workflow_core.database.store import StepRecord
+    from workflow_core.views.execution_view import ExecutionView
 
 __all__ = ["console", "picture", "remaining", "status_of", "step_status", "took_text"]
 

@@ -15,9 +15,9 @@ from workflow_core.report.scale import duration_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workflow_core.cli.reading import ExecutionView
     from workflow_core.events import Event
     from workflow_core.models import ExecutionResult
+    from workflow_core.views.execution_view import ExecutionView
 
 __all__ = ["print_inspection"]
 

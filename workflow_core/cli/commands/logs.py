@@ -13,20 +13,22 @@ from workflow_core.cli.completing import complete_executions, complete_workflows
 from workflow_core.cli.endings import announce
 from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.invocation import Invocation, make_command
-from workflow_core.cli.log_reading import GrowingFiles, LogFilter, daily_logs, moment_of, read_lines
+from workflow_core.cli.moments import moment_of
 from workflow_core.cli.output import FORMAT_OPTION, print_line, styled
-from workflow_core.cli.reading import find_execution, known_workflows, read_view, require_workflow
+from workflow_core.cli.reading import find_execution, known_workflows, require_workflow
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.logs import LEVELS, event_line, parse_line
+from workflow_core.views.execution_view import read_view
+from workflow_core.views.log_reading import GrowingFiles, LogFilter, daily_logs, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from workflow_core.cli.log_reading import Shown
     from workflow_core.database.store import ExecutionRecord
     from workflow_core.engine import WorkflowEngine
     from workflow_core.logs import Level, LogLine
+    from workflow_core.views.log_reading import Shown
 
 __all__ = ["command"]
 

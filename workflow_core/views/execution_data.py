@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workflow_core.circuit_breaker import CircuitState
-    from workflow_core.cli.reading import ExecutionView
     from workflow_core.events import Event
     from workflow_core.models import ExecutionResult
+    from workflow_core.views.execution_view import ExecutionView
 
 __all__ = ["event_data", "execution_data", "inspection_data"]
 

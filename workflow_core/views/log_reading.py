@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import heapq
-import re
-from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from datetime import UTC, date
+from typing import TYPE_CHECKING
 
-from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.logs import LEVELS, parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from workflow_core.database.layout import RuntimeLayout
     from workflow_core.logs import Level, LogLine
 
-__all__ = ["GrowingFiles", "LogFilter", "Shown", "daily_logs", "moment_of", "read_lines"]
+__all__ = ["GrowingFiles", "LogFilter", "Shown", "daily_logs", "read_lines"]
 
 Shown = tuple["LogLine", str]
 """A line: what it says, and its text without the line feed."""
-
-_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-
-
-def moment_of(text: str, now: datetime) -> datetime:
-    """Return the moment that a text means: an age such as ``10m``, or a date or time in ISO 8601.
-
-    A time without a zone is that of this machine.
-
-    Raises:
-        Failure: It means none.
-    """
-    found = _AGE.fullmatch(text.strip().lower())
-    try:
-        if found is not None:
-            return now - timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
-        return datetime.fromisoformat(text.strip()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise Failure(
-            f'"{text}" is no moment; write an age such as 30s, 10m, 2h, 7d, or a time such as 2026-11-26T08:30', USAGE
-        ) from None
 
 
 class LogFilter:

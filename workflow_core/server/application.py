@@ -1,0 +1,45 @@
+"""Puts the application together: the API, the dashboard, and what guards both."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from workflow_core.engine import WorkflowEngine
+from workflow_core.server.api import health
+from workflow_core.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["create_app"]
+
+
+def create_app(engine: WorkflowEngine | None = None, settings: ServerSettings | None = None) -> FastAPI:
+    """Make the application about an engine's executions; it can be mounted in another one.
+
+    Args:
+        engine: Whose executions it shows, and which runs those that are started through it.
+        settings: Everything else.
+    """
+    served = engine or WorkflowEngine()
+    chosen = settings or ServerSettings()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        del app
+        async with served:
+            yield
+
+    app = FastAPI(title="pytest-workflow-core", version=version("pytest-workflow-core"), lifespan=lifespan)
+    app.state.engine = served
+    app.state.settings = chosen
+    app.include_router(health.router, prefix="/api")
+    if chosen.dashboard:
+        from workflow_core.server.dashboard import pages  # noqa: PLC0415 - only who wants pages needs templates
+
+        pages.add_to(app)
+    return app
