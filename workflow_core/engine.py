@@ -631,25 +631,33 @@ class WorkflowEngine:
         """
         return await self._joining.wait(execution_id)
 
-    async def resume(self, execution_id: str) -> ExecutionResult:
+    async def resume(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Go on with a sleeping or interrupted execution, and return its result as `start` does.
 
         A sleep that is not over is slept to its end. An execution that runs in this engine is joined.
+
+        Args:
+            execution_id: The execution.
+            detach: Return what is known of it as soon as it goes on, in the background.
 
         Raises:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest, or another process runs it.
         """
-        return await self._interventions.resume(execution_id)
+        return await self._interventions.resume(execution_id, detach=detach)
 
-    async def restart(self, execution_id: str) -> ExecutionResult:
+    async def restart(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Run a panicked or failed execution again, with its completed steps kept; return its result as `start` does.
+
+        Args:
+            execution_id: The execution.
+            detach: Return what is known of it as soon as it runs again, in the background.
 
         Raises:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is neither panicked nor failed.
         """
-        return await self._interventions.restart(execution_id)
+        return await self._interventions.restart(execution_id, detach=detach)
 
     async def cancel(self, execution_id: str) -> ExecutionResult:
         """Cancel an execution, wherever it runs; its running steps are cancelled.
