@@ -18,13 +18,17 @@ if TYPE_CHECKING:
     from workflow_core.database.layout import RuntimeLayout
     from workflow_core.logs import Level, LogLine
 
-__all__ = ["GrowingFiles", "LogFilter", "Shown", "daily_logs", "latest_lines", "read_lines"]
+__all__ = ["GrowingFiles", "LogFilter", "Shown", "daily_logs", "latest_lines", "line_data", "read_lines"]
 
+_LONGEST_NUMBER = 18
 _PART = 65_536
 _MOST_READ = 8_388_608
 
 Shown = tuple["LogLine", str]
 """A line: what it says, and its text without the line feed."""
+
+
+_NUMBERS = {"seq", "attempt", "restart_attempt"}
 
 
 class LogFilter:
@@ -48,6 +52,19 @@ class LogFilter:
             and LEVELS[line.level] >= self._level
             and (self._execution_id is None or line.fields.get("execution") == self._execution_id)
         )
+
+
+def line_data(line: LogLine) -> dict[str, object]:
+    """Return a line as it is printed as JSON."""
+    fields = {name: _value(line, name, text) for name, text in line.fields.items()}
+    ours: dict[str, object] = {"at": line.at, "level": line.level}
+    return {**ours, **fields, **ours}
+
+
+def _value(line: LogLine, name: str, text: str) -> str | int:
+    """Return a field as the number that the engine wrote, or as the text that it is."""
+    of_engine = name in _NUMBERS or (line.seq is not None and name.endswith("_ms"))
+    return int(text) if of_engine and text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else text
 
 
 def daily_logs(layout: RuntimeLayout, workflows: Iterable[str], since: datetime | None) -> list[Path]:
