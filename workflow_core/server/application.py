@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from workflow_core.engine import WorkflowEngine
 from workflow_core.server.api import health
+from workflow_core.server.reading import Reader
 from workflow_core.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -30,13 +31,18 @@ def create_app(engine: WorkflowEngine | None = None, settings: ServerSettings | 
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        del app
+        reader: Reader = app.state.reader
         async with served:
-            yield
+            reader.open()
+            try:
+                yield
+            finally:
+                await reader.close()
 
     app = FastAPI(title="pytest-workflow-core", version=version("pytest-workflow-core"), lifespan=lifespan)
     app.state.engine = served
     app.state.settings = chosen
+    app.state.reader = Reader(served)
     app.include_router(health.router, prefix="/api")
     if chosen.dashboard:
         from workflow_core.server.dashboard import pages  # noqa: PLC0415 - only who wants pages needs templates
