@@ -20,8 +20,19 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.views.execution_view import ExecutionView
 
-__all__ = ["MOST_EVENTS", "MOST_STEPS", "StepRow", "Wait", "actions_of", "error_entries", "error_of", "results_of", "rows_of",
-           "shown_events", "waits_of"]
+__all__ = [
+    "MOST_EVENTS",
+    "MOST_STEPS",
+    "StepRow",
+    "Wait",
+    "actions_of",
+    "error_entries",
+    "error_of",
+    "results_of",
+    "rows_of",
+    "shown_events",
+    "waits_of",
+]
 
 MOST_EVENTS: Final = 500
 MOST_STEPS: Final = 200
@@ -112,7 +123,9 @@ def waits_of(view: ExecutionView, rows: Sequence[StepRow]) -> list[Wait]:
     if record.restart_at is not None and record.status == "panicked":
         return [Wait("restarts", None, from_epoch_ms(record.restart_at))]
     return [
-        Wait("sleeps" if row.status == "sleeping" else f"tries again (attempt {row.attempt + 1})", row.step_id, row.until)
+        Wait(
+            "sleeps" if row.status == "sleeping" else f"tries again (attempt {row.attempt + 1})", row.step_id, row.until
+        )
         for row in rows
         if row.status in _WAITING
     ]
@@ -138,7 +151,7 @@ def error_of(view: ExecutionView) -> ErrorInfo | None:
 
 
 def shown_events(events: Sequence[Event], *, all_of_them: bool) -> tuple[list[Event], int]:
-    """Return the events to be drawn, and how many are left out: the first one, from which time counts, and the latest."""
+    """Return the events to be drawn, the first and the latest ones, and how many between them are left out."""
     left_out = len(events) - MOST_EVENTS
     if left_out <= 0 or all_of_them:
         return list(events), 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
@@ -13,34 +13,34 @@ from workflow_core.report.drawing import draw_timeline, timeline_definitions
 from workflow_core.report.page import key
 from workflow_core.report.sections import history_table
 from workflow_core.server.dashboard import execution_facts as facts
-from workflow_core.server.dashboard.rendering import engine_of, render
-from workflow_core.views.execution_view import read_view
+from workflow_core.server.dashboard.rendering import engine_of, read, render
+from workflow_core.views.execution_view import ExecutionView, read_view
 from workflow_core.views.log_reading import LogFilter, read_lines
 from workflow_core.views.wording import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from workflow_core.engine import WorkflowEngine
+    from workflow_core.events import Event
+    from workflow_core.logs import LogLine
 
 __all__ = ["router"]
 
 router = APIRouter(include_in_schema=False)
 
-_LOG_LINES = 200
+_LOG_LINES: Final = 200
 
 
 @router.get("/executions/{execution_id}", response_class=HTMLResponse)
-async def execution(request: Request, execution_id: str, show: Literal["", "all"] = "") -> Response:
+async def execution(request: Request, execution_id: str, show: str = "") -> Response:
     """Show one execution: its timeline, its steps, its values, its errors, its history and its log."""
-    engine = engine_of(request)
-    view = await read_view(engine, execution_id)
+    view, history, log = await read(request, lambda engine: _read(engine, execution_id))
     record = view.record
-    history = await engine.store.workflow(record.workflow_name).load_events(record.workflow_name, record.execution_id)
     events, left_out = facts.shown_events(history, all_of_them=show == "all")
     rows = facts.rows_of(view)
     shown_rows = rows if show == "all" else rows[-facts.MOST_STEPS :]
     name = f"{record.workflow_name}, {record.execution_id}"
-    layout = engine.bare_store.layout if isinstance(engine.bare_store, DirectoryStore) else None
-    log = []
-    if layout is not None:
-        path = layout.execution_log(record.workflow_name, record.execution_id)
-        log = [line for line, _ in read_lines([path], LogFilter(None, "debug"), _LOG_LINES)]
     return await render(
         request,
         "execution.html",
@@ -53,16 +53,28 @@ async def execution(request: Request, execution_id: str, show: Literal["", "all"
         rows=shown_rows,
         rows_left_out=len(rows) - len(shown_rows),
         errors=facts.error_entries(view),
-        events=events,
         events_left_out=left_out,
         timeline=draw_timeline(events, title=f"Timeline of {name}", anchor="e"),
         definitions=timeline_definitions(),
         key=key(),
         history=history_table(events, name, "e", results=facts.results_of(view, events)),
+        event_count=len(history),
         log=log,
+        log_says_more=any("event" not in line.fields for line in log),
         log_lines=_LOG_LINES,
-        defined=engine.known_definition(record.workflow_name) is not None,
+        defined=engine_of(request).known_definition(record.workflow_name) is not None,
     )
+
+
+async def _read(engine: WorkflowEngine, execution_id: str) -> tuple[ExecutionView, Sequence[Event], Sequence[LogLine]]:
+    view = await read_view(engine, execution_id)
+    record = view.record
+    workflow = engine.store.workflow(record.workflow_name)
+    history = await workflow.load_events(record.workflow_name, record.execution_id)
+    if not isinstance(engine.bare_store, DirectoryStore):
+        return view, history, ()
+    path = engine.bare_store.layout.execution_log(record.workflow_name, record.execution_id)
+    return view, history, [line for line, _ in read_lines([path], LogFilter(None, "debug"), _LOG_LINES)]
 
 
 @router.get("/executions/{execution_id}/values/{kind}")
@@ -70,10 +82,11 @@ async def value(
     request: Request, execution_id: str, kind: Literal["input", "output", "result"], step: str = ""
 ) -> Response:
     """Give a stored value as it is, as text."""
-    view = await read_view(engine_of(request), execution_id)
+    view = await read(request, lambda engine: read_view(engine, execution_id))
     found = {"input": view.record.input_data, "output": view.record.output_data}.get(kind)
     if kind == "result" and step in view.steps:
         found = view.steps[step].result_data
     if found is None:
-        raise ExecutionNotFoundError(f'Execution "{execution_id}" has no {kind}{f" of a step {step!r}" if step else ""}')
+        whose = f" of a step {step!r}" if step else ""
+        raise ExecutionNotFoundError(f'Execution "{execution_id}" has no {kind}{whose}')
     return PlainTextResponse(found, headers={"Cache-Control": "no-store"})

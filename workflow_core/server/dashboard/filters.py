@@ -27,6 +27,7 @@ SPANS: Final[Mapping[str, tuple[str, timedelta]]] = {
 """How long ago executions can have been started at most, by what stands in the URL."""
 
 _LONGEST_SEARCH: Final = 300
+_LONGEST_WAY_BACK: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class Filters:
         start: Started then or later, as it was written: a time in ISO 8601, in UTC if it names no zone.
         end: Started earlier than that, likewise.
         search: Part of an id, of an error, or of other texts.
-        before: The cursor behind which the page begins: older ones.
-        after: The cursor in front of which the page ends: newer ones.
+        before: The cursor behind which the page begins; empty for the first page.
+        back: The cursors of the pages between the first one and this one, so that the way back shows what was seen.
     """
 
     workflow: str = ""
@@ -49,7 +50,7 @@ class Filters:
     end: str = ""
     search: str = ""
     before: str = ""
-    after: str = ""
+    back: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, query: QueryParams) -> Filters:
@@ -62,7 +63,7 @@ class Filters:
             end=query.get("to", ""),
             search=query.get("q", "").strip()[:_LONGEST_SEARCH],
             before=query.get("before", ""),
-            after=query.get("after", ""),
+            back=tuple(query.getlist("back")[-_LONGEST_WAY_BACK:]),
         )
 
     @property
@@ -108,21 +109,22 @@ class Filters:
             ("from", self.start),
             ("to", self.end),
             ("before", self.before),
-            ("after", self.after),
+            *(("back", cursor) for cursor in self.back),
         ]
         return [(name, value) for name, value in named if value]
 
     def older(self, cursor: str) -> Filters:
-        """Return the page behind a place."""
-        return replace(self, before=cursor, after="")
+        """Return the page that begins behind a place, and from which the way back leads here."""
+        way = (*self.back, self.before)[-_LONGEST_WAY_BACK:] if self.before else ()
+        return replace(self, before=cursor, back=way)
 
-    def newer(self, cursor: str) -> Filters:
-        """Return the page in front of a place."""
-        return replace(self, before="", after=cursor)
+    def newer(self) -> Filters:
+        """Return the page that this one was reached from."""
+        return replace(self, before=self.back[-1] if self.back else "", back=self.back[:-1])
 
     def newest(self) -> Filters:
         """Return the first page."""
-        return replace(self, before="", after="")
+        return replace(self, before="", back=())
 
 
 def _moment(name: str, text: str) -> datetime | None:

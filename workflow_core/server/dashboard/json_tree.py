@@ -54,6 +54,8 @@ class _Tree:
     def draw(self, value: _Value, depth: int) -> Markup:
         self._left -= 1
         match value:
+            case {"$type": "declared", "value": inner}:
+                return self.draw(inner, depth)
             case dict() if set(value) == {_TYPE, "value"} and not isinstance(value["value"], (dict, list)):
                 return join(tag("span", str(value[_TYPE]), class_="j-type"), " ", self.draw(value["value"], depth + 1))
             case dict():
@@ -92,9 +94,7 @@ class _Tree:
         if len(rows) < size:
             rows.append(tag("li", self._rest(size - len(rows), noun), class_="j-rest"))
         counted = f"{size:,} {noun}{'' if size == 1 else 's'}"
-        summary = tag(
-            "summary", tag("span", opening, class_="j-bracket"), " ", tag("span", counted, class_="j-size")
-        )
+        summary = tag("summary", tag("span", opening, class_="j-bracket"), " ", tag("span", counted, class_="j-size"))
         return tag("details", summary, tag("ul", *rows), class_="j-group", open=depth < _OPEN_DEPTH)
 
     def _rest(self, left_out: int, noun: str) -> Markup:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import jinja2
 import markupsafe
@@ -22,21 +23,49 @@ from workflow_core.server.dashboard.json_tree import json_tree, one_line_json
 from workflow_core.views.wording import ago_text, remaining, took_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from datetime import datetime
 
     from starlette.requests import Request
 
     from workflow_core.engine import WorkflowEngine
+    from workflow_core.server.reading import Reader
 
-__all__ = ["engine_of", "render"]
+__all__ = ["engine_of", "read", "render"]
+
+ResultT = TypeVar("ResultT")
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
+_BRAND: Final = tag(
+    "svg",
+    tag("path", d="M1 3.5H9V7.5H1ZM6 10.5H17V14.5H6Z"),
+    class_="icon",
+    viewBox="0 0 18 18",
+    aria_hidden="true",
+)
+_THEME: Final = tag(
+    "svg",
+    tag("path", d="M9 1A8 8 0 1 1 9 17 8 8 0 0 1 9 1ZM9 3V15A6 6 0 0 0 9 3Z"),
+    class_="icon",
+    viewBox="0 0 18 18",
+    aria_hidden="true",
+)
 
 
 def engine_of(request: Request) -> WorkflowEngine:
     """Return the engine that an application is about."""
     engine: WorkflowEngine = request.app.state.engine
     return engine
+
+
+async def read(request: Request, function: Callable[[WorkflowEngine], Coroutine[Any, Any, ResultT]]) -> ResultT:
+    """Return what a function returns that is given an engine to read from, in the thread that reads.
+
+    Raises:
+        StorageError: The database cannot be read.
+    """
+    reader: Reader = request.app.state.reader
+    return await reader(function)
 
 
 async def render(request: Request, template: str, status_code: int = 200, **context: object) -> HTMLResponse:
@@ -73,8 +102,11 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["tojson_text"] = functools.partial(json.dumps, ensure_ascii=False)
     environment.globals |= {
         "badge": badge,
+        "brand_mark": _BRAND,
+        "circuit_path": paths.circuit_path,
         "count": count,
         "duration_text": duration_text,
         "execution_path": paths.execution_path,
@@ -84,6 +116,7 @@ def _environment() -> jinja2.Environment:
         "label": label,
         "moment": _moment,
         "one_line_json": one_line_json,
+        "theme_mark": _THEME,
         "took_text": took_text,
         "value_path": paths.value_path,
         "version": version("pytest-workflow-core"),
@@ -116,14 +149,14 @@ def _time(text: str, moment: datetime, kind: str) -> Markup:
     )
 
 
-def _moment(moment: datetime | int | None, missing: str = "–") -> Markup:
+def _moment(moment: datetime | int | None, missing: str = "-") -> Markup:
     if moment is None:
         return escaped(missing)
     at = _as_moment(moment)
     return _time(f"{at:%Y-%m-%d %H:%M:%S} UTC", at, "moment")
 
 
-def _ago(moment: datetime | int | None, *, now: datetime, missing: str = "–") -> Markup:
+def _ago(moment: datetime | int | None, *, now: datetime, missing: str = "-") -> Markup:
     if moment is None:
         return escaped(missing)
     at = _as_moment(moment)
