@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from workflow_core.cli.completing import complete_executions, complete_workflows
-from workflow_core.cli.display import status_of, took_text
 from workflow_core.cli.endings import raise_for_status, show_picture
 from workflow_core.cli.failures import STORAGE, USAGE, Failure
 from workflow_core.cli.follow import Follower, manner_for
@@ -22,6 +21,7 @@ from workflow_core.models import ExecutionStatus
 from workflow_core.views.execution_data import execution_data
 from workflow_core.views.execution_view import read_view
 from workflow_core.views.overviews import read_overviews
+from workflow_core.views.wording import status_of, took_text
 
 if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine

@@ -1,32 +1,55 @@
-"""The pages of the dashboard."""
+"""Adds the pages, and the files that they load, to an application."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
-from fastapi.templating import Jinja2Templates
+
+from workflow_core.report.drawing import timeline_styles
+from workflow_core.server.dashboard import (
+    circuits_page,
+    execution_page,
+    executions_page,
+    logs_page,
+    overview_page,
+    workflow_page,
+)
+from workflow_core.server.dashboard.rendering import render
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["add_to"]
+__all__ = ["add_to", "error_page"]
 
-_HERE = Path(__file__).parent
-_templates = Jinja2Templates(_HERE / "templates")
-_router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+_STATIC: Final = Path(__file__).parent / "static"
+_router = APIRouter(include_in_schema=False)
 
 
 def add_to(app: FastAPI) -> None:
     """Add the pages to an application."""
     app.include_router(_router)
-    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    for page in (overview_page, executions_page, execution_page, workflow_page, circuits_page, logs_page):
+        app.include_router(page.router)
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
 
 
-@_router.get("/")
-async def overview(request: Request) -> HTMLResponse:
-    """Show all workflows."""
-    return _templates.TemplateResponse(request, "overview.html", {})
+async def error_page(request: Request, status: int, title: str, detail: str) -> Response:
+    """Return a page that says what went wrong, and what can be done about it.
+
+    Args:
+        request: What cannot be answered.
+        status: The status of the response.
+        title: What went wrong, in a few words.
+        detail: What is known about it.
+    """
+    return await render(request, "error.html", status_code=status, status=status, title=title, detail=detail)
+
+
+@_router.get("/static/timeline.css")
+async def timeline_css() -> Response:
+    """Give the style sheet of the timelines, which is that of the reports."""
+    return Response(timeline_styles(), media_type="text/css")
