@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import html
 import secrets
 from collections import OrderedDict
 from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 from urllib.parse import parse_qs, quote
 
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
 
 from workflow_core.clock import to_epoch_ms
 from workflow_core.server.guards import refuse
@@ -24,12 +24,17 @@ from workflow_core.server.routes import client_of, header, headers, is_api, path
 from workflow_core.server.throttling import Throttle
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from workflow_core.clock import Clock
     from workflow_core.server.settings import ServerSettings
 
-__all__ = ["AccessGuard"]
+__all__ = ["AccessGuard", "LoginPage"]
+
+LoginPage: TypeAlias = "Callable[[Request, int, str, str | None], Awaitable[Response]]"
+"""Makes the page with the form: given the request, the status, the path to go to, and what was wrong before."""
 
 _COOKIE: Final = "workflow_session"
 _MOST_LOGOUTS: Final = 10_000
@@ -44,10 +49,12 @@ class AccessGuard:
         app: What is guarded.
         settings: The token, and how long a session lasts.
         clock: Where the time comes from.
+        login_page: Makes the page with the form.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, clock: Clock, login_page: LoginPage) -> None:
         self._app = app
+        self._login_page = login_page
         self._clock = clock
         self._token = settings.token.get_secret_value().encode() if settings.token is not None else b""
         self._key = hmac.digest(self._token, b"session of the workflow server", hashlib.sha256)
@@ -109,8 +116,9 @@ class AccessGuard:
     async def _login(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] in {"GET", "HEAD"}:
             query = parse_qs(scope["query_string"].decode("latin-1"))
-            page = _page(scope, _own_path(query.get("next", ["/"])[0]))
-            await HTMLResponse(page)(scope, receive, send)
+            there = _own_path(query.get("next", ["/"])[0])
+            shown = await self._login_page(Request(scope, receive), 200, there, None)
+            await shown(scope, receive, send)
             return
         if scope["method"] != "POST":
             await refuse(scope, receive, send, 405, "Method Not Allowed", "Use GET or POST", allow="GET, HEAD, POST")
@@ -124,7 +132,8 @@ class AccessGuard:
         there = _own_path(fields.get("next", ["/"])[0])
         if not self._is_token(fields.get("token", [""])[0].strip()):
             self._failures.count(client_of(scope))
-            response: Response = HTMLResponse(_page(scope, there, "This is not the token of the server."), 401)
+            request = Request(scope, receive)
+            response: Response = await self._login_page(request, 401, there, "This is not the token of the server.")
         else:
             response = RedirectResponse(f"{scope.get('root_path', '')}{there}", 303)
             response.set_cookie(
@@ -179,30 +188,3 @@ def _own_path(text: str) -> str:
     """Return a path of this server; what may lead elsewhere becomes the first page."""
     ours = text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable() and "\\" not in text
     return quote(text, safe="/") if ours else "/"
-
-
-def _page(scope: Scope, there: str, said: str = "") -> str:
-    root = html.escape(str(scope.get("root_path", "")))
-    problem = f'<p class="problem" role="alert">{html.escape(said)}</p>' if said else ""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-  <meta charset="utf-8">
-  <meta name="viewport" content="width=device-width, initial-scale=1">
-  <title>Log in - Workflows</title>
-  <link rel="stylesheet" href="{root}/static/dashboard.css">
-</head>
-<body class="login">
-  <main>
-    <h1>Workflows</h1>
-    {problem}
-    <form method="post" action="{root}/login">
-      <input type="hidden" name="next" value="{html.escape(there)}">
-      <label for="token">Token of the server</label>
-      <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
-      <button type="submit">Log in</button>
-    </form>
-  </main>
-</body>
-</html>
-"""

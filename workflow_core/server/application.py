@@ -15,12 +15,19 @@ from workflow_core.server.description import describe
 from workflow_core.server.guards import BodyGuard, HostGuard, OriginGuard, RateGuard, SafetyHeaders
 from workflow_core.server.live import Changes
 from workflow_core.server.metrics import ProcessMetrics
+from workflow_core.server.plain_pages import plain_login_page
 from workflow_core.server.problems import add_handlers, documented
 from workflow_core.server.reading import Reader
 from workflow_core.server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from workflow_core.server.access import LoginPage
+    from workflow_core.server.problems import ErrorPage
 
 __all__ = ["create_app", "lifespan"]
 
@@ -48,24 +55,33 @@ def create_app(engine: WorkflowEngine | None = None, settings: ServerSettings | 
     app.state.reader = Reader(served)
     app.state.changes = Changes(served, chosen.poll_interval_ms)
     app.state.metrics = ProcessMetrics()
-    add_handlers(app, served.secrets)
     everywhere = documented(401, 421, 422, 500, 503)
     for module in (workflows, executions, interventions, events, health, metrics):
         app.include_router(module.router, prefix="/api", responses=everywhere)
+    login_page: LoginPage = plain_login_page
+    error_page: ErrorPage | None = None
     if chosen.dashboard:
         from workflow_core.server.dashboard import pages  # noqa: PLC0415 - only who wants pages needs templates
 
         pages.add_to(app)
+        login_page, error_page = _login_page, pages.error_page
+    add_handlers(app, served.secrets, error_page)
     describe(app, with_token=chosen.token is not None)
     # The last one that is added is the first one that a request meets.
     if chosen.token is not None:
-        app.add_middleware(AccessGuard, settings=chosen, clock=served.clock)
+        app.add_middleware(AccessGuard, settings=chosen, clock=served.clock, login_page=login_page)
     app.add_middleware(BodyGuard, most=chosen.max_body_bytes)
     app.add_middleware(RateGuard, clock=served.clock, per_minute=chosen.changes_per_minute)
     app.add_middleware(OriginGuard, origins=chosen.allowed_origins)
     app.add_middleware(HostGuard, names=chosen.allowed_hosts)
     app.add_middleware(SafetyHeaders)
     return app
+
+
+async def _login_page(request: Request, status: int, there: str, mistake: str | None) -> Response:
+    from workflow_core.server.dashboard.rendering import render  # noqa: PLC0415 - only who wants pages needs templates
+
+    return await render(request, "login.html", status, next=there, mistake=mistake)
 
 
 @contextlib.asynccontextmanager

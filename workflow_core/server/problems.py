@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
@@ -14,17 +14,30 @@ from starlette.responses import Response
 
 from workflow_core import errors
 from workflow_core.secrets import REDACTION
+from workflow_core.server.routes import is_api
 from workflow_core.views.json_text import json_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from fastapi import FastAPI
     from starlette.requests import Request
 
     from workflow_core.secrets import Secrets
 
-__all__ = ["Mistake", "Problem", "ProblemError", "ProblemResponse", "add_handlers", "documented", "problem_of"]
+__all__ = [
+    "ErrorPage",
+    "Mistake",
+    "Problem",
+    "ProblemError",
+    "ProblemResponse",
+    "add_handlers",
+    "documented",
+    "problem_of",
+]
+
+ErrorPage: TypeAlias = "Callable[[Request, int, str, str], Awaitable[Response]]"
+"""Makes a page of a problem: given the request, the status, the title and the detail."""
 
 logger = logging.getLogger("workflow_core.server")
 logger.addFilter(REDACTION)
@@ -159,12 +172,13 @@ def _place(item: Any) -> list[str | int]:  # noqa: ANN401 - an item of pydantic'
     return [part if isinstance(part, (str, int)) else str(part) for part in item["loc"]]
 
 
-def add_handlers(app: FastAPI, secrets: Secrets) -> None:
+def add_handlers(app: FastAPI, secrets: Secrets, error_page: ErrorPage | None) -> None:
     """Let an application answer every error with a problem.
 
     Args:
         app: The application.
         secrets: What is masked in the texts of errors.
+        error_page: Makes the page that a browser is shown instead, outside of the API.
     """
 
     async def handle(request: Request, error: Exception) -> Response:
@@ -173,7 +187,11 @@ def add_handlers(app: FastAPI, secrets: Secrets) -> None:
             logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
         if secrets.known:
             problem = Problem.model_validate(secrets.redact_all(problem.model_dump()))
-        return ProblemResponse(problem, headers)
+        if error_page is None or is_api(request.scope) or "text/html" not in request.headers.get("accept", ""):
+            return ProblemResponse(problem, headers)
+        page = await error_page(request, problem.status, problem.title, problem.detail or "")
+        page.headers.update(headers or {})
+        return page
 
     for cls in (ProblemError, HTTPException, RequestValidationError, errors.WorkflowCoreError):
         app.add_exception_handler(cls, handle)
