@@ -26,7 +26,7 @@ def define(engine):
         if kind == "fails" and ctx.restart_attempt == 1:
             await ctx.step("refuse", refuse).with_circuit_breaker(failure_threshold=1)
         if kind == "sleeps":
-            await ctx.sleep("nap", 3_600_000)
+            await ctx.sleep("nap", 300_000)
         if kind == "waits":
             await ctx.step("wait", asyncio.Event().wait)
         return {"order": ctx.execution_id}

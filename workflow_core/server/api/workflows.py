@@ -13,7 +13,7 @@ from workflow_core.definitions import load_definition
 from workflow_core.definitions.saving import create_workflow
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import WorkflowCoreError
-from workflow_core.models import PanicConfig, RetryConfig
+from workflow_core.models import PanicConfig, RetryConfig, WholeNumber
 from workflow_core.server.api.dependencies import Engine, JsonAnswer, Read, WorkflowName, link_to
 from workflow_core.server.api.models import (
     ExecutionDetails,
@@ -76,7 +76,7 @@ class NewExecution(BaseModel):
     input: JsonValue = None
     retry_config: RetryConfig | None = None
     panic_config: PanicConfig | None = None
-    timeout_ms: int | None = Field(default=None, ge=1, le=LONGEST_MS)
+    timeout_ms: WholeNumber | None = Field(default=None, ge=1, le=LONGEST_MS)
 
 
 @router.get("/workflows", response_model=WorkflowList)
