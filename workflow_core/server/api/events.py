@@ -119,7 +119,8 @@ class _Sending:
         record = await load_record(engine, self._execution_id)
         workflow = engine.store.workflow(self._workflow_name)
         events = await workflow.load_events(self._workflow_name, self._execution_id, self._floor)
-        sent = [self._sent(event) for event in events if event.seq not in self._beyond]
+        new = [event for event in events if event.seq not in self._beyond]
+        sent = [self._sent(event) for event in new]
         self._settle()
         status = record.status, record.restart_attempt
         self.at_rest = is_at_rest(record)
