@@ -94,10 +94,50 @@ def test_pages_of_other_sites_change_nothing(directory, headers, status):
     async def test(served):
         response = await served.client.post("/api/workflows/order/executions", json={}, headers=headers)
         assert {200: 202}.get(response.status_code, response.status_code) == status, response.text
-        assert (await served.client.get("/api/executions", headers=headers)).status_code == 200
+        followed = {**headers, "sec-fetch-mode": "navigate"}
+        assert (await served.client.get("/api/executions", headers=followed)).status_code == 200
+        timed = await served.client.get("/api/executions?search=x", headers={**headers, "sec-fetch-mode": "no-cors"})
+        assert timed.status_code == (403 if status == 403 else 200)
         assert bool((await served.get("/api/executions"))["executions"]) == (status == 202)
 
     run(directory, test, allowed_origins=("https://ops.example.org",))
+
+
+def test_a_page_that_may_is_told_so(directory):
+    async def test(served):
+        ask = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+        for origin, allowed in (("https://ops.example.org", True), ("https://evil.example", False)):
+            headers = {"origin": origin, **ask}
+            preflight = await served.client.options("/api/cleanup", headers=headers)
+            assert (preflight.headers.get("access-control-allow-origin") == origin) == allowed
+            answer = await served.client.get("/api/executions", headers={"origin": origin})
+            assert (answer.headers.get("access-control-allow-origin") == origin) == allowed
+
+    run(directory, test, allowed_origins=("https://ops.example.org",))
+
+
+def test_the_address_that_a_request_came_to_is_a_name_of_the_server(directory):
+    async def test(served):
+        for server, host, status in (
+            (("192.0.2.7", 8321), b"192.0.2.7:8321", 200),
+            (("2001:db8::1", 8321), b"[2001:db8::1]:8321", 200),
+            (("192.0.2.7", 8321), b"192.0.2.8", 421),
+            (("evil.example", 80), b"evil.example", 421),
+            (None, b"None", 421),
+        ):
+            sent = []
+
+            async def send(message, sent=sent):
+                sent.append(message)
+
+            async def receive():
+                return {"type": "http.request", "body": b""}
+
+            scope = {"type": "http", "method": "GET", "path": "/api/health/live", "query_string": b"", "server": server}
+            await served.app({**scope, "headers": [(b"host", host)]}, receive, send)
+            assert sent[0]["status"] == status, host
+
+    run(directory, test)
 
 
 def test_forms_of_other_sites_are_no_json(directory):

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from workflow_core.engine import WorkflowEngine
 from workflow_core.server.access import AccessGuard
@@ -72,6 +73,14 @@ def create_app(engine: WorkflowEngine | None = None, settings: ServerSettings | 
         app.add_middleware(AccessGuard, settings=chosen, clock=served.clock, login_page=login_page)
     app.add_middleware(BodyGuard, most=chosen.max_body_bytes)
     app.add_middleware(RateGuard, clock=served.clock, per_minute=chosen.changes_per_minute)
+    if chosen.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=chosen.allowed_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "last-event-id"],
+            expose_headers=["link", "location", "retry-after"],
+        )
     app.add_middleware(OriginGuard, origins=chosen.allowed_origins)
     app.add_middleware(HostGuard, names=chosen.allowed_hosts)
     app.add_middleware(SafetyHeaders)

@@ -5,6 +5,8 @@ They are plain ASGI middlewares, so that streams pass through them unbuffered.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import logging
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -102,7 +104,7 @@ class HostGuard:
         """Answer a request."""
         if scope["type"] == "http":
             found = headers(scope, b"host")
-            if len(found) != 1 or not self._is_ours(found[0].decode("latin-1")):
+            if len(found) != 1 or not self._is_ours(found[0].decode("latin-1"), scope):
                 detail = "This server is not known by the name in the Host header; name it with --allowed-host"
                 await refuse(scope, receive, send, 421, "Misdirected Request", detail)
                 return
@@ -110,9 +112,9 @@ class HostGuard:
             return
         await self._app(scope, receive, send)
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_ours(self, host: str, scope: Scope) -> bool:
         name = _without_port(host.lower()).rstrip(".")
-        if name in self._names:
+        if name in self._names or name == _own_address(scope):
             return True
         return any(
             each.startswith("*.") and name.endswith(each[1:]) and len(name) > len(each) - 1 for each in self._names
@@ -124,8 +126,22 @@ def _without_port(host: str) -> str:
     return host[:end] if end > 0 else host
 
 
+def _own_address(scope: Scope) -> str | None:
+    """Return the address that a request came to, as a ``Host`` names it: no name of a stranger's is an address."""
+    server = scope.get("server")
+    if not server or not server[0]:
+        return None
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(str(server[0]))
+        return f"[{address}]" if address.version == 6 else str(address)  # noqa: PLR2004 - the version of IP
+    return None
+
+
 class OriginGuard:
-    """Refuses requests that change something and that a page of another site has sent (CSRF).
+    """Refuses requests that a page of another site has sent: those that change something (CSRF), and those to the API.
+
+    The latter's answers cannot be read by that page, but how long they take can be measured (XS-leaks). Following a
+    link from elsewhere is no such request.
 
     Args:
         app: What is guarded.
@@ -138,11 +154,17 @@ class OriginGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] == "http" and scope["method"] not in SAFE_METHODS and not self._is_own(scope):
-            detail = "This request changes something, and comes from a page of another site"
+        if scope["type"] == "http" and self._is_guarded(scope) and not self._is_own(scope):
+            detail = "This request comes from a page of another site"
             await refuse(scope, receive, send, 403, "Forbidden", detail)
             return
         await self._app(scope, receive, send)
+
+    @staticmethod
+    def _is_guarded(scope: Scope) -> bool:
+        if scope["method"] not in SAFE_METHODS:
+            return True
+        return is_api(scope) and header(scope, b"sec-fetch-mode") not in {None, "navigate"}
 
     def _is_own(self, scope: Scope) -> bool:
         origin, site = header(scope, b"origin"), header(scope, b"sec-fetch-site")

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
-__all__ = ["ListenError", "is_loopback", "listen", "serve", "url_of"]
+__all__ = ["ListenError", "allow_many_files", "is_loopback", "listen", "serve", "url_of"]
+
+_MOST_FILES = 65_536
 
 _GRACE_SECONDS = 5
 """How long requests that are under way may go on when the server stops."""
@@ -41,6 +43,19 @@ def is_loopback(host: str) -> bool:
     except (OSError, UnicodeError):
         return host == "localhost"
     return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+
+
+def allow_many_files() -> None:
+    """Let this process open as many files as the system lets it: each workflow has a database of its own."""
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ModuleNotFoundError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -28,7 +28,7 @@ class ServerSettings(Model):
         token: What requests have to show; ``None`` asks for none, which is for the loopback interface alone.
         allowed_hosts: The names by which clients may call the server, besides those of the loopback interface: the
             ``Host`` of each request is compared with them. ``*.example.org`` allows every name below ``example.org``.
-        allowed_origins: Other sites whose pages may send requests that change something, such as
+        allowed_origins: Other sites whose pages may use the API, with the token if there is one, such as
             ``https://ops.example.org``.
         dashboard: Whether there are pages for people besides the API.
         poll_interval_ms: How often databases are looked at for changes that other processes make, in milliseconds.

@@ -90,12 +90,13 @@ def command(
     needs_server()
     from workflow_core.cli.interruption import Interrupted, run_until_stopped  # noqa: PLC0415 - not for help
     from workflow_core.server import ServerSettings, create_app  # noqa: PLC0415
-    from workflow_core.server.serving import ListenError, listen, serve, url_of  # noqa: PLC0415
+    from workflow_core.server.serving import ListenError, allow_many_files, listen, serve, url_of  # noqa: PLC0415
 
     settings = ServerSettings.from_environment(
         allowed_hosts=(f"[{host}]" if ":" in host else host, *allowed_hosts), dashboard=not no_dashboard
     )
     refuse_unsafe(host, settings)
+    allow_many_files()
     with invocation.engine(runs_workflows=True) as engine:
         engine.settings = engine.settings.model_copy(update={"recover_on_start": recover})
         app = create_app(engine, settings)
