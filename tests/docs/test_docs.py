@@ -11,6 +11,9 @@ from workflow_core.hookspecs import WorkflowHooks
 
 pytest_plugins = ["pytester"]
 
+for public in workflow_core.__all__:  # pytester forgets, at the end of a test, what was imported in it for the first time
+    getattr(workflow_core, public)
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
