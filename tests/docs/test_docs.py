@@ -11,7 +11,7 @@ from workflow_core.hookspecs import WorkflowHooks
 
 pytest_plugins = ["pytester"]
 
-for public in workflow_core.__all__:  # pytester forgets, at the end of a test, what was imported in it for the first time
+for public in workflow_core.__all__:  # pytester forgets what is imported for the first time in one of its tests
     getattr(workflow_core, public)
 
 ROOT = Path(__file__).parents[2]
