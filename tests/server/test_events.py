@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from workflow_core import Settings, WorkflowEngine
+from workflow_core import Settings, StorageError, WorkflowEngine
 from workflow_core.server.api.events import _Sending
 from workflow_core.server.live import Changes
 
@@ -218,11 +218,34 @@ def test_a_listener_that_is_slow_is_told_once_of_many_changes():
 
         changes = Changes(Engine(), 1)
         async with changes.listening() as listener:
+            assert Engine.store.number == 1  # whatever is read from here on is compared with what changes after it
             while Engine.store.number < 20:
                 await asyncio.sleep(0.001)
             assert await listener.next() == {"a", "b"}
             assert await listener.next(10_000) >= {"a"}
         assert await changes.close() is None
+
+    asyncio.run(main())
+
+
+def test_a_store_that_fails_ends_no_listening(caplog):
+    async def main():
+        class Store:
+            number = 0
+
+            async def change_markers(self):
+                self.number += 1
+                if self.number in {2, 3}:
+                    raise StorageError("locked") if self.number == 2 else RuntimeError("broken")
+                return {"a": self.number // 10}
+
+        class Engine:
+            store = Store()
+
+        async with Changes(Engine(), 1).listening() as listener:
+            while Engine.store.number < 12:
+                assert await listener.next(10_000) == {"a"}
+        assert "broken" in caplog.text
 
     asyncio.run(main())
 

@@ -65,6 +65,7 @@ class Changes:
         self._interval_ms = interval_ms
         self._listeners: set[Listener] = set()
         self._poller: asyncio.Task[None] | None = None
+        self._begun = asyncio.Event()
         self._ended = False
 
     @contextlib.asynccontextmanager
@@ -75,8 +76,10 @@ class Changes:
             listener.end()
         self._listeners.add(listener)
         if self._poller is None:
-            self._poller = asyncio.create_task(self._poll(), name="workflow server changes")
+            self._begun = asyncio.Event()
+            self._poller = asyncio.create_task(self._poll(self._begun), name="workflow server changes")
         try:
+            await self._begun.wait()  # what is read from here on is compared with what changes after it
             yield listener
         finally:
             self._listeners.discard(listener)
@@ -94,18 +97,15 @@ class Changes:
         for listener in list(self._listeners):
             listener.end()
 
-    def reopen(self) -> None:
-        """Begin again."""
-        self._ended = False
-
     async def _stop(self) -> None:
         poller, self._poller = self._poller, None
         if poller is not None:
             poller.cancel()
             await asyncio.gather(poller, return_exceptions=True)
 
-    async def _poll(self) -> None:
+    async def _poll(self, begun: asyncio.Event) -> None:
         before = await self._markers()
+        begun.set()
         while True:
             await asyncio.sleep(self._interval_ms / 1_000)
             now = await self._markers()
@@ -120,4 +120,6 @@ class Changes:
             return await self._engine.store.change_markers()
         except WorkflowCoreError as error:
             logger.debug("Changes cannot be seen: %s", error)
-            return {}
+        except Exception:  # a store of another's making may fail in any way, and listeners wait
+            logger.exception("Changes cannot be seen")
+        return {}
