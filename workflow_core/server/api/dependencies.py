@@ -1,5 +1,6 @@
 """What endpoints are given: the engine, the reader, and the form of their answers."""
 
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, cast
 
 from fastapi import Depends, Path, Request
@@ -19,6 +20,7 @@ __all__ = [
     "Read",
     "ServedSettings",
     "WorkflowName",
+    "answered",
     "link_to",
 ]
 
@@ -29,8 +31,8 @@ class JsonAnswer(Response):
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:  # noqa: ANN401 - its base's
-        """Return data as JSON."""
-        return json_bytes(content)
+        """Return data as JSON; bytes are JSON already."""
+        return content if isinstance(content, bytes) else json_bytes(content)
 
 
 def _engine(request: Request) -> WorkflowEngine:
@@ -81,6 +83,15 @@ WorkflowName = Annotated[
         max_length=128,
     ),
 ]
+
+
+async def answered(read: Reader, find: Callable[[WorkflowEngine], Coroutine[Any, Any, object]]) -> JsonAnswer:
+    """Answer with what a function finds; it is turned into JSON in the thread that reads, because it may be much."""
+
+    async def encoded(engine: WorkflowEngine) -> bytes:
+        return json_bytes(await find(engine))
+
+    return JsonAnswer(await read(encoded))
 
 
 def link_to(request: Request, route: str, **parameters: str) -> str:

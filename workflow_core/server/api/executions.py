@@ -10,7 +10,7 @@ from workflow_core.logs import Level
 from workflow_core.models import ExecutionStatus
 from workflow_core.report.reading import MOST_EVENTS
 from workflow_core.report.timeline import lay_out
-from workflow_core.server.api.dependencies import ExecutionId, JsonAnswer, Read
+from workflow_core.server.api.dependencies import ExecutionId, JsonAnswer, Read, answered
 from workflow_core.server.api.models import (
     ErrorList,
     EventList,
@@ -105,7 +105,7 @@ async def get(execution_id: ExecutionId, read: Read) -> JsonAnswer:
         view = await read_view(engine, execution_id)
         return execution_data(await engine.get_status(execution_id), view)
 
-    return JsonAnswer(await read(find))
+    return await answered(read, find)
 
 
 @router.get("/executions/{execution_id}/history", response_model=EventList, responses=documented(404))
@@ -116,26 +116,26 @@ async def history(
 ) -> JsonAnswer:
     """Show the history of an execution, oldest event first."""
 
-    async def find(engine: WorkflowEngine) -> list[dict[str, object]]:
+    async def find(engine: WorkflowEngine) -> dict[str, object]:
         record = await load_record(engine, execution_id)
         workflow = engine.store.workflow(record.workflow_name)
         events = await workflow.load_events(record.workflow_name, record.execution_id, after)
-        return [event_data(event) for event in events]
+        return {"events": [event_data(event) for event in events]}
 
-    return JsonAnswer({"events": await read(find)})
+    return await answered(read, find)
 
 
 @router.get("/executions/{execution_id}/errors", response_model=ErrorList, responses=documented(404))
 async def errors(execution_id: ExecutionId, read: Read) -> JsonAnswer:
     """Show the errors that the steps of an execution met, oldest first, with their tracebacks."""
 
-    async def find(engine: WorkflowEngine) -> list[dict[str, object]]:
+    async def find(engine: WorkflowEngine) -> dict[str, object]:
         record = await load_record(engine, execution_id)
         workflow = engine.store.workflow(record.workflow_name)
         found = await workflow.load_errors(record.workflow_name, record.execution_id)
-        return [error_data(step_id, error) for step_id, error in found]
+        return {"errors": [error_data(step_id, error) for step_id, error in found]}
 
-    return JsonAnswer({"errors": await read(find)})
+    return await answered(read, find)
 
 
 @router.get("/executions/{execution_id}/timeline", response_model=TimelineData, responses=documented(404))
@@ -153,7 +153,7 @@ async def timeline(execution_id: ExecutionId, read: Read) -> JsonAnswer:
             "left_out": max(len(events) - MOST_EVENTS, 0),
         }
 
-    return JsonAnswer(await read(find))
+    return await answered(read, find)
 
 
 @router.get("/executions/{execution_id}/logs", response_model=LogLines, responses=documented(404))
@@ -165,8 +165,12 @@ async def execution_logs(
     lines: Annotated[int, _LINES] = 500,
 ) -> JsonAnswer:
     """Show the latest log lines of an execution, oldest first; without a log file, they are made of its history."""
-    found = await read(lambda engine: execution_log(engine, execution_id, level=level, since=since, most=lines))
-    return JsonAnswer({"lines": [line_data(line) for line in found]})
+
+    async def find(engine: WorkflowEngine) -> dict[str, object]:
+        found = await execution_log(engine, execution_id, level=level, since=since, most=lines)
+        return {"lines": [line_data(line) for line in found]}
+
+    return await answered(read, find)
 
 
 @router.get("/logs", response_model=LogLines, tags=["workflows"])
@@ -180,5 +184,9 @@ async def logs(
     lines: Annotated[int, _LINES] = 500,
 ) -> JsonAnswer:
     """Show the latest log lines of a workflow, or of all, oldest first."""
-    found = await read(lambda engine: workflow_log(engine, workflow, level=level, since=since, most=lines))
-    return JsonAnswer({"lines": [line_data(line) for line in found]})
+
+    async def find(engine: WorkflowEngine) -> dict[str, object]:
+        found = await workflow_log(engine, workflow, level=level, since=since, most=lines)
+        return {"lines": [line_data(line) for line in found]}
+
+    return await answered(read, find)

@@ -14,7 +14,7 @@ from workflow_core.definitions.saving import create_workflow
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import WorkflowCoreError
 from workflow_core.models import PanicConfig, RetryConfig, WholeNumber
-from workflow_core.server.api.dependencies import Engine, JsonAnswer, Read, WorkflowName, link_to
+from workflow_core.server.api.dependencies import Engine, JsonAnswer, Read, WorkflowName, answered, link_to
 from workflow_core.server.api.models import (
     ExecutionDetails,
     StatisticsDetails,
@@ -25,6 +25,7 @@ from workflow_core.server.problems import documented
 from workflow_core.timeouts import LONGEST_MS
 from workflow_core.views.execution_data import execution_data
 from workflow_core.views.execution_view import read_view
+from workflow_core.views.json_text import json_bytes
 from workflow_core.views.overviews import read_overview, read_overviews
 from workflow_core.views.statistics import read_statistics
 from workflow_core.views.workflow_data import workflow_data
@@ -82,8 +83,11 @@ class NewExecution(BaseModel):
 @router.get("/workflows", response_model=WorkflowList)
 async def list_workflows(read: Read) -> JsonAnswer:
     """List all workflows, those of this server and those that the databases know, sorted by name."""
-    overviews = await read(read_overviews)
-    return JsonAnswer({"workflows": [each.data() for each in overviews]})
+
+    async def find(engine: WorkflowEngine) -> dict[str, object]:
+        return {"workflows": [each.data() for each in await read_overviews(engine)]}
+
+    return await answered(read, find)
 
 
 @router.post(
@@ -122,7 +126,7 @@ async def get(name: WorkflowName, read: Read) -> JsonAnswer:
     async def find(engine: WorkflowEngine) -> dict[str, object]:
         return workflow_data(engine, await read_overview(engine, name))
 
-    return JsonAnswer(await read(find))
+    return await answered(read, find)
 
 
 @router.get("/workflows/{name}/statistics", response_model=StatisticsDetails, responses=documented(404))
@@ -139,7 +143,7 @@ async def statistics(
         await read_overview(engine, name)
         return (await read_statistics(engine, name, timedelta(hours=hours))).data()
 
-    return JsonAnswer(await read(find))
+    return await answered(read, find)
 
 
 @router.post(
@@ -180,9 +184,9 @@ async def execute(
 async def answer(request: Request, read: Read, execution_id: str) -> JsonAnswer:
     """Answer with an execution: 200 if it is at rest, 202 if it goes on."""
 
-    async def find(engine: WorkflowEngine) -> tuple[dict[str, object], bool]:
+    async def find(engine: WorkflowEngine) -> tuple[bytes, bool]:
         view = await read_view(engine, execution_id)
-        return execution_data(await engine.get_status(execution_id), view), view.at_rest
+        return json_bytes(execution_data(await engine.get_status(execution_id), view)), view.at_rest
 
     data, at_rest = await read(find)
     location = link_to(request, "get_execution", execution_id=execution_id)
