@@ -6,12 +6,15 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+from workflow_core.server.counting import CountingStore, Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
+    from workflow_core.database.store import Store
     from workflow_core.engine import WorkflowEngine
 
 __all__ = ["Reader"]
@@ -46,6 +49,7 @@ class Reader:
         self._reads_here = True
         self._places: list[_Place] = []
         self._local = threading.local()
+        self._counts = Counts()
 
     def open(self) -> None:
         """Begin."""
@@ -83,6 +87,7 @@ class Reader:
             without = {"recover_on_start": False, "log_files": False, "storage_patience_ms": None}
             settings = self._engine.settings.model_copy(update=without)
             mirror = self._engine.mirror(store or self._engine.bare_store, settings)
+            mirror.store = cast("Store", CountingStore(mirror.store, self._counts))
             place = self._local.place = _Place(mirror, asyncio.new_event_loop())
             self._places.append(place)
         return place
