@@ -48,7 +48,7 @@ class ServerSettings(Model):
     heartbeat_ms: PositiveInt = 15_000
     session_ms: PositiveInt = 43_200_000
     max_body_bytes: int = Field(default=1_048_576, ge=1)
-    changes_per_minute: PositiveInt = 600
+    changes_per_minute: PositiveInt = 6_000
     failures_per_minute: PositiveInt = 10
     metrics: bool = True
 
