@@ -31,6 +31,7 @@ _READS: Final = frozenset(
         "load_execution",
         "load_owner",
         "load_steps",
+        "search_executions",
         "space",
         "unfinished_executions",
         "workflows_with_executions",

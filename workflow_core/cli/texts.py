@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from workflow_core.views.wording import ago_text
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -14,9 +16,6 @@ _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
 )
 """Characters that would move the cursor, change colours or reorder what is read."""
-
-
-_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 def visible(text: object) -> str:
@@ -50,10 +49,4 @@ def age_text(moment: datetime | None, now: datetime, missing: str = "-") -> str:
     """Return how long ago a moment was, to its largest unit; that says enough in a list, in little room."""
     if moment is None:
         return missing
-    seconds = (now - moment).total_seconds()
-    if seconds < 0:
-        return moment_text(moment)
-    for unit, length in _UNITS:
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return "now"
+    return moment_text(moment) if moment > now else ago_text(moment, now)

@@ -82,6 +82,12 @@ class SQLiteStore(ReadableDatabase):
         super().roll_back()
         self._known_owners = {}
 
+    def for_reading(self) -> SQLiteStore | None:
+        """Return another store of this file, for a thread that only reads; ``None`` of a database in memory."""
+        if self._path is None or self._borrowed:
+            return None
+        return SQLiteStore(self._path, synchronous=self._synchronous, busy_timeout_ms=self._busy_timeout_ms)
+
     def workflow(self, workflow_name: str) -> SQLiteStore:
         """Return this store: one database holds every workflow."""
         del workflow_name
