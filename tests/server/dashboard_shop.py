@@ -107,7 +107,7 @@ async def hostile(ctx: WorkflowContext[Any]) -> Any:
     for text in (text for text in HOSTILE if text.isprintable() and len(text) < 200):
         await ctx.step(f"step {text}", lambda text=text: {text: [text, {"deep": text}]})
     await ctx.step("long", lambda: HOSTILE[-1])
-    ctx.logger.warning(f"{HOSTILE[0]}{HOSTILE[3]}")
+    ctx.logger.warning("%s", HOSTILE[0] + HOSTILE[3])
 
     async def fail() -> None:
         raise NetworkError("\n".join(HOSTILE))
