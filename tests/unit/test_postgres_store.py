@@ -3,10 +3,12 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import gc
 from datetime import UTC, datetime
 
 import pytest
 
+from pytest_workflow import VirtualClock
 from tests.unit.conftest import sql
 from workflow_core import LeaseLostError, SchemaVersionError, Settings, StorageError, WorkflowEngine
 from workflow_core.circuit_breaker import after_failure
@@ -171,14 +173,11 @@ def test_an_execution_waits_for_a_server_that_stops_and_goes_on_when_it_is_back(
     assert ran == [1]
 
 
-def test_sessions_that_an_administrator_ends_are_made_anew(make_postgres_store):
+def test_sessions_that_an_administrator_ends_are_made_anew(make_postgres_store, postgres_url, postgres_schema):
     async def scenario():
-        store, admin = make_postgres_store(), make_postgres_store()
+        store, admin = make_postgres_store(named(postgres_url, postgres_schema)), make_postgres_store()
         lease = await begin(store)
-        end = (
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'workflow_core'"
-            " AND pid <> pg_backend_pid()"
-        )
+        end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{postgres_schema}'"
         for number in range(3):
             assert await admin.fetch(end)
             await store.step_started(lease, StepRecord(f"s{number}"), 1, number + 2, NOW, None)
@@ -203,7 +202,9 @@ def test_what_a_session_may_not_do(make_postgres_store, postgres_url, options, r
     async def scenario():
         store = make_postgres_store()
         lease = await begin(store)
-        other = make_postgres_store(f"{postgres_url}&options={options.replace(' ', '%20').replace('=', '%3D')}")
+        other = make_postgres_store(
+            f"{postgres_url}{'&' if '?' in postgres_url else '?'}options={options.replace(' ', '%20').replace('=', '%3D')}"
+        )
 
         async def hold(connection):
             async with connection.transaction():
@@ -277,11 +278,16 @@ def test_a_database_that_cannot_hold_every_text_is_refused(make_postgres_store, 
 # Connections ---------------------------------------------------------------------------------------------------------
 
 
-def test_no_more_connections_than_said(make_postgres_store):
+def named(url, name):
+    """Return a URL whose sessions can be told from those of others by their name."""
+    return f"{url}{'&' if '?' in url else '?'}application_name={name}"
+
+
+def test_no_more_connections_than_said(make_postgres_store, postgres_url, postgres_schema):
     async def scenario():
-        store = make_postgres_store(max_connections=2)
+        store = make_postgres_store(named(postgres_url, postgres_schema), max_connections=2)
         await store.open()
-        count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'workflow_core'"
+        count = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{postgres_schema}'"
         found = await asyncio.gather(*(store.fetch(count) for _ in range(20)))
         return max(row[0] for (row,) in found)
 
@@ -445,3 +451,51 @@ def test_what_was_removed_still_counts(make_postgres_store):
         assert (w.name, w.execution_count, w.last_execution_at, w.created_at) == ("w", 3, NOW, NOW)
 
     asyncio.run(scenario())
+
+
+# Virtual time --------------------------------------------------------------------------------------------------------
+
+
+def test_virtual_time_stands_still_while_the_server_works(make_postgres_store):
+    clock = VirtualClock()
+    engine = WorkflowEngine(make_postgres_store(), clock, settings=Settings(sync_handlers="inline"))
+
+    @engine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("z", 300_000)
+        await ctx.step("s", lambda: 1 / (ctx.attempt - 1)).with_retry(backoff_ms=1_000)
+        return clock.monotonic()
+
+    async def scenario():
+        result = await engine.start("w", "e")
+
+        async def asked(connection):
+            await connection.execute("SELECT pg_sleep(0.15)")
+            return clock.monotonic()
+
+        answered, _ = await asyncio.gather(engine.bare_store.together(asked), asyncio.sleep(10))
+        await engine.aclose()
+        return result.output, answered, clock.monotonic()
+
+    try:
+        assert clock.run(scenario()) == (301, 301, 311)
+    finally:
+        clock.detach()
+
+
+def test_a_store_that_is_forgotten_says_goodbye(make_postgres_store, postgres_url, postgres_schema, recwarn):
+    from workflow_core.database.postgres.store import PostgresStore
+
+    async def scenario():
+        watcher = make_postgres_store()
+        forgotten = PostgresStore(named(postgres_url, postgres_schema), schema=postgres_schema)
+        count = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{postgres_schema}'"
+        await forgotten.open()
+        assert await watcher.fetch(count) == [(1,)]
+        del forgotten
+        gc.collect()
+        while await watcher.fetch(count) != [(0,)]:
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert not recwarn.list
