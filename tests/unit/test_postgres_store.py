@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import gc
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 import pytest
 
@@ -21,6 +22,10 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 OWNER = Owner("host", 1, "0")
 LEASE = Lease("w", "e", 1)
 CONFIG = CircuitBreakerConfig(failure_threshold=100, reset_timeout_ms=1_000)
+
+
+def with_parameter(url, name, value):
+    return f"{url}{'&' if '?' in url else '?'}{name}={quote(value)}"
 
 
 async def begin(store, execution_id="e"):
@@ -175,18 +180,24 @@ def test_an_execution_waits_for_a_server_that_stops_and_goes_on_when_it_is_back(
 
 def test_sessions_that_an_administrator_ends_are_made_anew(make_postgres_store, postgres_url, postgres_schema):
     async def scenario():
-        store, admin = make_postgres_store(named(postgres_url, postgres_schema)), make_postgres_store()
+        store, admin = (
+            make_postgres_store(with_parameter(postgres_url, "application_name", postgres_schema)),
+            make_postgres_store(),
+        )
+
+        async def end(state):
+            """End the session of the store as soon as it is in a state, and wait until it has ended."""
+            query = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %(name)s"
+            while not await admin.fetch(f"{query} AND state = %(state)s", {"name": postgres_schema, "state": state}):
+                await asyncio.sleep(0)
+
         lease = await begin(store)
-        end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{postgres_schema}'"
         for number in range(3):
-            assert await admin.fetch(end)
+            await end("idle")
             await store.step_started(lease, StepRecord(f"s{number}"), 1, number + 2, NOW, None)
         waiting = asyncio.ensure_future(store.together(lambda connection: connection.execute("SELECT pg_sleep(60)")))
-        busy = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
-        for _ in range(2):  # what was under way on a used connection is begun again, and then told
-            while not await admin.fetch(busy):
-                await asyncio.sleep(0)
-            await admin.fetch(end)
+        await end("active")  # on a connection that was used before: it is begun again on a new one
+        await end("active")  # on a new one: it is told
         with pytest.raises(StorageError) as caught:
             await waiting
         assert (caught.value.reason, caught.value.is_transient) == ("unavailable", True)
@@ -202,9 +213,7 @@ def test_what_a_session_may_not_do(make_postgres_store, postgres_url, options, r
     async def scenario():
         store = make_postgres_store()
         lease = await begin(store)
-        other = make_postgres_store(
-            f"{postgres_url}{'&' if '?' in postgres_url else '?'}options={options.replace(' ', '%20').replace('=', '%3D')}"
-        )
+        other = make_postgres_store(with_parameter(postgres_url, "options", options))
 
         async def hold(connection):
             async with connection.transaction():
@@ -278,14 +287,11 @@ def test_a_database_that_cannot_hold_every_text_is_refused(make_postgres_store, 
 # Connections ---------------------------------------------------------------------------------------------------------
 
 
-def named(url, name):
-    """Return a URL whose sessions can be told from those of others by their name."""
-    return f"{url}{'&' if '?' in url else '?'}application_name={name}"
-
-
 def test_no_more_connections_than_said(make_postgres_store, postgres_url, postgres_schema):
     async def scenario():
-        store = make_postgres_store(named(postgres_url, postgres_schema), max_connections=2)
+        store = make_postgres_store(
+            with_parameter(postgres_url, "application_name", postgres_schema), max_connections=2
+        )
         await store.open()
         count = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{postgres_schema}'"
         found = await asyncio.gather(*(store.fetch(count) for _ in range(20)))
@@ -488,7 +494,9 @@ def test_a_store_that_is_forgotten_says_goodbye(make_postgres_store, postgres_ur
 
     async def scenario():
         watcher = make_postgres_store()
-        forgotten = PostgresStore(named(postgres_url, postgres_schema), schema=postgres_schema)
+        forgotten = PostgresStore(
+            with_parameter(postgres_url, "application_name", postgres_schema), schema=postgres_schema
+        )
         count = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{postgres_schema}'"
         await forgotten.open()
         assert await watcher.fetch(count) == [(1,)]
