@@ -174,15 +174,26 @@ class Environment:
         clock.explain_with(self.describe)
         clock.check_with(self.failures.surface)
 
-    def open_engine(self) -> MortalEngine:
-        """Start a process: an engine on the test's database, made the current one."""
+    def open_engine(self, predecessor: MortalEngine | None = None) -> MortalEngine:
+        """Start a process: an engine on the test's database, made the current one.
+
+        Args:
+            predecessor: The engine whose process has died, if there was one.
+        """
         store = SQLiteStore(
             self.file,
             connection=self._memory,
             synchronous=self.settings.synchronous,
             busy_timeout_ms=self.settings.busy_timeout_ms,
         )
-        engine = MortalEngine(store, self._engine_clock, [self._plugin, *self.plugins], self.settings, self.processes)
+        plugins = [self._plugin, *self.plugins, *self.faults.plugins]
+        engine = MortalEngine(
+            store,
+            self._engine_clock,
+            plugins if predecessor is None else predecessor.extensions.handed_over(plugins),
+            self.settings,
+            self.processes,
+        )
         engine.successor = self
         self.engine = engine
         self.faults.serve(engine, self.die, self.corrupt)
@@ -207,7 +218,7 @@ class Environment:
             old.abandon(SimulatedCrash())
         finally:
             self.processes.end(old.owner)
-            new = self.open_engine()
+            new = self.open_engine(old)
             new.definitions = old.definitions
             new.configurations.succeed(old.configurations)
         self.clock.bury(old, SimulatedCrash())

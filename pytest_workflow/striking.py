@@ -78,16 +78,17 @@ class StrikingFaults:
     Attributes:
         strict: ``False`` lets every rule go unused.
         rules: The armed rules, in the order in which they were made.
+        plugins: What an engine needs to have these rules carried out.
     """
 
     def __init__(self, clock: VirtualClock) -> None:
         self.strict = True
         self.rules: list[ArmedFault] = []
+        self.plugins: list[object] = []
         self._clock = clock
         self._engine: WorkflowEngine | None = None
         self._die: Callable[[], NoReturn] | None = None
         self._corrupt: Callable[[DurablePoint, str], None] | None = None
-        self._registered: set[type] = set()
         self._runs: defaultdict[tuple[str, str], _Run] = defaultdict(_Run)
         self._asked: dict[tuple[str, str | None], _Visit] = {}
         self._after: dict[int, tuple[_Visit, list[ArmedFault]]] = {}
@@ -100,7 +101,7 @@ class StrikingFaults:
         die: Callable[[], NoReturn] | None = None,
         corrupt: Callable[[DurablePoint, str], None] | None = None,
     ) -> None:
-        """Work for ``engine`` from now on.
+        """Work for ``engine`` from now on, which has the `plugins`.
 
         Args:
             engine: The engine.
@@ -108,29 +109,26 @@ class StrikingFaults:
             corrupt: Damages the result that a durable point stored.
         """
         self._engine, self._die, self._corrupt = engine, die, corrupt
-        self._registered = set()
         self._after = {}
-        self._register()
 
-    def _register(self) -> None:
-        """Put into the engine what the rules need; an engine without these hooks is faster."""
-        if self._engine is None:
-            return
-        at_points = [armed for armed in self.rules if armed.rule.where.point is not None]
+    def _require(self, armed: list[ArmedFault]) -> None:
+        """Put into the engine what rules need; an engine without these hooks is faster."""
+        at_points = [each for each in armed if each.rule.where.point is not None]
         for hooks, needed in (
-            (_AttemptHooks, len(at_points) < len(self.rules)),
+            (_AttemptHooks, len(at_points) < len(armed)),
             (_BeforeHooks, bool(at_points)),
-            (_AfterHooks, any(_strikes_after(armed) for armed in at_points)),
+            (_AfterHooks, any(_strikes_after(each) for each in at_points)),
         ):
-            if needed and hooks not in self._registered:
-                self._registered.add(hooks)
-                self._engine.register(hooks(self))
+            if needed and not any(isinstance(plugin, hooks) for plugin in self.plugins):
+                self.plugins.append(hooks(self))
+                if self._engine is not None:
+                    self._engine.register(self.plugins[-1])
 
     def arm(self, armed: list[ArmedFault]) -> None:
         """Let rules strike from now on."""
         self.rules += armed
         self._points.update(each.rule.where.point for each in armed if each.rule.where.point is not None)
-        self._register()
+        self._require(armed)
 
     def watch(self, told: Callable[[Attempt | DurablePoint, ArmedFault], object]) -> None:
         """Tell ``told`` of every strike, just before it: the place, and the rule."""
