@@ -72,8 +72,8 @@ def emptied(database: sqlite3.Connection) -> sqlite3.Connection:
     """Return a database in memory without its rows; its prepared statements stay, which is why it is used again."""
     if database.in_transaction:
         database.rollback()
-    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name = 'executions'")
-    for (table_name,) in tables.fetchall():
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for (table_name,) in reversed(tables):  # what refers to a table was made after it
         database.execute(f'DELETE FROM "{table_name}"')  # noqa: S608 - a name from the schema
     return database
 

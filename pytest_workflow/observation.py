@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 from pytest_workflow.matching import literal
 from pytest_workflow.plan import Crash, FaultRule, When, Where
@@ -31,6 +31,8 @@ __all__ = [
     "observe",
     "step_states",
 ]
+
+_T = TypeVar("_T")
 
 _MOST_DIGITS = 18  # of the number of a place; an int of thousands of digits is refused by Python
 
@@ -156,6 +158,7 @@ class Observation:
         damage: What SQLite finds wrong with the database.
         error: What the scenario raised, as text; ``None`` if it passed.
         elapsed_ms: Virtual time that the scenario took, in milliseconds.
+        derived: What `once` has derived of it.
     """
 
     places: tuple[Place, ...] = ()
@@ -172,6 +175,13 @@ class Observation:
     damage: list[str] = field(default_factory=list)
     error: str | None = None
     elapsed_ms: float = 0.0
+    derived: dict[Callable[[Observation], object], object] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, derive: Callable[[Observation], _T]) -> _T:
+        """Return what is derived from a run that is over; of the one that many are compared with, derived once."""
+        if derive not in self.derived:
+            self.derived[derive] = derive(self)
+        return cast("_T", self.derived[derive])
 
     def places_from(self, position: int) -> list[Place]:
         """Return the places before and after each durable point from a position on."""

@@ -149,11 +149,16 @@ def _direct(hook: pluggy.HookCaller) -> Callable[..., Any]:
         return lambda *args: hook(**dict(zip(specification.argnames if specification else (), args, strict=True)))
     functions = [_by_position(each, specification.argnames) for each in implementations]
 
+    def every(*args: object) -> list[object]:
+        results = []
+        for function in functions:
+            result = function(*args)
+            if result is not None:
+                results.append(result)
+        return results
+
     def first(*args: object) -> object:
         return next((result for function in functions if (result := function(*args)) is not None), None)
-
-    def every(*args: object) -> list[object]:
-        return [result for function in functions if (result := function(*args)) is not None]
 
     return first if specification.opts.get("firstresult") else every
 
