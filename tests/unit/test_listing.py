@@ -12,9 +12,12 @@ from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.summaries import EXECUTION_STATUSES
 
 
-@pytest.fixture(params=["memory", "directory"])
+@pytest.fixture(params=["memory", "directory", "postgres"])
 def engine(request, tmp_path, clock):
-    store = SQLiteStore() if request.param == "memory" else DirectoryStore(tmp_path / "state")
+    if request.param == "postgres":
+        store = request.getfixturevalue("make_postgres_store")()
+    else:
+        store = SQLiteStore() if request.param == "memory" else DirectoryStore(tmp_path / "state")
     engine = WorkflowEngine(store, clock, settings=Settings(sync_handlers="inline", lease_ms=None))
 
     def refuse():

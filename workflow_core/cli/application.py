@@ -59,6 +59,9 @@ Examples:
 \b
 Environment:
   WORKFLOW_DIR   the runtime directory (~/.workflow)
+  WORKFLOW_DATABASE_URL
+                 postgresql://user:password@host/database, instead of a
+                 runtime directory; --directory goes before it
   WORKFLOW_APP   the module that defines workflows, as --app
   LOG_LEVEL      debug, info, warn or error: what is logged on stderr
                  (warn, and info for what workflows log themselves)
