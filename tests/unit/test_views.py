@@ -28,8 +28,10 @@ def define(engine):
     return engine
 
 
-@pytest.fixture(params=["memory", "file", "directory"])
+@pytest.fixture(params=["memory", "file", "directory", "postgres"])
 def store(request, tmp_path):
+    if request.param == "postgres":
+        return request.getfixturevalue("make_postgres_store")()
     if request.param == "memory":
         return SQLiteStore()
     return SQLiteStore(tmp_path / "w.db") if request.param == "file" else DirectoryStore(tmp_path / "state")
@@ -177,9 +179,11 @@ def test_a_marker_is_another_one_after_each_commit_and_only_then(engine):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("kind", ["file", "directory"])
-def test_a_marker_tells_of_what_another_process_commits(tmp_path, kind, clock):
+@pytest.mark.parametrize("kind", ["file", "directory", "postgres"])
+def test_a_marker_tells_of_what_another_process_commits(request, tmp_path, kind, clock):
     def make():
+        if kind == "postgres":
+            return define(WorkflowEngine(request.getfixturevalue("make_postgres_store")(), clock))
         store = SQLiteStore(tmp_path / "w.db") if kind == "file" else DirectoryStore(tmp_path / "state")
         return define(WorkflowEngine(store, clock))
 
