@@ -66,8 +66,8 @@ class Served:
 
 
 @contextlib.asynccontextmanager
-async def serving(directory, client_options=None, defining=define, **settings):
-    engine = WorkflowEngine(settings=Settings(directory=directory, sync_handlers="inline"))
+async def serving(directory, client_options=None, defining=define, store=None, **settings):
+    engine = WorkflowEngine(store, settings=Settings(directory=directory, sync_handlers="inline"))
     defining(engine)
     app = create_app(engine, ServerSettings(**{"dashboard": False, "poll_interval_ms": 1, **settings}))
     transport = httpx.ASGITransport(app)

@@ -1,5 +1,6 @@
 """`workflow serve` and `workflow dev` as real processes: how they start, what they refuse, and how they stop."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -210,6 +211,25 @@ def test_addresses():
     for host in ("192.0.2.1", "nowhere.invalid", "x" * 300, "\0"):
         with pytest.raises((ListenError, ValueError)):
             listen(host, 0)
+
+
+def test_small_answers_are_sent_at_once():
+    """Without TCP_NODELAY each answer waits some 40 ms for the acknowledgement of its headers."""
+
+    async def main():
+        accepted = asyncio.get_running_loop().create_future()
+        with listen("127.0.0.1", 0) as listener:
+            server = await asyncio.start_server(lambda _, writer: accepted.set_result(writer), sock=listener)
+            _, client = await asyncio.open_connection(*listener.getsockname())
+            writer = await accepted
+            assert writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            for each in (writer, client):
+                each.close()
+                await each.wait_closed()
+            server.close()
+            await server.wait_closed()
+
+    asyncio.run(main())
 
 
 def test_what_is_missing_is_named(command, monkeypatch):

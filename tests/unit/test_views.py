@@ -28,8 +28,10 @@ def define(engine):
     return engine
 
 
-@pytest.fixture(params=["memory", "file", "directory"])
+@pytest.fixture(params=["memory", "file", "directory", "postgres"])
 def store(request, tmp_path):
+    if request.param == "postgres":
+        return request.getfixturevalue("make_postgres_store")()
     if request.param == "memory":
         return SQLiteStore()
     return SQLiteStore(tmp_path / "w.db") if request.param == "file" else DirectoryStore(tmp_path / "state")
@@ -178,12 +180,10 @@ def test_a_marker_is_another_one_after_each_commit_and_only_then(engine):
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "postgres"])
-def test_a_marker_tells_of_what_another_process_commits(tmp_path, kind, clock, request):
-    make_postgres_store = request.getfixturevalue("make_postgres_store") if kind == "postgres" else None
-
+def test_a_marker_tells_of_what_another_process_commits(request, tmp_path, kind, clock):
     def make():
-        if make_postgres_store is not None:
-            return define(WorkflowEngine(make_postgres_store(), clock))
+        if kind == "postgres":
+            return define(WorkflowEngine(request.getfixturevalue("make_postgres_store")(), clock))
         store = SQLiteStore(tmp_path / "w.db") if kind == "file" else DirectoryStore(tmp_path / "state")
         return define(WorkflowEngine(store, clock))
 
@@ -235,11 +235,7 @@ def test_a_store_for_reading_sees_the_same_data(store, engine):
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-def test_the_history_behind_a_position(kind, request, clock):
-    store = request.getfixturevalue(f"make_{kind}_store")()
-    engine = define(WorkflowEngine(store, clock, settings=Settings(sync_handlers="inline", lease_ms=None)))
-
+def test_the_history_behind_a_position(store, engine):
     async def main():
         await engine.start("work", "e-1")
         workflow = store.workflow("work")

@@ -72,15 +72,15 @@ async def create_workflow(engine: WorkflowEngine, definition: WorkflowDefinition
     """Save a declarative workflow, make its database, and define it on the engine.
 
     Args:
-        engine: An engine on a runtime directory or on PostgreSQL.
+        engine: An engine on a runtime directory, or on PostgreSQL.
         definition: The definition.
 
     Returns:
         Whether anything had to be written.
 
     Raises:
-        InvalidStateError: The engine's store keeps no definitions, or a function of this process has the name.
-        StorageError: The directory, or the database, cannot be written.
+        InvalidStateError: The engine has no runtime directory, or a function of this process has the name.
+        StorageError: The directory cannot be written.
     """
     if not isinstance(engine.bare_store, (DirectoryStore, KeepsDefinitions)):
         raise InvalidStateError(

@@ -7,8 +7,9 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import os
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["ListenError", "allow_many_files", "is_loopback", "listen", "serve", "url_of"]
 
 _MOST_FILES = 65_536
+_BACKLOG = 512
 
 _GRACE_SECONDS = 5
 """How long requests that are under way may go on when the server stops."""
@@ -70,7 +72,7 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family)
+        return _listening(family, address)
     except (OSError, UnicodeError, OverflowError) as error:
         number = getattr(error, "errno", None)
         if number == errno.EADDRINUSE:
@@ -81,6 +83,22 @@ def listen(host: str, port: int) -> socket.socket:
         if number == errno.EACCES:
             raise ListenError(f"This user may not listen on port {port}; choose one from 1024 on") from None
         raise ListenError(f"Nothing can listen on {host}, port {port}: {error}") from None
+
+
+def _listening(family: int, address: Any) -> socket.socket:  # noqa: ANN401 - as each family has it
+    """Return a socket that names its protocol: asyncio sends small answers at once (TCP_NODELAY) on such ones alone."""
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def url_of(listener: socket.socket, host: str) -> str:

@@ -15,9 +15,8 @@ from workflow_core.ownership import Owner
 from workflow_core.summaries import EXECUTION_STATUSES, ExecutionSummary
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from workflow_core.database.store import Store
     from workflow_core.models import ExecutionStatus
     from workflow_core.summaries import Position
 
@@ -65,11 +64,6 @@ _LIST_UNFINISHED: Final = (
     " ORDER BY p.started_at, p.id LIMIT %(limit)s"
 )
 
-_MARKED: Final = f"WITH RECURSIVE {NAMES} SELECT name, pg_current_snapshot()::text FROM names WHERE name IS NOT NULL"
-"""A snapshot names the transactions that have not ended, so each commit that writes makes another one of it."""
-
-_SEARCHED_AT_ONCE: Final = 500
-
 FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
 _LAST: Final = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 _LAST_ID: Final = "\U0010ffff"
@@ -90,7 +84,7 @@ class ListingStore(Points):
         before: Position | None = None,
     ) -> list[ExecutionSummary]:
         """Read executions in short, the latest started first."""
-        rows = await self._latest(workflow_name, status, started_after, started_before, before, limit)
+        rows = await self._latest(workflow_name, status, limit, started_after, started_before, before)
         return [_summary(row) for row in rows]
 
     async def search_executions(
@@ -105,33 +99,24 @@ class ListingStore(Points):
         started_before: datetime | None = None,
         before: Position | None = None,
     ) -> tuple[list[ExecutionSummary], Position | None]:
-        """Read executions whose id or error holds a text, the latest started first.
-
-        They are compared here, because the cases of a database's collation are not those of Python.
-        """
-        wanted, found, left = text.casefold(), list[ExecutionSummary](), looked_at
-        while left > 0:
-            size = min(left, _SEARCHED_AT_ONCE)
-            rows = await self._latest(workflow_name, status, started_after, started_before, before, size)
-            for row in rows:
-                before = utc(row[3]), row[0]
-                if wanted in row[0].casefold() or (row[6] is not None and wanted in row[6].casefold()):
-                    found.append(_summary(row))
-                    if len(found) == limit:
-                        return found, before
-            if len(rows) < size:
-                return found, None
-            left -= size
-        return found, before
+        """Read executions whose id or error holds a text, the latest started first."""
+        wanted, found = text.casefold(), []
+        rows = await self._latest(workflow_name, status, looked_at, started_after, started_before, before)
+        for number, row in enumerate(rows, start=1):
+            if wanted in row[0].casefold() or (row[6] is not None and wanted in row[6].casefold()):
+                found.append(_summary(row))
+            if len(found) == limit or number == looked_at:
+                return found, (utc(row[3]), row[0])
+        return found, None
 
     async def _latest(
         self,
         workflow_name: str | None,
         status: Sequence[ExecutionStatus] | None,
+        limit: int,
         started_after: datetime | None,
         started_before: datetime | None,
         before: Position | None,
-        limit: int,
     ) -> list[tuple[Any, ...]]:
         place = (_LAST, _LAST_ID) if before is None else before
         if started_before is not None:
@@ -145,8 +130,10 @@ class ListingStore(Points):
             "statuses": list(EXECUTION_STATUSES if status is None else status),
         }
         if workflow_name is None and status is None:
-            return await self.fetch(_LIST_ALL, values)
-        return await self.fetch(_LIST.replace("{names}", NAMES if workflow_name is None else _NAMED), values)
+            sql = _LIST_ALL
+        else:
+            sql = _LIST.replace("{names}", NAMES if workflow_name is None else _NAMED)
+        return await self.fetch(sql, values)
 
     async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
         """Count the executions by workflow and status; this reads the index once over."""
@@ -170,14 +157,6 @@ class ListingStore(Points):
         """Return the names of the workflows that have executions, or of those the one that is named."""
         rows = await self.fetch(f"WITH RECURSIVE {NAMES} SELECT name FROM names WHERE name IS NOT NULL ORDER BY name")
         return [name for (name,) in rows if workflow_name is None or name == workflow_name]
-
-    async def change_markers(self) -> Mapping[str, Hashable]:
-        """Return, for each workflow, a value that is another one after every commit, also of other tables."""
-        return dict(await self.fetch(_MARKED))
-
-    def for_reading(self) -> Store | None:
-        """Return ``None``: the pool's connections read and write side by side."""
-        return None
 
 
 def _summary(row: tuple[Any, ...]) -> ExecutionSummary:

@@ -11,7 +11,7 @@ from workflow_core.models import ExecutionStatus
 from workflow_core.report.reading import MOST_EVENTS
 from workflow_core.report.timeline import lay_out
 from workflow_core.server.api.dependencies import ExecutionId, JsonAnswer, Read, answered
-from workflow_core.server.api.models import (
+from workflow_core.server.api.execution_models import (
     ErrorList,
     EventList,
     ExecutionDetails,

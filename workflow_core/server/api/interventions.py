@@ -11,7 +11,8 @@ from workflow_core.arguments import validated_name
 from workflow_core.models import CircuitBreakerConfig, ExecutionStatus
 from workflow_core.retention import RESTING_STATUSES
 from workflow_core.server.api.dependencies import Engine, ExecutionId, JsonAnswer, Read
-from workflow_core.server.api.models import Circuit, CircuitList, Cleaned, ExecutionDetails
+from workflow_core.server.api.execution_models import ExecutionDetails
+from workflow_core.server.api.models import Circuit, CircuitList, Cleaned
 from workflow_core.server.api.workflows import answer
 from workflow_core.server.problems import ProblemError, documented
 from workflow_core.views.circuits import CircuitView, read_circuits

@@ -15,12 +15,8 @@ from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import WorkflowCoreError
 from workflow_core.models import PanicConfig, RetryConfig, WholeNumber
 from workflow_core.server.api.dependencies import Engine, JsonAnswer, Read, WorkflowName, answered, link_to
-from workflow_core.server.api.models import (
-    ExecutionDetails,
-    StatisticsDetails,
-    WorkflowDetails,
-    WorkflowList,
-)
+from workflow_core.server.api.execution_models import ExecutionDetails
+from workflow_core.server.api.models import StatisticsDetails, WorkflowDetails, WorkflowList
 from workflow_core.server.problems import documented
 from workflow_core.timeouts import LONGEST_MS
 from workflow_core.views.execution_data import execution_data
