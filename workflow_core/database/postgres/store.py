@@ -29,7 +29,8 @@ class PostgresStore(DefinitionStore):
 
     def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10) -> None:
         super().__init__(url, schema=schema, max_connections=max_connections)
-        self._arguments = url, schema, max_connections
+        # A function shows nobody the password that is in the URL.
+        self._another = lambda: PostgresStore(url, schema=schema, max_connections=max_connections)
         self._watched: tuple[str, list[str]] | None = None
         self._known_owners: dict[str, int | None] = {}
 
@@ -45,8 +46,7 @@ class PostgresStore(DefinitionStore):
 
     def for_reading(self) -> PostgresStore:
         """Return another store of this schema, for a thread that only reads."""
-        url, schema, max_connections = self._arguments
-        return PostgresStore(url, schema=schema, max_connections=max_connections)
+        return self._another()
 
     async def change_markers(self) -> Mapping[str, Hashable]:
         """Return, for each workflow, the snapshot of the server's transactions: another one after every commit.

@@ -68,7 +68,7 @@ async def execution_events(
     """Send the history of an execution, and go on with each event as it is committed, by whichever process.
 
     An event of the history is sent as `history`, with its position as `seq`; `status` follows whenever the status has
-    changed, and `problem` when a database cannot be read for a while; `removed` is the last one if a cleanup removes the
+    changed, and `problem` when a database cannot be read for a while; `removed` is the last one if a cleanup removes the  # tried again: no change need tell of it
     execution. The id of each is a position up to which all
     was sent, so after a reconnect an event may come a second time, and none is missed.
     """
@@ -84,7 +84,7 @@ async def execution_events(
                 except ExecutionNotFoundError as error:
                     yield _event("removed", {"detail": str(error)})
                     return
-                except StorageError as error:  # tried again: no change may tell of what was missed
+                except StorageError as error:  # no change need tell of what was missed
                     if not hindered:
                         yield _event("problem", {"detail": str(error)})
                     found, hindered = [], True
