@@ -255,7 +255,8 @@ class Attachment:
         """Nothing is runnable, and no timer is set: only something outside the loop can help."""
         if self._patience.overtaken:
             self._patience.renew()
-        late = self._wait_for(self._outside)
+        # what a thread has told the loop just before it ended came after the first look
+        late: list[Any] = self._wait_for(self._outside) or self._selector.select(0)
         if late:
             return late
         waiting = [*self._users_tasks(), *self.outside()]

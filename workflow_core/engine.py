@@ -40,9 +40,10 @@ from workflow_core.retention import CleanupReport, cleaned_up, expiry
 from workflow_core.running import RunningExecutions, running_loop
 from workflow_core.secrets import Secrets
 from workflow_core.serialization import Codec
-from workflow_core.settings import Settings, default_directory, default_log_level
+from workflow_core.settings import Settings, default_log_level
 from workflow_core.sleepers import Sleepers
 from workflow_core.starting import Starting
+from workflow_core.storage import make_store
 from workflow_core.stored import load_record
 from workflow_core.summaries import ExecutionSummary, WorkflowStats, listed, position
 from workflow_core.waking import SleepingExecutions
@@ -83,7 +84,7 @@ class WorkflowEngine:
     recovers interrupted executions on entry and lets go of its store on exit.
 
     Args:
-        store: Where the state lives; without it, the runtime directory that the settings name.
+        store: Where the state lives; without it, the database or the runtime directory that the settings name.
         clock: Where the time comes from.
         plugins: Objects with implementations of the hooks in `workflow_core.hookspecs`.
         settings: Everything else.
@@ -104,18 +105,16 @@ class WorkflowEngine:
         self.settings = settings or Settings()
         self.clock: Clock = clock or SystemClock()
         self.definitions = Definitions()
-        self._bare_store: Store = store or DirectoryStore(
-            self.settings.directory or default_directory(),
-            synchronous=self.settings.synchronous,
-            busy_timeout_ms=self.settings.busy_timeout_ms,
-        )
+        layout = store.layout if isinstance(store, DirectoryStore) else None
+        if store is None:
+            store, layout = make_store(self.settings)
+        self._bare_store: Store = store
         self.secrets = Secrets()
-        layout = self._bare_store.layout if isinstance(self._bare_store, DirectoryStore) else None
         self.configurations = Configurations(layout, self.secrets)
         self.log_files: LogFiles | None = None
-        if layout is not None and self.settings.log_files:
+        if isinstance(store, DirectoryStore) and self.settings.log_files:
             level = LEVELS[self.settings.log_level or default_log_level()]
-            self.log_files = LogFiles(layout, self.clock, level)
+            self.log_files = LogFiles(store.layout, self.clock, level)
         patience_ms = self.settings.storage_patience_ms
         self._patience = (
             None if patience_ms is None else Patience(self.clock, patience_ms, self._bare_store.wait_for_locks)
@@ -386,7 +385,8 @@ class WorkflowEngine:
         if not isinstance(self._bare_store, DirectoryStore):
             raise InvalidStateError(
                 f"Only a runtime directory can be backed up, and the store of this engine is one database "
-                f"({self._bare_store.location()}); copy that with the backup() of Python's sqlite3"
+                f"({self._bare_store.location()}); copy that with pg_dump, or SQLite's with the backup() of Python's "
+                "sqlite3"
             )
         if self.log_files is not None:
             self.log_files.flush()
@@ -631,25 +631,33 @@ class WorkflowEngine:
         """
         return await self._joining.wait(execution_id)
 
-    async def resume(self, execution_id: str) -> ExecutionResult:
+    async def resume(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Go on with a sleeping or interrupted execution, and return its result as `start` does.
 
         A sleep that is not over is slept to its end. An execution that runs in this engine is joined.
+
+        Args:
+            execution_id: The execution.
+            detach: Return what is known of it as soon as it goes on, in the background.
 
         Raises:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest, or another process runs it.
         """
-        return await self._interventions.resume(execution_id)
+        return await self._interventions.resume(execution_id, detach=detach)
 
-    async def restart(self, execution_id: str) -> ExecutionResult:
+    async def restart(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Run a panicked or failed execution again, with its completed steps kept; return its result as `start` does.
+
+        Args:
+            execution_id: The execution.
+            detach: Return what is known of it as soon as it runs again, in the background.
 
         Raises:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is neither panicked nor failed.
         """
-        return await self._interventions.restart(execution_id)
+        return await self._interventions.restart(execution_id, detach=detach)
 
     async def cancel(self, execution_id: str) -> ExecutionResult:
         """Cancel an execution, wherever it runs; its running steps are cancelled.

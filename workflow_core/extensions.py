@@ -13,7 +13,15 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from workflow_core.errors import PanicError
-from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager, StepDescription
+from workflow_core.hookspecs import (
+    ENTRY_POINT_GROUP,
+    Attempt,
+    AttemptHandler,
+    Leaving,
+    PluginManager,
+    Run,
+    StepDescription,
+)
 from workflow_core.panic import find_panic_indicator
 from workflow_core.timeouts import cancelled_from_outside
 
@@ -27,7 +35,7 @@ if TYPE_CHECKING:
     from workflow_core.serialization import Serializer
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["Extensions"]
+__all__ = ["Extensions", "provide", "withdraw"]
 
 logger = logging.getLogger("workflow_core")
 
@@ -43,6 +51,9 @@ class Extensions:
         announces_steps: Whether anybody watches steps.
         announces_handlers: Whether anybody watches the handlers of steps.
         wraps_attempts: Whether anybody puts something around attempts.
+        wraps_handlers: Whether anybody puts something around the handlers of steps.
+        wraps_runs: Whether anybody puts something around runs of workflows' handlers.
+        adds_log_fields: Whether anybody adds fields to what ``ctx.logger`` logs.
         indicators: The plugins' texts that make an error a panic.
         serializers: How the plugins store further types.
         interceptors: The hooks around durable points; ``None`` if nobody implements them.
@@ -52,6 +63,9 @@ class Extensions:
     announces_steps: bool
     announces_handlers: bool
     wraps_attempts: bool
+    wraps_handlers: bool
+    wraps_runs: bool
+    adds_log_fields: bool
     indicators: list[str]
     serializers: list[Serializer[Any]]
     interceptors: pluggy.HookRelay | None
@@ -59,7 +73,10 @@ class Extensions:
     def __init__(self, plugins: Iterable[object]) -> None:
         self._plugins = PluginManager()
         self._hook = self._plugins.hook
-        for plugin in (*_installed_plugins(), *plugins):
+        given = tuple(plugins)
+        kinds = {type(plugin) for plugin in given}
+        provided = (plugin for plugin in [make() for make in _provided] if type(plugin) not in kinds)
+        for plugin in (*_installed_plugins(), *provided, *given):
             self._plugins.register(plugin)
         self._look()
 
@@ -100,6 +117,9 @@ class Extensions:
         self.announces_steps = used("on_step")
         self.announces_handlers = used("on_handler")
         self.wraps_attempts = used("wrap_attempt")
+        self.wraps_handlers = used("wrap_handler")
+        self.wraps_runs = used("wrap_run")
+        self.adds_log_fields = used("log_fields")
         self._judges = used("is_fatal")
         self._forces = used("force_circuit")
         self.indicators = [text for texts in hook.panic_indicators() for text in texts]
@@ -138,6 +158,38 @@ class Extensions:
         """Return the plugins' wrappers around an attempt, the innermost first."""
         return self._hook.wrap_attempt(attempt=attempt)[::-1] if self.wraps_attempts else []
 
+    def handler_wrappers(
+        self, attempt: Attempt, handler: str, error: Exception | None
+    ) -> list[Callable[[AttemptHandler], AttemptHandler]]:
+        """Return the plugins' wrappers around a handler of a step, the innermost first."""
+        wrappers: list[Callable[[AttemptHandler], AttemptHandler]]
+        wrappers = self._hook.wrap_handler(attempt=attempt, handler=handler, error=error)
+        return wrappers[::-1]
+
+    def run_wrappers(self, run: Run) -> list[Callable[[AttemptHandler], AttemptHandler]]:
+        """Tell the plugins of a run, and return their wrappers around its handler, the innermost first."""
+        wrappers: list[Callable[[AttemptHandler], AttemptHandler]] = []
+        try:
+            wrappers = self._hook.wrap_run(run=run)
+        except Exception:
+            logger.exception("A plugin failed while it was told of %r", run)
+        return wrappers[::-1]
+
+    def announce_leaving(self, run: Run, leaving: Leaving) -> None:
+        """Tell the observers of a run that this process has nothing more to do with."""
+        try:
+            self._hook.on_run_left(run=run, leaving=leaving)
+        except Exception:
+            logger.exception("A plugin failed while it was told of leaving %r", run)
+
+    def log_fields(self) -> dict[str, str]:
+        """Return what the plugins add to what is being logged."""
+        try:
+            return {name: value for fields in self._hook.log_fields() for name, value in fields.items()}
+        except Exception:
+            logger.exception("A plugin failed while it was asked for the fields of a log record")
+            return {}
+
     def forced_circuit(self, attempt: Attempt) -> CircuitStatus | None:
         """Return the status that a plugin forces a circuit to."""
         return cast("CircuitStatus | None", self._hook.force_circuit(attempt=attempt)) if self._forces else None
@@ -157,3 +209,22 @@ class Extensions:
 def _installed_plugins() -> tuple[object, ...]:
     """Load, once in a process, the plugins of installed distributions."""
     return tuple(entry.load() for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
+
+
+_provided: list[Callable[[], object]] = []
+"""What makes a plugin for every engine of this process."""
+
+
+def provide(make: Callable[[], object]) -> None:
+    """Give each engine that is made from now on a plugin, unless it is given one of the same class itself.
+
+    Args:
+        make: Makes the plugin of one engine.
+    """
+    _provided.append(make)
+
+
+def withdraw(make: Callable[[], object]) -> None:
+    """Give no further engine such a plugin; engines that have one keep it."""
+    if make in _provided:
+        _provided.remove(make)

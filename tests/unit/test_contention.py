@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.unit.conftest import every_store_kind
 from workflow_core import (
     InvalidStateError,
     LeaseLostError,
@@ -22,6 +23,8 @@ from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.errors import ExecutionConflictError
 from workflow_core.hookspecs import hookimpl
+
+store_kind = every_store_kind
 
 QUICK = {"sync_handlers": "inline", "poll_interval_ms": 10}
 
@@ -87,14 +90,17 @@ def test_a_cancellation_that_comes_too_late_is_refused(machine):
         await machine.clock.settle()
         done = loop.create_future()
 
-        class CompletesFirst(SQLiteStore):
-            async def load_execution(self, execution_id):
-                record = await super().load_execution(execution_id)
-                if not done.done():
-                    done.set_result(await machine.clock.finish(runner.wait("x")))
-                return record
+        store = machine.make_store()
+        load_execution = store.load_execution
 
-        late = WorkflowEngine(CompletesFirst(machine.path), machine.clock, settings=Settings(**QUICK))
+        async def completes_first(execution_id):
+            record = await load_execution(execution_id)
+            if not done.done():
+                done.set_result(await machine.clock.finish(runner.wait("x")))
+            return record
+
+        store.load_execution = completes_first
+        late = WorkflowEngine(store, machine.clock, settings=Settings(**QUICK))
         with pytest.raises(InvalidStateError, match="completed already"):
             await late.cancel("x")
         assert (await late.get_status("x")).status == "completed"

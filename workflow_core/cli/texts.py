@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from workflow_core.views.wording import ago_text
-
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -47,6 +45,8 @@ def moment_text(moment: datetime | None, missing: str = "-") -> str:
 
 def age_text(moment: datetime | None, now: datetime, missing: str = "-") -> str:
     """Return how long ago a moment was, to its largest unit; that says enough in a list, in little room."""
+    from workflow_core.views.wording import ago_text  # noqa: PLC0415 - the overview of commands needs no clock
+
     if moment is None:
         return missing
     return moment_text(moment) if moment > now else ago_text(moment, now)

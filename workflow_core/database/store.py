@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -35,6 +35,7 @@ __all__ = [
     "WorkflowRecord",
     "WorkflowStore",
     "Store",
+    "KeepsDefinitions",
 ]
 
 DURABLE_POINTS: tuple[str, ...] = (
@@ -509,3 +510,14 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of the database; later calls raise `StorageError`."""
+
+
+@runtime_checkable
+class KeepsDefinitions(Protocol):
+    """A store that keeps the definitions of its workflows beside their executions, as a runtime directory in files."""
+
+    def save_document(self, workflow_name: str, definition: Mapping[str, object]) -> bool:
+        """Save the document of a declarative workflow; return whether anything had to be written."""
+
+    def saved_definitions(self) -> Mapping[str, Mapping[str, object]]:
+        """Read how the workflows are defined, by name; what has ``steps`` is a document."""
