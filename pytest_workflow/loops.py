@@ -93,7 +93,7 @@ class Attachment:
 
     def time(self) -> float:
         """Return the loop's time."""
-        return self.loop_time(self._clock.monotonic())
+        return self._offset + self._clock.monotonic()
 
     def loop_time(self, elapsed: float) -> float:
         """Return the loop's time at ``elapsed`` seconds of the clock."""

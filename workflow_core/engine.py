@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from workflow_core import circuit_breaker
-from workflow_core.arguments import aware, up_to_ten_thousand, validated_name
+from workflow_core.arguments import listing, up_to_ten_thousand, validated_name
 from workflow_core.clock import Clock, SystemClock, to_epoch_ms
 from workflow_core.config import Configurations
 from workflow_core.current import activated
@@ -45,7 +45,7 @@ from workflow_core.sleepers import Sleepers
 from workflow_core.starting import Starting
 from workflow_core.storage import make_store
 from workflow_core.stored import load_record
-from workflow_core.summaries import ExecutionSummary, WorkflowStats, position, statuses
+from workflow_core.summaries import ExecutionSummary, WorkflowStats, listed, position
 from workflow_core.waking import SleepingExecutions
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ class WorkflowEngine:
     Args:
         store: Where the state lives; without it, the database or the runtime directory that the settings name.
         clock: Where the time comes from.
-        plugins: Objects with implementations of the hooks in `workflow_core.hookspecs`.
+        plugins: Objects with implementations of the hooks in `workflow_core.hookspecs`; or what the extensions of an
+            engine that has ended have `handed_over`.
         settings: Everything else.
         process_probe: Tells which processes live; tests replace it.
     """
@@ -98,7 +99,7 @@ class WorkflowEngine:
         self,
         store: Store | None = None,
         clock: Clock | None = None,
-        plugins: Sequence[object] = (),
+        plugins: Sequence[object] | Extensions = (),
         settings: Settings | None = None,
         process_probe: ProcessProbe | None = None,
     ) -> None:
@@ -122,7 +123,7 @@ class WorkflowEngine:
         self._probe: ProcessProbe = process_probe or SystemProcessProbe()
         self.owner: Owner = self._probe.make_owner()
         self._closed = False
-        self.extensions = Extensions(plugins)
+        self.extensions = plugins if isinstance(plugins, Extensions) else Extensions(plugins)
         self._hooks_changed()
         sleepers = Sleepers(self.clock)
         self._running = RunningExecutions(self)
@@ -144,6 +145,21 @@ class WorkflowEngine:
         """The store, without what plugins put around it."""
         return self._bare_store
 
+    def mirror(self, store: Store, settings: Settings) -> WorkflowEngine:
+        """Return an engine that sees other connections to the same data, for a thread that only reads.
+
+        It knows the workflows, the configurations and the secrets of this one, and nothing of its plugins but how they
+        store values.
+
+        Args:
+            store: Those connections.
+            settings: What differs.
+        """
+        mirror = WorkflowEngine(store, self.clock, settings=settings, process_probe=self._probe)
+        mirror.definitions, mirror.configurations, mirror.secrets = self.definitions, self.configurations, self.secrets
+        mirror.codec = self.codec
+        return mirror
+
     # Plugins ---------------------------------------------------------------------------------------------------------
 
     def register(self, plugin: object) -> None:
@@ -162,7 +178,7 @@ class WorkflowEngine:
 
     def _hooks_changed(self) -> None:
         self.codec = Codec(self.extensions.serializers, self.settings.max_result_bytes, self.secrets)
-        self.store: Store = guarded(self._bare_store, self.extensions.interceptors, self._patience)
+        self.store: Store = guarded(self._bare_store, self.extensions, self._patience)
 
     # Seams: what a harness does otherwise -----------------------------------------------------------------------------
 
@@ -616,25 +632,33 @@ class WorkflowEngine:
         """
         return await self._joining.wait(execution_id)
 
-    async def resume(self, execution_id: str) -> ExecutionResult:
+    async def resume(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Go on with a sleeping or interrupted execution, and return its result as `start` does.
 
         A sleep that is not over is slept to its end. An execution that runs in this engine is joined.
+
+        Args:
+            execution_id: The execution.
+            detach: Return what is known of it as soon as it goes on, in the background.
 
         Raises:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest, or another process runs it.
         """
-        return await self._interventions.resume(execution_id)
+        return await self._interventions.resume(execution_id, detach=detach)
 
-    async def restart(self, execution_id: str) -> ExecutionResult:
+    async def restart(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Run a panicked or failed execution again, with its completed steps kept; return its result as `start` does.
+
+        Args:
+            execution_id: The execution.
+            detach: Return what is known of it as soon as it runs again, in the background.
 
         Raises:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is neither panicked nor failed.
         """
-        return await self._interventions.restart(execution_id)
+        return await self._interventions.restart(execution_id, detach=detach)
 
     async def cancel(self, execution_id: str) -> ExecutionResult:
         """Cancel an execution, wherever it runs; its running steps are cancelled.
@@ -672,6 +696,7 @@ class WorkflowEngine:
         started_before: datetime | None = None,
         before: ExecutionSummary | str | None = None,
         limit: int = 100,
+        search: str | None = None,
     ) -> list[ExecutionSummary]:
         """Return executions in short, the latest started first, of all workflows of the store or of one.
 
@@ -685,20 +710,16 @@ class WorkflowEngine:
             started_before: Started before this moment; aware.
             before: The last execution of the page before, or its `ExecutionSummary.cursor`.
             limit: How many at most (1 to 10 000).
+            search: With this text in the id or in the error message, whatever its case. A text that few executions
+                hold is looked for in all of them, in portions between which the event loop runs.
 
         Raises:
             ValidationError: An argument is not acceptable.
             StorageError: The database cannot be read.
         """
         up_to_ten_thousand("limit", limit)
-        return await self.store.list_executions(
-            validated_name(workflow_name),
-            statuses(status),
-            limit,
-            started_after=aware("started_after", started_after),
-            started_before=aware("started_before", started_before),
-            before=position(before),
-        )
+        wanted = listing(workflow_name, status, started_after, started_before, search)
+        return (await listed(self.store, wanted, position(before), limit))[0]
 
     async def stats(self, workflow_name: str | None = None) -> list[WorkflowStats]:
         """Return how many executions each workflow has, by status; sorted by name, workflows without any left out.

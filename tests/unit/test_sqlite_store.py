@@ -117,3 +117,10 @@ def test_tables_that_another_process_makes_at_the_same_moment_are_no_foreign_one
     monkeypatch.setattr(connection, "_version", look_and_be_overtaken)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
         connection._refuse_foreign(database, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, str(path))
+
+
+def test_a_path_may_be_a_text(tmp_path):
+    store = SQLiteStore(str(tmp_path / "w.db"))
+    begin(store)
+    store.close()
+    assert (tmp_path / "w.db").exists()

@@ -75,7 +75,7 @@ class Invocation:
             ):
                 raise Failure(f"{directory} is a file; set WORKFLOW_DIR to a directory", STORAGE)
             if runs_workflows:
-                from workflow_core.cli.saved import define_saved_workflows  # noqa: PLC0415
+                from workflow_core.views.saved import define_saved_workflows  # noqa: PLC0415
 
                 define_saved_workflows(engine)
             yield engine

@@ -15,7 +15,7 @@ from workflow_core.database.store import KeepsDefinitions
 from workflow_core.definitions.document import WorkflowDefinition
 from workflow_core.definitions.reading import load_definition, read_document
 from workflow_core.definitions.running import compiled
-from workflow_core.errors import ValidationError, WorkflowRedefinedWarning
+from workflow_core.errors import InvalidStateError, ValidationError, WorkflowRedefinedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["load_saved", "save_definition"]
+__all__ = ["create_workflow", "load_saved", "save_definition"]
 
 logger = logging.getLogger("workflow_core")
 
@@ -66,6 +66,37 @@ def save_definition(target: WorkflowEngine | RuntimeLayout, definition: Workflow
             "panic_config": definition.panic_config.model_dump(mode="json"),
         },
     )
+
+
+async def create_workflow(engine: WorkflowEngine, definition: WorkflowDefinition) -> bool:
+    """Save a declarative workflow, make its database, and define it on the engine.
+
+    Args:
+        engine: An engine on a runtime directory, or on PostgreSQL.
+        definition: The definition.
+
+    Returns:
+        Whether anything had to be written.
+
+    Raises:
+        InvalidStateError: The engine has no runtime directory, or a function of this process has the name.
+        StorageError: The directory cannot be written.
+    """
+    if not isinstance(engine.bare_store, (DirectoryStore, KeepsDefinitions)):
+        raise InvalidStateError(
+            f"{engine.store.location()} is no runtime directory, so nothing can be created in it; use an engine with a "
+            "runtime directory or on PostgreSQL, or define the workflow with define_declarative"
+        )
+    known = engine.known_definition(definition.name)
+    if known is not None and known.revision is None:
+        raise InvalidStateError(
+            f'Workflow "{definition.name}" is defined by a function in this process, which goes before a document; '
+            "choose another name"
+        )
+    written = save_definition(engine, definition)
+    await engine.store.workflow_defined(definition.name, {}, engine.clock.now())  # the registry and the database
+    engine.definitions.replace(compiled(definition))
+    return written
 
 
 def load_saved(engine: WorkflowEngine) -> list[WorkflowDefinition]:

@@ -82,6 +82,40 @@ class ListingStore(Points):
         before: Position | None = None,
     ) -> list[ExecutionSummary]:
         """Read executions in short, the latest started first."""
+        rows = await self._latest(workflow_name, status, limit, started_after, started_before, before)
+        return [_summary(row) for row in rows]
+
+    async def search_executions(
+        self,
+        text: str,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        looked_at: int = 5_000,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> tuple[list[ExecutionSummary], Position | None]:
+        """Read executions whose id or error holds a text, the latest started first."""
+        wanted, found = text.casefold(), []
+        rows = await self._latest(workflow_name, status, looked_at, started_after, started_before, before)
+        for number, row in enumerate(rows, start=1):
+            if wanted in row[0].casefold() or (row[6] is not None and wanted in row[6].casefold()):
+                found.append(_summary(row))
+            if len(found) == limit or number == looked_at:
+                return found, (utc(row[3]), row[0])
+        return found, None
+
+    async def _latest(
+        self,
+        workflow_name: str | None,
+        status: Sequence[ExecutionStatus] | None,
+        limit: int,
+        started_after: datetime | None,
+        started_before: datetime | None,
+        before: Position | None,
+    ) -> list[tuple[Any, ...]]:
         place = (_LAST, _LAST_ID) if before is None else before
         if started_before is not None:
             place = min(place, (started_before, ""))
@@ -97,7 +131,7 @@ class ListingStore(Points):
             sql = _LIST_ALL
         else:
             sql = _LIST.replace("{names}", NAMES if workflow_name is None else _NAMED)
-        return [_summary(row) for row in await self.fetch(sql, values)]
+        return await self.fetch(sql, values)
 
     async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
         """Count the executions by workflow and status; this reads the index once over."""

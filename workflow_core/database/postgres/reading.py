@@ -104,12 +104,12 @@ class ReadableStore(ListingStore):
         rows = await self.fetch(f"{_ERRORS}{of_one} ORDER BY id", {"id": execution_id, "step": step_id})
         return [(row[0], ErrorRecord(*row[1:])) for row in rows]
 
-    async def load_events(self, workflow_name: str, execution_id: str) -> list[Event]:
-        """Read the history of an execution."""
+    async def load_events(self, workflow_name: str, execution_id: str, after: int = 0) -> list[Event]:
+        """Read the history of an execution, behind a position."""
         rows = await self.fetch(
             "SELECT seq, type, step_id, attempt, at, data FROM {s}.step_events"
-            " WHERE execution_id = %(id)s ORDER BY seq",
-            {"id": execution_id},
+            " WHERE execution_id = %(id)s AND seq > %(after)s ORDER BY seq",
+            {"id": execution_id, "after": after},
         )
         return [
             event_from_row(

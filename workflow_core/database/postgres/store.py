@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from workflow_core.database.postgres.definitions import DefinitionStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
 
 __all__ = ["PostgresStore"]
 
@@ -25,6 +30,10 @@ class PostgresStore(DefinitionStore):
 
     def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10, prepares: bool = True) -> None:
         super().__init__(url, schema=schema, max_connections=max_connections, prepares=prepares)
+        self._another: Callable[[], PostgresStore] = lambda: PostgresStore(
+            url, schema=schema, max_connections=max_connections, prepares=prepares
+        )  # a function shows no password
+        self._watched: tuple[str, list[str]] | None = None
         self._known_owners: dict[str, int | None] = {}
 
     def forked(self) -> None:
@@ -36,3 +45,17 @@ class PostgresStore(DefinitionStore):
         """Return this store: one schema holds every workflow."""
         del workflow_name
         return self
+
+    def for_reading(self) -> PostgresStore:
+        """Return another store of this schema, for a thread that only reads."""
+        return self._another()
+
+    async def change_markers(self) -> Mapping[str, Hashable]:
+        """Return, for each workflow, the snapshot of the server's transactions: another one after every commit.
+
+        It is another one after commits of other tables as well.
+        """
+        ((snapshot,),) = await self.fetch("SELECT pg_current_snapshot()::text")
+        if self._watched is None or self._watched[0] != snapshot:
+            self._watched = snapshot, await self.workflows_with_executions()
+        return dict.fromkeys(self._watched[1], snapshot)
