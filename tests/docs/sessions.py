@@ -27,7 +27,6 @@ VARYING = [
     (re.compile(r"\b\d\d:\d\d:\d\d\b"), "<moment>"),
     (re.compile(r"\d+(\.\d+)? ?(ms|s|min|kB|B)\b"), "<amount>"),
     (re.compile(r"<amount> ago|  now(?=  )"), "<age>"),
-    (re.compile(r"(?<=\S) {2,}(?=\S)"), "  "),
     (re.compile(r"\d+ runs/s"), "<speed>"),
     (re.compile(r"-{3,}"), "---"),
     (re.compile(r"={3,}"), "==="),
