@@ -13,6 +13,7 @@ from pytest_workflow.database import WorkflowDatabase
 from pytest_workflow.failures import AssertionFailures, users_traceback
 from pytest_workflow.faults import WorkflowFaults
 from pytest_workflow.history import History, table
+from pytest_workflow.hooks import Hooks
 from pytest_workflow.observation import Death, Observation, WaitingClock, Witness, observe, step_states
 from pytest_workflow.places import ErrorPlaces
 from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedProcesses, execution_ids
@@ -86,9 +87,9 @@ class _HarnessPlugin:
         self._faults = faults
         self._places = places
 
-    def __dir__(self) -> list[str]:
-        # Each name costs pluggy a look at every registration, which is once for each test.
-        return ["on_event", "is_fatal"]
+    def hooks(self) -> Hooks:
+        """Return what an engine needs."""
+        return Hooks(self.on_event, self.is_fatal)
 
     @hookimpl
     def on_event(self, event: Event) -> None:
@@ -153,11 +154,11 @@ class Environment:
         self._borrowed = memory is not None
         self._memory = None if file is not None else memory or memory_database()
         self._places = ErrorPlaces()
-        self._plugin = _HarnessPlugin(clock, self.faults, self._places)
+        self._plugin = _HarnessPlugin(clock, self.faults, self._places).hooks()
         self._engine_clock: Clock = clock
         if observation is not None:
             self._engine_clock = WaitingClock(clock, observation.waits)
-            self.plugins.insert(0, Witness(observation))
+            self.plugins.insert(0, Witness(observation).hooks())
             for place in observation.places:
                 for armed in self.faults.add(place.rule()):
                     armed.explores = True

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
+from pytest_workflow.hooks import Hooks
 from pytest_workflow.matching import literal
 from pytest_workflow.plan import Crash, FaultRule, When, Where
 from workflow_core.clock import to_epoch_ms
@@ -205,12 +206,9 @@ class Witness:
         self._returned = observation.returned
         self._counts: Counter[tuple[str, str | None]] = Counter()
 
-    def __dir__(self) -> list[str]:
-        return [
-            "before_durable_point",
-            "after_durable_point",
-            "wrap_attempt",
-        ]  # each name costs pluggy a look at every registration
+    def hooks(self) -> Hooks:
+        """Return what an engine needs to be seen."""
+        return Hooks(self.before_durable_point, self.wrap_attempt)
 
     @hookimpl
     def before_durable_point(self, point: DurablePoint) -> None:
