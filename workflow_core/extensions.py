@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from workflow_core.events import Event
+    from workflow_core.hookspecs import DurablePoint
     from workflow_core.models import CircuitStatus
     from workflow_core.serialization import Serializer
 
@@ -48,6 +49,15 @@ class Extensions:
         before_durable_point: Calls that hook.
         after_durable_point: Calls that hook.
     """
+
+    before_durable_point: Callable[[DurablePoint], object]
+    after_durable_point: Callable[[DurablePoint], object]
+    _on_event: Callable[[Event], list[object]]
+    _on_step: Callable[[StepDescription], object]
+    _on_handler: Callable[[Attempt, str, Exception | None], object]
+    _wrap_attempt: Callable[[Attempt], list[Callable[[AttemptHandler], AttemptHandler]]]
+    _is_fatal: Callable[[BaseException], object] | None
+    _force_circuit: Callable[[Attempt], object] | None
 
     def __init__(self, plugins: Iterable[object]) -> None:
         self._plugins = PluginManager()
@@ -106,22 +116,26 @@ class Extensions:
 
     def _call(self, calls: Mapping[str, Callable[..., Any]]) -> None:
         """Call those hooks from now on, and ask now what is asked once."""
-        self._on_event = calls.get("on_event", _nobody)
-        self._on_step = calls.get("on_step", _nobody)
-        self._on_handler = calls.get("on_handler", _nobody)
-        self._wrap_attempt = calls.get("wrap_attempt", _nobody)
+
+        def call(name: str) -> Callable[..., Any]:
+            return calls.get(name, _nobody)
+
+        self._on_event = call("on_event")
+        self._on_step = call("on_step")
+        self._on_handler = call("on_handler")
+        self._wrap_attempt = call("wrap_attempt")
         self._is_fatal = calls.get("is_fatal")
         self._force_circuit = calls.get("force_circuit")
-        self.before_durable_point = calls.get("before_durable_point", _nobody)
-        self.after_durable_point = calls.get("after_durable_point", _nobody)
+        self.before_durable_point = call("before_durable_point")
+        self.after_durable_point = call("after_durable_point")
         self.observed = "on_event" in calls
         self.intercepts = "before_durable_point" in calls or "after_durable_point" in calls
         self.announces_steps = "on_step" in calls
         self.announces_handlers = "on_handler" in calls
         self.wraps_attempts = "wrap_attempt" in calls
-        self.indicators: list[str] = [text for texts in calls.get("panic_indicators", _nobody)() for text in texts]
+        self.indicators: list[str] = [text for texts in call("panic_indicators")() for text in texts]
         self.serializers: list[Serializer[Any]] = [
-            serializer for offered in calls.get("serializers", _nobody)() for serializer in offered
+            serializer for offered in call("serializers")() for serializer in offered
         ]
 
     async def emit(self, event: Event) -> None:

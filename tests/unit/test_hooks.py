@@ -520,3 +520,41 @@ def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path):
         timeout=60,
     )
     assert done.stdout == "AUDIT e one\n", done.stderr
+
+
+def test_an_implementation_takes_some_of_the_arguments_in_any_order():
+    seen = []
+
+    class Watcher:
+        @hookimpl
+        def on_handler(self, error, handler):
+            seen.append((handler, type(error)))
+
+    async def flow(ctx):
+        def broken():
+            raise KeyError("price")
+
+        return await ctx.step("look-up", broken).catch(lambda error, ctx: 1)
+
+    assert run(Watcher(), handler=flow, retry_config={"max_attempts": 1}).output == 1
+    assert seen == [("catch", KeyError)]
+
+
+def test_an_implementation_that_wraps_the_others_is_called_around_them():
+    seen = []
+
+    class Inner:
+        @hookimpl
+        def on_event(self, event):
+            seen.append(("inner", type(event).__name__))
+
+    class Outer:
+        @hookimpl(wrapper=True)
+        def on_event(self, event):
+            seen.append(("before", type(event).__name__))
+            result = yield
+            seen.append(("after", type(event).__name__))
+            return result
+
+    run(Outer(), Inner())
+    assert seen[:3] == [("before", "ExecutionStarted"), ("inner", "ExecutionStarted"), ("after", "ExecutionStarted")]
