@@ -8,7 +8,7 @@ JOBS   ?= auto
 KILLS  ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types suite storm bench clean
+.PHONY: help demo test lint types suite docs dist storm bench clean
 
 help: ## Show this help
 	@echo "pytest-workflow-core - make targets:"
@@ -42,15 +42,23 @@ demo: $(VENV)/.demo ## Process the sample order on a real SQLite database; Ctrl-
 
 test: lint types suite ## Run ruff, mypy --strict and the whole test suite
 
-lint: $(VENV)/.dev ## Run ruff
+lint: $(VENV)/.dev ## Run ruff, and check that imports point one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.dev ## Run mypy --strict
 	$(BIN)/mypy
 
 suite: $(VENV)/.dev ## Run the test suite
 	$(BIN)/python -m pytest -n $(JOBS)
+
+docs: $(VENV)/.dev ## Build the documentation site, dist/site/index.html; a broken link or reference fails it
+	$(BIN)/python -m sphinx --quiet --builder html --fail-on-warning --keep-going --write-all docs dist/site
+	@echo "The site is in dist/site; open dist/site/index.html"
+
+dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/
+	SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" $(BIN)/python -m build --outdir dist
 
 storm: $(VENV)/.dev ## Kill workers 500 times at random moments, and let 8 processes share 200 executions
 	WORKFLOW_STORM_EXECUTIONS=200 $(BIN)/python -m pytest -q -p no:cacheprovider tests/reliability/test_kills.py

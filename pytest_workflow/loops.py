@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_workflow.threads import OUTSIDE_GRACE_SECONDS, Patience, Threads, Work, process, processor_time
+from workflow_core import outside
 from workflow_core.errors import InvalidStateError
 from workflow_core.execution import where
 
@@ -252,6 +253,9 @@ class Attachment:
             if child.get_returncode() is None:
                 pid = child.get_pid()
                 works.append(Work(child, processor_time(pid), OUTSIDE_GRACE_SECONDS, f"child process {pid}"))
+        answered = outside.is_going_on(self._loop)
+        if answered is not None:
+            works.append(Work("outside", answered, OUTSIDE_GRACE_SECONDS, "a database server"))
         return works
 
     def _has_background_timers_only(self) -> bool:
@@ -262,7 +266,8 @@ class Attachment:
         """Nothing is runnable, and no timer is set: only something outside the loop can help."""
         if self._patience.overtaken:
             self._patience.renew()
-        late = self._wait_for(self._outside)
+        # what a thread has told the loop just before it ended came after the first look
+        late: list[Any] = self._wait_for(self._outside) or self._selector.select(0)
         if late:
             return late
         waiting = [*self._users_tasks(), *self.outside()]

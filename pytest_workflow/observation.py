@@ -179,7 +179,7 @@ class Observation:
     derived: dict[Callable[[Observation], object], object] = field(default_factory=dict, repr=False, compare=False)
 
     def once(self, derive: Callable[[Observation], _T]) -> _T:
-        """Return what is derived from a run that is over; of the one that many are compared with, derived once."""
+        """Return what is derived of a run, once for each time it is observed: many are compared with the same one."""
         if derive not in self.derived:
             self.derived[derive] = derive(self)
         return cast("_T", self.derived[derive])
@@ -269,6 +269,7 @@ def step_states(database: WorkflowDatabase) -> dict[StepKey, StepState]:
 
 def observe(observation: Observation, database: WorkflowDatabase) -> None:
     """Read the database into an observation."""
+    observation.derived.clear()  # of a run that goes on, as in a state machine, it was derived too early
     observation.executions = {row["id"]: row for row in database.query("SELECT * FROM executions ORDER BY rowid")}
     observation.steps = {(row["execution_id"], row["step_id"]): row for row in database.query("SELECT * FROM steps")}
     observation.events = {execution_id: [] for execution_id in observation.executions}

@@ -14,7 +14,15 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from workflow_core.errors import PanicError
-from workflow_core.hookspecs import ENTRY_POINT_GROUP, Attempt, AttemptHandler, PluginManager, StepDescription
+from workflow_core.hookspecs import (
+    ENTRY_POINT_GROUP,
+    Attempt,
+    AttemptHandler,
+    Leaving,
+    PluginManager,
+    Run,
+    StepDescription,
+)
 from workflow_core.panic import find_panic_indicator
 from workflow_core.timeouts import cancelled_from_outside
 
@@ -22,12 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from workflow_core.events import Event
-    from workflow_core.hookspecs import DurablePoint
     from workflow_core.models import CircuitStatus
     from workflow_core.serialization import Serializer
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["Extensions"]
+__all__ = ["Extensions", "provide", "withdraw"]
 
 logger = logging.getLogger("workflow_core")
 
@@ -44,24 +51,21 @@ class Extensions:
         announces_steps: Whether anybody watches steps.
         announces_handlers: Whether anybody watches the handlers of steps.
         wraps_attempts: Whether anybody puts something around attempts.
+        wraps_handlers: Whether anybody puts something around the handlers of steps.
+        wraps_runs: Whether anybody puts something around runs of workflows' handlers.
+        adds_log_fields: Whether anybody adds fields to what ``ctx.logger`` logs.
         indicators: The plugins' texts that make an error a panic.
         serializers: How the plugins store further types.
         before_durable_point: Calls that hook.
         after_durable_point: Calls that hook.
     """
 
-    before_durable_point: Callable[[DurablePoint], object]
-    after_durable_point: Callable[[DurablePoint], object]
-    _on_event: Callable[[Event], list[object]]
-    _on_step: Callable[[StepDescription], object]
-    _on_handler: Callable[[Attempt, str, Exception | None], object]
-    _wrap_attempt: Callable[[Attempt], list[Callable[[AttemptHandler], AttemptHandler]]]
-    _is_fatal: Callable[[BaseException], object] | None
-    _force_circuit: Callable[[Attempt], object] | None
-
     def __init__(self, plugins: Iterable[object]) -> None:
         self._plugins = PluginManager()
-        for plugin in (*_installed_plugins(), *plugins):
+        given = tuple(plugins)
+        kinds = {type(plugin) for plugin in given}
+        provided = (plugin for plugin in [make() for make in _provided] if type(plugin) not in kinds)
+        for plugin in (*_installed_plugins(), *provided, *given):
             self._plugins.register(plugin)
         self._look()
 
@@ -98,6 +102,8 @@ class Extensions:
             plugins: The plugins of that engine.
         """
         self.drop()
+        if _provided:  # of these each engine has one of its own, registered before the others
+            return Extensions(plugins)
         heir = copy.copy(self)
         kept = {id(plugin) for plugin in (*_installed_plugins(), *plugins)}
         for plugin in self:
@@ -117,25 +123,32 @@ class Extensions:
     def _call(self, calls: Mapping[str, Callable[..., Any]]) -> None:
         """Call those hooks from now on, and ask now what is asked once."""
 
-        def call(name: str) -> Callable[..., Any]:
+        def answers(name: str) -> Callable[..., Any]:
             return calls.get(name, _nobody)
 
-        self._on_event = call("on_event")
-        self._on_step = call("on_step")
-        self._on_handler = call("on_handler")
-        self._wrap_attempt = call("wrap_attempt")
+        self._on_event = answers("on_event")
+        self._on_step = answers("on_step")
+        self._on_handler = answers("on_handler")
+        self._on_run_left = answers("on_run_left")
+        self._wrap_attempt = answers("wrap_attempt")
+        self._wrap_handler = answers("wrap_handler")
+        self._wrap_run = answers("wrap_run")
+        self._log_fields = answers("log_fields")
         self._is_fatal = calls.get("is_fatal")
         self._force_circuit = calls.get("force_circuit")
-        self.before_durable_point = call("before_durable_point")
-        self.after_durable_point = call("after_durable_point")
+        self.before_durable_point = answers("before_durable_point")
+        self.after_durable_point = answers("after_durable_point")
         self.observed = "on_event" in calls
         self.intercepts = "before_durable_point" in calls or "after_durable_point" in calls
         self.announces_steps = "on_step" in calls
         self.announces_handlers = "on_handler" in calls
         self.wraps_attempts = "wrap_attempt" in calls
-        self.indicators: list[str] = [text for texts in call("panic_indicators")() for text in texts]
+        self.wraps_handlers = "wrap_handler" in calls
+        self.wraps_runs = "wrap_run" in calls
+        self.adds_log_fields = "log_fields" in calls
+        self.indicators: list[str] = [text for texts in answers("panic_indicators")() for text in texts]
         self.serializers: list[Serializer[Any]] = [
-            serializer for offered in call("serializers")() for serializer in offered
+            serializer for offered in answers("serializers")() for serializer in offered
         ]
 
     async def emit(self, event: Event) -> None:
@@ -167,7 +180,40 @@ class Extensions:
 
     def attempt_wrappers(self, attempt: Attempt) -> list[Callable[[AttemptHandler], AttemptHandler]]:
         """Return the plugins' wrappers around an attempt, the innermost first."""
-        return self._wrap_attempt(attempt)[::-1]
+        wrappers: list[Callable[[AttemptHandler], AttemptHandler]] = self._wrap_attempt(attempt)
+        return wrappers[::-1]
+
+    def handler_wrappers(
+        self, attempt: Attempt, handler: str, error: Exception | None
+    ) -> list[Callable[[AttemptHandler], AttemptHandler]]:
+        """Return the plugins' wrappers around a handler of a step, the innermost first."""
+        wrappers: list[Callable[[AttemptHandler], AttemptHandler]]
+        wrappers = self._wrap_handler(attempt, handler, error)
+        return wrappers[::-1]
+
+    def run_wrappers(self, run: Run) -> list[Callable[[AttemptHandler], AttemptHandler]]:
+        """Tell the plugins of a run, and return their wrappers around its handler, the innermost first."""
+        wrappers: list[Callable[[AttemptHandler], AttemptHandler]] = []
+        try:
+            wrappers = self._wrap_run(run)
+        except Exception:
+            logger.exception("A plugin failed while it was told of %r", run)
+        return wrappers[::-1]
+
+    def announce_leaving(self, run: Run, leaving: Leaving) -> None:
+        """Tell the observers of a run that this process has nothing more to do with."""
+        try:
+            self._on_run_left(run, leaving)
+        except Exception:
+            logger.exception("A plugin failed while it was told of leaving %r", run)
+
+    def log_fields(self) -> dict[str, str]:
+        """Return what the plugins add to what is being logged."""
+        try:
+            return {name: value for fields in self._log_fields() for name, value in fields.items()}
+        except Exception:
+            logger.exception("A plugin failed while it was asked for the fields of a log record")
+            return {}
 
     def forced_circuit(self, attempt: Attempt) -> CircuitStatus | None:
         """Return the status that a plugin forces a circuit to."""
@@ -194,3 +240,22 @@ def _nobody(*args: object) -> list[Any]:
 def _installed_plugins() -> tuple[object, ...]:
     """Load, once in a process, the plugins of installed distributions."""
     return tuple(entry.load() for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP))
+
+
+_provided: list[Callable[[], object]] = []
+"""What makes a plugin for every engine of this process."""
+
+
+def provide(make: Callable[[], object]) -> None:
+    """Give each engine that is made from now on a plugin, unless it is given one of the same class itself.
+
+    Args:
+        make: Makes the plugin of one engine.
+    """
+    _provided.append(make)
+
+
+def withdraw(make: Callable[[], object]) -> None:
+    """Give no further engine such a plugin; engines that have one keep it."""
+    if make in _provided:
+        _provided.remove(make)

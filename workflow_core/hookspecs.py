@@ -11,9 +11,10 @@ import functools
 import inspect
 import types
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from datetime import datetime  # noqa: TC003 - resolved at run time by dataclass users
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pluggy
 
@@ -30,7 +31,10 @@ __all__ = [
     "Attempt",
     "AttemptHandler",
     "DurablePoint",
+    "Leaving",
+    "Run",
     "StepDescription",
+    "UnfinishedStep",
     "PluginManager",
     "WorkflowHooks",
 ]
@@ -43,6 +47,9 @@ hookimpl = pluggy.HookimplMarker("workflow_core")
 
 AttemptHandler: TypeAlias = Callable[[], Awaitable[object]]
 """What an attempt runs: an asynchronous function without arguments that returns the step's value."""
+
+Leaving: TypeAlias = Literal["released", "interrupted", "lost", "cancelled"]
+"""Why a process has nothing more to do with a run that it did not see end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +104,50 @@ class StepDescription:
     has_circuit: bool
     max_attempts: int
     timeout_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedStep:
+    """Something of a run that was under way when this process took the execution over.
+
+    Attributes:
+        kind: ``"step"``: an attempt that was cut off; ``"sleep"``: a sleep, which goes on.
+        began_at: When it began, by the engine's clock; aware, UTC.
+    """
+
+    step_id: str
+    kind: Literal["step", "sleep"]
+    attempt: int
+    began_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a workflow's handler, as this process begins it or goes on with it.
+
+    A restart makes a new run. A process that takes an execution over goes on with the run that was under way.
+
+    Attributes:
+        restart_attempt: 1, and one more for each restart of the execution.
+        started_at: When the execution was started, by the engine's clock; aware, UTC.
+        began_at: When this run began, in whatever process.
+        beginning: How it came here.
+        is_over: It panicked before this process took it over; all there is to do is wait for its restart.
+        has_failed: The execution had failed for good before, and was restarted by hand.
+        unfinished: What was under way in it.
+        now: Returns the engine's time.
+    """
+
+    workflow_name: str
+    execution_id: str
+    restart_attempt: int
+    started_at: datetime
+    began_at: datetime
+    beginning: Literal["started", "recovered", "restarted"]
+    is_over: bool
+    has_failed: bool
+    unfinished: tuple[UnfinishedStep, ...]
+    now: Callable[[], datetime] = field(repr=False, compare=False)
 
 
 class PluginManager(pluggy.PluginManager):
@@ -215,6 +266,37 @@ class WorkflowHooks:
         The wrapper may run something before or after, run something else, raise, or wait. Of several plugins, the one
         registered last wraps outermost.
         """
+
+    @hookspec
+    def wrap_handler(
+        self, attempt: Attempt, handler: str, error: Exception | None
+    ) -> Callable[[AttemptHandler], AttemptHandler] | None:
+        """Return a wrapper around a handler of a step, or ``None`` to leave it.
+
+        Arguments are those of ``on_handler``, wrappers work as those of ``wrap_attempt``.
+        """
+
+    @hookspec
+    def wrap_run(self, run: Run) -> Callable[[AttemptHandler], AttemptHandler] | None:
+        """Return a wrapper around a run of a workflow's handler, or ``None`` to leave it.
+
+        Called when this process begins a run or goes on with one, before the event that tells of it. The wrapper is not
+        used if the handler is not called after all. An error raised here is logged and does not disturb the execution.
+        """
+
+    @hookspec
+    def on_run_left(self, run: Run, leaving: Leaving) -> None:
+        """Watch every run that this process has nothing more to do with, although it saw no event end it.
+
+        ``leaving`` is ``"released"`` if the engine stopped in order and gave the attempts in flight back,
+        ``"interrupted"`` if something broke out of it, which uses them up, ``"lost"`` if another process has the
+        execution now, and ``"cancelled"`` if another process cancelled it. An error raised here is logged and does not
+        disturb the execution.
+        """
+
+    @hookspec
+    def log_fields(self) -> Mapping[str, str] | None:
+        """Return further fields for what is being logged here with ``ctx.logger``, such as the ids of a trace."""
 
     @hookspec
     def before_durable_point(self, point: DurablePoint) -> None:
