@@ -15,6 +15,7 @@ from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.database.store import DURABLE_POINTS
 from workflow_core.errors import PanicError, WorkflowError
 from workflow_core.events import ExecutionCompleted, ExecutionPanicked
+from workflow_core.extensions import Extensions, provide, withdraw
 from workflow_core.hookspecs import Run, UnfinishedStep, WorkflowHooks
 
 
@@ -793,3 +794,20 @@ def test_an_implementation_that_wraps_the_others_is_called_around_them():
 
     run(Outer(), Inner())
     assert seen[:3] == [("before", "ExecutionStarted"), ("inner", "ExecutionStarted"), ("after", "ExecutionStarted")]
+
+
+def test_an_engine_that_takes_anothers_place_has_a_provided_plugin_of_its_own():
+    class Provided: ...
+
+    class Given: ...
+
+    given = Given()
+    provide(Provided)
+    try:
+        first = Extensions([given])
+        second = first.handed_over([given])
+    finally:
+        withdraw(Provided)
+    (one,), (other,) = ([each for each in extensions if isinstance(each, Provided)] for extensions in (first, second))
+    assert one is not other
+    assert given in second
