@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import numbers
 import threading
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pytest_workflow.loops import RESOLUTION, Attachment
+from pytest_workflow.loops import RESOLUTION, Attachment, SpareLoops
 from workflow_core.clock import WallTimer
 
 if TYPE_CHECKING:
@@ -76,9 +77,12 @@ class VirtualClock:
     Args:
         start: The wall time at which it begins; aware.
         automatic: Jump to the next deadline whenever nothing is runnable. Otherwise only `advance` moves the clock.
+        loops: Where the clock's own event loop is from, and goes back to; without it, the clock makes and closes it.
     """
 
-    def __init__(self, start: datetime = DEFAULT_START, *, automatic: bool = True) -> None:
+    def __init__(
+        self, start: datetime = DEFAULT_START, *, automatic: bool = True, loops: SpareLoops | None = None
+    ) -> None:
         self.start = start
         self.sleeps: list[Sleep] = []
         self.automatic = automatic
@@ -88,6 +92,7 @@ class VirtualClock:
         self._limit = float("inf") if automatic else 0.0
         self._jumps_left = _MOST_JUMPS
         self._attached: dict[asyncio.AbstractEventLoop, Attachment] = {}
+        self._loops = loops
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._wall_timers: weakref.WeakKeyDictionary[WallTimer, asyncio.AbstractEventLoop] = weakref.WeakKeyDictionary()
         self._thread = threading.get_ident()
@@ -270,7 +275,7 @@ class VirtualClock:
                 "harness's synchronous methods"
             )
         if self._own_loop is None:
-            self._own_loop = asyncio.SelectorEventLoop()
+            self._own_loop = asyncio.SelectorEventLoop() if self._loops is None else self._loops.take()
             self.attach(self._own_loop, own=True)
         task = self._own_loop.create_task(coroutine)
         try:
@@ -348,7 +353,7 @@ class VirtualClock:
         self._limit = float("inf")  # what is cancelled may need time to end
         with contextlib.ExitStack() as stack:
             if loop is not None:
-                stack.callback(loop.close)
+                stack.callback(loop.close if self._loops is None else functools.partial(self._loops.give_back, loop))
             stack.callback(self._attached.clear)
             for attachment in self._attached.values():
                 stack.callback(attachment.detach)
@@ -375,7 +380,8 @@ class VirtualClock:
             self.settle()
             stubborn = attachment.end(tasks)
             self.settle()
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        if attachment.has_asynchronous_generators():
+            loop.run_until_complete(loop.shutdown_asyncgens())
         return stubborn
 
     def pause(self) -> asyncio.Future[None]:

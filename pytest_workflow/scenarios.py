@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.crashes import CrashExplorationError, CrashReport, explore
 from pytest_workflow.harness import Environment, emptied, memory_database
+from pytest_workflow.loops import SpareLoops
 from pytest_workflow.observation import Observation, Place
 from pytest_workflow.places import located_error
 from workflow_core.definition import Definitions
@@ -103,8 +104,8 @@ class WorkflowCrashes:
         __tracebackhide__ = True
         if isinstance(nondeterministic, str):
             nondeterministic = (nondeterministic,)
-        with contextlib.closing(memory_database()) as database:
-            run = functools.partial(self._run, scenario, asked_for(scenario), database)
+        with contextlib.closing(memory_database()) as database, SpareLoops() as loops:
+            run = functools.partial(self._run, scenario, asked_for(scenario), database, loops)
             baseline = run(())
             if not baseline.passed:
                 raise ValueError("the scenario came to no durable point: it ran no workflow, so nothing was explored")
@@ -134,12 +135,13 @@ class WorkflowCrashes:
         scenario: Callable[..., object],
         asked: Sequence[str],
         database: sqlite3.Connection,
+        loops: SpareLoops,
         places: tuple[Place, ...],
     ) -> Observation:
         __tracebackhide__ = True
         outer = self._environment
         observation = Observation(places)
-        clock = VirtualClock(outer.clock.start, automatic=outer.clock.automatic)
+        clock = VirtualClock(outer.clock.start, automatic=outer.clock.automatic, loops=loops)
         environment = Environment(
             clock, None, outer.settings, outer.user_plugins, observation, emptied(database), outer.custom_fault
         )

@@ -102,6 +102,8 @@ class Extensions:
             plugins: The plugins of that engine.
         """
         self.drop()
+        if _provided:  # of these each engine has one of its own, registered before the others
+            return Extensions(plugins)
         heir = copy.copy(self)
         kept = {id(plugin) for plugin in (*_installed_plugins(), *plugins)}
         for plugin in self:

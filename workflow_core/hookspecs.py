@@ -170,8 +170,8 @@ class PluginManager(pluggy.PluginManager):
         specification says so, the first of them alone. pluggy itself makes a dictionary, three lists and three calls of
         each call, which takes longer than most implementations of what is called several times a step.
         """
-        callers: dict[str, pluggy.HookCaller] = vars(self.hook)
-        return {name: _direct(caller) for name, caller in callers.items() if caller.get_hookimpls()}
+        hooks = ((getattr(self.hook, name), specification) for name, specification in _specifications().items())
+        return {hook.name: _direct(hook, specification) for hook, specification in hooks if hook.get_hookimpls()}
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Read the options of an implementation; those of a class's functions once for all its objects."""
@@ -193,12 +193,12 @@ _options: weakref.WeakKeyDictionary[type, dict[str, pluggy.HookimplOpts | None]]
 """What `PluginManager.parse_hookimpl_opts` has read, by class and name."""
 
 
-def _direct(hook: pluggy.HookCaller) -> Callable[..., Any]:
-    specification = hook.spec
-    implementations = hook.get_hookimpls()[::-1]
-    if specification is None or any(each.wrapper or each.hookwrapper for each in implementations):
-        return lambda *args: hook(**dict(zip(specification.argnames if specification else (), args, strict=True)))
-    functions = [_by_position(each, specification.argnames) for each in implementations]
+def _direct(hook: pluggy.HookCaller, specification: HookSpec) -> Callable[..., Any]:
+    """Return what calls a hook; implementations that wrap the others are left to pluggy."""
+    implementations, names = hook.get_hookimpls()[::-1], specification.argnames
+    if any(each.wrapper or each.hookwrapper for each in implementations):
+        return lambda *args: hook(**dict(zip(names, args, strict=True)))
+    functions = [_by_position(each, names) for each in implementations]
 
     def every(*args: object) -> list[object]:
         results = []

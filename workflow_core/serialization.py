@@ -54,6 +54,9 @@ _Json: TypeAlias = bool | int | float | str | list["_Json"] | dict[str, "_Json"]
 
 _CONSTANTS = (str, int, float, type(None), bytes, UUID, Decimal, date, time, timedelta, enum.Enum)
 _PLAIN_SCALARS: frozenset[type] = frozenset({str, int, bool, type(None)})
+_OF_FIXED_SIZE: frozenset[type] = frozenset({int, bool, type(None)})
+"""What is stored as it is, and needs no place in a message."""
+
 _FIXED_ZONES = (timezone,)
 _A_MOMENT = datetime.min.replace(tzinfo=UTC)
 _A_DAY = date.min
@@ -193,7 +196,7 @@ class _Encoder:
             return plain
         return self._encode_tagged(value, path, depth)
 
-    def _encode_dict(self, value: dict[object, object], path: str, depth: int) -> _Json:
+    def _encode_dict(self, value: dict[object, Any], path: str, depth: int) -> _Json:
         self._check_depth(value, path, depth)
         self._spend(5 * len(value))
         encoded: dict[str, _Json] = {}
@@ -202,7 +205,10 @@ class _Encoder:
                 raise _RefusedError(
                     f"{path or 'the value'} has the key {shown(key)}; JSON's keys are strings, so it would change"
                 )
-            encoded[key] = self.encode(item, f"{path}.{key}" if path else key, depth + 1)
+            if type(item) in _OF_FIXED_SIZE:
+                encoded[key] = item
+            else:
+                encoded[key] = self.encode(item, f"{path}.{key}" if path else key, depth + 1)
         if _TAG in encoded:
             self.tagged = True
             return {_TAG: "dict", "value": encoded}

@@ -15,6 +15,7 @@ from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.database.store import DURABLE_POINTS
 from workflow_core.errors import PanicError, WorkflowError
 from workflow_core.events import ExecutionCompleted, ExecutionPanicked
+from workflow_core.extensions import Extensions, provide, withdraw
 from workflow_core.hookspecs import Run, UnfinishedStep, WorkflowHooks
 
 
@@ -755,3 +756,58 @@ def test_an_installed_plugin_is_found_by_its_entry_point(tmp_path):
         timeout=60,
     )
     assert done.stdout == "AUDIT e one\n", done.stderr
+
+
+def test_an_implementation_takes_some_of_the_arguments_in_any_order():
+    seen = []
+
+    class Watcher:
+        @hookimpl
+        def on_handler(self, error, handler):
+            seen.append((handler, type(error)))
+
+    async def flow(ctx):
+        def broken():
+            raise KeyError("price")
+
+        return await ctx.step("look-up", broken).catch(lambda error, ctx: 1)
+
+    assert run(Watcher(), handler=flow, retry_config={"max_attempts": 1}).output == 1
+    assert seen == [("catch", KeyError)]
+
+
+def test_an_implementation_that_wraps_the_others_is_called_around_them():
+    seen = []
+
+    class Inner:
+        @hookimpl
+        def on_event(self, event):
+            seen.append(("inner", type(event).__name__))
+
+    class Outer:
+        @hookimpl(wrapper=True)
+        def on_event(self, event):
+            seen.append(("before", type(event).__name__))
+            result = yield
+            seen.append(("after", type(event).__name__))
+            return result
+
+    run(Outer(), Inner())
+    assert seen[:3] == [("before", "ExecutionStarted"), ("inner", "ExecutionStarted"), ("after", "ExecutionStarted")]
+
+
+def test_an_engine_that_takes_anothers_place_has_a_provided_plugin_of_its_own():
+    class Provided: ...
+
+    class Given: ...
+
+    given = Given()
+    provide(Provided)
+    try:
+        first = Extensions([given])
+        second = first.handed_over([given])
+    finally:
+        withdraw(Provided)
+    (one,), (other,) = ([each for each in extensions if isinstance(each, Provided)] for extensions in (first, second))
+    assert one is not other
+    assert given in second
