@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import pydantic_core
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from workflow_core.summaries import Position
 
 __all__ = ["SQLiteStore"]
+
+T = TypeVar("T")
 
 _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
@@ -77,9 +79,8 @@ class SQLiteStore(ReadableDatabase):
         super().forked()
         self._known_owners = {}
 
-    def roll_back(self) -> None:
-        """End a transaction that failed, which may have been the one that recorded an owner."""
-        super().roll_back()
+    def undone(self) -> None:
+        """Forget which owners are known: the write that was taken back may have been the one that recorded one."""
         self._known_owners = {}
 
     def workflow(self, workflow_name: str) -> SQLiteStore:
@@ -97,7 +98,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> ExecutionRecord | None:
             self._ensure_owner(connection, owner, lease_expires_at)
             if execution.definition_document is not None:
                 connection.execute(
@@ -128,12 +130,15 @@ class SQLiteStore(ReadableDatabase):
                 return None
             return parts.select_execution(connection, execution.execution_id)
 
+        return await self._commit(write)
+
     async def execution_recovered(
         self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
     ) -> Lease:
         """Take an execution over; return the new lease."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._ensure_owner(connection, owner, lease_expires_at)
             released = connection.execute(
                 "SELECT 1 FROM executions WHERE id = ? AND owner_id IS NULL", (lease.execution_id,)
@@ -147,9 +152,11 @@ class SQLiteStore(ReadableDatabase):
                 "status IN ('running', 'sleeping', 'restarting', 'panicked')",
             )
             # The first statement took the row, so no other process can have written the history since.
-            seq = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
+            place = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
             data = stored_json(released=True) if released else None
-            parts.log_event(connection, lease.execution_id, seq, "ExecutionRecovered", now, data=data)
+            parts.log_event(connection, lease.execution_id, place, "ExecutionRecovered", now, data=data)
+
+        await self._commit(write)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_completed(
@@ -157,7 +164,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> None:
         """Record that the handler returned."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._update_execution(
                 connection,
                 lease,
@@ -169,10 +177,13 @@ class SQLiteStore(ReadableDatabase):
             if abandoned_steps:
                 parts.abandon_steps(connection, lease.execution_id, now)
 
+        await self._commit(write)
+
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
         """Record that the execution failed for good."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._update_execution(
                 connection,
                 lease,
@@ -186,6 +197,8 @@ class SQLiteStore(ReadableDatabase):
             data = stored_json(error=error["type"], message=error["message"])
             parts.log_event(connection, lease.execution_id, seq, "ExecutionFailed", now, data=data)
 
+        await self._commit(write)
+
     async def execution_panicked(
         self,
         lease: Lease,
@@ -198,7 +211,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> None:
         """Record a panic, and when the automatic restart is due."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._update_execution(
                 connection,
                 lease,
@@ -208,6 +222,8 @@ class SQLiteStore(ReadableDatabase):
                 (error_data, message, restart_at, restart_at),
             )
             parts.log_event(connection, lease.execution_id, seq, "ExecutionPanicked", now, data=event_data)
+
+        await self._commit(write)
 
     async def execution_restarted(
         self,
@@ -221,7 +237,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> Lease:
         """Begin again with completed steps kept and all other steps' attempts given back."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._ensure_owner(connection, owner, lease_expires_at)
             self._update_execution(
                 connection,
@@ -248,14 +265,17 @@ class SQLiteStore(ReadableDatabase):
                 (now, lease.execution_id),
             )
             data = stored_json(restart_attempt=restart_attempt)
-            seq = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
-            parts.log_event(connection, lease.execution_id, seq, "ExecutionRestarted", now, data=data)
+            place = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
+            parts.log_event(connection, lease.execution_id, place, "ExecutionRestarted", now, data=data)
+
+        await self._commit(write)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
         """Record a cancellation and end the lease."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._update_execution(
                 connection,
                 lease,
@@ -276,8 +296,10 @@ class SQLiteStore(ReadableDatabase):
                 " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'failed')",
                 (now, now, lease.execution_id),
             )
-            seq = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
-            parts.log_event(connection, lease.execution_id, seq, "ExecutionCancelled", now)
+            place = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
+            parts.log_event(connection, lease.execution_id, place, "ExecutionCancelled", now)
+
+        await self._commit(write)
 
     async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
@@ -326,28 +348,31 @@ class SQLiteStore(ReadableDatabase):
     ) -> None:
         """Record that an attempt begins."""
         now = stored_text(at)
-        if step.stored or status is not None:
-            with self.transaction() as connection:
-                self._check(connection, lease)
-                self._set_status(connection, lease, status, now)
-                if step.status == "running" and step.started_seq is not None:
-                    interrupted = parts.interrupt_step(connection, lease, step, seq, now)
-                    seq += interrupted
-                if step.stored:
-                    connection.execute(
-                        "UPDATE steps SET status = 'running', attempt = ?, started_at = ?, started_seq = ?,"
-                        " next_attempt_at = NULL, error_message = NULL, revision = revision + 1, updated_at = ?"
-                        " WHERE execution_id = ? AND step_id = ?",
-                        (attempt, now, seq, now, lease.execution_id, step.step_id),
-                    )
-                else:
-                    self._insert_started(connection, lease, step, attempt, seq, now)
+        if not step.stored and status is None:
+
+            def insert(connection: sqlite3.Connection) -> None:
+                self._insert_started(connection, lease, step, attempt, seq, now)
+
+            await self._commit_one(insert)
             return
-        with self._lock:
-            try:
-                self._insert_started(self.connection, lease, step, attempt, seq, now)
-            except sqlite3.Error as error:
-                raise storage_error(error, self.location()) from error
+
+        def write(connection: sqlite3.Connection) -> None:
+            self._check(connection, lease)
+            self._set_status(connection, lease, status, now)
+            place = seq
+            if step.status == "running" and step.started_seq is not None:
+                place += parts.interrupt_step(connection, lease, step, seq, now)
+            if step.stored:
+                connection.execute(
+                    "UPDATE steps SET status = 'running', attempt = ?, started_at = ?, started_seq = ?,"
+                    " next_attempt_at = NULL, error_message = NULL, revision = revision + 1, updated_at = ?"
+                    " WHERE execution_id = ? AND step_id = ?",
+                    (attempt, now, place, now, lease.execution_id, step.step_id),
+                )
+            else:
+                self._insert_started(connection, lease, step, attempt, place, now)
+
+        await self._commit(write)
 
     def _insert_started(
         self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, attempt: int, seq: int, now: str
@@ -389,20 +414,19 @@ class SQLiteStore(ReadableDatabase):
             " WHERE execution_id = ?1 AND step_id = ?2"
             " AND EXISTS (SELECT 1 FROM executions WHERE id = ?1 AND fencing_token = ?7)"
         )
-        if circuit is None and status is None:
-            with self._lock:
-                try:
-                    changed = self.connection.execute(statement, values).rowcount
-                except sqlite3.Error as error:
-                    raise storage_error(error, self.location()) from error
-            if changed != 1:
-                raise self._lease_lost(lease)
-            return None
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> tuple[CircuitState, CircuitState] | None:
             if connection.execute(statement, values).rowcount != 1:
                 raise self._lease_lost(lease)
-            self._set_status(connection, lease, status, now)
+            if status is not None:
+                self._set_status(connection, lease, status, now)
             return parts.change_circuit(connection, lease, step.step_id, circuit, now)
+
+        if circuit is not None:
+            return self._commit_at_once(write)
+        if status is not None:
+            return await self._commit(write)
+        return await self._commit_one(write)
 
     async def step_attempt_failed(
         self,
@@ -416,7 +440,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> tuple[CircuitState, CircuitState] | None:
         """Record that an attempt raised an error, and count it on the circuit."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> tuple[CircuitState, CircuitState] | None:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             parts.keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
@@ -430,12 +455,15 @@ class SQLiteStore(ReadableDatabase):
             parts.log_event(connection, lease.execution_id, seq, "StepFailed", now, step.step_id, error.attempt, data)
             return parts.change_circuit(connection, lease, step.step_id, circuit, now)
 
+        return await self._commit(write) if circuit is None else self._commit_at_once(write)
+
     async def step_retrying(
         self, lease: Lease, step: StepRecord, next_attempt_at: int, backoff_ms: int, seq: int, at: datetime
     ) -> None:
         """Record when the next attempt is due."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             connection.execute(
                 "UPDATE steps SET status = 'retrying', next_attempt_at = ?, revision = revision + 1, updated_at = ?"
@@ -445,10 +473,13 @@ class SQLiteStore(ReadableDatabase):
             data = stored_json(backoff_ms=backoff_ms)
             parts.log_event(connection, lease.execution_id, seq, "StepRetrying", now, step.step_id, step.attempt, data)
 
+        await self._commit(write)
+
     async def step_failed(self, lease: Lease, step: StepRecord, error: ErrorRecord, is_new: bool, at: datetime) -> None:
         """Record that a step failed for good."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             connection.execute(
                 "UPDATE steps SET status = 'failed', completed_at = ?, error_message = ?, next_attempt_at = NULL,"
@@ -458,10 +489,13 @@ class SQLiteStore(ReadableDatabase):
             if is_new:
                 parts.insert_error(connection, lease, step, error)
 
+        await self._commit(write)
+
     async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
         """Record that a step's circuit is open and its ``on_open`` handler begins."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, status, attempt, error_message, created_at, updated_at)"
@@ -471,12 +505,15 @@ class SQLiteStore(ReadableDatabase):
                 (lease.execution_id, step.step_id, attempt, "the circuit is open", now),
             )
 
+        await self._commit(write)
+
     async def step_skipped(
         self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime
     ) -> None:
         """Record that a step is skipped, with the value that ``on_open`` or the workflow supplied."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, status, attempt, completed_at, result_data, completed_seq,"
@@ -485,6 +522,8 @@ class SQLiteStore(ReadableDatabase):
                 " result_data = ?5, error_message = NULL, completed_seq = ?6, revision = revision + 1, updated_at = ?4",
                 (lease.execution_id, step.step_id, step.attempt, now, result_data, seq),
             )
+
+        await self._commit(write)
 
     async def sleep_started(
         self,
@@ -498,7 +537,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> None:
         """Record a durable sleep and when it ends."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             connection.execute(
@@ -507,12 +547,15 @@ class SQLiteStore(ReadableDatabase):
                 (lease.execution_id, step.step_id, now, wake_time, duration_ms, seq),
             )
 
+        await self._commit(write)
+
     async def sleep_completed(
         self, lease: Lease, step: StepRecord, seq: int, at: datetime, status: ExecutionStatus | None
     ) -> None:
         """Record that a durable sleep is over."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             connection.execute(
@@ -520,6 +563,8 @@ class SQLiteStore(ReadableDatabase):
                 " updated_at = ? WHERE execution_id = ? AND step_id = ?",
                 (now, seq, now, lease.execution_id, step.step_id),
             )
+
+        await self._commit(write)
 
     async def circuit_admitted(
         self,
@@ -629,6 +674,32 @@ class SQLiteStore(ReadableDatabase):
         """Give free pages back to the file system; return whether there may be more."""
         del workflow_name
         return self.read(removal.shrink, pages)
+
+    # Transactions ----------------------------------------------------------------------------------------------------
+
+    async def _commit(self, write: Callable[[sqlite3.Connection], T]) -> T:
+        """Write in a transaction, shared with the durable points that other tasks make in this turn of the loop."""
+        if self.groups.is_alone():
+            return self._commit_at_once(write)
+        return await self.groups.commit(write, is_single=False)
+
+    async def _commit_one(self, write: Callable[[sqlite3.Connection], T]) -> T:
+        """Do the same with a single statement, which needs no transaction of its own."""
+        if not self.groups.is_alone():
+            return await self.groups.commit(write, is_single=True)
+        with self.lock:
+            try:
+                return write(self.connection)
+            except sqlite3.Error as error:
+                raise storage_error(error, self.location()) from error
+
+    def _commit_at_once(self, write: Callable[[sqlite3.Connection], T]) -> T:
+        """Write in a transaction of its own, after what waits for one.
+
+        What counts on a circuit may give its position in the history back, so nobody may take the next one meanwhile.
+        """
+        with self.transaction() as connection:
+            return write(connection)
 
     # Parts of transactions -------------------------------------------------------------------------------------------
 
