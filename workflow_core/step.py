@@ -41,7 +41,7 @@ from workflow_core.models import CircuitBreakerConfig, RetryConfig
 from workflow_core.retry import is_retryable, wait_ms
 from workflow_core.serialization import ReturnType
 from workflow_core.signatures import takes
-from workflow_core.timeouts import Timeout, cancelled_from_outside, validate_timeout
+from workflow_core.timeouts import Timeout, cancellation_that_waits, cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -242,7 +242,15 @@ class StepBuilder(Generic[ResultT]):
         execution.begin_activity(self.step_id)
         run = _StepRun(execution, self, record)
         try:
-            return await execution.show(self.step_id, run.run())
+            result: ResultT = await execution.show(self.step_id, run.run())
+        except Exception:
+            if cancelled_from_outside():
+                await cancellation_that_waits()
+            raise
+        else:
+            if cancelled_from_outside():
+                await cancellation_that_waits()
+            return result
         finally:
             run.leave_body()
             execution.end_activity(self.step_id)

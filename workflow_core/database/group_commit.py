@@ -5,8 +5,8 @@ transaction is ever open while other code runs: nobody can read what is not comm
 stands still, and a thread or a forked child finds the connection between two transactions.
 
 The technique is old, see D. J. DeWitt et al., "Implementation Techniques for Main Memory Database Systems" (SIGMOD
-1984), and P. Helland et al., "Group Commit Timers and High Volume Transaction Systems" (HPTS 1987). There a timer bounds
-the wait; here it is the turn of the event loop.
+1984), and P. Helland et al., "Group Commit Timers and High Volume Transaction Systems" (HPTS 1987). There a timer ends
+the wait; here it is the end of the event loop's turn.
 """
 
 from __future__ import annotations
@@ -29,14 +29,22 @@ T = TypeVar("T")
 _MOST_MEMBERS: Final = 500
 """A group that is so large is committed before its turn is over: a loop should not stand still for longer."""
 
-_OF_ONE_STATEMENT: Final = (
-    sqlite3.IntegrityError,
-    sqlite3.ProgrammingError,
-    sqlite3.InterfaceError,
-    sqlite3.NotSupportedError,
-    sqlite3.DataError,
+_OF_THE_TRANSACTION: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_NOTADB,
+    }
 )
-"""Errors after which the transaction is as it was before the statement; after the others SQLite may have ended it, see
+"""Primary result codes after which SQLite may have ended the transaction, and should be told to, see
 https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction"."""
 
 
@@ -98,7 +106,7 @@ class GroupCommit:
 
     def __init__(self, database: Groupable, *, is_on: bool) -> None:
         self._database = database
-        self._is_on = is_on
+        self.is_on = is_on
         self._group: _Group | None = None
         self._grouping = False
         self._last_writer = 0
@@ -110,7 +118,7 @@ class GroupCommit:
 
     def is_alone(self) -> bool:
         """Tell whether a durable point of this task is to be committed at once."""
-        if not self._is_on:
+        if not self.is_on:
             return True
         if self._grouping:
             return False
@@ -215,7 +223,7 @@ class GroupCommit:
                 member.error.__cause__ = failure
         except StorageError as failure:
             for member in members:
-                member.error = StorageError(str(failure), failure.location, failure.reason)
+                member.error = type(failure)(str(failure), failure.location, failure.reason)
         except BaseException:  # an interrupt: nothing is kept, so it can be done again
             database.roll_back()
             group.is_over, self._group = False, group
@@ -230,7 +238,7 @@ class GroupCommit:
         try:
             member.result = member.write(connection)
         except BaseException as error:
-            if isinstance(error, sqlite3.Error) and not isinstance(error, _OF_ONE_STATEMENT):
+            if not connection.in_transaction or _ends_the_transaction(error):
                 raise
             if not member.is_single:
                 connection.execute("ROLLBACK TO member")
@@ -241,3 +249,8 @@ class GroupCommit:
                 member.error.__cause__ = error
         if not member.is_single:
             connection.execute("RELEASE member")
+
+
+def _ends_the_transaction(error: BaseException) -> bool:
+    code: int = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)  # errors that Python's module makes have none
+    return isinstance(error, sqlite3.Error) and code & 0xFF in _OF_THE_TRANSACTION
