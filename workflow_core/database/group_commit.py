@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from workflow_core.database.diagnosis import storage_error
@@ -28,6 +29,10 @@ T = TypeVar("T")
 
 _MOST_MEMBERS: Final = 500
 """A group that is so large is committed before its turn is over: a loop should not stand still for longer."""
+
+_LONELY_TURNS: Final = 8
+"""After so many groups of one member in a row nobody waits any more. The first of many that come then is committed by
+itself, so it should not happen as soon as one of them is out of step."""
 
 _OF_THE_TRANSACTION: Final = frozenset(
     {
@@ -97,7 +102,7 @@ class GroupCommit:
     """Decides which durable points wait for one another, and commits them.
 
     One task alone is never kept waiting: its durable points are committed where they are made. When a second task makes
-    one in the same turn, they begin to wait for the end of the turn, and do so until one turn has brought no second.
+    one in the same turn, they begin to wait for the end of the turn, until some groups in a row had one member.
 
     Args:
         database: What is written.
@@ -109,28 +114,29 @@ class GroupCommit:
         self.is_on = is_on
         self._group: _Group | None = None
         self._grouping = False
-        self._last_writer = 0
+        self._last_writer: Callable[[], asyncio.Task[Any] | None] = _nobody
         self._had_writer = False
+        self._lonely = 0
 
     def forked(self) -> None:
         """Begin again in a child process: what waits in its parent is the parent's."""
-        self._group, self._grouping, self._last_writer, self._had_writer = None, False, 0, False
+        self._group, self._grouping, self._last_writer, self._had_writer = None, False, _nobody, False
 
     def is_alone(self) -> bool:
         """Tell whether a durable point of this task is to be committed at once."""
         if not self.is_on:
             return True
-        if self._grouping:
+        if self._grouping or self._group is not None:
             return False
         try:
             task = asyncio.current_task()
         except RuntimeError:  # a coroutine that is closed after its loop has ended
             return True
-        if id(task) == self._last_writer:
+        if task is None or self._last_writer() is task:
             return True
-        self._last_writer = id(task)
+        self._last_writer = weakref.ref(task)
         if self._had_writer:
-            self._grouping = True
+            self._grouping, self._lonely = True, 0
             return False
         self._had_writer = True
         asyncio.get_running_loop().call_soon(self._turn_is_over)
@@ -196,7 +202,8 @@ class GroupCommit:
 
     def _end_turn(self, group: _Group) -> None:
         self._commit_now(group)
-        if len(group.members) == 1:
+        self._lonely = self._lonely + 1 if len(group.members) == 1 else 0
+        if self._lonely == _LONELY_TURNS:
             self._grouping = self._had_writer = False
         for member in group.members:
             if not member.settled.done():
@@ -249,6 +256,10 @@ class GroupCommit:
                 member.error.__cause__ = error
         if not member.is_single:
             connection.execute("RELEASE member")
+
+
+def _nobody() -> None:
+    return None
 
 
 def _ends_the_transaction(error: BaseException) -> bool:

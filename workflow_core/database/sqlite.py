@@ -97,6 +97,17 @@ class SQLiteStore(ReadableDatabase):
         self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
+        return await self._commit(self._starting(execution, owner, lease_expires_at, at))
+
+    def execution_started_at_once(
+        self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
+    ) -> ExecutionRecord | None:
+        """Do the same without waiting for anybody, for a caller that holds a lock of its own."""
+        return self._commit_at_once(self._starting(execution, owner, lease_expires_at, at))
+
+    def _starting(
+        self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
+    ) -> Callable[[sqlite3.Connection], ExecutionRecord | None]:
         now = stored_text(at)
 
         def write(connection: sqlite3.Connection) -> ExecutionRecord | None:
@@ -130,7 +141,7 @@ class SQLiteStore(ReadableDatabase):
                 return None
             return parts.select_execution(connection, execution.execution_id)
 
-        return await self._commit(write)
+        return write
 
     async def execution_recovered(
         self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
