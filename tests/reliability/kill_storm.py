@@ -64,10 +64,12 @@ class Workers:
 
     Args:
         directory: Where the state, the witness and the complaints lie.
+        synchronous: SQLite's setting.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, synchronous: str) -> None:
         self.directory = directory
+        self._synchronous = synchronous
         self.living: dict[int, float] = {}
         self._lives: dict[int, float] = {}
         self._begun, self._begin = os.pipe()
@@ -93,7 +95,8 @@ class Workers:
         code = 0
         os.write(self._begin, f"{os.getpid()}\n".encode())
         try:
-            await work(make_engine(self.directory, max_recoveries=None), batch, last=last)
+            engine = make_engine(self.directory, max_recoveries=None, synchronous=self._synchronous)
+            await work(engine, batch, last=last)
         except BaseException:
             code = 1
             with (self.directory / "complaints.txt").open("a", encoding="utf-8") as file:
@@ -125,7 +128,9 @@ class Workers:
         del self.living[pid]
 
 
-def storm(directory: Path, kills: int, seed: int, workers: int, *, progress: bool = False) -> Summary:
+def storm(
+    directory: Path, kills: int, seed: int, workers: int, synchronous: str = "NORMAL", *, progress: bool = False
+) -> Summary:
     """Run a storm in an empty directory.
 
     Args:
@@ -133,11 +138,12 @@ def storm(directory: Path, kills: int, seed: int, workers: int, *, progress: boo
         kills: How many workers are killed.
         seed: Draws the moments.
         workers: How many live at a time.
+        synchronous: SQLite's setting.
         progress: Tell on stderr how it goes.
     """
     moments = random.Random(seed)
     summary = Summary(seed)
-    crowd = Workers(directory)
+    crowd = Workers(directory, synchronous)
     begun = time.monotonic()
 
     def lifetime() -> tuple[float, bool]:
@@ -215,6 +221,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="draws the moments (default: a new one, which is told)")
     parser.add_argument("--workers", type=int, default=2, help="how many live at a time (default: 2)")
     parser.add_argument(
+        "--synchronous", choices=("NORMAL", "FULL"), default="NORMAL", help="SQLite's setting (default: NORMAL)"
+    )
+    parser.add_argument(
         "--directory", type=Path, help="an empty directory to keep everything in (default: none is kept)"
     )
     parser.add_argument("--json", action="store_true", help="tell the summary as JSON, for programs")
@@ -223,7 +232,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="storm-") as scratch:
         directory = options.directory or Path(scratch)
         directory.mkdir(parents=True, exist_ok=True)
-        summary = storm(directory, options.kills, seed, options.workers, progress=not options.json)
+        summary = storm(directory, options.kills, seed, options.workers, options.synchronous, progress=not options.json)
     if options.json:
         print(json.dumps(asdict(summary)))
     else:
