@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from workflow_core.clock import to_epoch_ms
+from workflow_core.database.group_commit import late_cancellations, meet_late_cancellation
 from workflow_core.database.store import StepRecord
 from workflow_core.errors import StepConflictError
 from workflow_core.events import SleepCompleted, SleepStarted, StepSkipped
-from workflow_core.timeouts import cancellation_that_waits, cancelled_from_outside
 
 if TYPE_CHECKING:
     from workflow_core.execution import Execution
@@ -44,8 +44,8 @@ async def run_skip(execution: Execution, step_id: str, result: object) -> Any:  
         record.completed_seq, record.stored = seq, True
         if execution.watched:
             await execution.emit(StepSkipped(step_id, record.attempt), seq, at)
-        if cancelled_from_outside():
-            await cancellation_that_waits()
+        if late_cancellations:
+            await meet_late_cancellation()
         return value
     finally:
         execution.end_activity(step_id)
@@ -85,8 +85,8 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         record.status, record.completed_at, record.completed_seq = "completed", at, seq
         if execution.watched:
             await execution.emit(SleepCompleted(step_id), seq, at)
-        if cancelled_from_outside():
-            await cancellation_that_waits()
+        if late_cancellations:
+            await meet_late_cancellation()
     finally:
         execution.end_activity(step_id)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from workflow_core import circuit_breaker
 from workflow_core.clock import to_epoch_ms
+from workflow_core.database.group_commit import late_cancellations, meet_late_cancellation
 from workflow_core.database.store import CircuitChange, StepRecord
 from workflow_core.definition import configured
 from workflow_core.errors import (
@@ -41,7 +42,7 @@ from workflow_core.models import CircuitBreakerConfig, RetryConfig
 from workflow_core.retry import is_retryable, wait_ms
 from workflow_core.serialization import ReturnType
 from workflow_core.signatures import takes
-from workflow_core.timeouts import Timeout, cancellation_that_waits, cancelled_from_outside, validate_timeout
+from workflow_core.timeouts import Timeout, cancelled_from_outside, validate_timeout
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -244,12 +245,12 @@ class StepBuilder(Generic[ResultT]):
         try:
             result: ResultT = await execution.show(self.step_id, run.run())
         except Exception:
-            if cancelled_from_outside():
-                await cancellation_that_waits()
+            if late_cancellations:
+                await meet_late_cancellation()
             raise
         else:
-            if cancelled_from_outside():
-                await cancellation_that_waits()
+            if late_cancellations:
+                await meet_late_cancellation()
             return result
         finally:
             run.leave_body()

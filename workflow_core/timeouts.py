@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from workflow_core.clock import Clock, TimerHandle
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["LONGEST_MS", "Timeout", "cancellation_that_waits", "cancelled_from_outside", "validate_timeout"]
+__all__ = ["LONGEST_MS", "Timeout", "cancelled_from_outside", "validate_timeout"]
 
 LONGEST_MS = 100 * 366 * 24 * 3_600_000
 """A century: longer waits are mistakes, and calendars end."""
@@ -44,15 +44,6 @@ def cancelled_from_outside() -> bool:
     """Tell whether a cancellation caught in this task was meant for it, rather than for something it awaited."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
-
-
-async def cancellation_that_waits() -> None:
-    """Let a cancellation that came during a commit be raised now, inside the time-out or task group that asked for it.
-
-    A store raises it only where the task waits next. Up to Python 3.12 a time-out that ends without having seen it
-    leaves it behind, for whatever the task does later.
-    """
-    await asyncio.sleep(0)
 
 
 class Timeout:

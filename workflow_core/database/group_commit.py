@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-__all__ = ["GroupCommit", "Groupable"]
+__all__ = ["GroupCommit", "Groupable", "late_cancellations", "meet_late_cancellation"]
 
 T = TypeVar("T")
 
@@ -51,6 +51,22 @@ _OF_THE_TRANSACTION: Final = frozenset(
 )
 """Primary result codes after which SQLite may have ended the transaction, and should be told to, see
 https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction"."""
+
+
+late_cancellations: Final[set[asyncio.Task[Any]]] = set()
+"""Tasks that were cancelled while they waited for a commit, and may not have met that yet."""
+
+
+async def meet_late_cancellation() -> None:
+    """Let a cancellation that came during a commit be raised now, inside the time-out or task group that asked for it.
+
+    It is raised only where its task waits next. Up to Python 3.12 a time-out that ends without having seen it leaves it
+    behind, for whatever the task does later.
+    """
+    task = asyncio.current_task()
+    if task in late_cancellations:
+        late_cancellations.discard(task)
+        await asyncio.sleep(0)
 
 
 class Groupable(Protocol):
@@ -107,39 +123,47 @@ class GroupCommit:
     Args:
         database: What is written.
         is_on: Whether commits are worth sharing.
+
+    Attributes:
+        is_grouping: Whether durable points wait for one another at the moment.
     """
 
     def __init__(self, database: Groupable, *, is_on: bool) -> None:
         self._database = database
         self.is_on = is_on
         self._group: _Group | None = None
-        self._grouping = False
+        self.is_grouping = False
         self._last_writer: Callable[[], asyncio.Task[Any] | None] = _nobody
+        self._last_loop: asyncio.AbstractEventLoop | None = None
         self._had_writer = False
         self._lonely = 0
 
     def forked(self) -> None:
         """Begin again in a child process: what waits in its parent is the parent's."""
-        self._group, self._grouping, self._last_writer, self._had_writer = None, False, _nobody, False
+        self._group, self.is_grouping, self._last_writer, self._had_writer = None, False, _nobody, False
 
     def is_alone(self) -> bool:
         """Tell whether a durable point of this task is to be committed at once."""
         if not self.is_on:
             return True
-        if self._grouping or self._group is not None:
+        if self.is_grouping:
             return False
+        last = self._last_writer()
+        if last is not None and asyncio.current_task(self._last_loop) is last:  # cheaper than to ask for the loop
+            return True
         try:
-            task = asyncio.current_task()
+            loop = asyncio.get_running_loop()
         except RuntimeError:  # a coroutine that is closed after its loop has ended
             return True
-        if task is None or self._last_writer() is task:
+        task = asyncio.current_task(loop)
+        if task is None:
             return True
-        self._last_writer = weakref.ref(task)
+        self._last_writer, self._last_loop = weakref.ref(task), loop
         if self._had_writer:
-            self._grouping, self._lonely = True, 0
+            self.is_grouping, self._lonely = True, 0
             return False
         self._had_writer = True
-        asyncio.get_running_loop().call_soon(self._turn_is_over)
+        loop.call_soon(self._turn_is_over)
         return True
 
     def _turn_is_over(self) -> None:
@@ -186,6 +210,8 @@ class GroupCommit:
             if task is not None:
                 task.uncancel()
                 task.cancel(*cancellation.args)
+                late_cancellations.add(task)
+                task.add_done_callback(late_cancellations.discard)
         if member.error is not None:
             raise member.error
         result: T = member.result
@@ -203,8 +229,8 @@ class GroupCommit:
     def _end_turn(self, group: _Group) -> None:
         self._commit_now(group)
         self._lonely = self._lonely + 1 if len(group.members) == 1 else 0
-        if self._lonely == _LONELY_TURNS:
-            self._grouping = self._had_writer = False
+        if self._lonely >= _LONELY_TURNS and self._group is None:
+            self.is_grouping = self._had_writer = False
         for member in group.members:
             if not member.settled.done():
                 member.settled.set_result(None)
@@ -233,7 +259,7 @@ class GroupCommit:
                 member.error = type(failure)(str(failure), failure.location, failure.reason)
         except BaseException:  # an interrupt: nothing is kept, so it can be done again
             database.roll_back()
-            group.is_over, self._group = False, group
+            group.is_over, self._group, self.is_grouping = False, group, True
             if not group.loop.is_closed():
                 group.loop.call_soon_threadsafe(self._end_turn, group)
             raise

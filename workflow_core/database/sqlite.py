@@ -32,6 +32,18 @@ T = TypeVar("T")
 
 _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
 
+_INSERT_STARTED: Final = (
+    "INSERT INTO steps (execution_id, step_id, status, started_at, attempt, started_seq, created_at, updated_at)"
+    " SELECT id, ?2, 'running', ?3, ?4, ?5, ?3, ?3 FROM executions WHERE id = ?1 AND fencing_token = ?6"
+)
+
+_COMPLETE: Final = (
+    "UPDATE steps SET status = 'completed', completed_at = ?3, result_data = ?4, handled_by = ?5,"
+    " completed_seq = ?6, error_message = NULL, revision = revision + 1, updated_at = ?3"
+    " WHERE execution_id = ?1 AND step_id = ?2"
+    " AND EXISTS (SELECT 1 FROM executions WHERE id = ?1 AND fencing_token = ?7)"
+)
+
 _SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
 """Steps that were skipped because of others, not by an open circuit: a restart decides anew about them."""
 
@@ -360,13 +372,17 @@ class SQLiteStore(ReadableDatabase):
         """Record that an attempt begins."""
         now = stored_text(at)
         if not step.stored and status is None:
+            values = lease.execution_id, step.step_id, now, attempt, seq, lease.fencing_token
+            if self.groups.is_alone():
+                self._change_one(lease, _INSERT_STARTED, values)
+            else:
+                await self._change_in_group(lease, _INSERT_STARTED, values)
+        else:
+            await self._commit(self._starting_again(lease, step, attempt, seq, now, status))
 
-            def insert(connection: sqlite3.Connection) -> None:
-                self._insert_started(connection, lease, step, attempt, seq, now)
-
-            await self._commit_one(insert)
-            return
-
+    def _starting_again(
+        self, lease: Lease, step: StepRecord, attempt: int, seq: int, now: str, status: ExecutionStatus | None
+    ) -> Callable[[sqlite3.Connection], None]:
         def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
@@ -381,21 +397,10 @@ class SQLiteStore(ReadableDatabase):
                     (attempt, now, place, now, lease.execution_id, step.step_id),
                 )
             else:
-                self._insert_started(connection, lease, step, attempt, place, now)
+                values = lease.execution_id, step.step_id, now, attempt, place, lease.fencing_token
+                self._change(connection, lease, _INSERT_STARTED, values)
 
-        await self._commit(write)
-
-    def _insert_started(
-        self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, attempt: int, seq: int, now: str
-    ) -> None:
-        cursor = connection.execute(
-            "INSERT INTO steps (execution_id, step_id, status, started_at, attempt, started_seq, created_at,"
-            " updated_at) SELECT id, ?2, 'running', ?3, ?4, ?5, ?3, ?3 FROM executions"
-            " WHERE id = ?1 AND fencing_token = ?6",
-            (lease.execution_id, step.step_id, now, attempt, seq, lease.fencing_token),
-        )
-        if cursor.rowcount != 1:
-            raise self._lease_lost(lease)
+        return write
 
     async def step_completed(
         self,
@@ -419,25 +424,30 @@ class SQLiteStore(ReadableDatabase):
             seq,
             lease.fencing_token,
         )
-        statement = (
-            "UPDATE steps SET status = 'completed', completed_at = ?3, result_data = ?4, handled_by = ?5,"
-            " completed_seq = ?6, error_message = NULL, revision = revision + 1, updated_at = ?3"
-            " WHERE execution_id = ?1 AND step_id = ?2"
-            " AND EXISTS (SELECT 1 FROM executions WHERE id = ?1 AND fencing_token = ?7)"
-        )
+        if circuit is None and status is None:
+            if self.groups.is_grouping:
+                await self._change_in_group(lease, _COMPLETE, values)
+            else:
+                self._change_one(lease, _COMPLETE, values)
+            return None
+        write = self._completing(lease, step, values, now, status, circuit)
+        return await self._commit(write) if circuit is None else self._commit_at_once(write)
 
+    def _completing(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        values: tuple[object, ...],
+        now: str,
+        status: ExecutionStatus | None,
+        circuit: CircuitChange | None,
+    ) -> Callable[[sqlite3.Connection], tuple[CircuitState, CircuitState] | None]:
         def write(connection: sqlite3.Connection) -> tuple[CircuitState, CircuitState] | None:
-            if connection.execute(statement, values).rowcount != 1:
-                raise self._lease_lost(lease)
-            if status is not None:
-                self._set_status(connection, lease, status, now)
+            self._change(connection, lease, _COMPLETE, values)
+            self._set_status(connection, lease, status, now)
             return parts.change_circuit(connection, lease, step.step_id, circuit, now)
 
-        if circuit is not None:
-            return self._commit_at_once(write)
-        if status is not None:
-            return await self._commit(write)
-        return await self._commit_one(write)
+        return write
 
     async def step_attempt_failed(
         self,
@@ -694,15 +704,19 @@ class SQLiteStore(ReadableDatabase):
             return self._commit_at_once(write)
         return await self.groups.commit(write, is_single=False)
 
-    async def _commit_one(self, write: Callable[[sqlite3.Connection], T]) -> T:
-        """Do the same with a single statement, which needs no transaction of its own."""
-        if not self.groups.is_alone():
-            return await self.groups.commit(write, is_single=True)
+    def _change_one(self, lease: Lease, statement: str, values: tuple[object, ...]) -> None:
+        """Change one row by one statement, which needs no transaction of its own."""
         with self.lock:
             try:
-                return write(self.connection)
+                changed = (self._connection or self.connection).execute(statement, values).rowcount
             except sqlite3.Error as error:
                 raise storage_error(error, self.location()) from error
+        if changed != 1:
+            raise self._lease_lost(lease)
+
+    async def _change_in_group(self, lease: Lease, statement: str, values: tuple[object, ...]) -> None:
+        """Do the same in a transaction that is shared."""
+        await self.groups.commit(lambda connection: self._change(connection, lease, statement, values), is_single=True)
 
     def _commit_at_once(self, write: Callable[[sqlite3.Connection], T]) -> T:
         """Write in a transaction of its own, after what waits for one.
@@ -727,6 +741,10 @@ class SQLiteStore(ReadableDatabase):
 
     def _check(self, connection: sqlite3.Connection, lease: Lease) -> None:
         if connection.execute(_FENCE, (lease.execution_id, lease.fencing_token)).fetchone() is None:
+            raise self._lease_lost(lease)
+
+    def _change(self, connection: sqlite3.Connection, lease: Lease, statement: str, values: tuple[object, ...]) -> None:
+        if connection.execute(statement, values).rowcount != 1:
             raise self._lease_lost(lease)
 
     def _lease_lost(self, lease: Lease) -> LeaseLostError:
