@@ -380,6 +380,21 @@ def test_a_loop_that_stands_still_locks_nobody_out(store, path):
     assert steps(path) == running(*"abcd")
 
 
+def test_another_loop_commits_what_waits_in_one_that_stands_still_and_has_groups_of_its_own(store, path):
+    async def write():
+        await asyncio.wait_for(asyncio.gather(*(start(store, "d", f"s{number}") for number in range(3))), 5)
+
+    loop = asyncio.new_event_loop()
+    try:
+        tasks = loop.run_until_complete(in_one_turn(*(start(store, execution_id) for execution_id in "abc")))
+        asyncio.run(write())
+        expected = running(*"abc") + [("d", f"s{number}", "running") for number in range(3)]
+        assert steps(path) == expected
+        loop.run_until_complete(asyncio.gather(*tasks))
+    finally:
+        loop.close()
+
+
 def test_what_waits_when_the_store_is_closed_is_committed(store, path):
     async def scenario():
         tasks = await in_one_turn(*(start(store, execution_id) for execution_id in "abcd"))
