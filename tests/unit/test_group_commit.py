@@ -65,6 +65,14 @@ async def in_one_turn(*writes):
     return tasks
 
 
+def stopped_in_its_turn(loop, *writes):
+    """Stop a loop in the turn in which tasks make durable points; return the tasks."""
+    tasks = [loop.create_task(write) for write in writes]
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    return tasks
+
+
 class Faulty:
     """A connection on which a statement fails, once."""
 
@@ -369,7 +377,8 @@ def test_groups_of_several_event_loops_get_on_with_each_other(store, path):
 def test_a_loop_that_stands_still_locks_nobody_out(store, path):
     loop = asyncio.new_event_loop()
     try:
-        tasks = loop.run_until_complete(in_one_turn(*(start(store, execution_id) for execution_id in "abcd")))
+        tasks = stopped_in_its_turn(loop, *(start(store, execution_id) for execution_id in "abcd"))
+        assert steps(path) == running("a")
         other = sqlite3.connect(path, timeout=0, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         other.execute("ROLLBACK")
@@ -386,7 +395,7 @@ def test_another_loop_commits_what_waits_in_one_that_stands_still_and_has_groups
 
     loop = asyncio.new_event_loop()
     try:
-        tasks = loop.run_until_complete(in_one_turn(*(start(store, execution_id) for execution_id in "abc")))
+        tasks = stopped_in_its_turn(loop, *(start(store, execution_id) for execution_id in "abc"))
         asyncio.run(write())
         expected = running(*"abc") + [("d", f"s{number}", "running") for number in range(3)]
         assert steps(path) == expected
