@@ -28,5 +28,7 @@ napoleon_use_rtype = False
 html_theme = "furo"
 html_title = "pytest-workflow-core"
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_show_sourcelink = False
 html_copy_source = False

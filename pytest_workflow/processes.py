@@ -190,23 +190,26 @@ class MortalEngine(WorkflowEngine):
             )
         )
 
-    async def resume(self, execution_id: str) -> ExecutionResult:
+    async def resume(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """As `WorkflowEngine.resume`."""
         return await self._outlive(
-            lambda engine: WorkflowEngine.resume(engine, execution_id), lambda engine: _joined(engine, execution_id)
+            lambda engine: WorkflowEngine.resume(engine, execution_id, detach=detach),
+            lambda engine: engine.get_status(execution_id) if detach else _joined(engine, execution_id),
         )
 
-    async def restart(self, execution_id: str) -> ExecutionResult:
+    async def restart(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """As `WorkflowEngine.restart`."""
         self.check_event_loop()
         before = (await self.get_status(execution_id)).restart_attempt
 
         async def again(engine: WorkflowEngine) -> ExecutionResult:
             if (await WorkflowEngine.get_status(engine, execution_id)).restart_attempt == before:
-                return await WorkflowEngine.restart(engine, execution_id)
+                return await WorkflowEngine.restart(engine, execution_id, detach=detach)
+            if detach:
+                return await engine.get_status(execution_id)
             return await _joined(engine, execution_id)  # the crash came after the restart was recorded
 
-        return await self._outlive(lambda engine: WorkflowEngine.restart(engine, execution_id), again)
+        return await self._outlive(lambda engine: WorkflowEngine.restart(engine, execution_id, detach=detach), again)
 
     async def cancel(self, execution_id: str) -> ExecutionResult:
         """As `WorkflowEngine.cancel`."""

@@ -9,18 +9,22 @@ from typing import TYPE_CHECKING
 from workflow_core.clock import as_utc
 from workflow_core.database.layout import WORKFLOW_NAME
 from workflow_core.errors import ValidationError, shown
+from workflow_core.summaries import Listing, statuses
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
+    from workflow_core.models import ExecutionStatus
     from workflow_core.settings import Settings
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["aware", "up_to_ten_thousand", "validated_id", "validated_name"]
+__all__ = ["aware", "listing", "up_to_ten_thousand", "validated_id", "validated_name"]
 
 _BUSINESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 
 _LONGEST_PAGE = 10_000
+_LONGEST_SEARCH = 1_000
 
 
 def validated_id(execution_id: object, settings: Settings) -> str:
@@ -59,6 +63,29 @@ def aware(what: str, moment: datetime | None) -> datetime | None:
         return as_utc(moment)
     except (ValueError, AttributeError, OverflowError):
         raise ValidationError(f"{what} must be a datetime with a time zone, not {moment!r:.300}") from None
+
+
+def listing(
+    workflow_name: str | None,
+    status: ExecutionStatus | Iterable[ExecutionStatus] | None,
+    started_after: datetime | None,
+    started_before: datetime | None,
+    search: str | None,
+) -> Listing:
+    """Return which executions a list is asked to hold.
+
+    Raises:
+        ValidationError: An argument is not acceptable.
+    """
+    if search is not None and (not isinstance(search, str) or len(search) > _LONGEST_SEARCH):
+        raise ValidationError(f"search must be a text of at most {_LONGEST_SEARCH} characters, not {shown(search)}")
+    return Listing(
+        validated_name(workflow_name),
+        statuses(status),
+        aware("started_after", started_after),
+        aware("started_before", started_before),
+        (search or "").strip() or None,
+    )
 
 
 def up_to_ten_thousand(what: str, number: object) -> int:

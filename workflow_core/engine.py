@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from workflow_core import circuit_breaker
-from workflow_core.arguments import aware, up_to_ten_thousand, validated_name
+from workflow_core.arguments import listing, up_to_ten_thousand, validated_name
 from workflow_core.clock import Clock, SystemClock, to_epoch_ms
 from workflow_core.config import Configurations
 from workflow_core.current import activated
@@ -40,11 +40,12 @@ from workflow_core.retention import CleanupReport, cleaned_up, expiry
 from workflow_core.running import RunningExecutions, running_loop
 from workflow_core.secrets import Secrets
 from workflow_core.serialization import Codec
-from workflow_core.settings import Settings, default_directory, default_log_level
+from workflow_core.settings import Settings, default_log_level
 from workflow_core.sleepers import Sleepers
 from workflow_core.starting import Starting
+from workflow_core.storage import make_store
 from workflow_core.stored import load_record
-from workflow_core.summaries import ExecutionSummary, WorkflowStats, position, statuses
+from workflow_core.summaries import ExecutionSummary, WorkflowStats, listed, position
 from workflow_core.waking import SleepingExecutions
 
 if TYPE_CHECKING:
@@ -83,9 +84,10 @@ class WorkflowEngine:
     recovers interrupted executions on entry and lets go of its store on exit.
 
     Args:
-        store: Where the state lives; without it, the runtime directory that the settings name.
+        store: Where the state lives; without it, the database or the runtime directory that the settings name.
         clock: Where the time comes from.
-        plugins: Objects with implementations of the hooks in `workflow_core.hookspecs`.
+        plugins: Objects with implementations of the hooks in `workflow_core.hookspecs`; or what the extensions of an
+            engine that has ended have `handed_over`.
         settings: Everything else.
         process_probe: Tells which processes live; tests replace it.
     """
@@ -97,25 +99,23 @@ class WorkflowEngine:
         self,
         store: Store | None = None,
         clock: Clock | None = None,
-        plugins: Sequence[object] = (),
+        plugins: Sequence[object] | Extensions = (),
         settings: Settings | None = None,
         process_probe: ProcessProbe | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.clock: Clock = clock or SystemClock()
         self.definitions = Definitions()
-        self._bare_store: Store = store or DirectoryStore(
-            self.settings.directory or default_directory(),
-            synchronous=self.settings.synchronous,
-            busy_timeout_ms=self.settings.busy_timeout_ms,
-        )
+        layout = store.layout if isinstance(store, DirectoryStore) else None
+        if store is None:
+            store, layout = make_store(self.settings)
+        self._bare_store: Store = store
         self.secrets = Secrets()
-        layout = self._bare_store.layout if isinstance(self._bare_store, DirectoryStore) else None
         self.configurations = Configurations(layout, self.secrets)
         self.log_files: LogFiles | None = None
-        if layout is not None and self.settings.log_files:
+        if isinstance(store, DirectoryStore) and self.settings.log_files:
             level = LEVELS[self.settings.log_level or default_log_level()]
-            self.log_files = LogFiles(layout, self.clock, level)
+            self.log_files = LogFiles(store.layout, self.clock, level)
         patience_ms = self.settings.storage_patience_ms
         self._patience = (
             None if patience_ms is None else Patience(self.clock, patience_ms, self._bare_store.wait_for_locks)
@@ -123,7 +123,7 @@ class WorkflowEngine:
         self._probe: ProcessProbe = process_probe or SystemProcessProbe()
         self.owner: Owner = self._probe.make_owner()
         self._closed = False
-        self.extensions = Extensions(plugins)
+        self.extensions = plugins if isinstance(plugins, Extensions) else Extensions(plugins)
         self._hooks_changed()
         sleepers = Sleepers(self.clock)
         self._running = RunningExecutions(self)
@@ -145,6 +145,21 @@ class WorkflowEngine:
         """The store, without what plugins put around it."""
         return self._bare_store
 
+    def mirror(self, store: Store, settings: Settings) -> WorkflowEngine:
+        """Return an engine that sees other connections to the same data, for a thread that only reads.
+
+        It knows the workflows, the configurations and the secrets of this one, and nothing of its plugins but how they
+        store values.
+
+        Args:
+            store: Those connections.
+            settings: What differs.
+        """
+        mirror = WorkflowEngine(store, self.clock, settings=settings, process_probe=self._probe)
+        mirror.definitions, mirror.configurations, mirror.secrets = self.definitions, self.configurations, self.secrets
+        mirror.codec = self.codec
+        return mirror
+
     # Plugins ---------------------------------------------------------------------------------------------------------
 
     def register(self, plugin: object) -> None:
@@ -163,7 +178,7 @@ class WorkflowEngine:
 
     def _hooks_changed(self) -> None:
         self.codec = Codec(self.extensions.serializers, self.settings.max_result_bytes, self.secrets)
-        self.store: Store = guarded(self._bare_store, self.extensions.interceptors, self._patience)
+        self.store: Store = guarded(self._bare_store, self.extensions, self._patience)
 
     # Seams: what a harness does otherwise -----------------------------------------------------------------------------
 
@@ -371,7 +386,8 @@ class WorkflowEngine:
         if not isinstance(self._bare_store, DirectoryStore):
             raise InvalidStateError(
                 f"Only a runtime directory can be backed up, and the store of this engine is one database "
-                f"({self._bare_store.location()}); copy that with the backup() of Python's sqlite3"
+                f"({self._bare_store.location()}); copy that with pg_dump, or SQLite's with the backup() of Python's "
+                "sqlite3"
             )
         if self.log_files is not None:
             self.log_files.flush()
@@ -616,25 +632,33 @@ class WorkflowEngine:
         """
         return await self._joining.wait(execution_id)
 
-    async def resume(self, execution_id: str) -> ExecutionResult:
+    async def resume(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Go on with a sleeping or interrupted execution, and return its result as `start` does.
 
         A sleep that is not over is slept to its end. An execution that runs in this engine is joined.
+
+        Args:
+            execution_id: The execution.
+            detach: Return what is known of it as soon as it goes on, in the background.
 
         Raises:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest, or another process runs it.
         """
-        return await self._interventions.resume(execution_id)
+        return await self._interventions.resume(execution_id, detach=detach)
 
-    async def restart(self, execution_id: str) -> ExecutionResult:
+    async def restart(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Run a panicked or failed execution again, with its completed steps kept; return its result as `start` does.
+
+        Args:
+            execution_id: The execution.
+            detach: Return what is known of it as soon as it runs again, in the background.
 
         Raises:
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is neither panicked nor failed.
         """
-        return await self._interventions.restart(execution_id)
+        return await self._interventions.restart(execution_id, detach=detach)
 
     async def cancel(self, execution_id: str) -> ExecutionResult:
         """Cancel an execution, wherever it runs; its running steps are cancelled.
@@ -672,6 +696,7 @@ class WorkflowEngine:
         started_before: datetime | None = None,
         before: ExecutionSummary | str | None = None,
         limit: int = 100,
+        search: str | None = None,
     ) -> list[ExecutionSummary]:
         """Return executions in short, the latest started first, of all workflows of the store or of one.
 
@@ -685,20 +710,16 @@ class WorkflowEngine:
             started_before: Started before this moment; aware.
             before: The last execution of the page before, or its `ExecutionSummary.cursor`.
             limit: How many at most (1 to 10 000).
+            search: With this text in the id or in the error message, whatever its case. A text that few executions
+                hold is looked for in all of them, in portions between which the event loop runs.
 
         Raises:
             ValidationError: An argument is not acceptable.
             StorageError: The database cannot be read.
         """
         up_to_ten_thousand("limit", limit)
-        return await self.store.list_executions(
-            validated_name(workflow_name),
-            statuses(status),
-            limit,
-            started_after=aware("started_after", started_after),
-            started_before=aware("started_before", started_before),
-            before=position(before),
-        )
+        wanted = listing(workflow_name, status, started_after, started_before, search)
+        return (await listed(self.store, wanted, position(before), limit))[0]
 
     async def stats(self, workflow_name: str | None = None) -> list[WorkflowStats]:
         """Return how many executions each workflow has, by status; sorted by name, workflows without any left out.

@@ -246,10 +246,12 @@ class LeaseLostError(WorkflowCoreError):
         self.execution_id = execution_id
 
 
-StorageReason: TypeAlias = Literal["full", "locked", "io", "read_only", "damaged", "closed", "schema", "other"]
+StorageReason: TypeAlias = Literal[
+    "full", "locked", "io", "read_only", "unavailable", "damaged", "closed", "schema", "other"
+]
 """Why a database cannot be used; see `StorageError.reason`."""
 
-_TRANSIENT: Final[frozenset[StorageReason]] = frozenset({"full", "locked", "io", "read_only"})
+_TRANSIENT: Final[frozenset[StorageReason]] = frozenset({"full", "locked", "io", "read_only", "unavailable"})
 
 
 class StorageError(WorkflowCoreError):
@@ -258,8 +260,9 @@ class StorageError(WorkflowCoreError):
     Attributes:
         location: Where the database lies; ``None`` for an error that no store raised.
         reason: ``"full"``: no room on the disk; ``"locked"``: another program holds a lock; ``"io"``: the disk reported
-            an error; ``"read_only"``: this process may not write there; ``"damaged"``: the file is not a database any
-            more; ``"schema"``: it is one of a newer version, or of another program; ``"closed"``: the store was closed;
+            an error; ``"read_only"``: this process may not write there; ``"unavailable"``: the server of the database
+            cannot be reached, stops, or takes no more connections; ``"damaged"``: the file is not a database any more;
+            ``"schema"``: it is one of a newer version, or of another program; ``"closed"``: the store was closed;
             ``"other"``: anything else.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,19 +31,21 @@ from workflow_core.events import (
     ExecutionFailed,
     ExecutionPanicked,
     ExecutionRestarted,
+    ExecutionStarted,
 )
 from workflow_core.failures import error_name
 from workflow_core.models import ErrorInfo, ExecutionResult, StepResult
 from workflow_core.timeouts import Timeout, cancelled_from_outside
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from datetime import datetime
 
     from workflow_core.database.store import ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowStore
     from workflow_core.definition import Definition
     from workflow_core.engine import WorkflowEngine
     from workflow_core.events import Event
+    from workflow_core.hookspecs import AttemptHandler, Run
     from workflow_core.models import ExecutionStatus, PanicConfig, RetryConfig
     from workflow_core.serialization import Codec
     from workflow_core.step import StepBuilder
@@ -123,6 +126,11 @@ class Execution:
         self.step_log = self.log if self.log is not None and self.log.logs_steps else None
         self.watched = self.observed or self.log is not None
         self.opening: Event | None = None
+        self.begun_by: Event = ExecutionStarted()
+        self.run_began_at = record.started_at
+        self.has_failed = False
+        self.description: Run | None = None
+        self.run_wrappers: list[Callable[[AttemptHandler], AttemptHandler]] = []
         self.hopeless: WorkflowCoreError | None = None
         self.doom: BaseException | None = None
         self.bodies = 0
@@ -132,7 +140,7 @@ class Execution:
         self._over = False
         self._active: dict[str, asyncio.Task[Any] | None] = {}
         self._bodies: dict[str, Coroutine[Any, Any, object]] = {}
-        self._handler: Coroutine[Any, Any, object] | None = None
+        self._handler: Awaitable[object] | None = None
         self._waiting: dict[int, str] = {}
         self._seq = self._first_seq = seq
 
@@ -172,6 +180,7 @@ class Execution:
 
     def opens_with(self, event: Event, seq: int, at: datetime) -> None:
         """Note by what this run begins; the observers are told before anything of it runs."""
+        self.begun_by = event
         if self.watched:
             self.opening = event.stamped(seq, at, self.execution_id, self.definition.name)
 
@@ -394,7 +403,10 @@ class Execution:
         deadline = self.record.deadline_at
         if deadline is not None and self.deadline_has_passed():
             raise self.timed_out()
-        self._handler = self.engine.invoke(self.definition.handler, self.context)
+        call: AttemptHandler = functools.partial(self.engine.invoke, self.definition.handler, self.context)
+        for wrap in self.run_wrappers:
+            call = wrap(call)
+        self._handler = call()
         if deadline is None:
             return await self._handler
         timeout = Timeout(self.engine.clock, deadline - to_epoch_ms(self.now()))
@@ -539,6 +551,8 @@ class Execution:
             seq_now,
         )
         again.opens_with(ExecutionRestarted(attempt), seq_now, at)
+        again.run_began_at = at
+        again.has_failed = self.has_failed or self.status == "failed"
         return again
 
     def snapshot(self) -> ExecutionResult:
@@ -604,7 +618,7 @@ def result_of(
         completed_at=record.completed_at,
         restart_attempt=record.restart_attempt,
         steps={
-            step.step_id: StepResult(
+            step.step_id: StepResult.trusted(
                 step_id=step.step_id,
                 status=step.status,
                 result=codec.decode_for_display(step.result_data),

@@ -11,9 +11,10 @@ import functools
 import inspect
 import types
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from datetime import datetime  # noqa: TC003 - resolved at run time by dataclass users
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pluggy
 
@@ -30,7 +31,10 @@ __all__ = [
     "Attempt",
     "AttemptHandler",
     "DurablePoint",
+    "Leaving",
+    "Run",
     "StepDescription",
+    "UnfinishedStep",
     "PluginManager",
     "WorkflowHooks",
 ]
@@ -43,6 +47,9 @@ hookimpl = pluggy.HookimplMarker("workflow_core")
 
 AttemptHandler: TypeAlias = Callable[[], Awaitable[object]]
 """What an attempt runs: an asynchronous function without arguments that returns the step's value."""
+
+Leaving: TypeAlias = Literal["released", "interrupted", "lost", "cancelled"]
+"""Why a process has nothing more to do with a run that it did not see end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +106,50 @@ class StepDescription:
     timeout_ms: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class UnfinishedStep:
+    """Something of a run that was under way when this process took the execution over.
+
+    Attributes:
+        kind: ``"step"``: an attempt that was cut off; ``"sleep"``: a sleep, which goes on.
+        began_at: When it began, by the engine's clock; aware, UTC.
+    """
+
+    step_id: str
+    kind: Literal["step", "sleep"]
+    attempt: int
+    began_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of a workflow's handler, as this process begins it or goes on with it.
+
+    A restart makes a new run. A process that takes an execution over goes on with the run that was under way.
+
+    Attributes:
+        restart_attempt: 1, and one more for each restart of the execution.
+        started_at: When the execution was started, by the engine's clock; aware, UTC.
+        began_at: When this run began, in whatever process.
+        beginning: How it came here.
+        is_over: It panicked before this process took it over; all there is to do is wait for its restart.
+        has_failed: The execution had failed for good before, and was restarted by hand.
+        unfinished: What was under way in it.
+        now: Returns the engine's time.
+    """
+
+    workflow_name: str
+    execution_id: str
+    restart_attempt: int
+    started_at: datetime
+    began_at: datetime
+    beginning: Literal["started", "recovered", "restarted"]
+    is_over: bool
+    has_failed: bool
+    unfinished: tuple[UnfinishedStep, ...]
+    now: Callable[[], datetime] = field(repr=False, compare=False)
+
+
 class PluginManager(pluggy.PluginManager):
     """pluggy's manager with the specifications below, made so that an engine is cheap.
 
@@ -111,6 +162,16 @@ class PluginManager(pluggy.PluginManager):
             caller = pluggy.HookCaller(name, self._hookexec)
             caller.spec = specification
             setattr(self.hook, name, caller)
+
+    def calls(self) -> dict[str, Callable[..., Any]]:
+        """Return, for each hook that anybody implements, what calls its present implementations by position.
+
+        The results are pluggy's: those that are not ``None``, of the plugin registered last first; where the
+        specification says so, the first of them alone. pluggy itself makes a dictionary, three lists and three calls of
+        each call, which takes longer than most implementations of what is called several times a step.
+        """
+        callers: dict[str, pluggy.HookCaller] = vars(self.hook)
+        return {name: _direct(caller) for name, caller in callers.items() if caller.get_hookimpls()}
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Read the options of an implementation; those of a class's functions once for all its objects."""
@@ -130,6 +191,36 @@ class PluginManager(pluggy.PluginManager):
 
 _options: weakref.WeakKeyDictionary[type, dict[str, pluggy.HookimplOpts | None]] = weakref.WeakKeyDictionary()
 """What `PluginManager.parse_hookimpl_opts` has read, by class and name."""
+
+
+def _direct(hook: pluggy.HookCaller) -> Callable[..., Any]:
+    specification = hook.spec
+    implementations = hook.get_hookimpls()[::-1]
+    if specification is None or any(each.wrapper or each.hookwrapper for each in implementations):
+        return lambda *args: hook(**dict(zip(specification.argnames if specification else (), args, strict=True)))
+    functions = [_by_position(each, specification.argnames) for each in implementations]
+
+    def every(*args: object) -> list[object]:
+        results = []
+        for function in functions:
+            result = function(*args)
+            if result is not None:
+                results.append(result)
+        return results
+
+    def first(*args: object) -> object:
+        return next((result for function in functions if (result := function(*args)) is not None), None)
+
+    return first if specification.opts.get("firstresult") else every
+
+
+def _by_position(implementation: pluggy.HookImpl, names: tuple[str, ...]) -> Callable[..., object]:
+    """Return the function of an implementation, which may take some of its hook's arguments, as one of all of them."""
+    function = implementation.function
+    if implementation.argnames == names:
+        return function
+    taken = [names.index(name) for name in implementation.argnames]
+    return lambda *args: function(*[args[place] for place in taken])
 
 
 @functools.cache
@@ -175,6 +266,37 @@ class WorkflowHooks:
         The wrapper may run something before or after, run something else, raise, or wait. Of several plugins, the one
         registered last wraps outermost.
         """
+
+    @hookspec
+    def wrap_handler(
+        self, attempt: Attempt, handler: str, error: Exception | None
+    ) -> Callable[[AttemptHandler], AttemptHandler] | None:
+        """Return a wrapper around a handler of a step, or ``None`` to leave it.
+
+        Arguments are those of ``on_handler``, wrappers work as those of ``wrap_attempt``.
+        """
+
+    @hookspec
+    def wrap_run(self, run: Run) -> Callable[[AttemptHandler], AttemptHandler] | None:
+        """Return a wrapper around a run of a workflow's handler, or ``None`` to leave it.
+
+        Called when this process begins a run or goes on with one, before the event that tells of it. The wrapper is not
+        used if the handler is not called after all. An error raised here is logged and does not disturb the execution.
+        """
+
+    @hookspec
+    def on_run_left(self, run: Run, leaving: Leaving) -> None:
+        """Watch every run that this process has nothing more to do with, although it saw no event end it.
+
+        ``leaving`` is ``"released"`` if the engine stopped in order and gave the attempts in flight back,
+        ``"interrupted"`` if something broke out of it, which uses them up, ``"lost"`` if another process has the
+        execution now, and ``"cancelled"`` if another process cancelled it. An error raised here is logged and does not
+        disturb the execution.
+        """
+
+    @hookspec
+    def log_fields(self) -> Mapping[str, str] | None:
+        """Return further fields for what is being logged here with ``ctx.logger``, such as the ids of a trace."""
 
     @hookspec
     def before_durable_point(self, point: DurablePoint) -> None:

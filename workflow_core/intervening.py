@@ -61,12 +61,14 @@ class Interventions:
         self._recovery = recovery
         self._joining = joining
 
-    async def resume(self, execution_id: str) -> ExecutionResult:
+    async def resume(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Do what `WorkflowEngine.resume` says."""
         self._engine.check_event_loop()
         execution_id = validated_id(execution_id, self._engine.settings)
         active = self._running.find(execution_id)
         if active is not None and active.execution.status != "panicked":
+            if detach:
+                return await self._running.status(execution_id)
             if active.loop is asyncio.get_running_loop():
                 return await self._joining.first_result(active)
             return as_joined(await self._joining.poll(execution_id))
@@ -83,13 +85,16 @@ class Interventions:
                 "with wait()"
             )
         try:
-            return await asyncio.shield((await self._recovery.take_over(record)).first)
+            active = await self._recovery.take_over(record)
+            return active.execution.snapshot() if detach else await asyncio.shield(active.first)
         except LeaseLostError:
             if (await load_record(self._engine, execution_id)).fencing_token == record.fencing_token:
                 raise
-        return await self.resume(execution_id)  # it changed hands, or ended, since it was read: say what it is now
+        return await self.resume(
+            execution_id, detach=detach
+        )  # it changed hands, or ended, since it was read: say what it is now
 
-    async def restart(self, execution_id: str) -> ExecutionResult:
+    async def restart(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Do what `WorkflowEngine.restart` says."""
         self._engine.check_event_loop()
         execution_id = validated_id(execution_id, self._engine.settings)
@@ -100,10 +105,12 @@ class Interventions:
         if active is not None and active.execution.status == "panicked" and active.restart_now is not None:
             if active.loop is not asyncio.get_running_loop():
                 active.loop.call_soon_threadsafe(active.restart_now.set)
+                if detach:
+                    return await self._running.status(execution_id)
                 return as_joined(await self._joining.poll(execution_id))
             active.renew_first()
             active.restart_now.set()
-            return await asyncio.shield(active.first)
+            return active.execution.snapshot() if detach else await asyncio.shield(active.first)
         record = await load_record(self._engine, execution_id)
         if record.status not in {"panicked", "failed"} or active is not None:
             raise InvalidStateError(
@@ -120,7 +127,7 @@ class Interventions:
                     "somebody else at the same moment; wait for it with wait()"
                 ) from None
             active = self._engine.launch(execution)
-        return await asyncio.shield(active.first)
+        return execution.snapshot() if detach else await asyncio.shield(active.first)
 
     async def cancel(self, execution_id: str) -> ExecutionResult:
         """Do what `WorkflowEngine.cancel` says."""

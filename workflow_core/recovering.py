@@ -171,11 +171,13 @@ class Recovery:
             if found.due_at is not None and waits and taken >= self._engine.settings.resident_sleepers:
                 await self._sleeping.let_sleep(found, found.due_at)
                 return True
-            record = await self._engine.store.load_execution(found.execution_id)
-            if record is None or record.fencing_token != found.fencing_token:
+            record = await self._unchanged(found)
+            if record is None:
                 return False
             deaths = 0 if waits else await self._deaths_of(record)
             if deaths:
+                if await self._unchanged(found) is None:  # the last of these recoveries is another process's, just now
+                    return False
                 suspects.append((deaths, record))
                 return False
             await self.take_over(record)
@@ -191,6 +193,11 @@ class Recovery:
                 hindered.add(error.location or "")
             return False
         return True
+
+    async def _unchanged(self, found: UnfinishedExecution) -> ExecutionRecord | None:
+        """Read an execution, unless it has changed hands, or was removed, since it was found."""
+        record = await self._engine.store.load_execution(found.execution_id)
+        return record if record is not None and record.fencing_token == found.fencing_token else None
 
     async def take_over(self, record: ExecutionRecord) -> Active:
         """Go on with an interrupted execution, unless another thread of this engine does so already.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from workflow_core.clock import from_epoch_ms
+from workflow_core.describing import described
 from workflow_core.errors import ExecutionNotFoundError, InvalidStateError, LeaseLostError, StorageError
 from workflow_core.models import TERMINAL_STATUSES, ExecutionResult
 from workflow_core.stored import complete_log, load_record, stored_result
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from workflow_core.clock import Clock
     from workflow_core.engine import WorkflowEngine
     from workflow_core.execution import Execution
+    from workflow_core.hookspecs import Leaving
     from workflow_core.log_files import LogFiles
 
 
@@ -244,8 +246,7 @@ class RunningExecutions:
         extensions = self._engine.extensions
         while True:
             execution = active.execution
-            if execution.opening is not None:
-                await execution.tell(execution.opening)
+            await self._open(execution)
             if execution.hopeless is not None:
                 await execution.fail(execution.hopeless)
                 active.finish_first(execution.hopeless)
@@ -269,6 +270,15 @@ class RunningExecutions:
             active.renew_first()
             active.execution = await execution.restart()
 
+    async def _open(self, execution: Execution) -> None:
+        """Tell the observers of a run, before anything of it runs."""
+        extensions = self._engine.extensions
+        if extensions.wraps_runs:
+            execution.description = described(execution)
+            execution.run_wrappers = extensions.run_wrappers(execution.description)
+        if execution.opening is not None:
+            await execution.tell(execution.opening)
+
     async def _wait_for_restart(self, active: Active, restart_at: int) -> None:
         active.restart_now = asyncio.Event()
         event = active.restart_now
@@ -288,6 +298,11 @@ class RunningExecutions:
         with contextlib.suppress(StorageError, LeaseLostError):
             seq, at = execution.next_seq(), execution.now()
             await execution.store.execution_released(execution.lease, give_back, at, seq)
+        self._leave(execution, "released" if give_back else "interrupted")
+
+    def _leave(self, execution: Execution, leaving: Leaving) -> None:
+        if execution.description is not None:
+            self._engine.extensions.announce_leaving(execution.description, leaving)
 
     async def _result_after_loss(self, active: Active) -> ExecutionResult | BaseException:
         execution_id = active.execution.execution_id
@@ -295,7 +310,9 @@ class RunningExecutions:
         try:
             result = await self.status(execution_id)
         except (StorageError, ExecutionNotFoundError) as error:
+            self._leave(active.execution, "lost")
             return error
+        self._leave(active.execution, "cancelled" if result.status == "cancelled" else "lost")
         if result.status in TERMINAL_STATUSES:
             return result
         return LeaseLostError(f"{active.execution}: another process has taken it over", execution_id)

@@ -15,7 +15,7 @@ from urllib.parse import quote, quote_plus
 from workflow_core.errors import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["REDACTION", "SHORTEST_SECRET", "Secrets"]
 
@@ -183,20 +183,22 @@ class _Redaction(logging.Filter):
         with self._lock:
             self._knowing = (*(each for each in self._knowing if each() is not None), weakref.ref(secrets))
 
+    def redact(self, text: str) -> str:
+        """Return a text without the secrets that any engine of this process knows."""
+        for each in self._knowing:
+            secrets = each()
+            if secrets is not None:
+                text = secrets.redact(text)
+        return text
+
     def filter(self, record: logging.LogRecord) -> bool:
         """Let the record pass, without secrets."""
         if self._knowing:
-            knowing = [secrets for secrets in (each() for each in self._knowing) if secrets is not None]
-            _redact_record(record, knowing)
+            _redact_record(record, self.redact)
         return True
 
 
-def _redact_record(record: logging.LogRecord, knowing: Iterable[Secrets]) -> None:
-    def clean(text: str) -> str:
-        for secrets in knowing:
-            text = secrets.redact(text)
-        return text
-
+def _redact_record(record: logging.LogRecord, clean: Callable[[str], str]) -> None:
     try:
         message = record.getMessage()
     except Exception:  # noqa: BLE001 - a wrong number of arguments; the handler reports it

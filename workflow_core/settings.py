@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from workflow_core.errors import ValidationError
 from workflow_core.models import Model, WholeNumber
 from workflow_core.timeouts import LONGEST_MS
 
-__all__ = ["Settings", "default_directory", "default_log_level"]
+__all__ = ["Settings", "default_database_url", "default_directory", "default_log_level"]
+
+DatabaseUrl = Annotated[
+    SecretStr | str | None,
+    pydantic.BeforeValidator(lambda url: SecretStr(url) if isinstance(url, str) else url),
+]
+"""A URL, which may hold a password: it is kept so that it is never shown."""
 
 
 _LARGEST_RESULT_BYTES = 500_000_000
@@ -51,6 +57,11 @@ def default_directory() -> Path:
         ) from None
 
 
+def default_database_url() -> str | None:
+    """Return the URL of the database: ``$WORKFLOW_DATABASE_URL``, or ``None`` if it is not set, or empty."""
+    return os.environ.get("WORKFLOW_DATABASE_URL") or None
+
+
 def default_log_level() -> Literal["debug", "info", "warn", "error"]:
     """Return the level that ``$LOG_LEVEL`` names, in any of the usual spellings; ``info`` if it names none."""
     named = os.environ.get("LOG_LEVEL", "").strip().lower()
@@ -62,6 +73,12 @@ class Settings(Model):
 
     Attributes:
         directory: Runtime directory; ``None`` means ``$WORKFLOW_DIR`` or ``~/.workflow``.
+        database_url: URL of a PostgreSQL database that holds the state instead of the runtime directory,
+            ``postgresql://user:password@host/database``; needs the extra ``postgres``. ``None`` means
+            ``$WORKFLOW_DATABASE_URL``, unless ``directory`` is given. It is never shown, as it may hold a password.
+        database_schema: The schema of the tables in that database, made at the first use: letters, digits and ``_``.
+            ``None`` means ``$WORKFLOW_DATABASE_SCHEMA`` or ``workflow``.
+        database_connections: How many connections an engine makes to that database at most, in each event loop.
         execution_id_format: ``"business"`` accepts 1 to 255 characters of ``A-Za-z0-9._:-``; ``"uuid"`` accepts UUIDs.
         max_sleep_ms: Longest durable sleep, in milliseconds.
         max_result_bytes: Largest stored result, input or output, in bytes of JSON.
@@ -88,6 +105,9 @@ class Settings(Model):
     """
 
     directory: Path | None = None
+    database_url: DatabaseUrl = None
+    database_schema: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
+    database_connections: WholeNumber = Field(default=10, ge=1, le=1_000)
     execution_id_format: Literal["business", "uuid"] = "business"
     max_sleep_ms: WholeNumber = Field(default=300_000, ge=0, le=LONGEST_MS)
     max_result_bytes: WholeNumber = Field(default=16_777_216, ge=1_024, le=_LARGEST_RESULT_BYTES)
@@ -102,6 +122,19 @@ class Settings(Model):
     recover_on_start: bool = True
     log_files: bool = True
     log_level: Literal["debug", "info", "warn", "error"] | None = None
+
+    def __init__(self, /, **data: Any) -> None:  # noqa: ANN401 - pydantic's own signature
+        try:
+            super(Model, self).__init__(**data)
+        except pydantic.ValidationError as error:
+            raise ValidationError.from_pydantic("Settings", error, with_input=False) from None
+
+    @pydantic.field_validator("database_url")
+    @classmethod
+    def _of_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not url.get_secret_value().startswith(("postgresql://", "postgres://")):
+            raise ValueError("it must begin with postgresql:// (it is not shown, as it may hold a password)")
+        return url
 
     @pydantic.field_validator("directory")
     @classmethod

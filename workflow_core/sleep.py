@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from workflow_core.clock import to_epoch_ms
-from workflow_core.database.group_commit import late_cancellations, meet_late_cancellation
+from workflow_core.database.cancellation import late_cancellations, meet_late_cancellation
 from workflow_core.database.store import StepRecord
 from workflow_core.errors import StepConflictError
 from workflow_core.events import SleepCompleted, SleepStarted, StepSkipped

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from workflow_core import circuit_breaker
 from workflow_core.clock import to_epoch_ms
-from workflow_core.database.group_commit import late_cancellations, meet_late_cancellation
+from workflow_core.database.cancellation import late_cancellations, meet_late_cancellation
 from workflow_core.database.store import CircuitChange, StepRecord
 from workflow_core.definition import configured
 from workflow_core.errors import (
@@ -453,6 +453,13 @@ class _StepRun:
         if self.execution.extensions.announces_handlers:
             self.execution.extensions.announce_handler(self._describe(self.record.attempt), handler, error)
 
+    def _wrapped(self, handler: str, error: Exception | None, call: AttemptHandler) -> AttemptHandler:
+        extensions = self.execution.extensions
+        if extensions.wraps_handlers:
+            for wrap in extensions.handler_wrappers(self._describe(self.record.attempt), handler, error):
+                call = wrap(call)
+        return call
+
     def _encode(self, value: object) -> tuple[str | None, Any]:
         try:
             return self.execution.codec.encode(value, self.builder.result_name, self.builder._returns)
@@ -517,11 +524,13 @@ class _StepRun:
         """Let ``on_error`` and ``catch`` answer, else retry or fail."""
         execution, builder, record = self.execution, self.builder, self.record
         await self._raise_if_final(error)
+        invoke = execution.engine.invoke
         for name, handler in self._handlers_for(error):
             self._announce(name, error)
             try:
+                call = self._wrapped(name, error, functools.partial(invoke, handler, error, execution.context))
                 with execution.frame(record.attempt, record.step_id):
-                    value = await execution.engine.invoke(handler, error, execution.context)
+                    value = await call()
                 text, value = self._encode(value)
             except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - passes on to the next handler
                 error = self._as_failure(raised)
@@ -637,8 +646,11 @@ class _StepRun:
         assert on_open is not None  # noqa: S101 - the callers ask
         self._announce("on_open", None)
         try:
+            call = self._wrapped(
+                "on_open", None, functools.partial(execution.engine.invoke, on_open, execution.context)
+            )
             with execution.frame(record.attempt, record.step_id):
-                value = await execution.engine.invoke(on_open, execution.context)
+                value = await call()
             text, value = self._encode(value)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - on_open may fail with anything
             return await self._failed(self._as_failure(raised), counts=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from workflow_core.arguments import validated_id
 from workflow_core.database.store import ExecutionRecord, Lease
 from workflow_core.errors import ExecutionNotFoundError, WorkflowCoreError
+from workflow_core.events import ExecutionFailed, ExecutionRestarted
 from workflow_core.execution import Execution, result_of
 from workflow_core.models import TERMINAL_STATUSES, ErrorInfo, ExecutionResult, PanicConfig, RetryConfig
 
@@ -81,7 +82,20 @@ async def revive(engine: WorkflowEngine, record: ExecutionRecord) -> Execution:
         seq,
     )
     execution.last_errors = await _last_errors(engine, record)
+    if record.restart_attempt > 1 and engine.extensions.wraps_runs:
+        await _look_back(engine, execution)
     return execution
+
+
+async def _look_back(engine: WorkflowEngine, execution: Execution) -> None:
+    """Find out when the run of an execution that was restarted began, and whether the execution had failed before."""
+    record = execution.record
+    workflow = engine.store.workflow(record.workflow_name)
+    for event in await workflow.load_events(record.workflow_name, record.execution_id):
+        if isinstance(event, ExecutionRestarted):
+            execution.run_began_at = event.at
+        elif isinstance(event, ExecutionFailed):
+            execution.has_failed = True
 
 
 async def _definition_of(engine: WorkflowEngine, record: ExecutionRecord) -> Definition:

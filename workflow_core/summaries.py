@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, get_args
 
@@ -12,9 +14,21 @@ from workflow_core.errors import ValidationError
 from workflow_core.models import ExecutionStatus, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["EXECUTION_STATUSES", "ExecutionSummary", "Position", "WorkflowStats", "position", "statuses"]
+    from workflow_core.database.store import Store
+
+__all__ = [
+    "EXECUTION_STATUSES",
+    "ExecutionSummary",
+    "Listing",
+    "Position",
+    "WorkflowStats",
+    "cursor",
+    "listed",
+    "position",
+    "statuses",
+]
 
 EXECUTION_STATUSES: tuple[ExecutionStatus, ...] = get_args(ExecutionStatus)
 """Every status that an execution can have."""
@@ -41,7 +55,7 @@ class ExecutionSummary(Model):
     @property
     def cursor(self) -> str:
         """The place of this execution in a list, as text that can be given as ``before``."""
-        return f"{self.started_at.isoformat(timespec='microseconds')}|{self.execution_id}"
+        return cursor((self.started_at, self.execution_id))
 
 
 class WorkflowStats(Model):
@@ -60,6 +74,75 @@ class WorkflowStats(Model):
         return sum(self.counts.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which executions a list holds.
+
+    Attributes:
+        workflow_name: Those of this workflow; ``None`` for all.
+        status: Those in one of these statuses; ``None`` for all.
+        started_after: Those that started then or later.
+        started_before: Those that started earlier than that.
+        search: Those with this text in the id or in the error message.
+    """
+
+    workflow_name: str | None = None
+    status: Sequence[ExecutionStatus] | None = None
+    started_after: datetime | None = None
+    started_before: datetime | None = None
+    search: str | None = None
+
+
+async def listed(
+    store: Store,
+    listing: Listing,
+    before: Position | None,
+    limit: int,
+    enough: Callable[[], bool] = lambda: False,
+) -> tuple[list[ExecutionSummary], Position | None]:
+    """Read a part of a list of executions, the latest started first.
+
+    Args:
+        store: Where they are.
+        listing: Which list.
+        before: The place that the part begins behind; ``None`` for the beginning.
+        limit: How many executions at most.
+        enough: Asked between the portions of a search, which says with ``True`` that the rest is for the next part.
+
+    Returns:
+        The executions, and the place that the next part begins behind; ``None`` at the end of the list.
+    """
+    started_after, started_before = listing.started_after, listing.started_before
+    if listing.search is None:
+        found = await store.list_executions(
+            listing.workflow_name,
+            listing.status,
+            limit + 1,
+            started_after=started_after,
+            started_before=started_before,
+            before=before,
+        )
+        return found[:limit], None if len(found) <= limit else (
+            found[limit - 1].started_at,
+            found[limit - 1].execution_id,
+        )
+    found = []
+    while True:
+        more, before = await store.search_executions(
+            listing.search,
+            listing.workflow_name,
+            listing.status,
+            limit - len(found),
+            started_after=started_after,
+            started_before=started_before,
+            before=before,
+        )
+        found += more
+        if before is None or len(found) == limit or enough():
+            return found, before
+        await asyncio.sleep(0)
+
+
 def statuses(status: ExecutionStatus | Iterable[ExecutionStatus] | None) -> Sequence[ExecutionStatus] | None:
     """Return a filter by status as a sequence without repetitions; ``None`` for every status.
 
@@ -73,6 +156,11 @@ def statuses(status: ExecutionStatus | Iterable[ExecutionStatus] | None) -> Sequ
     if unknown:
         raise ValidationError(f"Not a status of an execution: {unknown[0]!r}; use {', '.join(EXECUTION_STATUSES)}")
     return tuple(named)
+
+
+def cursor(place: Position) -> str:
+    """Return a place in a list as text."""
+    return f"{place[0].isoformat(timespec='microseconds')}|{place[1]}"
 
 
 def position(before: ExecutionSummary | str | None) -> Position | None:

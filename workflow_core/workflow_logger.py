@@ -68,7 +68,10 @@ class WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
         """Log a message, as ``logging.Logger.log`` does."""
         if not self.isEnabledFor(level):
             return
+        extensions = self._execution.extensions
         added = kwargs.get("extra") or {}
+        if extensions.adds_log_fields:
+            kwargs["extra"] = added = {**added, **extensions.log_fields()}
         msg, kwargs = self.process(msg, kwargs)  # type: ignore[assignment]  # a dictionary stays one
         if self.logger.isEnabledFor(level):
             kwargs["stacklevel"] = kwargs.get("stacklevel", 1) + 1

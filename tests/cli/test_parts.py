@@ -14,15 +14,17 @@ from rich.console import Console
 from workflow_core import Settings, WorkflowEngine
 from workflow_core.cli import display, output
 from workflow_core.cli.application import workflow
-from workflow_core.cli.display import picture, remaining, took_text
+from workflow_core.cli.display import picture
 from workflow_core.cli.failures import Failure
-from workflow_core.cli.log_reading import GrowingFiles, LogFilter, moment_of
 from workflow_core.cli.logging_setup import log_to_stderr
+from workflow_core.cli.moments import moment_of
 from workflow_core.cli.output import Signs, in_colour, print_table
-from workflow_core.cli.reading import read_view
 from workflow_core.cli.texts import age_text, one_line, shortened, visible
 from workflow_core.cli.timeline import draw
 from workflow_core.clock import to_epoch_ms
+from workflow_core.views.execution_view import read_view
+from workflow_core.views.log_reading import GrowingFiles, LogFilter
+from workflow_core.views.wording import remaining, took_text
 
 NOW = datetime(2026, 11, 26, 8, 30, tzinfo=UTC)
 

@@ -1,70 +1,135 @@
 """The documentation is true: its code runs, its links lead somewhere, and nothing public is missing from it."""
 
+import os
 import re
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 import pytest_workflow
 import workflow_core
+from tests.docs.sessions import Session, blocks, is_session, parts
 from workflow_core.hookspecs import WorkflowHooks
 
-pytest_plugins = ["pytester"]
-
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SAVED = re.compile(r"`([\w.]+\.(?:yaml|json))`:\n\n^```(?:yaml|json)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-PLUGINS = {"hypothesispytest": "hypothesis", "anyio": "anyio", "benchmark": "benchmark", "pytest_cov": "--cov"}
-"""Plugins that cost a process seconds to import, each with the word without which a page makes no use of it."""
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PLUGINS = {
+    "hypothesis": "_hypothesis_pytestplugin",
+    "pytest.mark.asyncio": "pytest_asyncio.plugin",
+    "pytest.mark.anyio": "anyio.pytest_plugin",
+    "workflow_snapshot": "syrupy",
+    " -n 2": "xdist.plugin",
+}
+"""The plugins that a page needs besides the harness, by a word of it. Others would cost each process up to seconds."""
+LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
+FRAMEWORKS = ("fastapi", "flask", "django")
 LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
 
 
-def blocks(page):
-    return [found.group(1) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+def text_of(page):
+    return page.read_text(encoding="utf-8")
 
 
-def saved_as(page, name):
-    """Return the block that a page tells to save under this name."""
-    text = page.read_text(encoding="utf-8")
-    return BLOCK.search(text, text.index(f"`{name}`")).group(1)
+def name_of(page):
+    return str(page.relative_to(ROOT))
 
 
 def everything():
-    return "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    return "\n".join(map(text_of, PAGES))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page, pytester, monkeypatch):
-    monkeypatch.setenv("WORKFLOW_DIR", str(pytester.path / "state"))
-    for name, content in SAVED.findall(page.read_text(encoding="utf-8")):
-        (pytester.path / name).write_text(content, encoding="utf-8")
+def pytest_of(text):
+    """Return the environment in which pytest runs with what a page needs."""
+    needed = ["pytest_workflow.entry", *(plugin for word, plugin in PLUGINS.items() if word in text)]
+    options = ["-pno:cacheprovider", *(f"-p{plugin}" for plugin in needed)]
+    if "pytest_asyncio.plugin" in needed:
+        options += ["-oasyncio_mode=strict", f"-o{LOOP_SCOPE}"]
+    return {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": " ".join(options)}
+
+
+def run_pytest(*arguments, environment=MappingProxyType({})):
+    """Run pytest in the current folder, in a process of its own: what it imports must not be forgotten here."""
+    everything_else = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments],
+        env=everything_else | environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def needs(text):
+    """Skip a page about a framework that is not installed."""
+    for name in FRAMEWORKS:
+        if re.search(rf"^(from|import) {name}\b", text, re.MULTILINE) and not find_spec(name):
+            message = f"{name} is not installed; the extra [dev] has it"
+            pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if "```python\n" in text_of(page) and not is_session(text_of(page))], ids=name_of
+)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request):
+    text = text_of(page)
+    needs(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORKFLOW_DIR", str(tmp_path / "state"))
+    if page.name == "postgres.md":
+        monkeypatch.setenv("WORKFLOW_DATABASE_URL", request.getfixturevalue("postgres_url"))
+        monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", request.getfixturevalue("postgres_schema"))
     tests = 0
     script = []
-    for number, block in enumerate(blocks(page)):
-        for module in ("orders", "shop"):
-            if re.search(rf"^(import|from) {module}\b", block, re.MULTILINE):
-                pytester.makepyfile(**{module: saved_as(page, f"{module}.py")})
-        if "def test_" in block:
-            tests += 1
-            pytester.makepyfile(**{f"test_block_{number}": block})
-        elif page.name not in {"README.md", "index.md"}:  # whose blocks are files
-            script.append(block)
+    for number, (name, language, content) in enumerate(blocks(text)):
+        is_test = language == "python" and "def test_" in content
+        tests += is_test
+        if name or is_test:
+            (tmp_path / (name or f"test_block_{number}.py")).write_text(content, encoding="utf-8")
+        elif language == "python":
+            script.append(content)
     for _ in range(2 if script else 0):  # a page that left something behind would not run again
         exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
     if tests:
         update = ["--snapshot-update"] if page.name == "snapshots.md" else []
-        text = page.read_text(encoding="utf-8")
-        unused = [f"-pno:{name}" for name, word in PLUGINS.items() if word not in text]
-        result = pytester.runpytest_subprocess(
-            *("-q", "-pno:cacheprovider", "-pno:randomly", "-pno:xdist", "-o", "asyncio_mode=strict"), *unused, *update
-        )
-        assert result.ret == 0, result.stdout.str()
+        run = run_pytest("-q", *update, environment=pytest_of(text))
+        assert run.returncode == 0, run.stdout
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_example_on_postgresql_is_all_that_it_takes(tmp_path, monkeypatch, postgres_url, postgres_schema):
+    monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    saved = {name: content for name, _, content in blocks(text_of(ROOT / "docs" / "postgres.md"))}
+    (tmp_path / "shop.py").write_text(saved["shop.py"], encoding="utf-8")
+    for command in (["shop.py"], ["shop.py"], ["-m", "workflow_core.cli", "status", "greeting-1", "--quiet"]):
+        run = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.rstrip("\n") in {"Hello, Ada!", "completed"}
+    assert {path.name for path in tmp_path.iterdir()} == {"shop.py"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")
+@pytest.mark.parametrize(
+    ("page", "part"),
+    [(page, part) for page in PAGES if is_session(text_of(page)) for part in range(len(parts(text_of(page))))],
+    ids=lambda value: name_of(value) if isinstance(value, Path) else str(value),
+)
+def test_a_session_runs_and_prints_what_it_says(page, part, tmp_path):
+    text = text_of(page)
+    needs(text)
+    session = Session(tmp_path, pytest_of(text))
+    *before, now = parts(text)[: part + 1]
+    session.save("".join(before))
+    session.follow(now)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
-    for found in LINK.finditer(page.read_text(encoding="utf-8")):
+    for found in LINK.finditer(text_of(page)):
         assert (page.parent / found.group(1)).exists(), found.group(0)
 
 
@@ -88,12 +153,11 @@ def test_every_hook_is_documented():
             assert f"`{name}(" in text, name
 
 
-def test_every_fixture_option_and_marker_is_documented(pytester):
+def test_every_fixture_option_and_marker_is_documented(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     text = everything()
-    scope = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
     listed, marked, helped = (
-        pytester.runpytest_inprocess(*asked, "-o", scope).stdout.str()
-        for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
+        run_pytest(*asked, "-o", LOOP_SCOPE).stdout for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
     )
     fixtures = re.findall(r"^(workflow\w*)\b", listed, re.MULTILINE)
     assert "workflow_faults" in fixtures

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx", reason="needs the extra [docs]")
-    arguments = ["--quiet", "--builder", "html", "--fail-on-warning", "--keep-going"]
+    # The builder that writes nothing resolves every reference, too, and takes half the time.
+    arguments = ["--quiet", "--builder", "dummy", "--fail-on-warning", "--keep-going"]
     run = subprocess.run(
         [sys.executable, "-m", "sphinx", *arguments, "--doctree-dir", tmp_path / "doctrees", "docs", tmp_path / "site"],
         cwd=ROOT,
@@ -20,4 +21,4 @@ def test_the_site_builds_without_a_warning(tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert "WorkflowEngine" in (tmp_path / "site" / "api" / "workflow_core.html").read_text(encoding="utf-8")
+    assert b"Runs workflows, and keeps their state" in (tmp_path / "doctrees/api/workflow_core.doctree").read_bytes()

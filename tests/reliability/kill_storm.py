@@ -6,6 +6,8 @@ Several workers run the same executions on one runtime directory. Each lives unt
 drawn from the seed, some within milliseconds of their start, and is replaced at once. Then the last workers finish
 everything, and the databases are compared with the file that the steps themselves have written.
 
+With ``WORKFLOW_DATABASE_URL`` and ``WORKFLOW_DATABASE_SCHEMA`` in the environment they share that database instead.
+
 Workers are forked from this process, which has imported everything: a death costs some milliseconds, not a second.
 """
 
@@ -27,8 +29,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.reliability.postgres_copy import copy
 from tests.reliability.storm_checks import check
-from tests.reliability.storm_workflows import make_engine, work
+from tests.reliability.storm_workflows import KINDS, make_engine, work
+from workflow_core.database.store import KeepsDefinitions
+from workflow_core.settings import default_database_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,9 +98,11 @@ class Workers:
     async def _work(self, batch: int, *, last: bool) -> None:
         """Do a worker's work, and end the process without closing anything: an orderly end is no part of a storm."""
         code = 0
-        os.write(self._begin, f"{os.getpid()}\n".encode())
         try:
             engine = make_engine(self.directory, max_recoveries=None, synchronous=self._synchronous)
+            if isinstance(engine.bare_store, KeepsDefinitions):
+                await engine.bare_store.list_workflows()  # connecting takes longer than most lives last
+            os.write(self._begin, f"{os.getpid()}\n".encode())
             await work(engine, batch, last=last)
         except BaseException:
             code = 1
@@ -166,6 +173,8 @@ def storm(
     finally:
         for pid in list(crowd.living):
             crowd.kill(pid)
+    if (url := default_database_url()) is not None:
+        copy(url, os.environ["WORKFLOW_DATABASE_SCHEMA"], directory / "state", KINDS)
     check(directory, summary.batches, summary)
     summary.seconds = round(time.monotonic() - begun, 1)
     return summary

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from workflow_core import InvalidStateError, PanicConfig, RetryConfig, Settings, WorkflowEngine, WorkflowError, hookimpl
 from workflow_core.events import Event, SleepStarted
+from workflow_core.settings import default_database_url
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,10 +154,20 @@ async def by_hand(ctx: WorkflowContext) -> int:
 
 
 def make_engine(directory: Path, **settings: object) -> WorkflowEngine:
-    """Return an engine on a runtime directory, with all the workflows, whose witness is a file in that directory."""
+    """Return an engine on a runtime directory, with all the workflows, whose witness is a file in that directory.
+
+    With ``WORKFLOW_DATABASE_URL`` in the environment the state is there, and the directory has the witness alone.
+    """
     global _witness
     _witness = Witness(directory / "witness.txt")
-    options = {"directory": directory / "state", "poll_interval_ms": 20, "busy_timeout_ms": 30_000, **settings}
+    options = {
+        "directory": directory / "state",
+        "database_url": default_database_url(),
+        "database_connections": 4,
+        "poll_interval_ms": 20,
+        "busy_timeout_ms": 30_000,
+        **settings,
+    }
     engine = WorkflowEngine(plugins=[_witness], settings=Settings.model_validate(options))
     engine.define("plain", plain, retry_config=PATIENT)
     engine.define("parallel", parallel, retry_config=PATIENT)

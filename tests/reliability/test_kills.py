@@ -24,17 +24,31 @@ EXECUTIONS = int(os.environ.get("WORKFLOW_STORM_EXECUTIONS", "40"))
 SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "7"))
 
 
-def run(module, *arguments):
+def run(module, *arguments, **environment):
     process = subprocess.run(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
     )
     assert process.stdout.strip(), process.stderr
     return json.loads(process.stdout)
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request):
+    """Give the variables that name the database of worker processes."""
+    if request.param == "sqlite":
+        return {"WORKFLOW_DATABASE_URL": ""}
+    url, schema = request.getfixturevalue("postgres_url"), request.getfixturevalue("postgres_schema")
+    return {"WORKFLOW_DATABASE_URL": url, "WORKFLOW_DATABASE_SCHEMA": schema}
+
+
 @pytest.mark.timeout(120 + KILLS)
-def test_a_storm_of_kills_loses_nothing_and_repeats_nothing():
-    summary = run("tests.reliability.kill_storm", "--kills", str(KILLS), "--seed", str(SEED), "--json")
+def test_a_storm_of_kills_loses_nothing_and_repeats_nothing(database):
+    summary = run("tests.reliability.kill_storm", "--kills", str(KILLS), "--seed", str(SEED), "--json", **database)
     assert summary["violations"] == [], summary
     assert summary["kills"] >= KILLS
     assert summary["recoveries"] > 0

@@ -1,4 +1,4 @@
-"""Real processes on a real database file, really killed."""
+"""Real processes on a real database, really killed."""
 
 import os
 import signal
@@ -16,15 +16,20 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX sig
 class Workers:
     """Starts worker processes that share a runtime directory and a witness file."""
 
-    def __init__(self, directory):
-        self.directory = directory
+    def __init__(self, directory, url=None, schema=None):
+        self.directory, self.url, self.schema = directory, url, schema
         self.witness = directory / "witness.txt"
         self.running = []
 
     def spawn(self, *arguments):
         process = subprocess.Popen(
             [sys.executable, str(WORKER), arguments[0], str(self.witness), *arguments[1:]],
-            env={**os.environ, "WORKFLOW_DIR": str(self.directory / "state")},
+            env={
+                **os.environ,
+                "WORKFLOW_DIR": str(self.directory / "state"),
+                "WORKFLOW_DATABASE_URL": self.url or "",
+                "WORKFLOW_DATABASE_SCHEMA": self.schema or "",
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -48,6 +53,11 @@ class Workers:
         return self.witness.read_text(encoding="utf-8").splitlines()
 
     def query(self, sql):
+        if self.url is not None:
+            import psycopg
+
+            with psycopg.connect(self.url, options=f"-c search_path={self.schema}") as connection:
+                return connection.execute(sql).fetchall()
         path = self.directory / "state" / "workflows" / "victim" / "victim.db"
         connection = sqlite3.connect(path)
         try:
@@ -56,9 +66,10 @@ class Workers:
             connection.close()
 
 
-@pytest.fixture
-def workers(tmp_path):
-    workers = Workers(tmp_path)
+@pytest.fixture(params=["sqlite", "postgres"])
+def workers(request, tmp_path):
+    given = () if request.param == "sqlite" else map(request.getfixturevalue, ("postgres_url", "postgres_schema"))
+    workers = Workers(tmp_path, *given)
     yield workers
     for process in workers.running:
         if process.poll() is None:

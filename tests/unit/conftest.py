@@ -6,7 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from workflow_core import Settings, WorkflowEngine
+from workflow_core import Settings, WorkflowEngine, outside
+from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.definitions import executors
 from workflow_core.ownership import Owner
@@ -51,9 +52,11 @@ class FakeClock:
         return self.call_at(self.time + timedelta(milliseconds=delay_ms), callback)
 
     async def settle(self):
-        """Let everything run that needs no time."""
-        for _ in range(50):
+        """Let everything run that needs no time; what a database server does is waited for."""
+        loop, quiet = asyncio.get_running_loop(), 0
+        while quiet < 50:
             await asyncio.sleep(0)
+            quiet = quiet + 1 if outside.is_going_on(loop) is None else 0
 
     async def advance(self, milliseconds):
         """Move the time on, from one timer to the next."""
@@ -80,15 +83,29 @@ class FakeClock:
         return await task
 
 
+async def sql(store, statement):
+    """Run a statement on the tables of a store of any kind; return the rows. ``{s}.`` stands for the schema."""
+    if isinstance(store, SQLiteStore) or hasattr(store, "connection"):
+        return store.connection.execute(statement.replace("{s}.", "")).fetchall()
+
+    async def run(connection):
+        cursor = await connection.execute(store.sql(statement))
+        return [] if cursor.description is None else await cursor.fetchall()
+
+    return await store.together(run)
+
+
 class Machine:
     """A machine with one database, one clock, and processes that can die: each engine is one process.
+
+    ``make_store`` opens the database, once for each engine; ``path`` is its file, if it is SQLite's.
 
     Engines are made by `boot`. `crash` kills the latest one the way a power switch would: its store is closed first, so
     nothing is written on the way out, and the probe says from then on that its process has ended.
     """
 
-    def __init__(self, path, clock):
-        self.path, self.clock = path, clock
+    def __init__(self, make_store, clock, path):
+        self.make_store, self.clock, self.path = make_store, clock, path
         self.dead, self.engines, self.definitions = set(), [], {}
         self.pids = itertools.count(1)
 
@@ -109,7 +126,7 @@ class Machine:
 
     def boot(self, plugins=(), **settings):
         settings = Settings(sync_handlers="inline", lease_ms=None, **settings)
-        engine = WorkflowEngine(SQLiteStore(self.path), self.clock, plugins, settings, self)
+        engine = WorkflowEngine(self.make_store(), self.clock, plugins, settings, self)
         for name, (handler, options) in self.definitions.items():
             engine.define(name, handler, **options)
         self.engines.append(engine)
@@ -137,8 +154,53 @@ def clock():
 
 
 @pytest.fixture
-def machine(tmp_path, clock):
-    machine = Machine(tmp_path / "machine.db", clock)
+def make_sqlite_store(tmp_path):
+    """Give a function that opens a store, each one on the same file; they are closed after the test."""
+    stores = []
+
+    def make(name="w.db"):
+        stores.append(SQLiteStore(tmp_path / name))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store_kind():
+    """The database of the tests; a module whose tests are for all has ``store_kind = every_store_kind``."""
+    return "sqlite"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def every_store_kind(request):
+    return request.param
+
+
+@pytest.fixture
+def make_directory_store(tmp_path):
+    """Give a function that opens a store, each one on the same runtime directory; they are closed after the test."""
+    stores = []
+
+    def make():
+        stores.append(DirectoryStore(tmp_path / "state"))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def make_store(request, store_kind):
+    """Give a function that opens a store, each one on the same database."""
+    return request.getfixturevalue(f"make_{store_kind}_store")
+
+
+@pytest.fixture
+def machine(make_store, clock, tmp_path):
+    machine = Machine(make_store, clock, tmp_path / "w.db")
     yield machine
     machine.close()
 

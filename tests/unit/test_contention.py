@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.unit.conftest import every_store_kind
 from workflow_core import (
     InvalidStateError,
     LeaseLostError,
@@ -22,6 +23,8 @@ from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.errors import ExecutionConflictError
 from workflow_core.hookspecs import hookimpl
+
+store_kind = every_store_kind
 
 QUICK = {"sync_handlers": "inline", "poll_interval_ms": 10}
 
@@ -87,14 +90,17 @@ def test_a_cancellation_that_comes_too_late_is_refused(machine):
         await machine.clock.settle()
         done = loop.create_future()
 
-        class CompletesFirst(SQLiteStore):
-            async def load_execution(self, execution_id):
-                record = await super().load_execution(execution_id)
-                if not done.done():
-                    done.set_result(await machine.clock.finish(runner.wait("x")))
-                return record
+        store = machine.make_store()
+        load_execution = store.load_execution
 
-        late = WorkflowEngine(CompletesFirst(machine.path), machine.clock, settings=Settings(**QUICK))
+        async def completes_first(execution_id):
+            record = await load_execution(execution_id)
+            if not done.done():
+                done.set_result(await machine.clock.finish(runner.wait("x")))
+            return record
+
+        store.load_execution = completes_first
+        late = WorkflowEngine(store, machine.clock, settings=Settings(**QUICK))
         with pytest.raises(InvalidStateError, match="completed already"):
             await late.cancel("x")
         assert (await late.get_status("x")).status == "completed"
@@ -146,8 +152,9 @@ def test_an_index_row_without_an_execution_does_not_hold_its_id(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_is_a_process_of_its_own(tmp_path):
-    engine = WorkflowEngine(DirectoryStore(tmp_path), settings=Settings(**QUICK))
+@pytest.mark.parametrize("store_kind", ["directory", "sqlite", "postgres"])
+def test_a_forked_child_is_a_process_of_its_own(make_store):
+    engine = WorkflowEngine(make_store(), settings=Settings(**QUICK))
     engine.define("w", lambda ctx: os.getpid())
     engine.run("w", "warm")
     owner = engine.owner.owner_id

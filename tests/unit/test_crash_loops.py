@@ -5,11 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.unit.conftest import every_store_kind
 from workflow_core import PanicConfig, RetryConfig
 from workflow_core.crash_loops import TRIAL_MS, Recoveries, deaths_in_a_row
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+
+store_kind = every_store_kind
 
 
 @pytest.mark.parametrize(

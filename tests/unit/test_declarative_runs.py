@@ -1,12 +1,14 @@
 """Declarative workflows as they run: order, results, failures, and the document that an execution keeps."""
 
 import asyncio
+import functools
 import json
 import logging
 
 import pydantic
 import pytest
 
+from tests.unit.conftest import sql
 from workflow_core import NonRetryableError, Settings, StepConflictError, ValidationError, WorkflowEngine
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.definitions import Failure, Success, known_types, load_saved, register_executor, save_definition
@@ -123,7 +125,7 @@ def test_a_config_is_checked_again_when_its_expressions_have_values(machine):
     register_executor("own", lambda config, context: config.size, config_model=Config)
     definition = {"name": "w", "steps": [{"id": "a", "type": "own", "config": {"size": "${input}"}}]}
     assert run(machine, definition, 5)[1].steps["a"].result == 5
-    machine.path = machine.path.with_suffix(".2")
+    machine.make_store = functools.partial(machine.make_store, "2.db")
     _, result = run(machine, definition, "five")
     assert result.error.type == "StepConfigError"
     assert "size: Input should be a valid integer" in result.error.message
@@ -236,7 +238,7 @@ def test_continue_on_error_of_a_step_goes_before_that_of_the_document(machine, c
     tolerant = {**do("fails", fails=1), "continueOnError": True}
     _, result = run(machine, {"name": "w", "steps": [tolerant, do("late", "other"), do("other")]})
     assert statuses(result) == {"fails": "failed", "other": "completed", "late": "completed"}
-    machine.path = machine.path.with_suffix(".2")
+    machine.make_store = functools.partial(machine.make_store, "2.db")
     strict = {**do("x", fails=1), "continueOnError": False}
     _, result = run(machine, {"name": "w", "continueOnError": True, "steps": [strict, do("y", "x"), do("z")]})
     assert statuses(result) == {"x": "failed", "z": "completed"}
@@ -432,6 +434,40 @@ def test_saved_definitions_are_defined_from_the_directory(boot, tmp_path, clock)
     assert load_saved(again)[0].digest == definition.digest  # and once more, without a warning
     result = asyncio.run(clock.finish(again.start("w")))
     assert result.output == "x"
+
+
+def test_saved_definitions_are_defined_from_a_database(make_postgres_store, clock, caplog):
+    def boot():
+        settings = Settings(sync_handlers="inline", lease_ms=None)
+        return WorkflowEngine(make_postgres_store(), clock, settings=settings)
+
+    engine = boot()
+    definition = engine.define_declarative(greeting("x"))
+    assert load_saved(engine) == []
+    assert save_definition(engine, definition)
+    assert not save_definition(engine, definition)
+    engine.define("coded", lambda ctx: "a function's", description="in code")
+
+    async def scenario():
+        assert load_saved(boot()) == [definition]  # in an event loop as well
+        again = boot()
+        assert load_saved(again)[0].digest == definition.digest
+        assert (await clock.finish(again.start("w"))).output == "x"
+        await engine.start("coded")
+        other = boot()
+        other.define("w", lambda ctx: "a function's")
+        await other.start("w", "by-the-function")
+        assert load_saved(boot()) == [definition]  # which a function of that name leaves as it is
+        changed = definition.model_copy(update={"description": "new"})
+        assert save_definition(engine, changed)
+        assert load_saved(boot()) == [changed]
+        found = engine.bare_store.saved_definitions()
+        assert (found["w"]["description"], found["coded"]["description"]) == ("new", "in code")
+        await sql(engine.bare_store, """UPDATE {s}.workflows SET definition = '{"name":"x","steps":[]}'""")
+        assert load_saved(boot()) == []
+
+    asyncio.run(scenario())
+    assert "is left out" in caplog.text
 
 
 def test_a_changed_definition_keeps_when_it_was_made(boot, tmp_path, clock):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pydantic
 import pytest
 
+from tests.unit.conftest import every_store_kind
 from workflow_core import (
     ExecutionConflictError,
     InvalidStateError,
@@ -27,6 +28,8 @@ from workflow_core import (
 from workflow_core.current import current_engine, replaced_default
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.ownership import Owner, SystemProcessProbe
+
+store_kind = every_store_kind
 
 
 @pytest.fixture
@@ -190,15 +193,17 @@ def test_start_raises_what_ended_the_execution(engine):
     asyncio.run(main())
 
 
-def test_two_engines_recover_each_execution_once(tmp_path):
+def test_two_engines_recover_each_execution_once(make_store):
     processes = Processes()
     ran = []
 
     def make(name):
-        engine = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), process_probe=processes)
+        engine = WorkflowEngine(make_store(), process_probe=processes)
 
         @engine.define("w")
         async def flow(ctx):
+            if name == "dead":
+                await asyncio.Event().wait()
             await ctx.step("first", lambda: None)
             await ctx.step("second", lambda: ran.append((name, ctx.execution_id)))
 
@@ -228,11 +233,11 @@ def test_two_engines_recover_each_execution_once(tmp_path):
     assert sorted(execution_id for _, execution_id in ran) == [f"e{number}" for number in range(10)]
 
 
-def test_an_engine_recovers_on_entry(tmp_path):
+def test_an_engine_recovers_on_entry(make_store):
     processes = Processes()
 
     def make():
-        engine = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), process_probe=processes)
+        engine = WorkflowEngine(make_store(), process_probe=processes)
 
         @engine.define("w")
         async def flow(ctx):
@@ -252,12 +257,10 @@ def test_an_engine_recovers_on_entry(tmp_path):
     assert asyncio.run(main()).output == "done"
 
 
-def test_a_live_process_keeps_its_executions(tmp_path):
+def test_a_live_process_keeps_its_executions(make_store):
     processes = Processes()
-    one = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), process_probe=processes)
-    two = WorkflowEngine(
-        SQLiteStore(tmp_path / "w.db"), process_probe=processes, settings=Settings(poll_interval_ms=10)
-    )
+    one = WorkflowEngine(make_store(), process_probe=processes)
+    two = WorkflowEngine(make_store(), process_probe=processes, settings=Settings(poll_interval_ms=10))
 
     async def main():
         go_on = asyncio.Event()
@@ -283,10 +286,10 @@ def test_a_live_process_keeps_its_executions(tmp_path):
     assert asyncio.run(main()).output == "by the first"
 
 
-def test_a_cancellation_by_another_process_is_noticed_at_the_next_write(tmp_path):
+def test_a_cancellation_by_another_process_is_noticed_at_the_next_write(make_store):
     processes = Processes()
-    one = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), process_probe=processes)
-    two = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), process_probe=processes)
+    one = WorkflowEngine(make_store(), process_probe=processes)
+    two = WorkflowEngine(make_store(), process_probe=processes)
 
     async def main():
         go_on = asyncio.Event()

@@ -6,11 +6,13 @@ import gc
 
 import pytest
 
+from tests.unit.conftest import every_store_kind, sql
 from workflow_core import InvalidStateError, PanicError, ValidationError, hookimpl
-from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.failures import rebuild_error, record_error
 from workflow_core.panic import find_panic_indicator
 from workflow_core.serialization import Codec
+
+store_kind = every_store_kind
 
 
 def run(machine, flow, **options):
@@ -96,7 +98,7 @@ def test_a_task_that_is_left_behind_cannot_begin_steps(machine):
         await engine.start("w", "e")
         left[0].set()
         ended = await asyncio.gather(*left[1:], return_exceptions=True)
-        return ended, await engine.get_status("e"), engine.store.select("SELECT * FROM steps")
+        return ended, await engine.get_status("e"), await sql(engine.bare_store, "SELECT * FROM {s}.steps")
 
     ended, result, rows = asyncio.run(main())
     assert [type(error) for error in ended] == [InvalidStateError, InvalidStateError]
@@ -303,9 +305,7 @@ def test_sys_exit_in_a_step_leaves_the_attempt_used(machine, caplog):
     engine = machine.boot()
     with pytest.raises(SystemExit):
         asyncio.run(engine.start("w", "e"))
-    store = SQLiteStore(machine.path)
-    assert store.select("SELECT status, attempt FROM steps") == [("running", 1)]
-    store.close()
+    assert asyncio.run(sql(machine.make_store(), "SELECT status, attempt FROM {s}.steps")) == [("running", 1)]
     machine.engines.clear()
     gc.collect()
     assert "never retrieved" not in caplog.text
@@ -341,10 +341,12 @@ def test_a_value_that_a_new_release_cannot_read_is_shown_as_it_is_stored(machine
     result = run(machine, flow, input=[Shade.DARK])
     assert (result.input, result.output, result.steps["s"].result) == ([Shade.DARK], Shade.DARK, Shade.DARK)
     engine = machine.boot()
-    engine.store.connection.execute("UPDATE steps SET result_data = replace(result_data, 'DARK', 'GREY')")
-    engine.store.connection.execute(
-        "UPDATE executions SET status = 'running', input_data = replace(input_data, 'DARK', 'GREY'), output_data = '{'"
-    )
+    for statement in (
+        "UPDATE {s}.steps SET result_data = replace(result_data, 'DARK', 'GREY')",
+        "UPDATE {s}.executions SET status = 'running', input_data = replace(input_data, 'DARK', 'GREY')",
+        "UPDATE {s}.executions SET output_data = '{'",
+    ):
+        asyncio.run(sql(engine.bare_store, statement))
     stored = {"$type": "enum", "class": f"{__name__}:Shade", "name": "GREY"}
     shown = asyncio.run(engine.get_status("e"))
     assert (shown.input, shown.output, shown.steps["s"].result) == ([stored], "{", stored)
@@ -358,8 +360,9 @@ def test_a_step_s_result_that_a_new_release_cannot_read_fails_the_execution(mach
 
     run(machine, flow)
     engine = machine.boot()
-    engine.store.connection.execute("UPDATE steps SET result_data = replace(result_data, 'DARK', 'GREY')")
-    engine.store.connection.execute("UPDATE executions SET status = 'failed'")
+    change = "UPDATE {s}.steps SET result_data = replace(result_data, 'DARK', 'GREY')"
+    asyncio.run(sql(engine.bare_store, change))
+    asyncio.run(sql(engine.bare_store, "UPDATE {s}.executions SET status = 'failed'"))
     with pytest.raises(ValidationError, match=r'Cannot read the result of step "s".*GREY'):
         asyncio.run(engine.restart("e"))
     assert asyncio.run(engine.get_status("e")).status == "failed"

@@ -7,9 +7,12 @@ import json
 import pydantic
 import pytest
 
+from tests.unit.conftest import every_store_kind
 from workflow_core import NonRetryableError, RecordedError, WorkflowCoreError, WorkflowError
 from workflow_core.failures import classes_of, rebuild_error, record_error, type_names
 from workflow_core.serialization import Codec
+
+store_kind = every_store_kind
 
 
 class Declined(Exception):

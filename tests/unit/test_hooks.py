@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 from pathlib import Path
 
 import pluggy
@@ -12,8 +13,9 @@ import pytest
 from workflow_core import Serializer, Settings, StepDescription, StorageError, WorkflowEngine, hookimpl
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.database.store import DURABLE_POINTS
+from workflow_core.errors import PanicError, WorkflowError
 from workflow_core.events import ExecutionCompleted, ExecutionPanicked
-from workflow_core.hookspecs import WorkflowHooks
+from workflow_core.hookspecs import Run, UnfinishedStep, WorkflowHooks
 
 
 def run(*plugins, handler=None, **options):
@@ -453,6 +455,239 @@ def test_a_plugin_is_registered_and_unregistered():
     engine.run("w")
     assert len(seen) == count == 2
     engine.close()
+
+
+def test_wrap_handler_surrounds_every_handler_of_a_step():
+    seen = []
+
+    class Wrapping:
+        @hookimpl
+        def wrap_handler(self, attempt, handler, error):
+            def wrap(call):
+                async def around():
+                    seen.append((attempt.step_id, attempt.attempt, handler, error and str(error)))
+                    value = await call()
+                    return f"<{value}>"
+
+                return around
+
+            return wrap if handler != "on_error:LookupError" else None
+
+    async def flow(ctx):
+        def broken():
+            raise KeyError("x")
+
+        def pass_on(error, ctx):
+            raise LookupError("worse")
+
+        caught = await ctx.step("s", broken).on_error({LookupError: pass_on}).catch(lambda error, ctx: "caught")
+        skipped = await ctx.step("open", broken).with_circuit_breaker(1, on_open=lambda ctx: 1).with_retry(backoff_ms=0)
+        return caught, skipped
+
+    assert run(Wrapping(), handler=flow).output == ("<caught>", "<1>")
+    assert seen == [("s", 1, "catch", "worse"), ("open", 2, "on_open", None)]
+
+
+class Runs:
+    """Notes runs and what becomes of them."""
+
+    def __init__(self):
+        self.seen = []
+
+    @hookimpl
+    def wrap_run(self, run):
+        self.seen.append(run)
+
+        def wrap(call):
+            async def around():
+                self.seen.append("before")
+                try:
+                    return await call()
+                finally:
+                    self.seen.append("after")
+
+            return around
+
+        return wrap
+
+    @hookimpl
+    def on_event(self, event):
+        self.seen.append(type(event).__name__)
+
+    @hookimpl
+    def on_run_left(self, run, leaving):
+        self.seen.append(leaving)
+
+    def described(self):
+        return [each for each in self.seen if isinstance(each, Run)]
+
+
+@pytest.mark.asyncio
+async def test_wrap_run_is_told_of_each_run_before_the_event_that_begins_it(machine, clock):
+    @machine.define("w", panic_config={"restart_delay_ms": 5_000})
+    async def flow(ctx):
+        if ctx.restart_attempt == 1:
+            raise MemoryError
+
+    runs = Runs()
+    engine = machine.boot([runs])
+    await clock.finish(engine.start_and_wait("w", "e"))
+    first, second = runs.described()
+    assert runs.seen == [
+        *(first, "ExecutionStarted", "before", "after", "ExecutionPanicked"),
+        *(second, "ExecutionRestarted", "before", "after", "ExecutionCompleted"),
+    ]
+    begun = clock.start
+    assert first == Run("w", "e", 1, begun, begun, "started", False, False, (), clock.now)
+    assert second == Run("w", "e", 2, begun, begun + timedelta(seconds=5), "restarted", False, False, (), clock.now)
+    assert second.now() == clock.now()
+
+
+@pytest.mark.asyncio
+async def test_wrap_run_describes_what_a_dead_process_has_left(machine, clock):
+    @machine.define("w", retry_config={"max_attempts": 2, "backoff_ms": 0})
+    async def flow(ctx):
+        def fail():
+            if ctx.restart_attempt == 1:
+                raise LookupError
+
+        await ctx.step("fails", fail)
+        await ctx.step("done", lambda: 1)
+
+        async def hang():
+            if len(machine.engines) == 1:
+                await asyncio.Event().wait()
+
+        await asyncio.gather(ctx.step("cut off", hang), ctx.sleep("rest", 10_000))
+
+    engine = machine.boot()
+    with pytest.raises(WorkflowError):
+        await engine.start("w", "e")
+    await clock.advance(1_000)
+    restart = asyncio.create_task(engine.restart("e"))
+    await clock.advance(1_000)
+    await machine.crash(engine)
+    await asyncio.gather(restart, return_exceptions=True)
+    await clock.advance(1_000)
+    runs = Runs()
+    again = machine.boot([runs])
+    await again.recover()
+    await clock.finish(again.wait("e"))
+    (found,) = runs.described()
+    began = clock.start + timedelta(seconds=1)
+    left = UnfinishedStep("cut off", "step", 1, began), UnfinishedStep("rest", "sleep", 1, began)
+    assert found == Run("w", "e", 2, clock.start, began, "recovered", False, True, left, clock.now)
+
+
+@pytest.mark.asyncio
+async def test_a_run_that_panicked_in_a_dead_process_is_over(machine, clock):
+    @machine.define("w", panic_config={"restart_delay_ms": 5_000})
+    async def flow(ctx):
+        if ctx.restart_attempt == 1:
+            raise MemoryError
+
+    engine = machine.boot()
+    with pytest.raises(PanicError):
+        await engine.start("w", "e")
+    await machine.crash(engine)
+    runs = Runs()
+    again = machine.boot([runs])
+    await again.recover()
+    await clock.finish(again.wait("e"))
+    assert [(run.beginning, run.is_over) for run in runs.described()] == [("recovered", True), ("restarted", False)]
+    assert runs.seen.count("before") == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("leaving", ["released", "interrupted", "lost", "cancelled"])
+async def test_on_run_left_tells_why_a_process_has_nothing_more_to_do_with_a_run(machine, clock, leaving):
+    class Breaking(BaseException):
+        pass
+
+    @machine.define("w")
+    async def flow(ctx):
+        def work():
+            if leaving == "interrupted" and len(machine.engines) == 1:
+                raise Breaking
+
+        await ctx.sleep("rest", 1_000)
+        await ctx.step("work", work)
+
+    runs = Runs()
+    engine = machine.boot([runs])
+    await engine.start("w", "e", detach=True)
+    await clock.settle()
+    if leaving == "released":
+        await engine.aclose()
+    elif leaving == "cancelled":
+        await machine.boot().cancel("e")
+    elif leaving == "lost":
+        machine.dead.add(engine.owner.owner_id)
+        await machine.boot().recover()
+    await clock.advance(1_000)
+    assert runs.seen.pop() == leaving
+    assert not {"released", "interrupted", "lost", "cancelled"} & {each for each in runs.seen if isinstance(each, str)}
+
+
+@pytest.mark.asyncio
+async def test_a_crash_leaves_no_run_that_anybody_is_told_of(machine, clock):
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("rest", 1_000)
+
+    runs = Runs()
+    engine = machine.boot([runs])
+    await engine.start("w", "e", detach=True)
+    await clock.settle()
+    await machine.crash(engine)
+    assert runs.seen[-2:] == ["SleepStarted", "after"]
+
+
+def test_observers_of_runs_that_fail_disturb_nothing(caplog):
+    class Clumsy:
+        @hookimpl
+        def wrap_run(self, run):
+            raise RuntimeError("oops")
+
+        @hookimpl
+        def on_run_left(self, run, leaving):
+            raise RuntimeError("oops")
+
+        @hookimpl
+        def log_fields(self):
+            raise RuntimeError("oops")
+
+    async def flow(ctx):
+        ctx.logger.warning("here")
+        return 1
+
+    assert run(Clumsy(), handler=flow).output == 1
+    assert [record.message.partition(" Run")[0] for record in caplog.records] == [
+        "A plugin failed while it was told of",
+        "A plugin failed while it was asked for the fields of a log record",
+        "here",
+    ]
+
+
+def test_log_fields_are_added_to_records_and_to_lines_of_log_files(tmp_path, caplog):
+    class Numbered:
+        @hookimpl
+        def log_fields(self):
+            return {"request_id": "r-1", "step": "not ours to say"}
+
+    class Silent:
+        @hookimpl
+        def log_fields(self):
+            return None
+
+    engine = WorkflowEngine(plugins=[Numbered(), Silent()], settings=Settings(directory=tmp_path))
+    engine.define("w", lambda ctx: ctx.logger.warning("here", extra={"own": 1}))
+    engine.run("w", "e")
+    engine.close()
+    (record,) = caplog.records
+    assert (record.request_id, record.own, record.execution_id) == ("r-1", 1, "e")
+    (line,) = [text for text in next(tmp_path.rglob("e*.log")).read_text().splitlines() if "here" in text]
+    assert line.endswith("message=here own=1 request_id=r-1")
 
 
 def test_a_wrong_hook_is_refused():

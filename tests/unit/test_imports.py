@@ -10,7 +10,7 @@ import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {"pytest", "_pytest", "freezegun", "tabulate", "pytest_workflow"}:
-            raise ImportError(f"{name} is blocked")
+            raise ModuleNotFoundError(f"{name} is blocked", name=name)
 sys.meta_path.insert(0, Block())
 """
 
@@ -43,7 +43,9 @@ def test_the_core_runs_with_the_test_packages_absent():
 def test_importing_the_core_loads_no_test_package():
     done = run(
         "import sys, workflow_core\n"
-        "print([name for name in ('pytest', 'freezegun', 'tabulate', 'pytest_workflow') if name in sys.modules])"
+        "workflow_core.WorkflowEngine\n"
+        "unwanted = 'opentelemetry', 'pytest', 'freezegun', 'tabulate', 'pytest_workflow'\n"
+        "print([name for name in unwanted if name in sys.modules])"
     )
     assert done.stdout == "[]\n", done.stderr
 
@@ -65,6 +67,14 @@ def test_definitions_need_no_extra_until_one_is_used():
     )
     assert done.stdout.startswith("True\n"), done.stderr
     assert 'pip install "pytest-workflow-core[http]"' in done.stdout
+
+
+def test_telemetry_without_opentelemetry_says_what_to_install():
+    block = BLOCK.replace('"pytest",', '"pytest", "opentelemetry",', 1)
+    done = run(block + RUN + "try: import workflow_core.telemetry\nexcept ModuleNotFoundError as error: print(error)")
+    assert done.stdout == (
+        '2\nworkflow_core.telemetry needs OpenTelemetry: pip install "pytest-workflow-core[otel]"\n'
+    ), done.stderr
 
 
 def test_the_core_runs_in_an_environment_with_nothing_but_what_it_requires(tmp_path):

@@ -12,9 +12,12 @@ from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.summaries import EXECUTION_STATUSES
 
 
-@pytest.fixture(params=["memory", "directory"])
+@pytest.fixture(params=["memory", "directory", "postgres"])
 def engine(request, tmp_path, clock):
-    store = SQLiteStore() if request.param == "memory" else DirectoryStore(tmp_path / "state")
+    if request.param == "postgres":
+        store = request.getfixturevalue("make_postgres_store")()
+    else:
+        store = SQLiteStore() if request.param == "memory" else DirectoryStore(tmp_path / "state")
     engine = WorkflowEngine(store, clock, settings=Settings(sync_handlers="inline", lease_ms=None))
 
     def refuse():
@@ -175,3 +178,44 @@ def test_a_cursor_is_text_that_leads_back(engine):
     )
     assert summary.cursor == "2026-01-01T02:00:00.000000+00:00|e|f"
     assert asyncio.run(engine.list_executions(before=summary.cursor)) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 50])
+def test_a_search_finds_parts_of_ids_and_of_errors_whatever_their_case(engine, clock, limit):
+    async def main():
+        await begin(engine, clock)
+        expected = [each for each in await engine.list_executions() if "EEP" in each.execution_id.upper()]
+        assert await every_page(engine, limit, search=" EEp ") == expected
+        of_b = [each for each in expected if each.workflow_name == "b"]
+        assert await every_page(engine, limit, search="eep", workflow_name="b", status="sleeping") == of_b
+        failed = await engine.list_executions(status="failed")
+        assert await every_page(engine, limit, search="nonretryableerror: NO") == failed
+        assert await engine.list_executions(search="%") == await engine.list_executions(search="absent") == []
+        assert await engine.list_executions(search=" ") == await engine.list_executions()
+
+    asyncio.run(main())
+
+
+def test_one_call_of_a_search_looks_at_few_executions_and_says_how_far_it_came(engine, clock):
+    async def main():
+        await begin(engine, clock, 20)
+        everything = [each.execution_id for each in await engine.list_executions(search="a-", limit=1_000)]
+        assert len(everything) == 60
+        found, before, calls = [], None, 0
+        while True:
+            more, before = await engine.store.search_executions("a-", limit=7, looked_at=10, before=before)
+            assert len(more) <= 7
+            found += more
+            calls += 1
+            if before is None:
+                break
+        assert [each.execution_id for each in found] == everything
+        assert calls > 3
+
+    asyncio.run(main())
+
+
+def test_a_search_that_is_not_acceptable(engine):
+    for search in (7, "x" * 1_001):
+        with pytest.raises(ValidationError):
+            asyncio.run(engine.list_executions(search=search))

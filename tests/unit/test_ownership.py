@@ -9,9 +9,11 @@ import sys
 import pytest
 
 from pytest_workflow import VirtualClock
+from tests.unit.conftest import every_store_kind
 from workflow_core import Settings, WorkflowEngine
-from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.ownership import Owner, SystemProcessProbe
+
+store_kind = every_store_kind
 
 PROBE = SystemProcessProbe()
 
@@ -68,11 +70,11 @@ class Processes:
         return self.stopped
 
 
-def test_a_wall_clock_set_forward_takes_nothing_from_a_process_that_lives(tmp_path):
+def test_a_wall_clock_set_forward_takes_nothing_from_a_process_that_lives(make_store):
     virtual, probe = VirtualClock(), Processes()
     one, two = (
         WorkflowEngine(
-            SQLiteStore(tmp_path / "w.db"),
+            make_store(),
             virtual,
             settings=Settings(sync_handlers="inline", lease_ms=30_000),
             process_probe=probe,
@@ -110,12 +112,10 @@ def test_a_wall_clock_set_forward_takes_nothing_from_a_process_that_lives(tmp_pa
 
 
 @pytest.mark.parametrize("stopped", [True, False])
-def test_a_process_that_lives_and_renews_nothing_loses_its_executions(tmp_path, clock, stopped):
+def test_a_process_that_lives_and_renews_nothing_loses_its_executions(make_store, clock, stopped):
     probe = Processes()
     settings = Settings(sync_handlers="inline", lease_ms=30_000)
-    one, two = (
-        WorkflowEngine(SQLiteStore(tmp_path / "w.db"), clock, settings=settings, process_probe=probe) for _ in range(2)
-    )
+    one, two = (WorkflowEngine(make_store(), clock, settings=settings, process_probe=probe) for _ in range(2))
 
     async def flow(ctx):
         await ctx.sleep("rest", 120_000)
@@ -154,11 +154,11 @@ class Unknown:
 
 
 @pytest.fixture
-def two_machines(tmp_path, clock):
+def two_machines(make_store, clock):
     engines = []
     for _ in range(2):
         settings = Settings(sync_handlers="inline", lease_ms=30_000)
-        engine = WorkflowEngine(SQLiteStore(tmp_path / "w.db"), clock, settings=settings, process_probe=Unknown())
+        engine = WorkflowEngine(make_store(), clock, settings=settings, process_probe=Unknown())
 
         @engine.define("w")
         async def flow(ctx):

@@ -165,6 +165,9 @@ async def look_at_everything(engine, clock):
         for status in (None, "completed", ["failed", "running"]):
             page = await engine.list_executions(name, status, started_after=clock.start, limit=2)
             await engine.list_executions(name, status, started_before=clock.time, before=page[-1] if page else None)
+            await engine.list_executions(name, status, search="plain", limit=1)
+    await engine.store.change_markers()
+    await engine.store.workflow("all").change_markers()
     await engine.store.workflow("all").load_errors("all", "retries-1", "remote")
     for store in (engine.store, engine.store.workflow("all")):
         await store.list_workflows()

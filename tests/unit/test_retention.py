@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.conftest import sql
 from workflow_core import (
     ExecutionNotFoundError,
     NonRetryableError,
@@ -49,13 +50,28 @@ def refuse():
     raise NonRetryableError("no")
 
 
-@pytest.fixture(params=["file", "directory"])
-def engine(request, tmp_path, clock):
-    store = SQLiteStore(tmp_path / "w.db") if request.param == "file" else DirectoryStore(tmp_path / "state")
+@contextlib.contextmanager
+def an_engine(request, tmp_path, clock):
+    if request.param == "postgres":
+        store = request.getfixturevalue("make_postgres_store")()
+    else:
+        store = SQLiteStore(tmp_path / "w.db") if request.param == "file" else DirectoryStore(tmp_path / "state")
     engine = WorkflowEngine(store, clock, settings=Settings(sync_handlers="inline", lease_ms=None, max_sleep_ms=DAY_MS))
     define(engine)
     yield engine
     engine.close()
+
+
+@pytest.fixture(params=["file", "directory", "postgres"])
+def engine(request, tmp_path, clock):
+    with an_engine(request, tmp_path, clock) as engine:
+        yield engine
+
+
+@pytest.fixture(params=["file", "directory"])
+def sqlite_engine(request, tmp_path, clock):
+    with an_engine(request, tmp_path, clock) as engine:
+        yield engine
 
 
 @pytest.fixture
@@ -265,11 +281,13 @@ def test_nothing_is_left_of_a_removed_execution(engine, clock):
         await finish(clock, engine.cleanup(0))
 
     asyncio.run(main())
-    store = engine.store.workflow("work")
+    store = engine.bare_store.workflow("work")
     for table, column in (("executions", "id"), ("steps", "execution_id"), ("step_errors", "execution_id")):
-        assert {row[0] for row in store.select(f"SELECT {column} FROM {table}")} <= {"sleeping", "panicked-due"}
-    assert {row[0] for row in store.select("SELECT execution_id FROM step_events")} == {"sleeping", "panicked-due"}
-    assert store.select("SELECT count(*) FROM removed_executions") == [(0,)]
+        assert set(asyncio.run(sql(store, f"SELECT {column} FROM {{s}}.{table}"))) <= {("sleeping",), ("panicked-due",)}
+    told = set(asyncio.run(sql(store, "SELECT execution_id FROM {s}.step_events")))
+    assert told == {("sleeping",), ("panicked-due",)}
+    if isinstance(store, SQLiteStore):
+        assert store.select("SELECT count(*) FROM removed_executions") == [(0,)]
     if isinstance(engine.store, DirectoryStore):
         index = engine.store._registry_rows("SELECT execution_id FROM execution_index")
         assert {row[0] for row in index} == {"sleeping", "panicked-due"}
@@ -288,10 +306,11 @@ def test_an_id_can_be_used_again_for_another_workflow(engine, clock):
 def test_a_reused_id_is_not_the_probe_of_its_predecessor(engine, clock):
     async def main():
         await engine.start("work", "e", "x")
-        store = engine.store.workflow("work")
-        store.connection.execute(
-            "INSERT INTO circuit_breaker_state (workflow_name, step_id, status, probe_execution_id, probe_expires_at)"
-            " VALUES ('work', 's', 'half_open', 'e', 1), ('work', 't', 'half_open', 'f', 1)"
+        store = engine.bare_store.workflow("work")
+        await sql(
+            store,
+            "INSERT INTO {s}.circuit_breaker_state (workflow_name, step_id, status, probe_execution_id,"
+            " probe_expires_at) VALUES ('work', 's', 'half_open', 'e', 1), ('work', 't', 'half_open', 'f', 1)",
         )
         clock.time += timedelta(milliseconds=1_000)
         await finish(clock, engine.cleanup(0))
@@ -303,7 +322,9 @@ def test_a_reused_id_is_not_the_probe_of_its_predecessor(engine, clock):
     assert circuits["work", "t"].probe_execution_id == "f"
 
 
-def test_room_is_given_back(engine, clock):
+def test_room_is_given_back(sqlite_engine, clock):
+    engine = sqlite_engine
+
     async def main():
         for number in range(20):
             await engine.start("other", f"e{number}")
@@ -340,7 +361,9 @@ def test_a_file_without_auto_vacuum_keeps_its_pages_for_new_rows(tmp_path, clock
     engine.close()
 
 
-def test_a_transaction_ends_when_it_has_taken_long_enough(engine, clock):
+def test_a_transaction_ends_when_it_has_taken_long_enough(sqlite_engine, clock):
+    engine = sqlite_engine
+
     async def main():
         for number in range(3):
             await engine.start("work", f"e{number}", "x")
@@ -378,8 +401,9 @@ def test_executions_go_on_between_the_transactions(engine, clock):
     assert kept(engine) == {"meanwhile"}
 
 
-def test_one_that_is_restarted_meanwhile_stays(engine, clock, monkeypatch):
+def test_one_that_is_restarted_meanwhile_stays(sqlite_engine, clock, monkeypatch):
     """Between the look and the transaction somebody begins it again."""
+    engine = sqlite_engine
 
     async def main():
         with contextlib.suppress(WorkflowCoreError):

@@ -6,10 +6,12 @@ import logging
 
 import pytest
 
+from tests.unit.conftest import every_store_kind, sql
 from workflow_core import InvalidStateError, Settings, StorageError
-from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.events import ExecutionRecovered
 from workflow_core.hookspecs import hookimpl
+
+store_kind = every_store_kind
 
 SLEEP_MS = 60_000
 
@@ -44,13 +46,14 @@ def sleepers(machine):
 
 def reads_of(engine, monkeypatch):
     read = []
-    original = SQLiteStore.load_steps
+    kind = type(engine.bare_store)
+    original = kind.load_steps
 
     async def load_steps(store, workflow_name, execution_id):
         read.append(execution_id)
         return await original(store, workflow_name, execution_id)
 
-    monkeypatch.setattr(SQLiteStore, "load_steps", load_steps)
+    monkeypatch.setattr(kind, "load_steps", load_steps)
     return read
 
 
@@ -183,15 +186,16 @@ async def test_a_database_that_cannot_be_read_is_tried_again(machine, clock, sle
     await sleepers()
     engine = machine.boot(resident_sleepers=0)
     await engine.recover()
-    original = SQLiteStore.load_steps
+    kind = type(engine.bare_store)
+    original = kind.load_steps
 
     async def broken(store, *args):
         raise StorageError("disk I/O error")
 
-    monkeypatch.setattr(SQLiteStore, "load_steps", broken)
+    monkeypatch.setattr(kind, "load_steps", broken)
     with caplog.at_level(logging.CRITICAL, "workflow_core"):
         await clock.advance(SLEEP_MS)
-    monkeypatch.setattr(SQLiteStore, "load_steps", original)
+    monkeypatch.setattr(kind, "load_steps", original)
     await clock.advance(1_000)
     assert (await engine.get_status("n1")).status == "completed"
 
@@ -201,11 +205,11 @@ async def test_one_that_cannot_go_on_is_given_back(machine, clock, sleepers, cap
     await sleepers()
     engine = machine.boot(resident_sleepers=0)
     await engine.recover()
-    store = engine.store
-    store.connection.execute("UPDATE executions SET retry_config = '{\"max_attempts\": 0}' WHERE id = 'n1'")
+    change = "UPDATE {s}.executions SET retry_config = '{\"max_attempts\": 0}' WHERE id = 'n1'"
+    await sql(engine.bare_store, change)
     with caplog.at_level(logging.CRITICAL, "workflow_core"):
         await clock.advance(SLEEP_MS)
-    assert store.select("SELECT owner_id FROM executions WHERE id = 'n1'") == [(None,)]
+    assert await sql(engine.bare_store, "SELECT owner_id FROM {s}.executions WHERE id = 'n1'") == [(None,)]
     await clock.advance(SLEEP_MS)
     assert (await engine.get_status("n2")).status == "completed"
 

@@ -39,6 +39,8 @@ COMMANDS: dict[str, _Entry] = {
     "cancel": _Entry("cancel", "Cancel an execution, wherever it runs."),
     "recover": _Entry("recover", "Take over all interrupted executions and run them to rest."),
     "cleanup": _Entry("cleanup", "Clean up old executions and databases."),
+    "serve": _Entry("serve", "Serve the API and the dashboard."),
+    "dev": _Entry("dev", "Serve while you write: start again on each change of the code."),
     "backup": _Entry("backup", "Copy the runtime directory while workflows run."),
     "completion": _Entry("completion", "Print the script that completes this command in a shell."),
 }
@@ -57,6 +59,9 @@ Examples:
 \b
 Environment:
   WORKFLOW_DIR   the runtime directory (~/.workflow)
+  WORKFLOW_DATABASE_URL
+                 postgresql://user:password@host/database, instead of a
+                 runtime directory; --directory goes before it
   WORKFLOW_APP   the module that defines workflows, as --app
   LOG_LEVEL      debug, info, warn or error: what is logged on stderr
                  (warn, and info for what workflows log themselves)
@@ -139,7 +144,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
     code = _run(arguments)
     waited_for = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if code in {INTERRUPTED, TERMINATED} and any(not thread.daemon for thread in waited_for):
+    interruption = sys.modules.get("workflow_core.cli.interruption")
+    stopped = interruption is not None and interruption.was_stopped()
+    if (stopped or code in {INTERRUPTED, TERMINATED}) and any(not thread.daemon for thread in waited_for):
         # A step that blocks in a thread would keep an interrupted command for as long as it likes.
         sys.stdout.flush()
         sys.stderr.flush()

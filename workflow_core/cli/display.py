@@ -13,7 +13,7 @@ from workflow_core.cli.output import COLOURS, Signs, in_colour
 from workflow_core.cli.texts import moment_text, one_line
 from workflow_core.clock import from_epoch_ms, to_epoch_ms
 from workflow_core.models import ErrorInfo
-from workflow_core.report.scale import duration_text
+from workflow_core.views.wording import remaining, status_of, step_status, took_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,17 +22,15 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from workflow_core.circuit_breaker import CircuitState
-    from workflow_core.cli.reading import ExecutionView
     from workflow_core.database.store import StepRecord
+    from workflow_core.views.execution_view import ExecutionView
 
-__all__ = ["console", "picture", "remaining", "status_of", "step_status", "took_text"]
+__all__ = ["console", "moment_of", "picture"]
 
 _BEYOND_STEPS = 12
 """Lines of the terminal that are not for steps."""
 
 _LONGEST_CELL = 40
-_TENTHS_BELOW_MS = 10_000
-_SECOND_MS, _MINUTE_MS = 1_000, 60_000
 
 
 def console(*, on_stderr: bool = False) -> Console:
@@ -48,30 +46,6 @@ def console(*, on_stderr: bool = False) -> Console:
         markup=False,
         emoji=False,
     )
-
-
-def remaining(until_ms: int, now: datetime) -> str:
-    """Return the time until a moment, to the second; to the tenth in the last ten."""
-    left = until_ms - to_epoch_ms(now)
-    if left <= 0:
-        return "0 s"
-    return f"{left / 1_000:.1f} s" if left < _TENTHS_BELOW_MS else duration_text(round(left, -3))
-
-
-def took_text(milliseconds: float) -> str:
-    """Return how long something took: to the millisecond, the tenth of a second, or from a minute on to the second."""
-    digits = 0 if milliseconds < _SECOND_MS else -2 if milliseconds < _MINUTE_MS else -3
-    return duration_text(round(max(milliseconds, 0.0), digits))
-
-
-def status_of(view: ExecutionView) -> str:
-    """Return the status, or that nobody runs it."""
-    return "interrupted" if view.interrupted else view.record.status
-
-
-def step_status(step: StepRecord, view: ExecutionView) -> str:
-    """Return the status of a step, or that it was cut off and nobody runs it."""
-    return "interrupted" if view.interrupted and step.status == "running" else step.status
 
 
 def picture(view: ExecutionView, signs: Signs, now: datetime, height: int | None = None) -> RenderableType:

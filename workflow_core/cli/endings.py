@@ -8,17 +8,17 @@ import click
 import pydantic_core
 
 from workflow_core.cli.display import console, picture
-from workflow_core.cli.execution_data import execution_data
 from workflow_core.cli.failures import FAILED, Failure
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.output import Signs, is_terminal, print_json, print_line
 from workflow_core.cli.texts import one_line, visible
 from workflow_core.models import ErrorInfo
+from workflow_core.views.execution_data import execution_data
 
 if TYPE_CHECKING:
     from workflow_core.cli.invocation import Invocation
-    from workflow_core.cli.reading import ExecutionView
     from workflow_core.models import ExecutionResult
+    from workflow_core.views.execution_view import ExecutionView
 
 __all__ = ["announce", "raise_for_status", "show_ending", "show_picture"]
 

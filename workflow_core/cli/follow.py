@@ -13,11 +13,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from workflow_core.cli.display import console, picture, status_of
-from workflow_core.cli.execution_data import event_data
+from workflow_core.cli.display import console, picture
 from workflow_core.cli.output import Signs, is_terminal
-from workflow_core.cli.reading import read_view
 from workflow_core.logs import event_line
+from workflow_core.views.execution_data import event_data
+from workflow_core.views.execution_view import read_view
+from workflow_core.views.wording import status_of
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from workflow_core.cli.reading import ExecutionView
     from workflow_core.engine import WorkflowEngine
+    from workflow_core.views.execution_view import ExecutionView
 
 __all__ = ["Follower", "Manner", "manner_for"]
 

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 import pydantic_core
 
-from workflow_core.cli.display import moment_of, status_of, step_status
+from workflow_core.cli.display import moment_of
 from workflow_core.cli.output import Signs, in_colour, print_line, print_table, styled, styled_status, width
 from workflow_core.cli.texts import moment_text, one_line, shortened, visible
 from workflow_core.cli.timeline import draw
 from workflow_core.report.scale import duration_text
+from workflow_core.views.wording import status_of, step_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workflow_core.cli.reading import ExecutionView
     from workflow_core.events import Event
     from workflow_core.models import ExecutionResult
+    from workflow_core.views.execution_view import ExecutionView
 
 __all__ = ["print_inspection"]
 

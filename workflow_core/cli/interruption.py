@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from workflow_core.cli.failures import INTERRUPTED, TERMINATED
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
-__all__ = ["Interrupted", "run_stoppable"]
+__all__ = ["Interrupted", "run_stoppable", "run_until_stopped", "was_stopped"]
 
 ResultT = TypeVar("ResultT")
 
@@ -74,3 +74,44 @@ async def _stoppable(work: Coroutine[Any, Any, ResultT], received: list[int], ex
     except asyncio.CancelledError:
         executor.interrupted = True
         raise
+
+
+_stopped = False
+
+
+def was_stopped() -> bool:
+    """Tell whether a signal has stopped what `run_until_stopped` ran; its threads are not waited for."""
+    return _stopped
+
+
+def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    """Run asynchronous code that ends by itself, in an orderly way, when an event is set: Ctrl-C and SIGTERM set it.
+
+    Args:
+        work: What to run; it is given the event.
+
+    Raises:
+        Interrupted: A second signal has cut the end short.
+    """
+    executor = _Executor(thread_name_prefix="workflow step")
+    try:
+        asyncio.run(_until_stopped(work, executor))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise Interrupted(INTERRUPTED) from None
+
+
+async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]], executor: _Executor) -> None:
+    loop, task, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
+    loop.set_default_executor(executor)
+
+    def signalled() -> None:
+        global _stopped  # noqa: PLW0603 - the process was stopped, which is a fact about the process
+        if stop.is_set() and task is not None:
+            task.cancel()
+        executor.interrupted = _stopped = True
+        stop.set()
+
+    with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or not the main thread
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, signalled)
+    await work(stop)

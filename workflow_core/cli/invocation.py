@@ -51,6 +51,7 @@ class Invocation:
             Failure: The app cannot be imported.
         """
         from workflow_core.cli.loading import App, find_app, load_app  # noqa: PLC0415 - not for help and completion
+        from workflow_core.database.directory import DirectoryStore  # noqa: PLC0415
         from workflow_core.engine import WorkflowEngine  # noqa: PLC0415
         from workflow_core.settings import Settings, default_directory  # noqa: PLC0415
 
@@ -67,10 +68,14 @@ class Invocation:
                 self._check_directory(app)
                 stack.callback(engine.close)
                 stack.enter_context(engine.activate())
-            if engine is own and (directory := default_directory()).is_file():
+            if (
+                isinstance(engine.bare_store, DirectoryStore)
+                and engine is own
+                and (directory := default_directory()).is_file()
+            ):
                 raise Failure(f"{directory} is a file; set WORKFLOW_DIR to a directory", STORAGE)
             if runs_workflows:
-                from workflow_core.cli.saved import define_saved_workflows  # noqa: PLC0415
+                from workflow_core.views.saved import define_saved_workflows  # noqa: PLC0415
 
                 define_saved_workflows(engine)
             yield engine
@@ -80,17 +85,18 @@ class Invocation:
         """Let engines that the user's modules make follow ``--directory``, and configure the log of this process."""
         from workflow_core.cli.logging_setup import log_to_stderr  # noqa: PLC0415 - not for help and completion
 
-        before = os.environ.get("WORKFLOW_DIR")
+        before = {name: os.environ.get(name) for name in ("WORKFLOW_DIR", "WORKFLOW_DATABASE_URL")}
         if self.directory is not None:
             os.environ["WORKFLOW_DIR"] = str(self.directory.absolute())
+            os.environ.pop("WORKFLOW_DATABASE_URL", None)
         try:
             with log_to_stderr():
                 yield
         finally:
-            if before is not None:
-                os.environ["WORKFLOW_DIR"] = before
-            elif self.directory is not None:
-                del os.environ["WORKFLOW_DIR"]
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
 
     def _check_directory(self, app: App) -> None:
         if self.directory is None or app.engine is None:

@@ -9,10 +9,10 @@ import sys
 from typing import IO, TYPE_CHECKING, Any
 
 import click
-import pydantic_core
 from tabulate import tabulate
 
 from workflow_core.cli.texts import one_line, shortened
+from workflow_core.views.json_text import json_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -198,8 +198,7 @@ def _fitted(widths: list[int], flexible: int) -> list[int]:
 
 def print_json(data: object) -> None:
     """Print JSON: exact where JSON can say it, else as text."""
-    text = pydantic_core.to_json(data, indent=2, fallback=str, inf_nan_mode="strings").decode()
-    click.echo(text)
+    click.echo(json_bytes(data, indent=2).decode())
 
 
 @contextlib.contextmanager

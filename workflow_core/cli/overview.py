@@ -1,61 +1,17 @@
-"""All workflows at a glance: what the store knows of them, and what the app defines."""
+"""What is said of workflows whose databases cannot be read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workflow_core.cli.failures import STORAGE, Failure
-from workflow_core.cli.saved import saved_description
-from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Sequence
 
-    from workflow_core.engine import WorkflowEngine
-    from workflow_core.models import ExecutionStatus
+    from workflow_core.views.overviews import Overview
 
-__all__ = ["Overview", "raise_for_problems", "read_overviews"]
-
-
-@dataclass(frozen=True)
-class Overview:
-    """One workflow.
-
-    Attributes:
-        status: ``active`` or ``inactive``.
-        created_at: When the store first knew it; ``None`` if it was never started.
-        execution_count: How many executions were ever started.
-        counts: How many executions there are, by status.
-        description: One line about it.
-        defined: Whether it can be started by this process.
-        problem: Why its database cannot be read; ``None`` if it can.
-    """
-
-    name: str
-    status: str
-    created_at: datetime | None
-    last_execution_at: datetime | None
-    execution_count: int
-    counts: Mapping[ExecutionStatus, int]
-    description: str
-    defined: bool
-    problem: str | None
-
-    def data(self) -> dict[str, object]:
-        """Return it as it is printed as JSON."""
-        return {
-            "name": self.name,
-            "status": self.status,
-            "execution_count": self.execution_count,
-            "executions_by_status": dict(self.counts),
-            "last_execution_at": self.last_execution_at,
-            "created_at": self.created_at,
-            "description": self.description,
-            "defined": self.defined,
-            "problem": self.problem,
-        }
+__all__ = ["raise_for_problems"]
 
 
 def raise_for_problems(overviews: Sequence[Overview]) -> None:
@@ -67,44 +23,3 @@ def raise_for_problems(overviews: Sequence[Overview]) -> None:
     problems = [each.problem for each in overviews if each.problem is not None]
     if problems:
         raise Failure("\n".join(problems), STORAGE)
-
-
-async def read_overviews(engine: WorkflowEngine) -> list[Overview]:
-    """Read all workflows, sorted by name; one whose database cannot be read hides none of the others."""
-    stored = {workflow.name: workflow for workflow in await engine.store.list_workflows()}
-    counts, problems = await _counted(engine, stored)
-    found = []
-    for name in sorted({*stored, *engine.workflow_names()}):
-        record = stored.get(name)
-        defined = name in engine.workflow_names()
-        found.append(
-            Overview(
-                name=name,
-                status=record.status if record else "active",
-                created_at=record.created_at if record else None,
-                last_execution_at=record.last_execution_at if record else None,
-                execution_count=record.execution_count if record else 0,
-                counts=counts.get(name, {}),
-                description=engine.definition(name).description if defined else saved_description(engine, name),
-                defined=defined,
-                problem=problems.get(name),
-            )
-        )
-    return found
-
-
-async def _counted(
-    engine: WorkflowEngine, names: Iterable[str]
-) -> tuple[dict[str, Mapping[ExecutionStatus, int]], dict[str, str]]:
-    """Return the executions of each workflow by status, and why some cannot be counted."""
-    counts: dict[str, Mapping[ExecutionStatus, int]] = {}
-    problems: dict[str, str] = {}
-    try:
-        return {stats.workflow_name: stats.counts for stats in await engine.stats()}, problems
-    except StorageError:
-        for name in names:
-            try:
-                counts |= {stats.workflow_name: stats.counts for stats in await engine.stats(name)}
-            except StorageError as error:
-                problems[name] = str(error)
-    return counts, problems

@@ -4,103 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 from workflow_core.cli.failures import NOT_FOUND, USAGE, Failure, did_you_mean
-from workflow_core.clock import to_epoch_ms
 from workflow_core.errors import StorageError
-from workflow_core.models import TERMINAL_STATUSES
-from workflow_core.ownership import SystemProcessProbe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable
 
-    from workflow_core.circuit_breaker import CircuitState
-    from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord
+    from workflow_core.database.store import ExecutionRecord
     from workflow_core.engine import WorkflowEngine
-    from workflow_core.ownership import Owner
 
-__all__ = ["ExecutionView", "OwnerState", "find_execution", "known_workflows", "read_view", "require_workflow"]
-
-OwnerState: TypeAlias = Literal["alive", "ended", "lease expired", "unknown"]
+__all__ = ["find_execution", "known_workflows", "require_workflow"]
 
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 _UUID_LENGTH = 36
 _SHORTEST_PREFIX = 4
 _LIKELY = 300
-
-
-@dataclass(frozen=True)
-class ExecutionView:
-    """One execution as it was at one moment.
-
-    Attributes:
-        read_at: That moment, by the clock of this machine.
-        errors: All errors of its steps, oldest first, each with its step id.
-        circuits: The circuits of its steps, by step id.
-        owner: Who runs it, or ran it.
-        owner_state: Whether the owner lives; ``None`` if there is none.
-        last_seq: The number of events in its history so far.
-    """
-
-    record: ExecutionRecord
-    read_at: datetime
-    steps: Mapping[str, StepRecord]
-    errors: Sequence[tuple[str, ErrorRecord]]
-    circuits: Mapping[str, CircuitState]
-    owner: Owner | None
-    owner_state: OwnerState | None
-    last_seq: int
-
-    @property
-    def at_rest(self) -> bool:
-        """Whether nothing happens to it any more by itself."""
-        record = self.record
-        return record.status in TERMINAL_STATUSES or (record.status == "panicked" and record.restart_at is None)
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether it should go on, and nobody runs it."""
-        return not self.at_rest and self.owner_state in {None, "ended", "lease expired"}
-
-
-async def read_view(engine: WorkflowEngine, execution_id: str) -> ExecutionView:
-    """Read an execution.
-
-    Raises:
-        Failure: There is no such execution any more.
-    """
-    record = await engine.store.load_execution(execution_id)
-    if record is None:
-        raise Failure(f'There is no execution "{execution_id}" in {engine.store.location()}', NOT_FOUND)
-    name = record.workflow_name
-    workflow = engine.store.workflow(name)
-    steps, last_seq = await workflow.load_steps(name, execution_id)
-    errors = await workflow.load_errors(name, execution_id)
-    circuits = await engine.store.load_circuits(name)
-    found = None if record.owner_id is None else await workflow.load_owner(record.owner_id)
-    now = engine.clock.now()
-    return ExecutionView(
-        record=record,
-        read_at=now,
-        steps=steps,
-        errors=errors,
-        circuits={step_id: state for (owner, step_id), state in circuits.items() if owner == name and step_id in steps},
-        owner=found[0] if found else None,
-        owner_state=_state_of(*found, to_epoch_ms(now)) if found else None,
-        last_seq=last_seq,
-    )
-
-
-def _state_of(owner: Owner, lease_expires_at: int | None, now_ms: int) -> OwnerState:
-    ended = SystemProcessProbe().has_ended(owner)
-    if ended:
-        return "ended"
-    if lease_expires_at is not None and now_ms >= lease_expires_at:
-        return "lease expired"
-    return "alive" if ended is False else "unknown"
 
 
 async def find_execution(engine: WorkflowEngine, text: str, *, changes_it: bool = False) -> ExecutionRecord:

@@ -9,16 +9,16 @@ from workflow_core.cli.endings import announce, show_ending
 from workflow_core.cli.follow import Follower, manner_for
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.output import quietly
-from workflow_core.cli.reading import read_view
 from workflow_core.errors import PanicError, StepFailure, WorkflowTimeoutError
+from workflow_core.views.execution_view import read_view
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from workflow_core.cli.invocation import Invocation
-    from workflow_core.cli.reading import ExecutionView
     from workflow_core.engine import WorkflowEngine
     from workflow_core.models import ExecutionResult
+    from workflow_core.views.execution_view import ExecutionView
 
 __all__ = ["run_to_rest", "settled"]
 

@@ -16,9 +16,6 @@ _UNSEEN = re.compile(
 """Characters that would move the cursor, change colours or reorder what is read."""
 
 
-_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
-
-
 def visible(text: object) -> str:
     """Return a text that cannot steer a terminal: control characters are shown by their number."""
     return _UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
@@ -48,12 +45,8 @@ def moment_text(moment: datetime | None, missing: str = "-") -> str:
 
 def age_text(moment: datetime | None, now: datetime, missing: str = "-") -> str:
     """Return how long ago a moment was, to its largest unit; that says enough in a list, in little room."""
+    from workflow_core.views.wording import ago_text  # noqa: PLC0415 - the overview of commands needs no clock
+
     if moment is None:
         return missing
-    seconds = (now - moment).total_seconds()
-    if seconds < 0:
-        return moment_text(moment)
-    for unit, length in _UNITS:
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return "now"
+    return moment_text(moment) if moment > now else ago_text(moment, now)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from workflow_core.database import removal
 from workflow_core.database.backup import back_up
+from workflow_core.database.changes import ChangeMarker
 from workflow_core.database.connection import after_fork, closed_error, roll_back
 from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.layout import RuntimeLayout
@@ -21,7 +22,7 @@ from workflow_core.database.store import WorkflowRecord
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -39,6 +40,8 @@ logger = logging.getLogger("workflow_core")
 
 _REMOVED_AT_A_TIME = 100
 """How many removed executions are taken out of the registry while it is locked."""
+_LEAST_LOOKED_AT = 50
+"""How many executions a search looks at in each database at least, however many databases there are."""
 _NEW_CONFIG = {"environment": "development", "variables": {}, "secrets": {}}
 
 
@@ -59,6 +62,8 @@ class DirectoryStore:
         self._lock = self._registry.lock
         self._stores: dict[str, SQLiteStore] = {}
         self._closed = False
+        self._registry_changes = ChangeMarker(self.layout.registry)
+        self._watched: tuple[Hashable, list[str]] | None = None
         after_fork(self)
 
     def forked(self) -> None:
@@ -77,6 +82,7 @@ class DirectoryStore:
             for store in self._stores.values():
                 store.close()
             self._stores.clear()
+            self._registry_changes.close()
             self._registry.close()
 
     # The registry ----------------------------------------------------------------------------------------------------
@@ -291,7 +297,48 @@ class DirectoryStore:
             found += await store.list_executions(
                 None, status, limit, started_after=started_after, started_before=started_before, before=before
             )
-        return heapq.nlargest(limit, found, key=lambda summary: (summary.started_at, summary.execution_id))
+        return heapq.nlargest(limit, found, key=_place)
+
+    async def search_executions(
+        self,
+        text: str,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        looked_at: int = 5_000,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> tuple[list[ExecutionSummary], Position | None]:
+        """Read executions whose id or error holds a text, the latest started first.
+
+        Each database tells how far it came; what stands behind the one that came least far is left to the next call.
+        """
+        stores = self._existing_stores(workflow_name)
+        found: list[ExecutionSummary] = []
+        reached: Position | None = None
+        for store in stores:
+            matching, end = await store.search_executions(
+                text,
+                None,
+                status,
+                limit,
+                max(_LEAST_LOOKED_AT, looked_at // len(stores)),
+                started_after=started_after,
+                started_before=started_before,
+                before=before,
+            )
+            found += matching
+            if end is not None:
+                reached = end if reached is None else max(reached, end)
+        found = heapq.nlargest(len(found), found, key=_place)
+        if reached is not None:
+            found = [summary for summary in found if _place(summary) >= reached]
+        if len(found) > limit:
+            found = found[:limit]
+            reached = _place(found[-1])
+        return found, reached
 
     async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
         """Count the executions by workflow and status."""
@@ -299,6 +346,19 @@ class DirectoryStore:
         for store in self._existing_stores(workflow_name):
             counts |= await store.count_executions(workflow_name)
         return counts
+
+    # Seeing what others write ----------------------------------------------------------------------------------------
+
+    async def change_markers(self) -> Mapping[str, Hashable]:
+        """Return, for each workflow, a value that is another one after every commit in its database."""
+        marker = self._registry_changes.read()
+        if self._watched is None or self._watched[0] != marker:
+            self._watched = marker, self.workflow_names()
+        return {name: self.workflow(name).marker() for name in self._watched[1] if self.layout.database(name).exists()}
+
+    def for_reading(self) -> DirectoryStore:
+        """Return another store of this directory, for a thread that only reads."""
+        return DirectoryStore(self.layout.root, synchronous=self._synchronous, busy_timeout_ms=self._busy_timeout_ms)
 
     # Removing --------------------------------------------------------------------------------------------------------
 
@@ -359,3 +419,7 @@ class DirectoryStore:
                 return removal.shrink(self._registry.open(), pages) or more
             except sqlite3.Error as error:
                 raise storage_error(error, str(self.layout.registry)) from error
+
+
+def _place(summary: ExecutionSummary) -> Position:
+    return summary.started_at, summary.execution_id

@@ -16,6 +16,7 @@ import sqlite3
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from workflow_core.database.cancellation import deliver_later
 from workflow_core.database.diagnosis import storage_error
 from workflow_core.errors import StorageError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-__all__ = ["GroupCommit", "Groupable", "late_cancellations", "meet_late_cancellation"]
+__all__ = ["GroupCommit", "Groupable"]
 
 T = TypeVar("T")
 
@@ -51,22 +52,6 @@ _OF_THE_TRANSACTION: Final = frozenset(
 )
 """Primary result codes after which SQLite may have ended the transaction, and should be told to, see
 https://www.sqlite.org/lang_transaction.html, "Response To Errors Within A Transaction"."""
-
-
-late_cancellations: Final[set[asyncio.Task[Any]]] = set()
-"""Tasks that were cancelled while they waited for a commit, and may not have met that yet."""
-
-
-async def meet_late_cancellation() -> None:
-    """Let a cancellation that came during a commit be raised now, inside the time-out or task group that asked for it.
-
-    It is raised only where its task waits next. Up to Python 3.12 a time-out that ends without having seen it leaves it
-    behind, for whatever the task does later.
-    """
-    task = asyncio.current_task()
-    if task in late_cancellations:
-        late_cancellations.discard(task)
-        await asyncio.sleep(0)
 
 
 class Groupable(Protocol):
@@ -206,12 +191,7 @@ class GroupCommit:
             raise
         except asyncio.CancelledError as cancellation:
             self._commit_now(group)
-            task = asyncio.current_task()
-            if task is not None:
-                task.uncancel()
-                task.cancel(*cancellation.args)
-                late_cancellations.add(task)
-                task.add_done_callback(late_cancellations.discard)
+            deliver_later(cancellation)
         if member.error is not None:
             raise member.error
         result: T = member.result

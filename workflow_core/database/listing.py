@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from workflow_core.models import ExecutionStatus
     from workflow_core.summaries import Position
 
-__all__ = ["UnfinishedExecution", "count_executions", "list_executions", "stored_names", "unfinished_executions"]
+__all__ = [
+    "UnfinishedExecution",
+    "count_executions",
+    "list_executions",
+    "search_executions",
+    "stored_names",
+    "unfinished_executions",
+]
 
 _SUMMARY: Final = "id, workflow_name, status, started_at, completed_at, restart_attempt, error_message"
 
@@ -95,25 +102,95 @@ def list_executions(
         before: Those that stand behind this place in the list.
         limit: How many at most.
     """
+    with (
+        _one_moment(connection),
+        _latest_first(connection, workflow_name, statuses, started_after, started_before, before, limit) as rows,
+    ):
+        return [_summary(row) for row in itertools.islice(rows, limit)]
+
+
+def search_executions(
+    connection: sqlite3.Connection,
+    text: str,
+    workflow_name: str | None,
+    statuses: Sequence[ExecutionStatus] | None,
+    started_after: datetime | None,
+    started_before: datetime | None,
+    before: Position | None,
+    limit: int,
+    looked_at: int,
+) -> tuple[list[ExecutionSummary], Position | None]:
+    """Read executions whose id or error message holds a text, whatever its case, the latest started first.
+
+    Args:
+        connection: The database.
+        text: The text.
+        workflow_name: Of one workflow alone.
+        statuses: In one of these statuses alone.
+        started_after: Started then or later.
+        started_before: Started earlier than that.
+        before: Those that stand behind this place in the list.
+        limit: How many at most.
+        looked_at: How many executions are looked at, at most.
+
+    Returns:
+        What was found, and the place behind which to go on; ``None`` at the end of the list.
+    """
+    wanted, found = text.casefold(), []
+    with (
+        _one_moment(connection),
+        _latest_first(connection, workflow_name, statuses, started_after, started_before, before, looked_at) as rows,
+    ):
+        for number, row in enumerate(rows, start=1):
+            if wanted in row[0].casefold() or (row[6] is not None and wanted in row[6].casefold()):
+                found.append(_summary(row))
+            if len(found) == limit or number == looked_at:
+                return found, (datetime.fromisoformat(row[3]), row[0])
+    return found, None
+
+
+@contextlib.contextmanager
+def _latest_first(
+    connection: sqlite3.Connection,
+    workflow_name: str | None,
+    statuses: Sequence[ExecutionStatus] | None,
+    started_after: datetime | None,
+    started_before: datetime | None,
+    before: Position | None,
+    limit: int,
+) -> Iterator[Iterator[tuple[Any, ...]]]:
+    """Give rows of executions, the latest started first, each read when it is asked for.
+
+    Args:
+        connection: The database.
+        workflow_name: Of one workflow alone.
+        statuses: In one of these statuses alone.
+        started_after: Started then or later.
+        started_before: Started earlier than that.
+        before: Those that stand behind this place in the list.
+        limit: How many are asked for at most.
+    """
     from_time = _FIRST if started_after is None else _text(started_after)
     place = (_LAST, _LAST) if before is None else (_text(before[0]), before[1])
     if started_before is not None:
         place = min(place, (_text(started_before), _FIRST))
     bounds = (from_time, *place, limit)
     condition = "started_at >= ? AND (started_at, id) < (?, ?) ORDER BY started_at DESC, id DESC LIMIT ?"
-    with _one_moment(connection):
-        if workflow_name is None and statuses is None:
-            rows = connection.execute(f"SELECT {_SUMMARY} FROM executions WHERE {condition}", bounds).fetchall()
-        else:
-            names = stored_names(connection) if workflow_name is None else [workflow_name]
-            query = f"SELECT {_SUMMARY} FROM executions WHERE workflow_name = ? AND status = ? AND {condition}"
-            found = [
-                connection.execute(query, (name, status, *bounds)).fetchall()
-                for name in names
-                for status in (EXECUTION_STATUSES if statuses is None else statuses)
-            ]
-            rows = list(itertools.islice(heapq.merge(*found, key=_place, reverse=True), limit))
-    return [_summary(row) for row in rows]
+    if workflow_name is None and statuses is None:
+        found = [connection.execute(f"SELECT {_SUMMARY} FROM executions WHERE {condition}", bounds)]
+    else:
+        names = stored_names(connection) if workflow_name is None else [workflow_name]
+        query = f"SELECT {_SUMMARY} FROM executions WHERE workflow_name = ? AND status = ? AND {condition}"
+        found = [
+            connection.execute(query, (name, status, *bounds))
+            for name in names
+            for status in (EXECUTION_STATUSES if statuses is None else statuses)
+        ]
+    try:
+        yield heapq.merge(*found, key=_place, reverse=True)
+    finally:
+        for cursor in found:
+            cursor.close()
 
 
 def count_executions(

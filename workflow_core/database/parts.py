@@ -12,10 +12,13 @@ from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Mapping
 
     from workflow_core.database.store import CircuitChange
+    from workflow_core.models import CircuitStatus
 
 __all__ = [
+    "CIRCUIT_EVENTS",
     "EXECUTION_COLUMNS",
     "abandon_steps",
     "change_circuit",
@@ -41,7 +44,11 @@ EXECUTION_COLUMNS: Final = (
     "e.definition_revision"
 )
 
-_CIRCUIT_EVENTS: Final = {"open": "CircuitOpened", "half_open": "CircuitHalfOpened", "closed": "CircuitClosed"}
+CIRCUIT_EVENTS: Final[Mapping[CircuitStatus, str]] = {
+    "open": "CircuitOpened",
+    "half_open": "CircuitHalfOpened",
+    "closed": "CircuitClosed",
+}
 
 
 def stored_text(at: datetime) -> str:
@@ -206,7 +213,7 @@ def store_circuit(
     upsert_circuit(connection, lease.workflow_name, step_id, after)
     if after.status != before.status:
         data = stored_json(failures=after.failures) if after.status == "open" else None
-        kind = _CIRCUIT_EVENTS[after.status]
+        kind = CIRCUIT_EVENTS[after.status]
         log_event(connection, lease.execution_id, seq, kind, now, step_id, None, data)
 
 

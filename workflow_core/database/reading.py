@@ -11,6 +11,7 @@ import pydantic_core
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.crash_loops import Recoveries
 from workflow_core.database import listing
+from workflow_core.database.changes import ChangeMarker
 from workflow_core.database.connection import Database
 from workflow_core.database.parts import EXECUTION_COLUMNS, execution_record, last_seq, step_record
 from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord, WorkflowRecord
@@ -19,7 +20,8 @@ from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from pathlib import Path
 
     from workflow_core.database.listing import UnfinishedExecution
     from workflow_core.events import Event
@@ -33,7 +35,26 @@ __all__ = ["ReadableDatabase"]
 
 
 class ReadableDatabase(Database):
-    """A database of executions, as far as it is read."""
+    """A database of executions, as far as it is read; takes the arguments of `Database`."""
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        synchronous: str = "NORMAL",
+        busy_timeout_ms: int = 5_000,
+        connection: sqlite3.Connection | None = None,
+        before_opening: Callable[[], None] | None = None,
+    ) -> None:
+        self._changes = None if path is None or connection is not None else ChangeMarker(path)
+        self._names: tuple[Hashable, list[str]] | None = None
+        super().__init__(
+            path,
+            synchronous=synchronous,
+            busy_timeout_ms=busy_timeout_ms,
+            connection=connection,
+            before_opening=before_opening,
+        )
 
     async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
         """Read an execution."""
@@ -80,11 +101,12 @@ class ReadableDatabase(Database):
         )
         return [(row[0], ErrorRecord(*row[1:])) for row in rows]
 
-    async def load_events(self, workflow_name: str, execution_id: str) -> list[Event]:
-        """Read the history of an execution."""
+    async def load_events(self, workflow_name: str, execution_id: str, after: int = 0) -> list[Event]:
+        """Read the history of an execution, behind a position."""
         rows = self.select(
-            "SELECT seq, type, step_id, attempt, at, data FROM step_events WHERE execution_id = ? ORDER BY seq",
-            (execution_id,),
+            "SELECT seq, type, step_id, attempt, at, data FROM step_events WHERE execution_id = ? AND seq > ?"
+            " ORDER BY seq",
+            (execution_id, after),
         )
         return [
             event_from_row(
@@ -164,6 +186,31 @@ class ReadableDatabase(Database):
         """Read executions in short, the latest started first."""
         return self.read(listing.list_executions, workflow_name, status, started_after, started_before, before, limit)
 
+    async def search_executions(
+        self,
+        text: str,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        looked_at: int = 5_000,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> tuple[list[ExecutionSummary], Position | None]:
+        """Read executions whose id or error holds a text, the latest started first."""
+        return self.read(
+            listing.search_executions,
+            text,
+            workflow_name,
+            status,
+            started_after,
+            started_before,
+            before,
+            limit,
+            looked_at,
+        )
+
     async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
         """Count the executions by workflow and status."""
         return self.read(listing.count_executions, workflow_name)
@@ -172,3 +219,25 @@ class ReadableDatabase(Database):
         """Return the names of the workflows that have executions here, or of those the one that is named."""
         names = self.read(listing.stored_names)
         return names if workflow_name is None else [name for name in names if name == workflow_name]
+
+    # Seeing what others write ----------------------------------------------------------------------------------------
+
+    def marker(self) -> Hashable:
+        """Return a value that is another one after every commit."""
+        if self._changes is not None:
+            return self._changes.read()
+        with self.reading() as connection:
+            return connection.total_changes, connection.execute("PRAGMA data_version").fetchone()[0]
+
+    async def change_markers(self) -> Mapping[str, Hashable]:
+        """Return, for each workflow, a value that is another one after every commit: they share one database."""
+        marker = self.marker()
+        if self._names is None or self._names[0] != marker:
+            self._names = marker, self.read(listing.stored_names)
+        return dict.fromkeys(self._names[1], marker)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        if self._changes is not None:
+            self._changes.close()
+        super().close()

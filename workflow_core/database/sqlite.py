@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import pydantic_core
@@ -17,7 +18,6 @@ from workflow_core.errors import ExecutionNotFoundError, LeaseLostError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.database.removal import Candidate, Expiry, Space
@@ -70,7 +70,7 @@ class SQLiteStore(ReadableDatabase):
 
     def __init__(
         self,
-        path: Path | None = None,
+        path: Path | str | None = None,
         *,
         synchronous: str = "NORMAL",
         busy_timeout_ms: int = 5_000,
@@ -79,7 +79,7 @@ class SQLiteStore(ReadableDatabase):
     ) -> None:
         self._known_owners: dict[str, int | None] = {}
         super().__init__(
-            path,
+            None if path is None else Path(path),
             synchronous=synchronous,
             busy_timeout_ms=busy_timeout_ms,
             connection=connection,
@@ -94,6 +94,12 @@ class SQLiteStore(ReadableDatabase):
     def undone(self) -> None:
         """Forget which owners are known: the write that was taken back may have been the one that recorded one."""
         self._known_owners = {}
+
+    def for_reading(self) -> SQLiteStore | None:
+        """Return another store of this file, for a thread that only reads; ``None`` of a database in memory."""
+        if self._path is None or self._borrowed:
+            return None
+        return SQLiteStore(self._path, synchronous=self._synchronous, busy_timeout_ms=self._busy_timeout_ms)
 
     def workflow(self, workflow_name: str) -> SQLiteStore:
         """Return this store: one database holds every workflow."""

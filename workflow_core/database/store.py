@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.crash_loops import Recoveries
@@ -35,6 +35,7 @@ __all__ = [
     "WorkflowRecord",
     "WorkflowStore",
     "Store",
+    "KeepsDefinitions",
 ]
 
 DURABLE_POINTS: tuple[str, ...] = (
@@ -364,8 +365,8 @@ class WorkflowStore(Protocol):
     ) -> Sequence[tuple[str, ErrorRecord]]:
         """Read the errors of an execution, or of one of its steps, oldest first, each with its step id."""
 
-    async def load_events(self, workflow_name: str, execution_id: str) -> list[Event]:
-        """Read the history of an execution."""
+    async def load_events(self, workflow_name: str, execution_id: str, after: int = 0) -> list[Event]:
+        """Read the history of an execution: the events whose position is greater than ``after``."""
 
     async def load_definition(self, revision: str) -> str | None:
         """Read the document of a declarative workflow, as executions of it were started with."""
@@ -429,6 +430,27 @@ class Store(Protocol):
     ) -> list[ExecutionSummary]:
         """Read executions in short, the latest started first, and those behind the place ``before`` in that order."""
 
+    async def search_executions(
+        self,
+        text: str,
+        workflow_name: str | None = None,
+        status: Sequence[ExecutionStatus] | None = None,
+        limit: int = 100,
+        looked_at: int = 5_000,
+        *,
+        started_after: datetime | None = None,
+        started_before: datetime | None = None,
+        before: Position | None = None,
+    ) -> tuple[list[ExecutionSummary], Position | None]:
+        """Read executions whose id or error message holds a text, whatever its case, the latest started first.
+
+        One call is short, however many executions there are: it walks along the list, looks at about ``looked_at``
+        executions, and says how far it came. Whoever wants more calls again with that as ``before``.
+
+        Returns:
+            At most ``limit`` that were found, and the place behind which to go on; ``None`` at the end of the list.
+        """
+
     async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
         """Count the executions by workflow and status."""
 
@@ -461,6 +483,20 @@ class Store(Protocol):
     async def shrunk(self, workflow_name: str, pages: int) -> bool:
         """Give free pages of a workflow's database back to the file system; return whether there may be more."""
 
+    async def change_markers(self) -> Mapping[str, Hashable]:
+        """Return, for each workflow that has executions, a value that is another one after every commit about it.
+
+        Whoever shows executions live asks for this again and again, and reads only what has another value than before.
+        So it is cheap, blocks no writer, and sees what other processes commit. Values are compared for equality with
+        earlier ones of the same store; one may change without a reason, for example because workflows share a database.
+        """
+
+    def for_reading(self) -> Store | None:
+        """Return another store of the same data, for a thread whose reads must not keep this one's writes waiting.
+
+        ``None`` if there is no need, or no way: then reads go through this store. Whoever asks for it closes it.
+        """
+
     def location(self, workflow_name: str | None = None) -> str:
         """Tell where the data lies, for people to read."""
 
@@ -474,3 +510,14 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of the database; later calls raise `StorageError`."""
+
+
+@runtime_checkable
+class KeepsDefinitions(Protocol):
+    """A store that keeps the definitions of its workflows beside their executions, as a runtime directory in files."""
+
+    def save_document(self, workflow_name: str, definition: Mapping[str, object]) -> bool:
+        """Save the document of a declarative workflow; return whether anything had to be written."""
+
+    def saved_definitions(self) -> Mapping[str, Mapping[str, object]]:
+        """Read how the workflows are defined, by name; what has ``steps`` is a document."""

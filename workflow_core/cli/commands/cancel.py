@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from workflow_core.cli.completing import complete_executions
-from workflow_core.cli.execution_data import execution_data
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, Signs, print_json, print_line
-from workflow_core.cli.reading import find_execution, read_view
+from workflow_core.cli.reading import find_execution
+from workflow_core.views.execution_data import execution_data
+from workflow_core.views.execution_view import read_view
 
 __all__ = ["command"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,12 +11,9 @@ from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, Signs, print_json, print_line
 from workflow_core.cli.texts import visible
-from workflow_core.database.directory import DirectoryStore
-from workflow_core.definitions import WorkflowDefinition, load_definition, save_definition
+from workflow_core.definitions import WorkflowDefinition, load_definition
+from workflow_core.definitions.saving import create_workflow
 from workflow_core.errors import ValidationError
-
-if TYPE_CHECKING:
-    from workflow_core.engine import WorkflowEngine
 
 __all__ = ["command"]
 
@@ -57,7 +53,7 @@ def command(
             if not invocation.quiet:
                 print_json(definition.document())
             return
-        written = invocation.run(_create(engine, definition))
+        written = invocation.run(create_workflow(engine, definition))
         location = engine.store.location(definition.name)
     if output_format == "json":
         print_json({"name": definition.name, "written": written, "database": location, "steps": len(definition.steps)})
@@ -88,15 +84,3 @@ def _definition(name: str, description: str | None, file: str | None) -> Workflo
     if description is not None:
         return load_definition({**definition.document(), "description": description})
     return definition
-
-
-async def _create(engine: WorkflowEngine, definition: WorkflowDefinition) -> bool:
-    if not isinstance(engine.bare_store, DirectoryStore):
-        raise Failure(
-            f"{engine.store.location()} is no runtime directory, so nothing can be created in it; leave --app out, or "
-            "name one whose engine has a runtime directory",
-            USAGE,
-        )
-    written = save_definition(engine, definition)
-    await engine.store.workflow_defined(definition.name, {}, engine.clock.now())  # the registry and the database
-    return written

@@ -14,22 +14,23 @@ import click
 
 from workflow_core.cli.completing import complete_executions
 from workflow_core.cli.endings import announce
-from workflow_core.cli.execution_data import inspection_data
 from workflow_core.cli.failures import STORAGE, Failure
 from workflow_core.cli.inspection import print_inspection
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line
-from workflow_core.cli.reading import find_execution, read_view
+from workflow_core.cli.reading import find_execution
 from workflow_core.report.page import execution_page
 from workflow_core.report.reading import entry_of
+from workflow_core.views.execution_data import inspection_data
+from workflow_core.views.execution_view import read_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from workflow_core.cli.reading import ExecutionView
     from workflow_core.engine import WorkflowEngine
     from workflow_core.events import Event
     from workflow_core.models import ExecutionResult
+    from workflow_core.views.execution_view import ExecutionView
 
 __all__ = ["command"]
 

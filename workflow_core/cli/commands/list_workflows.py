@@ -9,8 +9,9 @@ import click
 
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
-from workflow_core.cli.overview import Overview, raise_for_problems, read_overviews
+from workflow_core.cli.overview import raise_for_problems
 from workflow_core.cli.texts import age_text
+from workflow_core.views.overviews import Overview, read_overviews
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

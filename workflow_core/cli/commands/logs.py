@@ -7,31 +7,32 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
-import pydantic_core
 
 from workflow_core.cli.completing import complete_executions, complete_workflows
 from workflow_core.cli.endings import announce
 from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.invocation import Invocation, make_command
-from workflow_core.cli.log_reading import GrowingFiles, LogFilter, daily_logs, moment_of, read_lines
+from workflow_core.cli.moments import moment_of
 from workflow_core.cli.output import FORMAT_OPTION, print_line, styled
-from workflow_core.cli.reading import find_execution, known_workflows, read_view, require_workflow
+from workflow_core.cli.reading import find_execution, known_workflows, require_workflow
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.logs import LEVELS, event_line, parse_line
+from workflow_core.views.execution_view import read_view
+from workflow_core.views.json_text import json_bytes
+from workflow_core.views.log_reading import GrowingFiles, LogFilter, daily_logs, line_data, read_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
-    from workflow_core.cli.log_reading import Shown
     from workflow_core.database.store import ExecutionRecord
     from workflow_core.engine import WorkflowEngine
-    from workflow_core.logs import Level, LogLine
+    from workflow_core.logs import Level
+    from workflow_core.views.log_reading import Shown
 
 __all__ = ["command"]
 
 _READ_EVERY_SECONDS = 0.25
-_NUMBERS = {"seq", "attempt", "restart_attempt"}
 _COLOURS = {"debug": "bright_black", "info": None, "warn": "yellow", "error": "red"}
 
 
@@ -129,14 +130,7 @@ def _line(shown: Shown) -> str:
 
 def _json_line(shown: Shown) -> str:
     line, _ = shown
-    fields = {name: _json_value(line, name, text) for name, text in line.fields.items()}
-    return pydantic_core.to_json({"at": line.at, "level": line.level, **fields}).decode()
-
-
-def _json_value(line: LogLine, name: str, text: str) -> str | int:
-    """Return a field as the number that the engine wrote, or as the text that it is."""
-    of_engine = name in _NUMBERS or (line.seq is not None and name.endswith("_ms"))
-    return int(text) if of_engine and text.isascii() and text.isdigit() else text
+    return json_bytes(line_data(line)).decode()
 
 
 def _print(lines: Iterable[Shown], show: Callable[[Shown], str]) -> None:

@@ -7,15 +7,15 @@ import contextlib
 
 import click
 
-from workflow_core.cli.execution_data import execution_data
 from workflow_core.cli.failures import FAILED, Failure
 from workflow_core.cli.follow import Follower, manner_for
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table, quietly
-from workflow_core.cli.reading import ExecutionView, read_view
 from workflow_core.cli.texts import one_line
 from workflow_core.models import ErrorInfo, ExecutionResult
+from workflow_core.views.execution_data import execution_data
+from workflow_core.views.execution_view import ExecutionView, read_view
 
 __all__ = ["command"]
 

@@ -12,11 +12,12 @@ from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION
-from workflow_core.cli.reading import find_execution, read_view
+from workflow_core.cli.reading import find_execution
 from workflow_core.cli.running import run_to_rest
+from workflow_core.views.execution_view import read_view
 
 if TYPE_CHECKING:
-    from workflow_core.cli.reading import ExecutionView
+    from workflow_core.views.execution_view import ExecutionView
 
 __all__ = ["command"]
 

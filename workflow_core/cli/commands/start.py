@@ -19,11 +19,11 @@ from workflow_core.cli.follow import Follower, manner_for
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_line, styled
-from workflow_core.cli.reading import ExecutionView, read_view
 from workflow_core.cli.running import run_to_rest
 from workflow_core.cli.texts import visible
 from workflow_core.errors import ExecutionNotFoundError
 from workflow_core.models import RetryConfig
+from workflow_core.views.execution_view import ExecutionView, read_view
 
 if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine

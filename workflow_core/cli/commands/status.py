@@ -7,24 +7,26 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from workflow_core.cli.completing import complete_executions, complete_workflows
-from workflow_core.cli.display import status_of, took_text
 from workflow_core.cli.endings import raise_for_status, show_picture
-from workflow_core.cli.execution_data import execution_data
 from workflow_core.cli.failures import STORAGE, USAGE, Failure
 from workflow_core.cli.follow import Follower, manner_for
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
-from workflow_core.cli.overview import raise_for_problems, read_overviews
-from workflow_core.cli.reading import find_execution, known_workflows, read_view, require_workflow
+from workflow_core.cli.overview import raise_for_problems
+from workflow_core.cli.reading import find_execution, known_workflows, require_workflow
 from workflow_core.cli.texts import age_text
 from workflow_core.errors import StorageError
 from workflow_core.models import ExecutionStatus
+from workflow_core.views.execution_data import execution_data
+from workflow_core.views.execution_view import read_view
+from workflow_core.views.overviews import read_overviews
+from workflow_core.views.wording import status_of, took_text
 
 if TYPE_CHECKING:
-    from workflow_core.cli.overview import Overview
     from workflow_core.engine import WorkflowEngine
     from workflow_core.summaries import ExecutionSummary
+    from workflow_core.views.overviews import Overview
 
 __all__ = ["command"]
 

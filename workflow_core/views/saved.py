@@ -1,4 +1,4 @@
-"""Declarative workflows, which `workflow create` has written into the runtime directory."""
+"""Declarative workflows, which `workflow create` has saved."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from workflow_core.database.directory import DirectoryStore
+from workflow_core.database.store import KeepsDefinitions
 from workflow_core.definitions import load_saved
 
 if TYPE_CHECKING:
@@ -17,14 +18,16 @@ _LARGEST = 4_194_304
 
 
 def define_saved_workflows(engine: WorkflowEngine) -> None:
-    """Define the saved workflows of an engine's runtime directory on it."""
-    if isinstance(engine.bare_store, DirectoryStore):
+    """Define the saved workflows of an engine's runtime directory, or of its database, on it."""
+    if isinstance(engine.bare_store, (DirectoryStore, KeepsDefinitions)):
         load_saved(engine)
 
 
 def saved_description(engine: WorkflowEngine, workflow: str) -> str:
-    """Return what ``definition.json`` says of a workflow that is not defined in this process."""
+    """Return what its definition says of a workflow that is not defined in this process."""
     store = engine.bare_store
+    if isinstance(store, KeepsDefinitions):
+        return str(store.saved_definitions().get(workflow, {}).get("description") or "")
     if not isinstance(store, DirectoryStore):
         return ""
     try:

@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workflow_core.circuit_breaker import CircuitState
-    from workflow_core.cli.reading import ExecutionView
+    from workflow_core.database.store import ErrorRecord
     from workflow_core.events import Event
     from workflow_core.models import ExecutionResult
+    from workflow_core.views.execution_view import ExecutionView
 
-__all__ = ["event_data", "execution_data", "inspection_data"]
+__all__ = ["error_data", "event_data", "execution_data", "inspection_data"]
 
 
 def execution_data(result: ExecutionResult, view: ExecutionView | None = None) -> dict[str, object]:
@@ -47,18 +48,20 @@ def inspection_data(result: ExecutionResult, view: ExecutionView, events: Sequen
     """Return everything known of an execution."""
     return {
         **execution_data(result, view),
-        "errors": [
-            {
-                "step_id": step_id,
-                "attempt": error.attempt,
-                "type": error.error_type,
-                "message": error.error_message,
-                "at": _moment(error.timestamp),
-                "traceback": error.error_stack,
-            }
-            for step_id, error in view.errors
-        ],
+        "errors": [error_data(step_id, error) for step_id, error in view.errors],
         "events": [event_data(event) for event in events],
+    }
+
+
+def error_data(step_id: str, error: ErrorRecord) -> dict[str, object]:
+    """Return an error of a step."""
+    return {
+        "step_id": step_id,
+        "attempt": error.attempt,
+        "type": error.error_type,
+        "message": error.error_message,
+        "at": _moment(error.timestamp),
+        "traceback": error.error_stack,
     }
 
 

@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 import heapq
-import re
-from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+import itertools
+import os
+from datetime import UTC, date
+from typing import TYPE_CHECKING
 
-from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.logs import LEVELS, parse_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from workflow_core.database.layout import RuntimeLayout
     from workflow_core.logs import Level, LogLine
 
-__all__ = ["GrowingFiles", "LogFilter", "Shown", "daily_logs", "moment_of", "read_lines"]
+__all__ = ["GrowingFiles", "LogFilter", "Shown", "daily_logs", "latest_lines", "line_data", "read_lines"]
+
+_LONGEST_NUMBER = 18
+_PART = 65_536
+_MOST_READ = 8_388_608
 
 Shown = tuple["LogLine", str]
 """A line: what it says, and its text without the line feed."""
 
-_AGE: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
-
-def moment_of(text: str, now: datetime) -> datetime:
-    """Return the moment that a text means: an age such as ``10m``, or a date or time in ISO 8601.
-
-    A time without a zone is that of this machine.
-
-    Raises:
-        Failure: It means none.
-    """
-    found = _AGE.fullmatch(text.strip().lower())
-    try:
-        if found is not None:
-            return now - timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
-        return datetime.fromisoformat(text.strip()).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise Failure(
-            f'"{text}" is no moment; write an age such as 30s, 10m, 2h, 7d, or a time such as 2026-11-26T08:30', USAGE
-        ) from None
+_NUMBERS = {"seq", "attempt", "restart_attempt"}
 
 
 class LogFilter:
@@ -66,6 +52,19 @@ class LogFilter:
             and LEVELS[line.level] >= self._level
             and (self._execution_id is None or line.fields.get("execution") == self._execution_id)
         )
+
+
+def line_data(line: LogLine) -> dict[str, object]:
+    """Return a line as it is printed as JSON."""
+    fields = {name: _value(line, name, text) for name, text in line.fields.items()}
+    ours: dict[str, object] = {"at": line.at, "level": line.level}
+    return {**ours, **fields, **ours}
+
+
+def _value(line: LogLine, name: str, text: str) -> str | int:
+    """Return a field as the number that the engine wrote, or as the text that it is."""
+    of_engine = name in _NUMBERS or (line.seq is not None and name.endswith("_ms"))
+    return int(text) if of_engine and text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER else text
 
 
 def daily_logs(layout: RuntimeLayout, workflows: Iterable[str], since: datetime | None) -> list[Path]:
@@ -98,6 +97,49 @@ def read_lines(paths: Sequence[Path], wanted: LogFilter, most: int | None) -> li
         if len(lines) > 2 * most:
             del lines[:-most]
     return lines[-most:]
+
+
+def latest_lines(paths: Sequence[Path], wanted: LogFilter, most: int, most_read: int = _MOST_READ) -> list[Shown]:
+    """Return the last ``most`` lines of files in the order of time, reading no more than the ends of the files.
+
+    Args:
+        paths: The files, each in the order of time.
+        wanted: Which lines are shown.
+        most: How many lines at most.
+        most_read: How many bytes are read of each file at most; what is before them is not found.
+    """
+    streams = [_lines_backwards(path, wanted, most_read) for path in paths]
+    merged = heapq.merge(*streams, key=lambda shown: shown[0].at, reverse=True)
+    return list(itertools.islice(merged, most))[::-1]
+
+
+def _lines_backwards(path: Path, wanted: LogFilter, most_read: int) -> Iterator[Shown]:
+    for raw in _raw_lines_backwards(path, most_read):
+        text = raw.decode("utf-8", "replace")
+        line = parse_line(text)
+        if line is not None and wanted.admits(line):
+            yield line, text
+
+
+def _raw_lines_backwards(path: Path, most_read: int) -> Iterator[bytes]:
+    """Yield the complete lines at the end of a file, the last one first, without their line feeds."""
+    try:
+        with path.open("rb") as file:
+            end = place = file.seek(0, os.SEEK_END)
+            rest, incomplete = b"", True
+            while place > 0 and end - place < most_read:
+                begin = max(0, place - _PART)
+                file.seek(begin)
+                rest, *lines = (file.read(place - begin) + rest).split(b"\n")
+                place = begin
+                if lines and incomplete:
+                    lines.pop()
+                    incomplete = False
+                yield from reversed(lines)
+            if place == 0 and not incomplete:
+                yield rest
+    except FileNotFoundError:
+        return
 
 
 def _lines(path: Path, wanted: LogFilter) -> Iterator[Shown]:

@@ -1,0 +1,12 @@
+"""What all tests share: a PostgreSQL server, started when the first test asks for it."""
+
+from tests.postgres_server import (
+    make_postgres_store,
+    make_schema,
+    postgres_schema,
+    postgres_server,
+    postgres_url,
+    proxy,
+)
+
+__all__ = ["make_postgres_store", "make_schema", "postgres_schema", "postgres_server", "postgres_url", "proxy"]

@@ -1,0 +1,99 @@
+"""The address of a PostgreSQL database: what is given to libpq, and what may be shown of it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from workflow_core.errors import ValidationError, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Address"]
+
+_SCHEMES: Final = ("postgresql://", "postgres://")
+_SCHEMA_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+
+_DEFAULTS: Final[Mapping[str, str]] = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+    "fallback_application_name": "workflow_core",
+    "options": r"-c default_transaction_isolation=read\ committed -c lock_timeout=5s"
+    r" -c idle_in_transaction_session_timeout=60s",
+}
+"""What holds unless the URL says otherwise: a server that is gone is noticed within a minute, a lock within seconds."""
+
+
+class Address:
+    """Where a store lies.
+
+    Args:
+        url: A URL as libpq reads it, ``postgresql://user:password@host:port/database?sslmode=require``. What it does
+            not say is taken from libpq's environment variables and password file.
+        schema: The schema of the tables.
+
+    Attributes:
+        schema: The name of the schema, quoted for SQL.
+
+    Raises:
+        ValidationError: It is no such URL, or the schema's name is not acceptable.
+    """
+
+    __slots__ = ("_conninfo", "_shown", "schema")
+
+    def __init__(self, url: str, schema: str) -> None:
+        if not isinstance(url, str) or not url.startswith(_SCHEMES):
+            raise ValidationError(
+                "A database URL must begin with postgresql:// (it is not shown: it may hold a password)"
+            )
+        if not isinstance(schema, str) or not _SCHEMA_NAME.fullmatch(schema):
+            raise ValidationError(
+                f"The schema of a database must be 1 to 63 letters, digits and _, and not begin with a digit; this is "
+                f"{shown(schema)}"
+            )
+        try:
+            given = conninfo_to_dict(url)
+        except psycopg.Error:  # its text may show a part of the password
+            raise ValidationError(
+                "The database URL cannot be read (it is not shown: it may hold a password); write it as "
+                "postgresql://user:password@host:port/database, with the special characters of the password as %XX"
+            ) from None
+        self._conninfo = make_conninfo("", **{**_DEFAULTS, **_texts(given), "client_encoding": "UTF8"})
+        self._shown = f'{_without_secrets(given)}, schema "{schema}"'
+        self.schema = f'"{schema}"'
+
+    def __repr__(self) -> str:
+        return f"<{self._shown}>"
+
+    def __str__(self) -> str:
+        """Tell where it lies, without any secret."""
+        return self._shown
+
+    @property
+    def conninfo(self) -> str:
+        """What libpq connects with, the password included: for connecting alone."""
+        return self._conninfo
+
+
+def _texts(given: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def _without_secrets(given: Mapping[str, object]) -> str:
+    user = f"{given['user']}@" if given.get("user") else ""
+    host, port, database = (str(given.get(name) or "") for name in ("host", "port", "dbname"))
+    if host.startswith("/"):  # the directory of a socket
+        return f"postgresql://{user}/{database}?host={host}" + (f"&port={port}" if port else "")
+    hosts, ports = (host or str(given.get("hostaddr") or "")).split(","), port.split(",")
+    if len(ports) == 1:
+        ports *= len(hosts)
+    names = [f"[{name}]" if ":" in name else name for name in hosts]
+    places = ",".join(f"{name}:{number}" if number else name for name, number in zip(names, ports, strict=False))
+    return f"postgresql://{user}{places}/{database}"

@@ -1,0 +1,394 @@
+"""The durable points of executions, and the leases on them.
+
+Beginning and ending are one statement. What takes an execution over, or away from its owner, is a transaction of two,
+sent in two parts: the first changes the row, and so waits for everybody who writes in the execution at this moment; the
+second sees all that they wrote.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pydantic_core
+
+from workflow_core.database.parts import EXECUTION_COLUMNS, stored_json
+from workflow_core.database.postgres.points import LAST_SEQ, plain
+from workflow_core.database.postgres.reading import execution_record
+from workflow_core.database.postgres.steps import StepPoints
+from workflow_core.database.store import ABANDONED, Lease
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from workflow_core.database.postgres.connections import Connection
+    from workflow_core.database.store import ExecutionRecord, NewExecution
+    from workflow_core.models import ExecutionStatus
+    from workflow_core.ownership import Owner
+
+__all__ = ["ExecutionPoints"]
+
+_LEASE_TOLERANCE_MS: Final = 1_000
+"""A lease that starting an execution would prolong by less than this is left as it is."""
+
+_NOBODY: Final = ""
+"""The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
+
+_OWNER: Final = (
+    "owner AS (INSERT INTO {s}.owners (owner_id, host, pid, process_started, lease_expires_at)"
+    " VALUES (%(owner)s, %(host)s, %(pid)s, %(process_started)s, %(lease_expires_at)s::bigint)"
+    " ON CONFLICT (owner_id) DO UPDATE SET lease_expires_at = excluded.lease_expires_at), "
+)
+_DEFINITION: Final = (
+    "definition AS (INSERT INTO {s}.definitions (revision, document) VALUES (%(revision)s, %(document)s)"
+    " ON CONFLICT (revision) DO NOTHING), "
+)
+_STARTED: Final = (
+    "written AS (INSERT INTO {s}.executions (id, workflow_name, status, started_at, input_data, retry_config,"
+    " panic_config, deadline_at, owner_id, created_at, updated_at, definition_revision, fencing_token)"
+    " VALUES (%(id)s, %(workflow)s, 'running', %(at)s, %(input)s::text, %(retry_config)s, %(panic_config)s,"
+    " %(deadline_at)s::bigint, %(owner)s, %(at)s, %(at)s, %(revision)s::text, %(token)s)"
+    " ON CONFLICT (id) DO NOTHING RETURNING 1)"
+    f" SELECT (SELECT count(*) FROM written), e.revision, {EXECUTION_COLUMNS}"
+    " FROM (SELECT 1) AS one LEFT JOIN {s}.executions e ON e.id = %(id)s"
+)
+
+_WRITTEN: Final = "SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM written)"
+_ABANDONED: Final = (
+    "abandoned AS (UPDATE {s}.steps SET status = 'failed', error_message = coalesce(error_message, %(abandoned)s),"
+    " next_attempt_at = NULL, revision = revision + 1, updated_at = %(at)s FROM written"
+    " WHERE execution_id = %(id)s AND status IN ('pending', 'running', 'retrying', 'sleeping'))"
+)
+_TOLD: Final = (
+    "told AS (INSERT INTO {s}.event_log (execution_id, seq, type, at, data)"
+    " SELECT %(id)s, %(seq)s, %(type)s, %(at)s, %(data)s FROM written)"
+)
+
+
+def _changed(assignments: str, condition: str = "TRUE") -> str:
+    return (
+        f"written AS (UPDATE {{s}}.executions SET {assignments}, revision = revision + 1, updated_at = %(at)s"
+        f" WHERE id = %(id)s AND fencing_token = %(token)s AND {condition} RETURNING id)"
+    )
+
+
+_COMPLETED: Final = _changed(
+    "status = 'completed', completed_at = %(at)s, output_data = %(output)s::text, error_message = NULL,"
+    " error_data = NULL, owner_id = NULL, completed_seq = %(seq)s",
+    "completed_seq IS NULL",
+)
+_FAILED: Final = _changed(
+    "status = 'failed', completed_at = %(at)s, error_data = %(error_data)s, error_message = %(message)s,"
+    " owner_id = NULL, restart_at = NULL"
+)
+_PANICKED: Final = _changed(
+    "status = 'panicked', error_data = %(error_data)s, error_message = %(message)s,"
+    " restart_at = %(restart_at)s::bigint,"
+    " owner_id = CASE WHEN %(restart_at)s::bigint IS NULL THEN NULL ELSE owner_id END"
+)
+_IS_COMPLETED: Final = (
+    "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s AND completed_seq = %(seq)s"
+)
+_IS_TOLD: Final = (
+    "SELECT 1 FROM {s}.event_log l JOIN {s}.executions e ON e.id = l.execution_id"
+    " WHERE e.id = %(id)s AND e.fencing_token = %(token)s AND l.seq = %(seq)s AND l.type = %(type)s AND l.at = %(at)s"
+)
+
+_RECOVERED: Final = (
+    "written AS (UPDATE {s}.executions e SET status = %(status)s, owner_id = %(owner)s,"
+    " fencing_token = e.fencing_token + 1, revision = e.revision + 1, updated_at = %(at)s"
+    " FROM (SELECT id, owner_id FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s"
+    " AND status IN ('running', 'sleeping', 'restarting', 'panicked') FOR NO KEY UPDATE) AS old"
+    " WHERE e.id = old.id RETURNING old.owner_id IS NULL) SELECT * FROM written"
+)
+_RECOVERY_TOLD: Final = (
+    "INSERT INTO {s}.event_log (execution_id, seq, type, at, data)"
+    f" VALUES (%(id)s, greatest(%(seq)s, {LAST_SEQ} + 1), 'ExecutionRecovered', %(at)s, %(data)s::text)"
+)
+_IS_TAKEN: Final = (
+    "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s + 1 AND owner_id = %(owner)s"
+    " AND updated_at = %(at)s"
+)
+
+_SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
+"""Steps that were skipped because of others, not by an open circuit: a restart decides anew about them."""
+
+_BEGINS_AGAIN: Final = f"(status NOT IN ('completed', 'skipped', 'sleeping') OR ({_SKIPPED_UNTRIED}))"
+"""Steps that a restart begins again."""
+
+_RESTARTED: Final = (
+    _changed(
+        "status = 'restarting', completed_at = NULL, error_message = NULL, error_data = NULL, restart_at = NULL,"
+        " restart_attempt = %(restart_attempt)s, owner_id = %(owner)s, deadline_at = %(deadline_at)s::bigint,"
+        " fencing_token = fencing_token + 1",
+        "status IN ('panicked', 'failed')",
+    )
+    + " SELECT * FROM written"
+)
+_STEPS_RESTARTED: Final = (
+    "WITH kept AS (INSERT INTO {s}.event_log (execution_id, seq, type, step_id, attempt, at)"
+    " SELECT execution_id, started_seq, 'StepStarted', step_id, attempt, started_at FROM {s}.steps"
+    f" WHERE execution_id = %(id)s AND started_seq IS NOT NULL AND kind = 'step' AND {_BEGINS_AGAIN}),"
+    " skipped AS (INSERT INTO {s}.event_log (execution_id, seq, type, step_id, attempt, at)"
+    " SELECT execution_id, completed_seq, 'StepSkipped', step_id, attempt, completed_at FROM {s}.steps"
+    f" WHERE execution_id = %(id)s AND {_SKIPPED_UNTRIED}),"
+    " again AS (UPDATE {s}.steps SET status = CASE kind WHEN 'sleep' THEN 'sleeping' ELSE 'pending' END, attempt = 0,"
+    " next_attempt_at = NULL, started_seq = CASE kind WHEN 'sleep' THEN started_seq END, error_message = NULL,"
+    " result_data = NULL, completed_seq = NULL, completed_at = NULL, revision = revision + 1, updated_at = %(at)s"
+    f" WHERE execution_id = %(id)s AND {_BEGINS_AGAIN})"
+    " INSERT INTO {s}.event_log (execution_id, seq, type, at, data)"
+    f" VALUES (%(id)s, greatest(%(seq)s, {LAST_SEQ} + 1), 'ExecutionRestarted', %(at)s, %(data)s)"
+)
+
+_CANCELLED: Final = (
+    _changed(
+        "status = 'cancelled', completed_at = %(at)s, owner_id = NULL, restart_at = NULL,"
+        " fencing_token = fencing_token + 1",
+        "status NOT IN ('completed', 'failed', 'cancelled')",
+    )
+    + " SELECT * FROM written"
+)
+_STEPS_CANCELLED: Final = (
+    "WITH freed AS (UPDATE {s}.circuit_breaker_state SET probe_execution_id = NULL, probe_expires_at = NULL"
+    " WHERE probe_execution_id = %(id)s),"
+    " ended AS (UPDATE {s}.steps SET status = 'failed', error_message = 'the execution was cancelled',"
+    " completed_at = %(at)s, next_attempt_at = NULL, revision = revision + 1, updated_at = %(at)s"
+    " WHERE execution_id = %(id)s AND status NOT IN ('completed', 'skipped', 'failed'))"
+    " INSERT INTO {s}.event_log (execution_id, seq, type, at)"
+    f" VALUES (%(id)s, greatest(%(seq)s, {LAST_SEQ} + 1), 'ExecutionCancelled', %(at)s)"
+)
+_IS_CANCELLED: Final = (
+    "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s + 1 AND status = 'cancelled'"
+    " AND completed_at = %(at)s"
+)
+
+_RELEASED: Final = _changed("owner_id = %(owner)s::text, fencing_token = fencing_token + 1") + " SELECT * FROM written"
+_IN_FLIGHT: Final = "execution_id = %(id)s AND status = 'running' AND kind = 'step' AND error_message IS NULL"
+_STEPS_RELEASED: Final = (
+    f"WITH last AS (SELECT {LAST_SEQ} AS seq),"
+    " kept AS (INSERT INTO {s}.event_log (execution_id, seq, type, step_id, attempt, at)"
+    " SELECT execution_id, started_seq, 'StepStarted', step_id, attempt, started_at FROM {s}.steps"
+    f" WHERE started_seq IS NOT NULL AND {_IN_FLIGHT}),"
+    " told AS (INSERT INTO {s}.event_log (execution_id, seq, type, step_id, attempt, at)"
+    " SELECT execution_id, (SELECT seq FROM last) + row_number() OVER (ORDER BY started_seq), 'StepInterrupted',"
+    f" step_id, attempt, %(at)s FROM {{s}}.steps WHERE {_IN_FLIGHT})"
+    " UPDATE {s}.steps SET status = 'pending', attempt = attempt - 1, started_seq = NULL, revision = revision + 1,"
+    f" updated_at = %(at)s WHERE {_IN_FLIGHT}"
+)
+_IS_RELEASED: Final = (
+    "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s + 1 AND updated_at = %(at)s"
+    " AND owner_id IS NOT DISTINCT FROM %(owner)s::text"
+)
+_ALL_RELEASED: Final = (
+    "UPDATE {s}.executions e SET owner_id = NULL, revision = e.revision + 1, updated_at = %(at)s"
+    " FROM unnest(%(ids)s::text[], %(tokens)s::bigint[]) AS held (id, token)"
+    " WHERE e.id = held.id AND e.fencing_token = held.token AND e.owner_id IS NOT NULL RETURNING 1"
+)
+_RENEWED: Final = (
+    "WITH renewed AS (UPDATE {s}.owners SET lease_expires_at = %(lease_expires_at)s::bigint"
+    " WHERE owner_id = %(owner)s) SELECT id, fencing_token FROM {s}.executions"
+    " WHERE id = ANY(%(ids)s::text[]) AND owner_id = %(owner)s"
+)
+
+
+class ExecutionPoints(StepPoints):
+    """The durable points of executions; see `workflow_core.database.store.WorkflowStore`."""
+
+    _known_owners: dict[str, int | None]
+
+    async def execution_started(
+        self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
+    ) -> ExecutionRecord | None:
+        """Record a new execution; return ``None``, or the record of that id which was there already."""
+        has_document = execution.definition_document is not None
+        sql = f"WITH {self._owner_part(owner, lease_expires_at)}{_DEFINITION if has_document else ''}{_STARTED}"
+        values = {
+            **_owner_values(owner, lease_expires_at),
+            "id": execution.execution_id,
+            "workflow": execution.workflow_name,
+            "at": at,
+            "input": execution.input_data,
+            "retry_config": execution.retry_config,
+            "panic_config": execution.panic_config,
+            "deadline_at": execution.deadline_at,
+            "revision": execution.definition_revision,
+            "document": execution.definition_document,
+            "token": execution.fencing_token,
+        }
+        while True:
+            ((written, revision, *columns),) = await self.fetch(sql, values)
+            self._known_owners[owner.owner_id] = lease_expires_at
+            if written:
+                return None
+            if columns[0] is not None:
+                break  # else it was committed, or removed, while this statement ran
+        found = execution_record(columns)
+        ours = (
+            revision == 0
+            and found.owner_id == owner.owner_id
+            and (found.workflow_name, found.input_data) == (execution.workflow_name, execution.input_data)
+            and (found.fencing_token, found.started_at) == (execution.fencing_token, at)
+        )
+        return None if ours else found
+
+    async def execution_recovered(
+        self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
+    ) -> Lease:
+        """Take an execution over; return the new lease."""
+        values = {**_owner_values(owner, lease_expires_at), "status": status, "seq": seq, "at": at}
+        first = f"WITH {self._owner_part(owner, lease_expires_at)}{_RECOVERED}"
+        await self._change_hands(lease, first, _RECOVERY_TOLD, values, _IS_TAKEN)
+        self._known_owners[owner.owner_id] = lease_expires_at
+        return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
+
+    async def execution_completed(
+        self, lease: Lease, output_data: str | None, abandoned_steps: bool, seq: int, at: datetime
+    ) -> None:
+        """Record that the handler returned."""
+        steps = f", {_ABANDONED}" if abandoned_steps else ""
+        values = {"output": output_data, "seq": seq, "at": at, "abandoned": ABANDONED}
+        await self._write(lease, f"WITH {_COMPLETED}{steps} {_WRITTEN}", values, _IS_COMPLETED, changes_execution=True)
+
+    async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
+        """Record that the execution failed for good."""
+        error = pydantic_core.from_json(error_data)
+        values = {
+            "error_data": error_data,
+            "message": plain(message),
+            "abandoned": ABANDONED,
+            "type": "ExecutionFailed",
+            "data": stored_json(error=error["type"], message=error["message"]),
+            "seq": seq,
+            "at": at,
+        }
+        sql = f"WITH {_FAILED}, {_ABANDONED}, {_TOLD} {_WRITTEN}"
+        await self._write(lease, sql, values, _IS_TOLD, changes_execution=True)
+
+    async def execution_panicked(
+        self,
+        lease: Lease,
+        error_data: str,
+        message: str,
+        restart_at: int | None,
+        event_data: str,
+        seq: int,
+        at: datetime,
+    ) -> None:
+        """Record a panic, and when the automatic restart is due."""
+        values = {
+            "error_data": error_data,
+            "message": plain(message),
+            "restart_at": restart_at,
+            "type": "ExecutionPanicked",
+            "data": event_data,
+            "seq": seq,
+            "at": at,
+        }
+        await self._write(lease, f"WITH {_PANICKED}, {_TOLD} {_WRITTEN}", values, _IS_TOLD, changes_execution=True)
+
+    async def execution_restarted(
+        self,
+        lease: Lease,
+        owner: Owner,
+        lease_expires_at: int | None,
+        restart_attempt: int,
+        deadline_at: int | None,
+        seq: int,
+        at: datetime,
+    ) -> Lease:
+        """Begin again with completed steps kept and all other steps' attempts given back."""
+        values = {
+            **_owner_values(owner, lease_expires_at),
+            "restart_attempt": restart_attempt,
+            "deadline_at": deadline_at,
+            "data": stored_json(restart_attempt=restart_attempt),
+            "seq": seq,
+            "at": at,
+        }
+        first = f"WITH {self._owner_part(owner, lease_expires_at)}{_RESTARTED}"
+        await self._change_hands(lease, first, _STEPS_RESTARTED, values, _IS_TAKEN)
+        self._known_owners[owner.owner_id] = lease_expires_at
+        return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
+
+    async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
+        """Record a cancellation and end the lease."""
+        await self._change_hands(lease, f"WITH {_CANCELLED}", _STEPS_CANCELLED, {"seq": seq, "at": at}, _IS_CANCELLED)
+
+    async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
+        """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
+        del seq  # a write that was refused may have taken a position in the history that nothing fills
+        values = {"owner": None if give_back else _NOBODY, "at": at}
+        second = _STEPS_RELEASED if give_back else None
+        await self._change_hands(lease, f"WITH {_RELEASED}", second, values, _IS_RELEASED)
+
+    async def executions_released(self, leases: Sequence[Lease], at: datetime) -> None:
+        """Give executions back of which nothing is under way."""
+        values = {
+            "ids": [lease.execution_id for lease in leases],
+            "tokens": [lease.fencing_token for lease in leases],
+            "at": at,
+        }
+        await self.fetch(_ALL_RELEASED, values)
+
+    async def lease_renewed(
+        self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
+    ) -> set[tuple[str, int]]:
+        """Prolong an owner's lease; return the ids and fencing tokens of those ``leases`` that it still has."""
+        values = {
+            "owner": owner.owner_id,
+            "lease_expires_at": lease_expires_at,
+            "ids": [lease.execution_id for lease in leases],
+        }
+        rows = await self.fetch(_RENEWED, values)
+        if owner.owner_id in self._known_owners:
+            self._known_owners[owner.owner_id] = lease_expires_at
+        return {(execution_id, token) for execution_id, token in rows}
+
+    async def owner_retired(self, owner: Owner) -> None:
+        """Forget an owner that ended in an orderly way."""
+        if owner.owner_id in self._known_owners:
+            await self.fetch("DELETE FROM {s}.owners WHERE owner_id = %(owner)s RETURNING 1", {"owner": owner.owner_id})
+            del self._known_owners[owner.owner_id]
+
+    def _owner_part(self, owner: Owner, lease_expires_at: int | None) -> str:
+        """Return what records an owner, unless it is known to be recorded, with a lease that is about as long."""
+        known = self._known_owners.get(owner.owner_id, 0)
+        if known is None or (lease_expires_at is not None and lease_expires_at - known < _LEASE_TOLERANCE_MS):
+            return ""
+        return _OWNER
+
+    async def _change_hands(
+        self, lease: Lease, first: str, second: str | None, values: Mapping[str, object], done: str
+    ) -> None:
+        """Write a durable point by which an execution gets another owner, or none.
+
+        Args:
+            lease: The lease that ends.
+            first: Changes the execution; returns no row if the lease is not good.
+            second: Changes its steps and its history.
+            values: The parameters of both; the execution's id and the fencing token are added.
+            done: By which a point is recognised that was written already, see `Points._write`.
+        """
+        every: dict[str, object] = {**values, "id": lease.execution_id, "token": lease.fencing_token}
+
+        async def both(connection: Connection) -> tuple[Any, ...] | None:
+            async with connection.pipeline(), connection.transaction():
+                changed = await (await connection.execute(self.sql(first), every)).fetchone()
+                if changed is not None and second is not None:
+                    if second is _RECOVERY_TOLD:
+                        every["data"] = stored_json(released=True) if changed[0] else None
+                    await connection.execute(self.sql(second), every)
+            return changed
+
+        if await self.together(both) is None:
+            await self._look_for(lease, every, done, held=False, changes_execution=True)
+
+
+def _owner_values(owner: Owner, lease_expires_at: int | None) -> dict[str, object]:
+    return {
+        "owner": owner.owner_id,
+        "host": owner.host,
+        "pid": owner.pid,
+        "process_started": owner.process_started,
+        "lease_expires_at": lease_expires_at,
+    }

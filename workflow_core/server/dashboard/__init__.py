@@ -1,0 +1,1 @@
+"""Pages for people: rendered here, kept up to date by a small script."""

@@ -1,0 +1,154 @@
+"""The page about one workflow: what it is, how it does, and a form that starts it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import pydantic
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, Response
+
+from workflow_core.arguments import validated_name
+from workflow_core.database.directory import DirectoryStore
+from workflow_core.errors import ConfigurationError, ExecutionNotFoundError, StorageError, WorkflowNotFoundError
+from workflow_core.server.dashboard.overview_page import rate_text
+from workflow_core.server.dashboard.paths import base_of
+from workflow_core.server.dashboard.rendering import engine_of, read, render
+from workflow_core.server.dashboard.strip import draw_strip
+from workflow_core.stored import load_record
+from workflow_core.views.circuits import CircuitView, read_circuits
+from workflow_core.views.overviews import Overview, read_overviews
+from workflow_core.views.statistics import WorkflowStatistics, read_statistics
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from workflow_core.definition import Definition
+    from workflow_core.engine import WorkflowEngine
+    from workflow_core.summaries import ExecutionSummary
+
+__all__ = ["router"]
+
+router = APIRouter(include_in_schema=False)
+
+_LATEST: Final = 15
+_STRIP: Final = 120
+_LARGEST_INPUT: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    overview: Overview
+    statistics: WorkflowStatistics | None
+    latest: Sequence[ExecutionSummary]
+    circuits: Sequence[CircuitView]
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Configuration:
+    """A workflow's configuration without the values of secrets.
+
+    Attributes:
+        secrets: By name, the environment variable that holds each, or that it is held in memory.
+    """
+
+    environment: str
+    variables: Mapping[str, str]
+    secrets: Mapping[str, str]
+    where: str
+
+
+@router.get("/workflows/{name}", response_class=HTMLResponse)
+async def workflow(request: Request, name: str, input_of: str = "") -> Response:
+    """Show one workflow."""
+    engine = engine_of(request)
+    validated_name(name)
+    found = await read(request, lambda reading: _read(reading, name))
+    definition = engine.known_definition(name)
+    configuration, mistake = _configuration(engine, name)
+    return await render(
+        request,
+        "workflow.html",
+        name=name,
+        found=found,
+        definition=definition,
+        document=_document(definition, engine, name),
+        schema=_schema(definition),
+        configuration=configuration,
+        configuration_mistake=mistake,
+        rate=rate_text(found.statistics.success_rate if found.statistics else None),
+        strip=draw_strip(found.latest, len(found.latest), base_of(request), name),
+        latest=found.latest[:_LATEST],
+        given=await _input_of(engine, input_of) if input_of else "",
+        input_of=input_of,
+    )
+
+
+async def _read(engine: WorkflowEngine, name: str) -> _Read:
+    overview = next((each for each in await read_overviews(engine) if each.name == name), None)
+    if overview is None:
+        raise WorkflowNotFoundError(f'There is no workflow "{name}" in {engine.bare_store.location()}')
+    if overview.problem is not None:
+        return _Read(overview, None, (), (), overview.problem)
+    try:
+        statistics = await read_statistics(engine, name) if overview.counts else None
+        latest = await engine.list_executions(name, limit=_STRIP)
+        circuits, _ = await read_circuits(engine, name)
+    except StorageError as error:
+        return _Read(overview, None, (), (), str(error))
+    return _Read(overview, statistics, latest, circuits, None)
+
+
+async def _input_of(engine: WorkflowEngine, execution_id: str) -> str:
+    """Return the input of an execution to be started with again; nothing if it cannot be typed as JSON."""
+    try:
+        text = (await load_record(engine, execution_id)).input_data
+    except ExecutionNotFoundError:
+        return ""
+    if text is None or len(text) > _LARGEST_INPUT or '"$type"' in text:
+        return ""
+    try:
+        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return ""
+
+
+def _document(definition: Definition | None, engine: WorkflowEngine, name: str) -> Mapping[str, object] | None:
+    """Return the document of a declarative workflow, as it is defined here or as it was saved."""
+    text: str | bytes | None = definition.document if definition is not None else None
+    if text is None and definition is None and isinstance(engine.bare_store, DirectoryStore):
+        try:
+            text = engine.bare_store.layout.definition(name).read_bytes()
+        except OSError:
+            return None
+    try:
+        document = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and isinstance(document.get("steps"), list) else None
+
+
+def _schema(definition: Definition | None) -> str | None:
+    """Return the JSON schema of a declared input."""
+    if definition is None or definition.input_type is None:
+        return None
+    try:
+        adapter = definition.input_type.adapter()
+        return None if adapter is None else json.dumps(adapter.json_schema())
+    except (pydantic.PydanticUserError, TypeError, ValueError):
+        return None
+
+
+def _configuration(engine: WorkflowEngine, name: str) -> tuple[_Configuration | None, str]:
+    try:
+        values = engine.configurations.values(name)
+    except ConfigurationError as error:
+        return None, str(error)
+    secrets = {
+        secret: written.removeprefix("env:") if written.startswith("env:") else "held in memory"
+        for secret, written in values.secrets.items()
+    }
+    return _Configuration(values.environment, values.variables, secrets, engine.configurations.where(name)), ""

@@ -1,0 +1,1 @@
+"""What people and programs see of a store: executions, workflows and logs, read without writing or waiting."""

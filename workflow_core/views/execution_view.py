@@ -1,0 +1,93 @@
+"""One execution as it is at one moment, with its owner and its circuits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from workflow_core.clock import to_epoch_ms
+from workflow_core.models import TERMINAL_STATUSES
+from workflow_core.ownership import SystemProcessProbe
+from workflow_core.stored import load_record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord
+    from workflow_core.engine import WorkflowEngine
+    from workflow_core.ownership import Owner
+
+__all__ = ["ExecutionView", "OwnerState", "read_view"]
+
+OwnerState: TypeAlias = Literal["alive", "ended", "lease expired", "unknown"]
+
+
+@dataclass(frozen=True)
+class ExecutionView:
+    """One execution as it was at one moment.
+
+    Attributes:
+        read_at: That moment, by the clock of this machine.
+        errors: All errors of its steps, oldest first, each with its step id.
+        circuits: The circuits of its steps, by step id.
+        owner: Who runs it, or ran it.
+        owner_state: Whether the owner lives; ``None`` if there is none.
+        last_seq: The number of events in its history so far.
+    """
+
+    record: ExecutionRecord
+    read_at: datetime
+    steps: Mapping[str, StepRecord]
+    errors: Sequence[tuple[str, ErrorRecord]]
+    circuits: Mapping[str, CircuitState]
+    owner: Owner | None
+    owner_state: OwnerState | None
+    last_seq: int
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether nothing happens to it any more by itself."""
+        record = self.record
+        return record.status in TERMINAL_STATUSES or (record.status == "panicked" and record.restart_at is None)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it should go on, and nobody runs it."""
+        return not self.at_rest and self.owner_state in {None, "ended", "lease expired"}
+
+
+async def read_view(engine: WorkflowEngine, execution_id: str) -> ExecutionView:
+    """Read an execution.
+
+    Raises:
+        ExecutionNotFoundError: There is no such execution, or not any more.
+    """
+    record = await load_record(engine, execution_id)
+    name = record.workflow_name
+    workflow = engine.store.workflow(name)
+    steps, last_seq = await workflow.load_steps(name, execution_id)
+    errors = await workflow.load_errors(name, execution_id)
+    circuits = await engine.store.load_circuits(name)
+    found = None if record.owner_id is None else await workflow.load_owner(record.owner_id)
+    now = engine.clock.now()
+    return ExecutionView(
+        record=record,
+        read_at=now,
+        steps=steps,
+        errors=errors,
+        circuits={step_id: state for (owner, step_id), state in circuits.items() if owner == name and step_id in steps},
+        owner=found[0] if found else None,
+        owner_state=_state_of(*found, to_epoch_ms(now)) if found else None,
+        last_seq=last_seq,
+    )
+
+
+def _state_of(owner: Owner, lease_expires_at: int | None, now_ms: int) -> OwnerState:
+    ended = SystemProcessProbe().has_ended(owner)
+    if ended:
+        return "ended"
+    if lease_expires_at is not None and now_ms >= lease_expires_at:
+        return "lease expired"
+    return "alive" if ended is False else "unknown"

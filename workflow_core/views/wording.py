@@ -1,0 +1,50 @@
+"""How durations, ages and statuses are worded, wherever they are shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workflow_core.clock import to_epoch_ms
+from workflow_core.report.scale import duration_text
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from workflow_core.database.store import StepRecord
+    from workflow_core.views.execution_view import ExecutionView
+
+__all__ = ["ago_text", "remaining", "status_of", "step_status", "took_text"]
+
+_TENTHS_BELOW_MS = 10_000
+_SECOND_MS, _MINUTE_MS = 1_000, 60_000
+_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+
+
+def ago_text(moment: datetime, now: datetime) -> str:
+    """Return how long ago a moment was, to its largest unit; that says enough in a list, in little room."""
+    seconds = (now - moment).total_seconds()
+    return next((f"{seconds / length:.0f} {unit} ago" for unit, length in _UNITS if seconds >= length), "now")
+
+
+def remaining(until_ms: int, now: datetime) -> str:
+    """Return the time until a moment, to the second; to the tenth in the last ten."""
+    left = until_ms - to_epoch_ms(now)
+    if left <= 0:
+        return "0 s"
+    return f"{left / 1_000:.1f} s" if left < _TENTHS_BELOW_MS else duration_text(round(left, -3))
+
+
+def took_text(milliseconds: float) -> str:
+    """Return how long something took: to the millisecond, the tenth of a second, or from a minute on to the second."""
+    digits = 0 if milliseconds < _SECOND_MS else -2 if milliseconds < _MINUTE_MS else -3
+    return duration_text(round(max(milliseconds, 0.0), digits))
+
+
+def status_of(view: ExecutionView) -> str:
+    """Return the status, or that nobody runs it."""
+    return "interrupted" if view.interrupted else view.record.status
+
+
+def step_status(step: StepRecord, view: ExecutionView) -> str:
+    """Return the status of a step, or that it was cut off and nobody runs it."""
+    return "interrupted" if view.interrupted and step.status == "running" else step.status
