@@ -186,9 +186,6 @@ class GroupCommit:
                 self._commit(group)
         try:
             await member.settled
-        except GeneratorExit:
-            self._commit_now(group)
-            raise
         except asyncio.CancelledError as cancellation:
             self._commit_now(group)
             deliver_later(cancellation)
@@ -246,6 +243,7 @@ class GroupCommit:
 
     def _write(self, connection: sqlite3.Connection, member: _Member) -> None:
         """Write one member; if it fails by itself, the others are as if it had not been there."""
+        member.error = None
         if not member.is_single:
             connection.execute("SAVEPOINT member")
         try:
