@@ -64,8 +64,9 @@ storm: $(VENV)/.dev ## Kill workers 500 times at random moments, and let 8 proce
 	WORKFLOW_STORM_EXECUTIONS=200 $(BIN)/python -m pytest -q -p no:cacheprovider tests/reliability/test_kills.py
 	$(BIN)/python -m tests.reliability.kill_storm --kills $(KILLS)
 
-bench: $(VENV)/.dev ## Measure steps per second against raw sqlite3
+bench: $(VENV)/.dev ## Measure steps per second against raw sqlite3, and what group commit is worth
 	$(BIN)/python tests/bench/steps_per_second.py
+	$(BIN)/python tests/bench/group_commit.py
 
 clean: ## Remove the virtual environment and all caches; .workflow stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks dist build

@@ -115,6 +115,7 @@ class Execution:
         self.steps = steps
         self.last_errors: dict[str, ErrorInfo] = {}
         self.status: ExecutionStatus = record.status
+        self._asked_status = self.status
         self.codec: Codec = engine.codec
         self.store: WorkflowStore = engine.store_of(self)
         self.context: WorkflowContext[Any] = WorkflowContext(self)
@@ -197,6 +198,7 @@ class Execution:
     def taken_over(self, lease: Lease, status: ExecutionStatus) -> None:
         """Note that this process has it now, and has recorded that."""
         self.lease, self.status = lease, status
+        self._asked_status = status
         self._first_seq = self._seq
 
     @property
@@ -279,14 +281,20 @@ class Execution:
         )
 
     def status_change(self) -> ExecutionStatus | None:
-        """Return the status to write with the next durable point, or ``None`` if it stays."""
+        """Return the status to write with the next durable point, or ``None`` if it stays.
+
+        It stays if it is that of the durable point before, even if the commit of that one is still waited for.
+        """
         status: ExecutionStatus = "sleeping" if self.sleepers and not self.bodies else "running"
-        return None if status == self.status else status
+        if status == self._asked_status:
+            return None
+        self._asked_status = status
+        return status
 
     def status_changed(self, written: ExecutionStatus | None) -> None:
         """Note which status was written with a durable point, if any; writes that waited may end in another order."""
         if written is not None:
-            self.status = written
+            self.status = self._asked_status = written
 
     # While the database cannot be used -------------------------------------------------------------------------------
 

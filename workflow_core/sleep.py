@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from workflow_core.clock import to_epoch_ms
+from workflow_core.database.cancellation import late_cancellations, meet_late_cancellation
 from workflow_core.database.store import StepRecord
 from workflow_core.errors import StepConflictError
 from workflow_core.events import SleepCompleted, SleepStarted, StepSkipped
@@ -43,6 +44,8 @@ async def run_skip(execution: Execution, step_id: str, result: object) -> Any:  
         record.completed_seq, record.stored = seq, True
         if execution.watched:
             await execution.emit(StepSkipped(step_id, record.attempt), seq, at)
+        if late_cancellations:
+            await meet_late_cancellation()
         return value
     finally:
         execution.end_activity(step_id)
@@ -82,6 +85,8 @@ async def run_sleep(execution: Execution, step_id: str, duration_ms: int) -> Non
         record.status, record.completed_at, record.completed_seq = "completed", at, seq
         if execution.watched:
             await execution.emit(SleepCompleted(step_id), seq, at)
+        if late_cancellations:
+            await meet_late_cancellation()
     finally:
         execution.end_activity(step_id)
 

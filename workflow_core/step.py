@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from workflow_core import circuit_breaker
 from workflow_core.clock import to_epoch_ms
+from workflow_core.database.cancellation import late_cancellations, meet_late_cancellation
 from workflow_core.database.store import CircuitChange, StepRecord
 from workflow_core.definition import configured
 from workflow_core.errors import (
@@ -242,7 +243,15 @@ class StepBuilder(Generic[ResultT]):
         execution.begin_activity(self.step_id)
         run = _StepRun(execution, self, record)
         try:
-            return await execution.show(self.step_id, run.run())
+            result: ResultT = await execution.show(self.step_id, run.run())
+        except Exception:
+            if late_cancellations:
+                await meet_late_cancellation()
+            raise
+        else:
+            if late_cancellations:
+                await meet_late_cancellation()
+            return result
         finally:
             run.leave_body()
             execution.end_activity(self.step_id)

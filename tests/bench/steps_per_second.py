@@ -24,11 +24,11 @@ RESULT_JSON = '{"ok":true,"number":1}'
 NOW = "2026-01-01T00:00:00.123456+00:00"
 
 
-def raw(path: Path, executions: int, steps: int) -> float:
+def raw(path: Path, executions: int, steps: int, synchronous: str = "NORMAL") -> float:
     """Return the steps per second of raw sqlite3."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
     connection.execute(
         "CREATE TABLE steps (execution_id TEXT NOT NULL, step_id TEXT NOT NULL, status TEXT NOT NULL, started_at TEXT,"
         " completed_at TEXT, result_data TEXT, attempt INTEGER, PRIMARY KEY (execution_id, step_id))"

@@ -69,10 +69,12 @@ class Workers:
 
     Args:
         directory: Where the state, the witness and the complaints lie.
+        synchronous: SQLite's setting.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, synchronous: str) -> None:
         self.directory = directory
+        self._synchronous = synchronous
         self.living: dict[int, float] = {}
         self._lives: dict[int, float] = {}
         self._begun, self._begin = os.pipe()
@@ -97,7 +99,7 @@ class Workers:
         """Do a worker's work, and end the process without closing anything: an orderly end is no part of a storm."""
         code = 0
         try:
-            engine = make_engine(self.directory, max_recoveries=None)
+            engine = make_engine(self.directory, max_recoveries=None, synchronous=self._synchronous)
             if isinstance(engine.bare_store, KeepsDefinitions):
                 await engine.bare_store.list_workflows()  # connecting takes longer than most lives last
             os.write(self._begin, f"{os.getpid()}\n".encode())
@@ -133,7 +135,9 @@ class Workers:
         del self.living[pid]
 
 
-def storm(directory: Path, kills: int, seed: int, workers: int, *, progress: bool = False) -> Summary:
+def storm(
+    directory: Path, kills: int, seed: int, workers: int, synchronous: str = "NORMAL", *, progress: bool = False
+) -> Summary:
     """Run a storm in an empty directory.
 
     Args:
@@ -141,11 +145,12 @@ def storm(directory: Path, kills: int, seed: int, workers: int, *, progress: boo
         kills: How many workers are killed.
         seed: Draws the moments.
         workers: How many live at a time.
+        synchronous: SQLite's setting.
         progress: Tell on stderr how it goes.
     """
     moments = random.Random(seed)
     summary = Summary(seed)
-    crowd = Workers(directory)
+    crowd = Workers(directory, synchronous)
     begun = time.monotonic()
 
     def lifetime() -> tuple[float, bool]:
@@ -225,6 +230,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=None, help="draws the moments (default: a new one, which is told)")
     parser.add_argument("--workers", type=int, default=2, help="how many live at a time (default: 2)")
     parser.add_argument(
+        "--synchronous", choices=("NORMAL", "FULL"), default="NORMAL", help="SQLite's setting (default: NORMAL)"
+    )
+    parser.add_argument(
         "--directory", type=Path, help="an empty directory to keep everything in (default: none is kept)"
     )
     parser.add_argument("--json", action="store_true", help="tell the summary as JSON, for programs")
@@ -233,7 +241,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="storm-") as scratch:
         directory = options.directory or Path(scratch)
         directory.mkdir(parents=True, exist_ok=True)
-        summary = storm(directory, options.kills, seed, options.workers, progress=not options.json)
+        summary = storm(directory, options.kills, seed, options.workers, options.synchronous, progress=not options.json)
     if options.json:
         print(json.dumps(asdict(summary)))
     else:

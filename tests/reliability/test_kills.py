@@ -56,6 +56,15 @@ def test_a_storm_of_kills_loses_nothing_and_repeats_nothing(database):
     assert summary["executions"] == 9 * summary["batches"]
 
 
+@pytest.mark.timeout(120 + KILLS)
+@pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
+def test_kills_in_the_middle_of_shared_commits_lose_nothing_that_anybody_was_told(tmp_path, synchronous):
+    found = run("tests.reliability.crowd_server", str(tmp_path), synchronous, str(max(8, KILLS // 5)), str(SEED))
+    assert found["violations"] == [], found
+    assert found["deaths"] >= 5
+    assert found["commits"] < found["points"] / 10
+
+
 def test_what_ends_its_process_every_time_fails_and_harms_nobody_else(tmp_path):
     found = run("tests.reliability.poison_server", str(tmp_path))
     assert set(found) == {handler.__name__ for handler in POISONS}

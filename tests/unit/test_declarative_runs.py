@@ -68,8 +68,8 @@ def test_a_graph_runs_in_parallel_where_it_can(machine):
 
     async def watch(config, context):
         running.add(context.step_id)
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for _ in range(5):  # turns of the event loop, in which the other one's start is committed
+            await asyncio.sleep(0)
         most.append(set(running))
         running.remove(context.step_id)
 

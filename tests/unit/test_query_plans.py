@@ -32,6 +32,7 @@ GROWING = r"\bSCAN (executions|steps|step_errors|event_log|execution_index|e|s)\
 """A walk through a table that grows with the number of executions."""
 
 FILE_ALONE = (
+    "execution_started",
     "logs_removed",
     "removal_finished",
     "workflow_defined",

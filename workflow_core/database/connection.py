@@ -16,6 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from workflow_core.database.diagnosis import storage_error
+from workflow_core.database.group_commit import GroupCommit
 from workflow_core.database.migrations import migrate, statements
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.errors import SchemaVersionError, StorageError
@@ -226,12 +227,13 @@ class _Transaction:
         self._database = database
 
     def __enter__(self) -> sqlite3.Connection:
-        self._database._lock.acquire()
+        self._database.lock.acquire()
         try:
+            self._database.groups.commit_waiting()
             connection = self._database.connection
             connection.execute("BEGIN IMMEDIATE")
         except BaseException as error:
-            self._database._lock.release()
+            self._database.lock.release()
             if isinstance(error, sqlite3.Error):
                 raise storage_error(error, self._database.location()) from error
             raise
@@ -253,7 +255,7 @@ class _Transaction:
             database.roll_back()
             raise storage_error(failure, database.location()) from failure
         finally:
-            database._lock.release()
+            database.lock.release()
         if isinstance(error, sqlite3.Error):
             raise storage_error(error, database.location()) from error
 
@@ -282,10 +284,11 @@ class Database:
         self._synchronous = synchronous
         self._busy_timeout_ms = busy_timeout_ms
         self._before_opening = before_opening
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._borrowed = connection is not None
         self._closed = False
         self._connection = connection
+        self.groups = GroupCommit(self, is_on=path is not None)
         if connection is None and before_opening is None:
             self._connection = self._open()
         after_fork(self)
@@ -299,7 +302,8 @@ class Database:
 
     def forked(self) -> None:
         """Begin again in a child process, which may not use a connection of its parent's."""
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        self.groups.forked()
         if self._connection is not None and self._path is not None and not self._borrowed:
             leave_to_parent(self._connection)
             self._connection = None
@@ -315,7 +319,7 @@ class Database:
         if connection is None:
             if self._closed:
                 raise closed_error(self.location())
-            with self._lock:
+            with self.lock:
                 connection = self._connection = self._connection or self._open()
         return connection
 
@@ -326,7 +330,8 @@ class Database:
 
     def close(self) -> None:
         """Let go of the database; a borrowed connection stays open."""
-        with self._lock:
+        with self.lock:
+            self.groups.commit_waiting()
             self._closed = True
             connection, self._connection = self._connection, None
             if connection is not None and not self._borrowed:
@@ -334,12 +339,16 @@ class Database:
 
     def roll_back(self) -> None:
         """End a transaction that failed; a connection that cannot even do that is replaced at its next use."""
+        self.undone()
         connection = self._connection
         if connection is None or roll_back(connection) or self._borrowed or self._path is None:
             return
         self._connection = None
         with contextlib.suppress(sqlite3.Error):
             connection.close()
+
+    def undone(self) -> None:
+        """Forget what was remembered of writes that were taken back."""
 
     def open(self) -> None:
         """Open the database now, if it was not used yet."""
@@ -354,7 +363,7 @@ class Database:
         """
         if location != self.location():
             return
-        with self._lock, contextlib.suppress(sqlite3.Error):
+        with self.lock, contextlib.suppress(sqlite3.Error):
             if self._connection is not None:
                 self._connection.execute(f"PRAGMA busy_timeout = {self._busy_timeout_ms if wait else 0}")
 
@@ -369,7 +378,7 @@ class Database:
         Raises:
             StorageError: The database could not be read.
         """
-        with self._lock:
+        with self.lock:
             try:
                 yield self.connection
             except sqlite3.Error as error:

@@ -197,7 +197,7 @@ class DirectoryStore:
             with self._registry.transaction() as registry:
                 holder = self._workflow_of(execution_id)
                 if holder == name:
-                    found = await store.execution_started(execution, owner, lease_expires_at, at)
+                    found = store.execution_started_at_once(execution, owner, lease_expires_at, at)
                     if found is None:
                         self._count_execution(registry, name, at)
                     return found

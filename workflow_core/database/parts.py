@@ -53,7 +53,7 @@ CIRCUIT_EVENTS: Final[Mapping[CircuitStatus, str]] = {
 
 def stored_text(at: datetime) -> str:
     """Return a moment as it is stored."""
-    return at.isoformat(timespec="microseconds")
+    return at.isoformat() if at.microsecond else at.isoformat(timespec="microseconds")  # the former is faster
 
 
 def stored_json(**data: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import pydantic_core
 
@@ -28,7 +28,21 @@ if TYPE_CHECKING:
 
 __all__ = ["SQLiteStore"]
 
+T = TypeVar("T")
+
 _FENCE: Final = "SELECT 1 FROM executions WHERE id = ? AND fencing_token = ?"
+
+_INSERT_STARTED: Final = (
+    "INSERT INTO steps (execution_id, step_id, status, started_at, attempt, started_seq, created_at, updated_at)"
+    " SELECT id, ?2, 'running', ?3, ?4, ?5, ?3, ?3 FROM executions WHERE id = ?1 AND fencing_token = ?6"
+)
+
+_COMPLETE: Final = (
+    "UPDATE steps SET status = 'completed', completed_at = ?3, result_data = ?4, handled_by = ?5,"
+    " completed_seq = ?6, error_message = NULL, revision = revision + 1, updated_at = ?3"
+    " WHERE execution_id = ?1 AND step_id = ?2"
+    " AND EXISTS (SELECT 1 FROM executions WHERE id = ?1 AND fencing_token = ?7)"
+)
 
 _SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
 """Steps that were skipped because of others, not by an open circuit: a restart decides anew about them."""
@@ -77,9 +91,8 @@ class SQLiteStore(ReadableDatabase):
         super().forked()
         self._known_owners = {}
 
-    def roll_back(self) -> None:
-        """End a transaction that failed, which may have been the one that recorded an owner."""
-        super().roll_back()
+    def undone(self) -> None:
+        """Forget which owners are known: the write that was taken back may have been the one that recorded one."""
         self._known_owners = {}
 
     def for_reading(self) -> SQLiteStore | None:
@@ -102,8 +115,20 @@ class SQLiteStore(ReadableDatabase):
         self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
+        return await self._commit(self._starting(execution, owner, lease_expires_at, at))
+
+    def execution_started_at_once(
+        self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
+    ) -> ExecutionRecord | None:
+        """Do the same without waiting for anybody, for a caller that holds a lock of its own."""
+        return self._commit_at_once(self._starting(execution, owner, lease_expires_at, at))
+
+    def _starting(
+        self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
+    ) -> Callable[[sqlite3.Connection], ExecutionRecord | None]:
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> ExecutionRecord | None:
             self._ensure_owner(connection, owner, lease_expires_at)
             if execution.definition_document is not None:
                 connection.execute(
@@ -134,12 +159,15 @@ class SQLiteStore(ReadableDatabase):
                 return None
             return parts.select_execution(connection, execution.execution_id)
 
+        return write
+
     async def execution_recovered(
         self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
     ) -> Lease:
         """Take an execution over; return the new lease."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._ensure_owner(connection, owner, lease_expires_at)
             released = connection.execute(
                 "SELECT 1 FROM executions WHERE id = ? AND owner_id IS NULL", (lease.execution_id,)
@@ -153,9 +181,11 @@ class SQLiteStore(ReadableDatabase):
                 "status IN ('running', 'sleeping', 'restarting', 'panicked')",
             )
             # The first statement took the row, so no other process can have written the history since.
-            seq = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
+            place = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
             data = stored_json(released=True) if released else None
-            parts.log_event(connection, lease.execution_id, seq, "ExecutionRecovered", now, data=data)
+            parts.log_event(connection, lease.execution_id, place, "ExecutionRecovered", now, data=data)
+
+        await self._commit(write)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_completed(
@@ -163,7 +193,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> None:
         """Record that the handler returned."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._update_execution(
                 connection,
                 lease,
@@ -175,10 +206,13 @@ class SQLiteStore(ReadableDatabase):
             if abandoned_steps:
                 parts.abandon_steps(connection, lease.execution_id, now)
 
+        await self._commit(write)
+
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
         """Record that the execution failed for good."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._update_execution(
                 connection,
                 lease,
@@ -192,6 +226,8 @@ class SQLiteStore(ReadableDatabase):
             data = stored_json(error=error["type"], message=error["message"])
             parts.log_event(connection, lease.execution_id, seq, "ExecutionFailed", now, data=data)
 
+        await self._commit(write)
+
     async def execution_panicked(
         self,
         lease: Lease,
@@ -204,7 +240,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> None:
         """Record a panic, and when the automatic restart is due."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._update_execution(
                 connection,
                 lease,
@@ -214,6 +251,8 @@ class SQLiteStore(ReadableDatabase):
                 (error_data, message, restart_at, restart_at),
             )
             parts.log_event(connection, lease.execution_id, seq, "ExecutionPanicked", now, data=event_data)
+
+        await self._commit(write)
 
     async def execution_restarted(
         self,
@@ -227,7 +266,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> Lease:
         """Begin again with completed steps kept and all other steps' attempts given back."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._ensure_owner(connection, owner, lease_expires_at)
             self._update_execution(
                 connection,
@@ -254,14 +294,17 @@ class SQLiteStore(ReadableDatabase):
                 (now, lease.execution_id),
             )
             data = stored_json(restart_attempt=restart_attempt)
-            seq = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
-            parts.log_event(connection, lease.execution_id, seq, "ExecutionRestarted", now, data=data)
+            place = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
+            parts.log_event(connection, lease.execution_id, place, "ExecutionRestarted", now, data=data)
+
+        await self._commit(write)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
         """Record a cancellation and end the lease."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._update_execution(
                 connection,
                 lease,
@@ -282,8 +325,10 @@ class SQLiteStore(ReadableDatabase):
                 " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'failed')",
                 (now, now, lease.execution_id),
             )
-            seq = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
-            parts.log_event(connection, lease.execution_id, seq, "ExecutionCancelled", now)
+            place = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
+            parts.log_event(connection, lease.execution_id, place, "ExecutionCancelled", now)
+
+        await self._commit(write)
 
     async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
@@ -332,40 +377,36 @@ class SQLiteStore(ReadableDatabase):
     ) -> None:
         """Record that an attempt begins."""
         now = stored_text(at)
-        if step.stored or status is not None:
-            with self.transaction() as connection:
-                self._check(connection, lease)
-                self._set_status(connection, lease, status, now)
-                if step.status == "running" and step.started_seq is not None:
-                    interrupted = parts.interrupt_step(connection, lease, step, seq, now)
-                    seq += interrupted
-                if step.stored:
-                    connection.execute(
-                        "UPDATE steps SET status = 'running', attempt = ?, started_at = ?, started_seq = ?,"
-                        " next_attempt_at = NULL, error_message = NULL, revision = revision + 1, updated_at = ?"
-                        " WHERE execution_id = ? AND step_id = ?",
-                        (attempt, now, seq, now, lease.execution_id, step.step_id),
-                    )
-                else:
-                    self._insert_started(connection, lease, step, attempt, seq, now)
-            return
-        with self._lock:
-            try:
-                self._insert_started(self.connection, lease, step, attempt, seq, now)
-            except sqlite3.Error as error:
-                raise storage_error(error, self.location()) from error
+        if not step.stored and status is None:
+            values = lease.execution_id, step.step_id, now, attempt, seq, lease.fencing_token
+            if self.groups.is_alone():
+                self._change_one(lease, _INSERT_STARTED, values)
+            else:
+                await self._change_in_group(lease, _INSERT_STARTED, values)
+        else:
+            await self._commit(self._starting_again(lease, step, attempt, seq, now, status))
 
-    def _insert_started(
-        self, connection: sqlite3.Connection, lease: Lease, step: StepRecord, attempt: int, seq: int, now: str
-    ) -> None:
-        cursor = connection.execute(
-            "INSERT INTO steps (execution_id, step_id, status, started_at, attempt, started_seq, created_at,"
-            " updated_at) SELECT id, ?2, 'running', ?3, ?4, ?5, ?3, ?3 FROM executions"
-            " WHERE id = ?1 AND fencing_token = ?6",
-            (lease.execution_id, step.step_id, now, attempt, seq, lease.fencing_token),
-        )
-        if cursor.rowcount != 1:
-            raise self._lease_lost(lease)
+    def _starting_again(
+        self, lease: Lease, step: StepRecord, attempt: int, seq: int, now: str, status: ExecutionStatus | None
+    ) -> Callable[[sqlite3.Connection], None]:
+        def write(connection: sqlite3.Connection) -> None:
+            self._check(connection, lease)
+            self._set_status(connection, lease, status, now)
+            place = seq
+            if step.status == "running" and step.started_seq is not None:
+                place += parts.interrupt_step(connection, lease, step, seq, now)
+            if step.stored:
+                connection.execute(
+                    "UPDATE steps SET status = 'running', attempt = ?, started_at = ?, started_seq = ?,"
+                    " next_attempt_at = NULL, error_message = NULL, revision = revision + 1, updated_at = ?"
+                    " WHERE execution_id = ? AND step_id = ?",
+                    (attempt, now, place, now, lease.execution_id, step.step_id),
+                )
+            else:
+                values = lease.execution_id, step.step_id, now, attempt, place, lease.fencing_token
+                self._change(connection, lease, _INSERT_STARTED, values)
+
+        return write
 
     async def step_completed(
         self,
@@ -389,26 +430,30 @@ class SQLiteStore(ReadableDatabase):
             seq,
             lease.fencing_token,
         )
-        statement = (
-            "UPDATE steps SET status = 'completed', completed_at = ?3, result_data = ?4, handled_by = ?5,"
-            " completed_seq = ?6, error_message = NULL, revision = revision + 1, updated_at = ?3"
-            " WHERE execution_id = ?1 AND step_id = ?2"
-            " AND EXISTS (SELECT 1 FROM executions WHERE id = ?1 AND fencing_token = ?7)"
-        )
         if circuit is None and status is None:
-            with self._lock:
-                try:
-                    changed = self.connection.execute(statement, values).rowcount
-                except sqlite3.Error as error:
-                    raise storage_error(error, self.location()) from error
-            if changed != 1:
-                raise self._lease_lost(lease)
+            if self.groups.is_grouping:
+                await self._change_in_group(lease, _COMPLETE, values)
+            else:
+                self._change_one(lease, _COMPLETE, values)
             return None
-        with self.transaction() as connection:
-            if connection.execute(statement, values).rowcount != 1:
-                raise self._lease_lost(lease)
+        write = self._completing(lease, step, values, now, status, circuit)
+        return await self._commit(write) if circuit is None else self._commit_at_once(write)
+
+    def _completing(
+        self,
+        lease: Lease,
+        step: StepRecord,
+        values: tuple[object, ...],
+        now: str,
+        status: ExecutionStatus | None,
+        circuit: CircuitChange | None,
+    ) -> Callable[[sqlite3.Connection], tuple[CircuitState, CircuitState] | None]:
+        def write(connection: sqlite3.Connection) -> tuple[CircuitState, CircuitState] | None:
+            self._change(connection, lease, _COMPLETE, values)
             self._set_status(connection, lease, status, now)
             return parts.change_circuit(connection, lease, step.step_id, circuit, now)
+
+        return write
 
     async def step_attempt_failed(
         self,
@@ -422,7 +467,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> tuple[CircuitState, CircuitState] | None:
         """Record that an attempt raised an error, and count it on the circuit."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> tuple[CircuitState, CircuitState] | None:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             parts.keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
@@ -436,12 +482,15 @@ class SQLiteStore(ReadableDatabase):
             parts.log_event(connection, lease.execution_id, seq, "StepFailed", now, step.step_id, error.attempt, data)
             return parts.change_circuit(connection, lease, step.step_id, circuit, now)
 
+        return await self._commit(write) if circuit is None else self._commit_at_once(write)
+
     async def step_retrying(
         self, lease: Lease, step: StepRecord, next_attempt_at: int, backoff_ms: int, seq: int, at: datetime
     ) -> None:
         """Record when the next attempt is due."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             connection.execute(
                 "UPDATE steps SET status = 'retrying', next_attempt_at = ?, revision = revision + 1, updated_at = ?"
@@ -451,10 +500,13 @@ class SQLiteStore(ReadableDatabase):
             data = stored_json(backoff_ms=backoff_ms)
             parts.log_event(connection, lease.execution_id, seq, "StepRetrying", now, step.step_id, step.attempt, data)
 
+        await self._commit(write)
+
     async def step_failed(self, lease: Lease, step: StepRecord, error: ErrorRecord, is_new: bool, at: datetime) -> None:
         """Record that a step failed for good."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             connection.execute(
                 "UPDATE steps SET status = 'failed', completed_at = ?, error_message = ?, next_attempt_at = NULL,"
@@ -464,10 +516,13 @@ class SQLiteStore(ReadableDatabase):
             if is_new:
                 parts.insert_error(connection, lease, step, error)
 
+        await self._commit(write)
+
     async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
         """Record that a step's circuit is open and its ``on_open`` handler begins."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, status, attempt, error_message, created_at, updated_at)"
@@ -477,12 +532,15 @@ class SQLiteStore(ReadableDatabase):
                 (lease.execution_id, step.step_id, attempt, "the circuit is open", now),
             )
 
+        await self._commit(write)
+
     async def step_skipped(
         self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime
     ) -> None:
         """Record that a step is skipped, with the value that ``on_open`` or the workflow supplied."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, status, attempt, completed_at, result_data, completed_seq,"
@@ -491,6 +549,8 @@ class SQLiteStore(ReadableDatabase):
                 " result_data = ?5, error_message = NULL, completed_seq = ?6, revision = revision + 1, updated_at = ?4",
                 (lease.execution_id, step.step_id, step.attempt, now, result_data, seq),
             )
+
+        await self._commit(write)
 
     async def sleep_started(
         self,
@@ -504,7 +564,8 @@ class SQLiteStore(ReadableDatabase):
     ) -> None:
         """Record a durable sleep and when it ends."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             connection.execute(
@@ -513,12 +574,15 @@ class SQLiteStore(ReadableDatabase):
                 (lease.execution_id, step.step_id, now, wake_time, duration_ms, seq),
             )
 
+        await self._commit(write)
+
     async def sleep_completed(
         self, lease: Lease, step: StepRecord, seq: int, at: datetime, status: ExecutionStatus | None
     ) -> None:
         """Record that a durable sleep is over."""
         now = stored_text(at)
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             connection.execute(
@@ -526,6 +590,8 @@ class SQLiteStore(ReadableDatabase):
                 " updated_at = ? WHERE execution_id = ? AND step_id = ?",
                 (now, seq, now, lease.execution_id, step.step_id),
             )
+
+        await self._commit(write)
 
     async def circuit_admitted(
         self,
@@ -636,6 +702,36 @@ class SQLiteStore(ReadableDatabase):
         del workflow_name
         return self.read(removal.shrink, pages)
 
+    # Transactions ----------------------------------------------------------------------------------------------------
+
+    async def _commit(self, write: Callable[[sqlite3.Connection], T]) -> T:
+        """Write in a transaction, shared with the durable points that other tasks make in this turn of the loop."""
+        if self.groups.is_alone():
+            return self._commit_at_once(write)
+        return await self.groups.commit(write, is_single=False)
+
+    def _change_one(self, lease: Lease, statement: str, values: tuple[object, ...]) -> None:
+        """Change one row by one statement, which needs no transaction of its own."""
+        with self.lock:
+            try:
+                changed = (self._connection or self.connection).execute(statement, values).rowcount
+            except sqlite3.Error as error:
+                raise storage_error(error, self.location()) from error
+        if changed != 1:
+            raise self._lease_lost(lease)
+
+    async def _change_in_group(self, lease: Lease, statement: str, values: tuple[object, ...]) -> None:
+        """Do the same in a transaction that is shared."""
+        await self.groups.commit(lambda connection: self._change(connection, lease, statement, values), is_single=True)
+
+    def _commit_at_once(self, write: Callable[[sqlite3.Connection], T]) -> T:
+        """Write in a transaction of its own, after what waits for one.
+
+        What counts on a circuit may give its position in the history back, so nobody may take the next one meanwhile.
+        """
+        with self.transaction() as connection:
+            return write(connection)
+
     # Parts of transactions -------------------------------------------------------------------------------------------
 
     def _ensure_owner(self, connection: sqlite3.Connection, owner: Owner, lease_expires_at: int | None) -> None:
@@ -651,6 +747,10 @@ class SQLiteStore(ReadableDatabase):
 
     def _check(self, connection: sqlite3.Connection, lease: Lease) -> None:
         if connection.execute(_FENCE, (lease.execution_id, lease.fencing_token)).fetchone() is None:
+            raise self._lease_lost(lease)
+
+    def _change(self, connection: sqlite3.Connection, lease: Lease, statement: str, values: tuple[object, ...]) -> None:
+        if connection.execute(statement, values).rowcount != 1:
             raise self._lease_lost(lease)
 
     def _lease_lost(self, lease: Lease) -> LeaseLostError:

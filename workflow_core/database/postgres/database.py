@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import psycopg
 
 from workflow_core import outside
+from workflow_core.database.cancellation import deliver_later
 from workflow_core.database.connection import after_fork
 from workflow_core.database.postgres.address import Address
 from workflow_core.database.postgres.connections import Connections
@@ -167,7 +168,6 @@ async def _to_its_end(work: Coroutine[Any, Any, ResultT]) -> ResultT:
             cut_off = cut_off or asyncio.get_running_loop().call_later(_GRACE_SECONDS, task.cancel)
     if cut_off is not None:
         cut_off.cancel()
-    if interruption is not None and not task.cancelled() and (current := asyncio.current_task()) is not None:
-        current.uncancel()
-        current.cancel(*interruption.args)
+    if interruption is not None and not task.cancelled():
+        deliver_later(interruption)
     return task.result()
