@@ -66,6 +66,7 @@ storm: $(VENV)/.dev ## Kill workers 500 times at random moments, and let 8 proce
 
 bench: $(VENV)/.dev ## Measure steps per second against raw sqlite3
 	$(BIN)/python tests/bench/steps_per_second.py
+	$(BIN)/python -m tests.bench.postgres_steps
 
 clean: ## Remove the virtual environment and all caches; .workflow stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks dist build
