@@ -319,13 +319,16 @@ def test_a_store_is_used_by_many_threads_and_event_loops(make_postgres_store):
 
 def test_closing_ends_what_is_under_way(make_postgres_store):
     async def scenario():
-        store = make_postgres_store()
+        store = make_postgres_store(max_connections=1)
         await store.open()
         waiting = asyncio.ensure_future(store.together(lambda connection: connection.execute("SELECT pg_sleep(60)")))
         while not store._connections._here().busy:
             await asyncio.sleep(0)
+        queued = asyncio.ensure_future(store.load_execution("e"))
+        for _ in range(10):
+            await asyncio.sleep(0)
         store.close()
-        for call in (waiting, store.load_execution("e")):
+        for call in (waiting, queued, store.load_execution("e")):
             with pytest.raises(StorageError, match="closed") as caught:
                 await call
             assert caught.value.reason == "closed"
