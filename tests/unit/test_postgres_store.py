@@ -284,6 +284,34 @@ def test_a_database_that_cannot_hold_every_text_is_refused(make_postgres_store, 
         connection.execute("DROP DATABASE latin")
 
 
+def test_the_habits_of_a_role_change_nothing(make_postgres_store, postgres_server):
+    import psycopg
+
+    habits = {
+        "datestyle": "'German, DMY'",
+        "timezone": "'Asia/Kolkata'",
+        "default_transaction_isolation": "serializable",
+        "search_path": "nowhere",
+    }
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE habitual LOGIN SUPERUSER")
+        for name, value in habits.items():
+            connection.execute(f"ALTER ROLE habitual SET {name} = {value}")
+
+        async def scenario():
+            store = make_postgres_store(postgres_server.url.replace("postgres@", "habitual@"))
+            lease = await begin(store)
+            await store.execution_completed(lease, "1", False, 2, NOW)
+            record = await store.load_execution("e")
+            assert (record.started_at, record.completed_at) == (NOW, NOW)
+            assert await store.fetch("SHOW transaction_isolation") == [("read committed",)]
+            store.close()
+
+        asyncio.run(scenario())
+        connection.execute("REASSIGN OWNED BY habitual TO postgres")
+        connection.execute("DROP ROLE habitual")
+
+
 # Connections ---------------------------------------------------------------------------------------------------------
 
 
