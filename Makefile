@@ -64,9 +64,10 @@ storm: $(VENV)/.dev ## Kill workers 500 times at random moments, and let 8 proce
 	WORKFLOW_STORM_EXECUTIONS=200 $(BIN)/python -m pytest -q -p no:cacheprovider tests/reliability/test_kills.py
 	$(BIN)/python -m tests.reliability.kill_storm --kills $(KILLS)
 
-bench: $(VENV)/.dev ## Measure steps per second against raw sqlite3, and what group commit is worth
+bench: $(VENV)/.dev ## Measure steps per second against raw sqlite3, group commit, and steps on PostgreSQL
 	$(BIN)/python tests/bench/steps_per_second.py
 	$(BIN)/python tests/bench/group_commit.py
+	$(BIN)/python -m tests.bench.postgres_steps
 
 clean: ## Remove the virtual environment and all caches; .workflow stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks dist build

@@ -284,6 +284,34 @@ def test_a_database_that_cannot_hold_every_text_is_refused(make_postgres_store, 
         connection.execute("DROP DATABASE latin")
 
 
+def test_the_habits_of_a_role_change_nothing(make_postgres_store, postgres_server):
+    import psycopg
+
+    habits = {
+        "datestyle": "'German, DMY'",
+        "timezone": "'Asia/Kolkata'",
+        "default_transaction_isolation": "serializable",
+        "search_path": "nowhere",
+    }
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE habitual LOGIN SUPERUSER")
+        for name, value in habits.items():
+            connection.execute(f"ALTER ROLE habitual SET {name} = {value}")
+
+        async def scenario():
+            store = make_postgres_store(postgres_server.url.replace("postgres@", "habitual@"))
+            lease = await begin(store)
+            await store.execution_completed(lease, "1", False, 2, NOW)
+            record = await store.load_execution("e")
+            assert (record.started_at, record.completed_at) == (NOW, NOW)
+            assert await store.fetch("SHOW transaction_isolation") == [("read committed",)]
+            store.close()
+
+        asyncio.run(scenario())
+        connection.execute("REASSIGN OWNED BY habitual TO postgres")
+        connection.execute("DROP ROLE habitual")
+
+
 # Connections ---------------------------------------------------------------------------------------------------------
 
 
@@ -319,13 +347,16 @@ def test_a_store_is_used_by_many_threads_and_event_loops(make_postgres_store):
 
 def test_closing_ends_what_is_under_way(make_postgres_store):
     async def scenario():
-        store = make_postgres_store()
+        store = make_postgres_store(max_connections=1)
         await store.open()
         waiting = asyncio.ensure_future(store.together(lambda connection: connection.execute("SELECT pg_sleep(60)")))
         while not store._connections._here().busy:
             await asyncio.sleep(0)
+        queued = asyncio.ensure_future(store.load_execution("e"))
+        for _ in range(10):
+            await asyncio.sleep(0)
         store.close()
-        for call in (waiting, store.load_execution("e")):
+        for call in (waiting, queued, store.load_execution("e")):
             with pytest.raises(StorageError, match="closed") as caught:
                 await call
             assert caught.value.reason == "closed"

@@ -140,6 +140,14 @@ def test_a_closed_store_says_so(store):
         asyncio.run(store.load_execution("e"))
 
 
+def test_executions_that_start_one_after_another_prolong_the_lease_of_their_owner(store):
+    for number in range(10):
+        new = NewExecution("w", f"e{number}", None, "{}", "{}", None)
+        asyncio.run(store.execution_started(new, OWNER, 5_000 + 600 * number, NOW))
+    _, expires_at = asyncio.run(store.load_owner(OWNER.owner_id))
+    assert expires_at >= 5_000 + 600 * 9 - 1_000
+
+
 def test_moments_keep_their_microseconds(store):
     begin(store)
     assert asyncio.run(store.load_execution("e")).started_at == NOW

@@ -147,7 +147,6 @@ class Connections:
         with self._lock:
             for loop, here in self._loops.items():
                 _end(here, at_once=loop.is_closed())
-            self._loops.clear()
 
     def _check_open(self) -> None:
         if self._closed:

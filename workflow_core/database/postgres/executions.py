@@ -1,4 +1,4 @@
-"""The durable points of executions, and the leases on them.
+"""The durable points of executions.
 
 Beginning and ending are one statement. What takes an execution over, or away from its owner, is a transaction of two,
 sent in two parts: the first changes the row, and so waits for everybody who writes in the execution at this moment; the
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pydantic_core
 
 from workflow_core.database.parts import EXECUTION_COLUMNS, stored_json
+from workflow_core.database.postgres.owners import OwnerPoints, owner_values
 from workflow_core.database.postgres.points import LAST_SEQ, plain
 from workflow_core.database.postgres.reading import execution_record
-from workflow_core.database.postgres.steps import StepPoints
 from workflow_core.database.store import ABANDONED, Lease
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from workflow_core.database.postgres.connections import Connection
@@ -28,17 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ExecutionPoints"]
 
-_LEASE_TOLERANCE_MS: Final = 1_000
-"""A lease that starting an execution would prolong by less than this is left as it is."""
-
 _NOBODY: Final = ""
 """The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
 
-_OWNER: Final = (
-    "owner AS (INSERT INTO {s}.owners (owner_id, host, pid, process_started, lease_expires_at)"
-    " VALUES (%(owner)s, %(host)s, %(pid)s, %(process_started)s, %(lease_expires_at)s::bigint)"
-    " ON CONFLICT (owner_id) DO UPDATE SET lease_expires_at = excluded.lease_expires_at), "
-)
 _DEFINITION: Final = (
     "definition AS (INSERT INTO {s}.definitions (revision, document) VALUES (%(revision)s, %(document)s)"
     " ON CONFLICT (revision) DO NOTHING), "
@@ -179,31 +171,20 @@ _IS_RELEASED: Final = (
     "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s + 1 AND updated_at = %(at)s"
     " AND owner_id IS NOT DISTINCT FROM %(owner)s::text"
 )
-_ALL_RELEASED: Final = (
-    "UPDATE {s}.executions e SET owner_id = NULL, revision = e.revision + 1, updated_at = %(at)s"
-    " FROM unnest(%(ids)s::text[], %(tokens)s::bigint[]) AS held (id, token)"
-    " WHERE e.id = held.id AND e.fencing_token = held.token AND e.owner_id IS NOT NULL RETURNING 1"
-)
-_RENEWED: Final = (
-    "WITH renewed AS (UPDATE {s}.owners SET lease_expires_at = %(lease_expires_at)s::bigint"
-    " WHERE owner_id = %(owner)s) SELECT id, fencing_token FROM {s}.executions"
-    " WHERE id = ANY(%(ids)s::text[]) AND owner_id = %(owner)s"
-)
 
 
-class ExecutionPoints(StepPoints):
+class ExecutionPoints(OwnerPoints):
     """The durable points of executions; see `workflow_core.database.store.WorkflowStore`."""
-
-    _known_owners: dict[str, int | None]
 
     async def execution_started(
         self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
         has_document = execution.definition_document is not None
-        sql = f"WITH {self._owner_part(owner, lease_expires_at)}{_DEFINITION if has_document else ''}{_STARTED}"
+        part = self._owner_part(owner, lease_expires_at)
+        sql = f"WITH {part}{_DEFINITION if has_document else ''}{_STARTED}"
         values = {
-            **_owner_values(owner, lease_expires_at),
+            **owner_values(owner, lease_expires_at),
             "id": execution.execution_id,
             "workflow": execution.workflow_name,
             "at": at,
@@ -217,7 +198,7 @@ class ExecutionPoints(StepPoints):
         }
         while True:
             ((written, revision, *columns),) = await self.fetch(sql, values)
-            self._known_owners[owner.owner_id] = lease_expires_at
+            self._note_owner(part, owner, lease_expires_at)
             if written:
                 return None
             if columns[0] is not None:
@@ -235,10 +216,11 @@ class ExecutionPoints(StepPoints):
         self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
     ) -> Lease:
         """Take an execution over; return the new lease."""
-        values = {**_owner_values(owner, lease_expires_at), "status": status, "seq": seq, "at": at}
-        first = f"WITH {self._owner_part(owner, lease_expires_at)}{_RECOVERED}"
-        await self._change_hands(lease, first, _RECOVERY_TOLD, values, _IS_TAKEN)
-        self._known_owners[owner.owner_id] = lease_expires_at
+        values = {**owner_values(owner, lease_expires_at), "status": status, "seq": seq, "at": at}
+        part = self._owner_part(owner, lease_expires_at)
+        first = f"WITH {part}{_RECOVERED}"
+        await self._change_hands(lease, first, _RECOVERY_TOLD, values, _IS_TAKEN, _released)
+        self._note_owner(part, owner, lease_expires_at)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_completed(
@@ -298,16 +280,17 @@ class ExecutionPoints(StepPoints):
     ) -> Lease:
         """Begin again with completed steps kept and all other steps' attempts given back."""
         values = {
-            **_owner_values(owner, lease_expires_at),
+            **owner_values(owner, lease_expires_at),
             "restart_attempt": restart_attempt,
             "deadline_at": deadline_at,
             "data": stored_json(restart_attempt=restart_attempt),
             "seq": seq,
             "at": at,
         }
-        first = f"WITH {self._owner_part(owner, lease_expires_at)}{_RESTARTED}"
+        part = self._owner_part(owner, lease_expires_at)
+        first = f"WITH {part}{_RESTARTED}"
         await self._change_hands(lease, first, _STEPS_RESTARTED, values, _IS_TAKEN)
-        self._known_owners[owner.owner_id] = lease_expires_at
+        self._note_owner(part, owner, lease_expires_at)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
 
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
@@ -321,44 +304,14 @@ class ExecutionPoints(StepPoints):
         second = _STEPS_RELEASED if give_back else None
         await self._change_hands(lease, f"WITH {_RELEASED}", second, values, _IS_RELEASED)
 
-    async def executions_released(self, leases: Sequence[Lease], at: datetime) -> None:
-        """Give executions back of which nothing is under way."""
-        values = {
-            "ids": [lease.execution_id for lease in leases],
-            "tokens": [lease.fencing_token for lease in leases],
-            "at": at,
-        }
-        await self.fetch(_ALL_RELEASED, values)
-
-    async def lease_renewed(
-        self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
-    ) -> set[tuple[str, int]]:
-        """Prolong an owner's lease; return the ids and fencing tokens of those ``leases`` that it still has."""
-        values = {
-            "owner": owner.owner_id,
-            "lease_expires_at": lease_expires_at,
-            "ids": [lease.execution_id for lease in leases],
-        }
-        rows = await self.fetch(_RENEWED, values)
-        if owner.owner_id in self._known_owners:
-            self._known_owners[owner.owner_id] = lease_expires_at
-        return {(execution_id, token) for execution_id, token in rows}
-
-    async def owner_retired(self, owner: Owner) -> None:
-        """Forget an owner that ended in an orderly way."""
-        if owner.owner_id in self._known_owners:
-            await self.fetch("DELETE FROM {s}.owners WHERE owner_id = %(owner)s RETURNING 1", {"owner": owner.owner_id})
-            del self._known_owners[owner.owner_id]
-
-    def _owner_part(self, owner: Owner, lease_expires_at: int | None) -> str:
-        """Return what records an owner, unless it is known to be recorded, with a lease that is about as long."""
-        known = self._known_owners.get(owner.owner_id, 0)
-        if known is None or (lease_expires_at is not None and lease_expires_at - known < _LEASE_TOLERANCE_MS):
-            return ""
-        return _OWNER
-
     async def _change_hands(
-        self, lease: Lease, first: str, second: str | None, values: Mapping[str, object], done: str
+        self,
+        lease: Lease,
+        first: str,
+        second: str | None,
+        values: Mapping[str, object],
+        done: str,
+        learnt: Callable[[tuple[Any, ...]], Mapping[str, object]] = lambda row: {},  # noqa: ARG005 - nothing is
     ) -> None:
         """Write a durable point by which an execution gets another owner, or none.
 
@@ -368,27 +321,21 @@ class ExecutionPoints(StepPoints):
             second: Changes its steps and its history.
             values: The parameters of both; the execution's id and the fencing token are added.
             done: By which a point is recognised that was written already, see `Points._write`.
+            learnt: Returns further parameters for the second statement from the row that the first one returned.
         """
-        every: dict[str, object] = {**values, "id": lease.execution_id, "token": lease.fencing_token}
+        every = {**values, "id": lease.execution_id, "token": lease.fencing_token}
 
         async def both(connection: Connection) -> tuple[Any, ...] | None:
             async with connection.pipeline(), connection.transaction():
                 changed = await (await connection.execute(self.sql(first), every)).fetchone()
                 if changed is not None and second is not None:
-                    if second is _RECOVERY_TOLD:
-                        every["data"] = stored_json(released=True) if changed[0] else None
-                    await connection.execute(self.sql(second), every)
+                    await connection.execute(self.sql(second), {**every, **learnt(changed)})
             return changed
 
         if await self.together(both) is None:
             await self._look_for(lease, every, done, held=False, changes_execution=True)
 
 
-def _owner_values(owner: Owner, lease_expires_at: int | None) -> dict[str, object]:
-    return {
-        "owner": owner.owner_id,
-        "host": owner.host,
-        "pid": owner.pid,
-        "process_started": owner.process_started,
-        "lease_expires_at": lease_expires_at,
-    }
+def _released(row: tuple[Any, ...]) -> dict[str, object]:
+    """Return the data of a recovery: whether the execution had been given back, rather than left by a death."""
+    return {"data": stored_json(released=True) if row[0] else None}

@@ -36,11 +36,6 @@ class PostgresStore(DefinitionStore):
         self._watched: tuple[str, list[str]] | None = None
         self._known_owners: dict[str, int | None] = {}
 
-    def forked(self) -> None:
-        """Begin again in a child process, which may not use a connection of its parent's."""
-        super().forked()
-        self._known_owners = {}
-
     def workflow(self, workflow_name: str) -> PostgresStore:
         """Return this store: one schema holds every workflow."""
         del workflow_name
