@@ -104,9 +104,7 @@ class Visitor:
         return self.page
 
     def start(self, workflow: str, execution_id: str, input: object = None) -> None:
-        answer = self.api.post(
-            f"/workflows/{workflow}/executions", json={"execution_id": execution_id, "input": input}
-        )
+        answer = self.api.post(f"/workflows/{workflow}/executions", json={"execution_id": execution_id, "input": input})
         assert answer.status_code in {200, 202}, answer.text
 
     def leave(self) -> None:
