@@ -226,7 +226,7 @@ def test_the_keyboard_reaches_everything(visitor):
     page.keyboard.press("g")
     page.keyboard.press("e")
     page.wait_for_url("**/executions")
-    page.wait_for_function("document.documentElement.dataset.script === '' && !document.getElementById('live').hidden")
+    page.locator("#live:not([hidden])").wait_for()
     page.keyboard.press("?")
     assert page.get_by_role("dialog", name="Keyboard").is_visible()
     page.keyboard.press("Escape")
@@ -234,7 +234,7 @@ def test_the_keyboard_reaches_everything(visitor):
     page.keyboard.type("keyboard-1")
     page.wait_for_url(re.compile("q=keyboard-1"))
     page.locator("#results", has_text="keyboard-1").wait_for()
-    page.wait_for_function("document.querySelectorAll('#results tbody tr').length === 1")
+    page.locator("#count", has_text="1 found").wait_for()
     page.keyboard.press("Escape")
     page.keyboard.press("j")
     page.keyboard.press("Enter")
@@ -285,8 +285,10 @@ def test_nothing_keeps_people_out(visit, options):
     visitor.start("patient", "axe-2")
     visitor.start("guarded", "axe-3")
     visitor.expected = ("status of 404", "status of 400")
-    paths = ["/", "/executions", "/executions?q=nothing-like-it", "/executions?status=odd", "/executions/axe-1"]
-    for path in [*paths, "/executions/axe-2", "/workflows/order", "/circuit-breakers", "/logs", "/executions/none"]:
+    paths = ["/", "/executions", "/executions/axe-1", "/executions/axe-2", "/workflows/order", "/circuit-breakers"]
+    if options.get("color_scheme") == "light":
+        paths += ["/logs", "/executions?q=nothing-like-it", "/executions?status=odd", "/executions/none"]
+    for path in paths:
         page = visitor.open(path)
         violations = Axe().run(page).response["violations"]
         assert [f"{path} {each['id']}: {each['nodes'][0]['html']}" for each in violations] == []
@@ -321,7 +323,6 @@ def test_a_lost_connection_is_said_and_recovers(visitor):
     page = visitor.open("/executions")
     page.locator("#live[data-state=live]").wait_for()
     page.context.set_offline(True)
-    page.evaluate("window.dispatchEvent(new Event('offline'))")
     page.locator("#live[data-state=lost]").wait_for()
     page.context.set_offline(False)
     page.locator("#live[data-state=live]").wait_for()
