@@ -13,6 +13,7 @@ from pytest_workflow.database import WorkflowDatabase
 from pytest_workflow.failures import AssertionFailures, users_traceback
 from pytest_workflow.faults import WorkflowFaults
 from pytest_workflow.history import History, table
+from pytest_workflow.hooks import Hooks
 from pytest_workflow.observation import Death, Observation, WaitingClock, Witness, observe, step_states
 from pytest_workflow.places import ErrorPlaces
 from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedProcesses, execution_ids
@@ -72,8 +73,8 @@ def emptied(database: sqlite3.Connection) -> sqlite3.Connection:
     """Return a database in memory without its rows; its prepared statements stay, which is why it is used again."""
     if database.in_transaction:
         database.rollback()
-    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name = 'executions'")
-    for (table_name,) in tables.fetchall():
+    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for (table_name,) in reversed(tables):  # what refers to a table was made after it
         database.execute(f'DELETE FROM "{table_name}"')  # noqa: S608 - a name from the schema
     return database
 
@@ -86,9 +87,9 @@ class _HarnessPlugin:
         self._faults = faults
         self._places = places
 
-    def __dir__(self) -> list[str]:
-        # Each name costs pluggy a look at every registration, which is once for each test.
-        return ["on_event", "is_fatal"]
+    def hooks(self) -> Hooks:
+        """Return what an engine needs."""
+        return Hooks(self.on_event, self.is_fatal)
 
     @hookimpl
     def on_event(self, event: Event) -> None:
@@ -153,11 +154,11 @@ class Environment:
         self._borrowed = memory is not None
         self._memory = None if file is not None else memory or memory_database()
         self._places = ErrorPlaces()
-        self._plugin = _HarnessPlugin(clock, self.faults, self._places)
+        self._plugin = _HarnessPlugin(clock, self.faults, self._places).hooks()
         self._engine_clock: Clock = clock
         if observation is not None:
             self._engine_clock = WaitingClock(clock, observation.waits)
-            self.plugins.insert(0, Witness(observation))
+            self.plugins.insert(0, Witness(observation).hooks())
             for place in observation.places:
                 for armed in self.faults.add(place.rule()):
                     armed.explores = True
@@ -174,15 +175,26 @@ class Environment:
         clock.explain_with(self.describe)
         clock.check_with(self.failures.surface)
 
-    def open_engine(self) -> MortalEngine:
-        """Start a process: an engine on the test's database, made the current one."""
+    def open_engine(self, predecessor: MortalEngine | None = None) -> MortalEngine:
+        """Start a process: an engine on the test's database, made the current one.
+
+        Args:
+            predecessor: The engine whose process has died, if there was one.
+        """
         store = SQLiteStore(
             self.file,
             connection=self._memory,
             synchronous=self.settings.synchronous,
             busy_timeout_ms=self.settings.busy_timeout_ms,
         )
-        engine = MortalEngine(store, self._engine_clock, [self._plugin, *self.plugins], self.settings, self.processes)
+        plugins = [self._plugin, *self.plugins, *self.faults.plugins]
+        engine = MortalEngine(
+            store,
+            self._engine_clock,
+            plugins if predecessor is None else predecessor.extensions.handed_over(plugins),
+            self.settings,
+            self.processes,
+        )
         engine.successor = self
         self.engine = engine
         self.faults.serve(engine, self.die, self.corrupt)
@@ -207,7 +219,7 @@ class Environment:
             old.abandon(SimulatedCrash())
         finally:
             self.processes.end(old.owner)
-            new = self.open_engine()
+            new = self.open_engine(old)
             new.definitions = old.definitions
             new.configurations.succeed(old.configurations)
         self.clock.bury(old, SimulatedCrash())

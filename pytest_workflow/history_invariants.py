@@ -101,9 +101,9 @@ def _disorder(events: list[Row]) -> Iterator[str]:
 def attempts_go_up_by_one(compared: Comparison) -> Iterator[str]:
     """Attempts of a step are numbered 1, 2, 3 and so on; a number comes again only if the attempt was given back."""
     for execution_id, events in compared.run.events.items():
-        given_back = _given_back(compared.baseline.events.get(execution_id, []))
+        given_back = compared.baseline.once(_given_back)
         for step_id, numbers, again in _numbering(events):
-            if again > given_back[step_id] or not _is_counted(numbers):
+            if again > given_back[execution_id, step_id] or not _is_counted(numbers):
                 yield f'the attempts of step "{step_id}" of "{execution_id}" are numbered {numbers}'
 
 
@@ -133,10 +133,11 @@ def _numbering(events: list[Row]) -> Iterator[tuple[str, list[int], int]]:
     yield from finished()
 
 
-def _given_back(events: list[Row]) -> Counter[str]:
-    counted: Counter[str] = Counter()
-    for step_id, _, again in _numbering(events):
-        counted[step_id] += again
+def _given_back(observation: Observation) -> Counter[StepKey]:
+    counted: Counter[StepKey] = Counter()
+    for execution_id, events in observation.events.items():
+        for step_id, _, again in _numbering(events):
+            counted[execution_id, step_id] += again
     return counted
 
 
@@ -177,11 +178,12 @@ def every_result_is_recorded(compared: Comparison) -> Iterator[str]:
 def the_history_tells_the_same(compared: Comparison) -> Iterator[str]:
     """Each step, and the execution itself, has the same events as without the crash, but for what was interrupted."""
     run, baseline = compared.run, compared.baseline
-    for execution_id, wanted in baseline.events.items():
+    wanted, told = baseline.once(_told), _told(run)
+    for execution_id in wanted:
         if execution_id not in run.events or _status(run, execution_id) != _status(baseline, execution_id):
             continue  # which is told already
-        there, here = _told(wanted), _told(run.events[execution_id])
-        for step_id, tokens in there.items():
+        here = told[execution_id]
+        for step_id, tokens in wanted[execution_id].items():
             key = (execution_id, step_id or "")
             if step_id is not None and (
                 not _is_done(baseline, key) or compared.times_cut_off(key) or _depends_on_time(tokens)
@@ -207,8 +209,12 @@ def _is_done(observation: Observation, key: StepKey) -> bool:
     return observation.steps.get(key, {}).get("status") in {"completed", "skipped"}
 
 
-def _told(events: list[Row]) -> dict[str | None, list[_Token]]:
-    """Return the events by step, without attempts that were cut off, and without what recovered them."""
+def _told(observation: Observation) -> dict[str, dict[str | None, list[_Token]]]:
+    """Return the events of each execution by step, without attempts that were cut off, and what recovered them."""
+    return {execution_id: _told_by(events) for execution_id, events in observation.events.items()}
+
+
+def _told_by(events: list[Row]) -> dict[str | None, list[_Token]]:
     told: defaultdict[str | None, list[_Token]] = defaultdict(list)
     for event in events:
         kind, tokens = event["type"], told[event["step_id"]]
@@ -216,9 +222,15 @@ def _told(events: list[Row]) -> dict[str | None, list[_Token]]:
             if tokens and tokens[-1] == ("StepStarted",):
                 tokens.pop()
         elif kind != "ExecutionRecovered":
-            data = data_of(event) if kind != "ExecutionFailed" else {}  # by a last attempt that was cut off, perhaps
-            tokens.append((kind, *(str(data[name]) for name in _DETAILS if name in data)))
+            tokens.append((kind, *_details(event)))
     return told
+
+
+def _details(event: Row) -> list[str]:
+    if not event["data"] or event["type"] == "ExecutionFailed":  # by a last attempt that was cut off, perhaps
+        return []
+    data = data_of(event)
+    return [str(data[name]) for name in _DETAILS if name in data]
 
 
 def _listed(tokens: list[_Token]) -> str:
@@ -234,7 +246,7 @@ def waits_are_kept(compared: Comparison) -> Iterator[str]:
     recorded = set(_recorded_moments(run))
     for moment_ms in sorted(set(run.waits) - recorded):
         yield f"the engine waited until {from_epoch_ms(moment_ms).isoformat()}, and no wait that ends then is recorded"
-    for execution_id, step_id, number in sorted(_early(run) - _early(compared.baseline)):
+    for execution_id, step_id, number in sorted(_early(run) - compared.baseline.once(_early)):
         what = f'"{step_id}" of "{execution_id}"' if step_id else f'the restart of "{execution_id}"'
         which = "" if number == 1 else f" (number {number})"
         yield f"{what} went on before its wait was over{which}"
@@ -245,8 +257,7 @@ def _recorded_moments(run: Observation) -> Iterator[int]:
     yield from (row["deadline_at"] for row in run.executions.values() if row.get("deadline_at") is not None)
     for events in run.events.values():
         for event in events:
-            due = _due_ms(event)
-            if due is not None:
+            if event["type"] in _LENGTHS and (due := _due_ms(event)) is not None:
                 yield due
 
 
@@ -255,10 +266,7 @@ _LENGTHS = {"StepRetrying": "backoff_ms", "ExecutionPanicked": "restart_delay_ms
 
 def _due_ms(event: Row) -> int | None:
     """Return when the wait is over that begins with an event, in milliseconds since 1970."""
-    name = _LENGTHS.get(event["type"])
-    if name is None:
-        return None
-    length = data_of(event).get(name)
+    length = data_of(event).get(_LENGTHS[event["type"]])
     return to_epoch_ms(datetime.fromisoformat(event["at"])) + length if isinstance(length, int) else None
 
 
@@ -275,7 +283,7 @@ def _early(observation: Observation) -> set[_Early]:
             if event["type"] in {"StepStarted", "SleepCompleted", "ExecutionRestarted"} and step_id in due:
                 if to_epoch_ms(datetime.fromisoformat(event["at"])) < due.pop(step_id):
                     early.add((execution_id, step_id, waits[step_id]))
-            elif (moment := _due_ms(event)) is not None:
+            elif event["type"] in _LENGTHS and (moment := _due_ms(event)) is not None:
                 due[step_id] = moment
                 waits[step_id] += 1
     return early

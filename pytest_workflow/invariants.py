@@ -49,7 +49,12 @@ class Comparison:
 
     def times_cut_off(self, key: StepKey) -> int:
         """Return how many deaths cut off an attempt of a step."""
-        return sum(key in death.steps and death.steps[key].is_cut_off for death in self.run.deaths)
+        return self.run.once(_cut_off)[key]
+
+
+def _cut_off(observation: Observation) -> Counter[StepKey]:
+    """Count the deaths that cut off an attempt of a step."""
+    return Counter(key for death in observation.deaths for key, state in death.steps.items() if state.is_cut_off)
 
 
 Check: TypeAlias = Callable[[Comparison], Iterable[str]]
@@ -191,7 +196,8 @@ def _same_executions(compared: Comparison) -> Iterator[str]:
         for column in COMPARED["executions"]:
             if column == "output_data" and compared.nondeterministic:
                 continue
-            yield from _difference(f'execution "{execution_id}"', column, found, wanted)
+            if found.get(column) != wanted.get(column):
+                yield _difference(f'execution "{execution_id}"', column, found, wanted)
         if wanted["status"] in AT_REST:
             yield from _set_or_not(f'execution "{execution_id}"', "executions", found, wanted)
 
@@ -205,18 +211,19 @@ def _same_steps(compared: Comparison) -> Iterator[str]:
             yield f"{what} is not there"
             continue
         for column in COMPARED["steps"]:
-            if column != "result_data" or not compared.may_differ(key[1]):
-                yield from _difference(what, column, found, wanted)
+            if found.get(column) != wanted.get(column) and not (
+                column == "result_data" and compared.may_differ(key[1])
+            ):
+                yield _difference(what, column, found, wanted)
         if wanted["status"] in _ENDED_STEPS:
             yield from _set_or_not(what, "steps", found, wanted)
     for key in run.steps.keys() - baseline.steps.keys():
         yield f'step "{key[1]}" of execution "{key[0]}" does not exist without the crash'
 
 
-def _difference(what: str, column: str, found: Row, wanted: Row) -> Iterator[str]:
-    if found.get(column) != wanted.get(column):
-        reason = f" ({found['error_message']})" if column == "status" and found.get("error_message") else ""
-        yield f"{what}: {column} is {found.get(column)!r}{reason}, without the crash {wanted.get(column)!r}"
+def _difference(what: str, column: str, found: Row, wanted: Row) -> str:
+    reason = f" ({found['error_message']})" if column == "status" and found.get("error_message") else ""
+    return f"{what}: {column} is {found.get(column)!r}{reason}, without the crash {wanted.get(column)!r}"
 
 
 def _set_or_not(what: str, table: str, found: Row, wanted: Row) -> Iterator[str]:
@@ -243,7 +250,7 @@ def _nothing_is_lost(compared: Comparison) -> Iterator[str]:
 
 
 def _attempts_are_honest(compared: Comparison) -> Iterator[str]:
-    begun, before = _attempts_begun(compared.run), _attempts_begun(compared.baseline)
+    begun, before = _attempts_begun(compared.run), compared.baseline.once(_attempts_begun)
     for key, started in begun.items():
         most = before[key] + compared.times_cut_off(key)
         if started > most:

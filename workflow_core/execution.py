@@ -610,7 +610,7 @@ def result_of(
         completed_at=record.completed_at,
         restart_attempt=record.restart_attempt,
         steps={
-            step.step_id: StepResult(
+            step.step_id: StepResult.trusted(
                 step_id=step.step_id,
                 status=step.status,
                 result=codec.decode_for_display(step.result_data),

@@ -163,6 +163,16 @@ class PluginManager(pluggy.PluginManager):
             caller.spec = specification
             setattr(self.hook, name, caller)
 
+    def calls(self) -> dict[str, Callable[..., Any]]:
+        """Return, for each hook that anybody implements, what calls its present implementations by position.
+
+        The results are pluggy's: those that are not ``None``, of the plugin registered last first; where the
+        specification says so, the first of them alone. pluggy itself makes a dictionary, three lists and three calls of
+        each call, which takes longer than most implementations of what is called several times a step.
+        """
+        callers: dict[str, pluggy.HookCaller] = vars(self.hook)
+        return {name: _direct(caller) for name, caller in callers.items() if caller.get_hookimpls()}
+
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Read the options of an implementation; those of a class's functions once for all its objects."""
         if name.startswith("_"):
@@ -181,6 +191,36 @@ class PluginManager(pluggy.PluginManager):
 
 _options: weakref.WeakKeyDictionary[type, dict[str, pluggy.HookimplOpts | None]] = weakref.WeakKeyDictionary()
 """What `PluginManager.parse_hookimpl_opts` has read, by class and name."""
+
+
+def _direct(hook: pluggy.HookCaller) -> Callable[..., Any]:
+    specification = hook.spec
+    implementations = hook.get_hookimpls()[::-1]
+    if specification is None or any(each.wrapper or each.hookwrapper for each in implementations):
+        return lambda *args: hook(**dict(zip(specification.argnames if specification else (), args, strict=True)))
+    functions = [_by_position(each, specification.argnames) for each in implementations]
+
+    def every(*args: object) -> list[object]:
+        results = []
+        for function in functions:
+            result = function(*args)
+            if result is not None:
+                results.append(result)
+        return results
+
+    def first(*args: object) -> object:
+        return next((result for function in functions if (result := function(*args)) is not None), None)
+
+    return first if specification.opts.get("firstresult") else every
+
+
+def _by_position(implementation: pluggy.HookImpl, names: tuple[str, ...]) -> Callable[..., object]:
+    """Return the function of an implementation, which may take some of its hook's arguments, as one of all of them."""
+    function = implementation.function
+    if implementation.argnames == names:
+        return function
+    taken = [names.index(name) for name in implementation.argnames]
+    return lambda *args: function(*[args[place] for place in taken])
 
 
 @functools.cache

@@ -12,9 +12,8 @@ from workflow_core.hookspecs import DurablePoint
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import pluggy
-
     from workflow_core.database.store import Store, WorkflowStore
+    from workflow_core.extensions import Extensions
     from workflow_core.patience import Patience, Tenacious
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
@@ -24,12 +23,16 @@ _READS: Final = frozenset(
     {
         "count_executions",
         "executions_to_remove",
+        "find_execution_ids",
         "list_executions",
+        "list_workflows",
         "load_circuits",
+        "load_definition",
         "load_errors",
         "load_events",
         "load_execution",
         "load_owner",
+        "load_recoveries",
         "load_steps",
         "search_executions",
         "space",
@@ -42,15 +45,18 @@ _WAITED_FOR: Final = (frozenset(DURABLE_POINTS) | _READS | _REMOVAL | {"workflow
 """What is tried again. An execution is released when its process has no time left for it."""
 
 
-def guarded(store: Store, hooks: pluggy.HookRelay | None, patience: Patience | None) -> Store:
-    """Return a store that behaves as ``store``, calls the hooks and is patient.
+def guarded(store: Store, extensions: Extensions, patience: Patience | None) -> Store:
+    """Return a store that behaves as ``store``, tells the plugins and is patient.
 
     Args:
         store: The store.
-        hooks: Where ``before_durable_point`` and ``after_durable_point`` are called; ``None`` for nowhere.
+        extensions: Whose ``before_durable_point`` and ``after_durable_point`` are called, if anybody has them.
         patience: How transient failures are waited out; ``None`` for not at all.
     """
-    return store if hooks is None and patience is None else cast("Store", _Guarded(store, hooks, patience, None))
+    observers = extensions if extensions.intercepts else None
+    if observers is None and patience is None:
+        return store
+    return cast("Store", _Guarded(store, observers, patience, None))
 
 
 def guarded_for(store: Store, workflow_name: str, execution: Tenacious) -> WorkflowStore:
@@ -66,25 +72,23 @@ class _Guarded:
     def __init__(
         self,
         inner: Store | WorkflowStore,
-        hooks: pluggy.HookRelay | None,
+        observers: Extensions | None,
         patience: Patience | None,
         execution: Tenacious | None,
     ) -> None:
         self._inner = inner
-        self._hooks = hooks
-        self._before = _implemented(hooks, "before_durable_point")
-        self._after = _implemented(hooks, "after_durable_point")
+        self._observers = observers
         self._patience = patience
         self._execution = execution
 
     def workflow(self, workflow_name: str, execution: Tenacious | None = None) -> _Guarded:
         """Return the store of one workflow, guarded as well, for an execution of it if one is given."""
-        return _Guarded(cast("Store", self._inner).workflow(workflow_name), self._hooks, self._patience, execution)
+        return _Guarded(cast("Store", self._inner).workflow(workflow_name), self._observers, self._patience, execution)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a store
         attribute = getattr(self._inner, name)
-        if self._hooks is not None and name in DURABLE_POINTS:
-            attribute = functools.partial(self._observed, name, attribute)
+        if self._observers is not None and name in DURABLE_POINTS:
+            attribute = functools.partial(self._observed, self._observers, name, attribute)
         elif self._patience is not None and name in _WAITED_FOR:
             attribute = functools.partial(self._tried, self._patience, attribute)
         else:
@@ -103,14 +107,14 @@ class _Guarded:
             failure = error
         return await patience.again(failure, functools.partial(method, *args, **kwargs), self._execution)
 
-    async def _observed(self, name: str, method: Callable[..., Awaitable[object]], *args: object) -> object:
+    async def _observed(
+        self, observers: Extensions, name: str, method: Callable[..., Awaitable[object]], *args: object
+    ) -> object:
         point = _describe(name, args)
-        before, after = self._before, self._after
 
         async def attempt() -> object:
             try:
-                if before is not None:
-                    before(point=point)
+                observers.before_durable_point(point)
                 return await method(*args)
             except StorageError as error:
                 self._locate(error, point)
@@ -120,10 +124,8 @@ class _Guarded:
             result = await self._tried(self._patience, attempt)
         else:
             result = await attempt()
-        if after is None:
-            return result
         try:
-            after(point=point)
+            observers.after_durable_point(point)
         except StorageError as error:
             self._locate(error, point)
             raise
@@ -133,12 +135,6 @@ class _Guarded:
         """Give an error the place of the database: a plugin speaks for it."""
         if error.location is None:
             error.location = self._inner.location(point.workflow_name)
-
-
-def _implemented(hooks: pluggy.HookRelay | None, name: str) -> pluggy.HookCaller | None:
-    """Return a hook that a plugin implements: calling one that nobody does costs as much as a short step."""
-    hook: pluggy.HookCaller | None = getattr(hooks, name, None)
-    return hook if hook is not None and hook.get_hookimpls() else None
 
 
 def _describe(name: str, args: tuple[object, ...]) -> DurablePoint:

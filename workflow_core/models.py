@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from workflow_core.errors import PanicError, ValidationError, WorkflowError, WorkflowTimeoutError
 from workflow_core.timeouts import LONGEST_MS
+
+if TYPE_CHECKING:
+    from typing import Self
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
@@ -46,6 +49,21 @@ class Model(BaseModel):
             super().__init__(**data)
         except pydantic.ValidationError as error:
             raise ValidationError.from_pydantic(type(self).__name__, error) from None
+
+    @classmethod
+    def trusted(cls, **fields: Any) -> Self:  # noqa: ANN401 - pydantic's own signature
+        """Return a model of values that are known to be right, in a quarter of the time that validating them takes.
+
+        Args:
+            **fields: All fields; pydantic's own ``model_construct``, which fills in defaults, is hardly faster than
+                validating.
+        """
+        model = cls.__new__(cls)
+        object.__setattr__(model, "__dict__", fields)
+        object.__setattr__(model, "__pydantic_fields_set__", set(fields))
+        object.__setattr__(model, "__pydantic_extra__", None)
+        object.__setattr__(model, "__pydantic_private__", None)
+        return model
 
 
 def _no_other_than_a_number(value: object) -> object:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_workflow import WorkflowHarness, WorkflowSpy
 
-ORDERS = "/workflows/api/workflows/web-order/executions"
+ORDERS = "/workflows/api/workflows/order-over-http/executions"
 
 
 @contextlib.asynccontextmanager

@@ -25,7 +25,7 @@ class Order(BaseModel):
     amount: int = 1
 
 
-@Workflow.define("web-order")
+@Workflow.define("order-over-http")
 async def order(ctx: WorkflowContext[Order]) -> dict[str, object]:
     """Charge, wait for the settlement, ship."""
     payment = await ctx.step("charge", lambda: f"tx-{ctx.execution_id}")
@@ -52,7 +52,7 @@ def make_shop(engine: WorkflowEngine | None = None) -> FastAPI:
 
     @shop.get("/")
     async def welcome() -> dict[str, str]:
-        return {"orders": "/workflows/api/workflows/web-order/executions", "dashboard": "/workflows/"}
+        return {"orders": "/workflows/api/workflows/order-over-http/executions", "dashboard": "/workflows/"}
 
     return shop
 

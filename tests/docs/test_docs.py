@@ -15,9 +15,6 @@ import workflow_core
 from tests.docs.sessions import Session, blocks, is_session, parts
 from workflow_core.hookspecs import WorkflowHooks
 
-for public in workflow_core.__all__:  # pytester forgets what is imported for the first time in one of its tests
-    getattr(workflow_core, public)
-
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PLUGINS = {

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 from tests.reliability.postgres_copy import copy
 from tests.reliability.storm_checks import check
 from tests.reliability.storm_workflows import KINDS, make_engine, work
+from workflow_core.database.store import KeepsDefinitions
 from workflow_core.settings import default_database_url
 
 if TYPE_CHECKING:
@@ -95,9 +96,12 @@ class Workers:
     async def _work(self, batch: int, *, last: bool) -> None:
         """Do a worker's work, and end the process without closing anything: an orderly end is no part of a storm."""
         code = 0
-        os.write(self._begin, f"{os.getpid()}\n".encode())
         try:
-            await work(make_engine(self.directory, max_recoveries=None), batch, last=last)
+            engine = make_engine(self.directory, max_recoveries=None)
+            if isinstance(engine.bare_store, KeepsDefinitions):
+                await engine.bare_store.list_workflows()  # connecting takes longer than most lives last
+            os.write(self._begin, f"{os.getpid()}\n".encode())
+            await work(engine, batch, last=last)
         except BaseException:
             code = 1
             with (self.directory / "complaints.txt").open("a", encoding="utf-8") as file:

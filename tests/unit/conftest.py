@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from workflow_core import Settings, WorkflowEngine, outside
+from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.definitions import executors
 from workflow_core.ownership import Owner
@@ -175,6 +176,20 @@ def store_kind():
 @pytest.fixture(params=["sqlite", "postgres"])
 def every_store_kind(request):
     return request.param
+
+
+@pytest.fixture
+def make_directory_store(tmp_path):
+    """Give a function that opens a store, each one on the same runtime directory; they are closed after the test."""
+    stores = []
+
+    def make():
+        stores.append(DirectoryStore(tmp_path / "state"))
+        return stores[-1]
+
+    yield make
+    for store in stores:
+        store.close()
 
 
 @pytest.fixture

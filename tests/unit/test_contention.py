@@ -152,8 +152,9 @@ def test_an_index_row_without_an_execution_does_not_hold_its_id(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_is_a_process_of_its_own(tmp_path):
-    engine = WorkflowEngine(DirectoryStore(tmp_path), settings=Settings(**QUICK))
+@pytest.mark.parametrize("store_kind", ["directory", "sqlite", "postgres"])
+def test_a_forked_child_is_a_process_of_its_own(make_store):
+    engine = WorkflowEngine(make_store(), settings=Settings(**QUICK))
     engine.define("w", lambda ctx: os.getpid())
     engine.run("w", "warm")
     owner = engine.owner.owner_id

@@ -3,10 +3,13 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import gc
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 import pytest
 
+from pytest_workflow import VirtualClock
 from tests.unit.conftest import sql
 from workflow_core import LeaseLostError, SchemaVersionError, Settings, StorageError, WorkflowEngine
 from workflow_core.circuit_breaker import after_failure
@@ -19,6 +22,10 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 OWNER = Owner("host", 1, "0")
 LEASE = Lease("w", "e", 1)
 CONFIG = CircuitBreakerConfig(failure_threshold=100, reset_timeout_ms=1_000)
+
+
+def with_parameter(url, name, value):
+    return f"{url}{'&' if '?' in url else '?'}{name}={quote(value)}"
 
 
 async def begin(store, execution_id="e"):
@@ -171,23 +178,26 @@ def test_an_execution_waits_for_a_server_that_stops_and_goes_on_when_it_is_back(
     assert ran == [1]
 
 
-def test_sessions_that_an_administrator_ends_are_made_anew(make_postgres_store):
+def test_sessions_that_an_administrator_ends_are_made_anew(make_postgres_store, postgres_url, postgres_schema):
     async def scenario():
-        store, admin = make_postgres_store(), make_postgres_store()
-        lease = await begin(store)
-        end = (
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'workflow_core'"
-            " AND pid <> pg_backend_pid()"
+        store, admin = (
+            make_postgres_store(with_parameter(postgres_url, "application_name", postgres_schema)),
+            make_postgres_store(),
         )
+
+        async def end(state):
+            """End the session of the store as soon as it is in a state, and wait until it has ended."""
+            query = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = %(name)s"
+            while not await admin.fetch(f"{query} AND state = %(state)s", {"name": postgres_schema, "state": state}):
+                await asyncio.sleep(0)
+
+        lease = await begin(store)
         for number in range(3):
-            assert await admin.fetch(end)
+            await end("idle")
             await store.step_started(lease, StepRecord(f"s{number}"), 1, number + 2, NOW, None)
         waiting = asyncio.ensure_future(store.together(lambda connection: connection.execute("SELECT pg_sleep(60)")))
-        busy = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
-        for _ in range(2):  # what was under way on a used connection is begun again, and then told
-            while not await admin.fetch(busy):
-                await asyncio.sleep(0)
-            await admin.fetch(end)
+        await end("active")  # on a connection that was used before: it is begun again on a new one
+        await end("active")  # on a new one: it is told
         with pytest.raises(StorageError) as caught:
             await waiting
         assert (caught.value.reason, caught.value.is_transient) == ("unavailable", True)
@@ -203,7 +213,7 @@ def test_what_a_session_may_not_do(make_postgres_store, postgres_url, options, r
     async def scenario():
         store = make_postgres_store()
         lease = await begin(store)
-        other = make_postgres_store(f"{postgres_url}&options={options.replace(' ', '%20').replace('=', '%3D')}")
+        other = make_postgres_store(with_parameter(postgres_url, "options", options))
 
         async def hold(connection):
             async with connection.transaction():
@@ -277,11 +287,13 @@ def test_a_database_that_cannot_hold_every_text_is_refused(make_postgres_store, 
 # Connections ---------------------------------------------------------------------------------------------------------
 
 
-def test_no_more_connections_than_said(make_postgres_store):
+def test_no_more_connections_than_said(make_postgres_store, postgres_url, postgres_schema):
     async def scenario():
-        store = make_postgres_store(max_connections=2)
+        store = make_postgres_store(
+            with_parameter(postgres_url, "application_name", postgres_schema), max_connections=2
+        )
         await store.open()
-        count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'workflow_core'"
+        count = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{postgres_schema}'"
         found = await asyncio.gather(*(store.fetch(count) for _ in range(20)))
         return max(row[0] for (row,) in found)
 
@@ -445,3 +457,53 @@ def test_what_was_removed_still_counts(make_postgres_store):
         assert (w.name, w.execution_count, w.last_execution_at, w.created_at) == ("w", 3, NOW, NOW)
 
     asyncio.run(scenario())
+
+
+# Virtual time --------------------------------------------------------------------------------------------------------
+
+
+def test_virtual_time_stands_still_while_the_server_works(make_postgres_store):
+    clock = VirtualClock()
+    engine = WorkflowEngine(make_postgres_store(), clock, settings=Settings(sync_handlers="inline"))
+
+    @engine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("z", 300_000)
+        await ctx.step("s", lambda: 1 / (ctx.attempt - 1)).with_retry(backoff_ms=1_000)
+        return clock.monotonic()
+
+    async def scenario():
+        result = await engine.start("w", "e")
+
+        async def asked(connection):
+            await connection.execute("SELECT pg_sleep(0.15)")
+            return clock.monotonic()
+
+        answered, _ = await asyncio.gather(engine.bare_store.together(asked), asyncio.sleep(10))
+        await engine.aclose()
+        return result.output, answered, clock.monotonic()
+
+    try:
+        assert clock.run(scenario()) == (301, 301, 311)
+    finally:
+        clock.detach()
+
+
+def test_a_store_that_is_forgotten_says_goodbye(make_postgres_store, postgres_url, postgres_schema, recwarn):
+    from workflow_core.database.postgres.store import PostgresStore
+
+    async def scenario():
+        watcher = make_postgres_store()
+        forgotten = PostgresStore(
+            with_parameter(postgres_url, "application_name", postgres_schema), schema=postgres_schema
+        )
+        count = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{postgres_schema}'"
+        await forgotten.open()
+        assert await watcher.fetch(count) == [(1,)]
+        del forgotten
+        gc.collect()
+        while await watcher.fetch(count) != [(0,)]:
+            await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert not recwarn.list

@@ -12,6 +12,7 @@ import contextlib
 import os
 import socket
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import psycopg
@@ -70,12 +71,14 @@ class Connections:
         self._lock = threading.Lock()
         self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
         self._closed = False
+        weakref.finalize(self, _end_all, self._loops, os.getpid())
 
     def forked(self) -> None:
         """Begin again in a child process, which may not use, nor end, a connection of its parent's."""
         _left_to_parent.append(self._loops)
         self._lock = threading.Lock()
         self._loops = {}
+        weakref.finalize(self, _end_all, self._loops, os.getpid())
 
     def _here(self) -> _OfLoop:
         loop = asyncio.get_running_loop()
@@ -169,6 +172,13 @@ class Connections:
                 where,
             )
         return connection
+
+
+def _end_all(loops: dict[asyncio.AbstractEventLoop, _OfLoop], pid: int) -> None:
+    """Say goodbye to the server when a store is forgotten, or its process ends, without having been closed."""
+    if os.getpid() == pid:
+        for here in loops.values():
+            _end(here, at_once=True)
 
 
 def _end(here: _OfLoop, *, at_once: bool) -> None:

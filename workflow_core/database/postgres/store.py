@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from workflow_core.database.postgres.definitions import DefinitionStore
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
 __all__ = ["PostgresStore"]
 
@@ -29,8 +29,9 @@ class PostgresStore(DefinitionStore):
 
     def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10) -> None:
         super().__init__(url, schema=schema, max_connections=max_connections)
-        # A function shows nobody the password that is in the URL.
-        self._another = lambda: PostgresStore(url, schema=schema, max_connections=max_connections)
+        self._another: Callable[[], PostgresStore] = lambda: PostgresStore(
+            url, schema=schema, max_connections=max_connections
+        )  # a function shows no password
         self._watched: tuple[str, list[str]] | None = None
         self._known_owners: dict[str, int | None] = {}
 

@@ -68,9 +68,9 @@ async def execution_events(
     """Send the history of an execution, and go on with each event as it is committed, by whichever process.
 
     An event of the history is sent as `history`, with its position as `seq`; `status` follows whenever the status has
-    changed, and `problem` when a database cannot be read for a while; `removed` is the last one if a cleanup removes the  # tried again: no change need tell of it
-    execution. The id of each is a position up to which all
-    was sent, so after a reconnect an event may come a second time, and none is missed.
+    changed, and `problem` when a database cannot be read for a while; `removed` is the last one if a cleanup removes
+    the execution. The id of each is a position up to which all was sent, so after a reconnect an event may come a
+    second time, and none is missed.
     """
     begin = int(last_event_id) if last_event_id and _is_position(last_event_id) else after
     sending = _Sending(record.execution_id, record.workflow_name, begin)
