@@ -201,6 +201,18 @@ def test_executions_of_another_process_appear_while_their_page_is_open(visitor, 
     assert page.evaluate("document.activeElement.id") == "q"
 
 
+def test_typed_text_survives_what_happens_around_it(visitor):
+    page = visitor.open("/workflows/guarded")
+    field = page.get_by_label("Input, as JSON")
+    field.fill('{"half": ')
+    field.evaluate("field => field.setSelectionRange(2, 6)")
+    visitor.start("guarded", "around-1")
+    page.locator("#latest", has_text="around-1").wait_for()
+    assert field.input_value() == '{"half": '
+    assert field.evaluate("field => [field.selectionStart, field.selectionEnd]") == [2, 6]
+    assert field.evaluate("field => field === document.activeElement")
+
+
 def test_filters_work_while_they_are_typed_and_back_goes_back(visitor):
     for number in range(3):
         visitor.start("hopeless", f"filter-{number}", {"message": f"reason {number} of three"})

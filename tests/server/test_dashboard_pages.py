@@ -6,7 +6,9 @@ import json
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from starlette.datastructures import QueryParams
 
 from tests.server.conftest import serving
@@ -124,6 +126,26 @@ async def test_a_database_that_cannot_be_read_hides_no_other(directory):
         page = await read(served, "/")
         assert "The executions of fragile cannot be read" in page.text
         assert "order" in page.links
+
+
+@pytest.mark.asyncio
+async def test_links_lead_below_the_place_where_the_application_is_mounted(directory):
+    async with serving(directory, dashboard=True) as served:
+        await served.start("order-1")
+        await served.until("order-1", "completed")
+        outer = FastAPI()
+        outer.mount("/ops", served.app)
+        transport = httpx.ASGITransport(outer)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8321") as client:
+            for path in ("/ops/", "/ops/executions", "/ops/executions/order-1", "/ops/workflows/order"):
+                response = await client.get(path)
+                assert response.status_code == 200
+                for tag, attributes in Reading(response.text).tags:
+                    for name in ("href", "src", "action", "data-start", "data-act"):
+                        link = attributes.get(name)
+                        assert link is None or link.startswith(("/ops/", "#")), (path, tag, link)
+                        if link and name in {"href", "src"} and link.startswith("/ops/"):
+                            assert (await client.get(link.partition("#")[0])).status_code == 200, link
 
 
 def test_a_filter_is_what_its_url_says():
