@@ -345,13 +345,14 @@ def test_a_token_is_asked_for(browser, tmp_path: Path):
     with serving(tmp_path, token) as address:
         visitor = Visitor(browser, address)
         visitor.expected = ("status of 401",)
-        page = visitor.open("/executions")
+        page = visitor.open("/executions?status=failed&q=a+b")
         page.get_by_label("Token").fill("another token")
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("alert").wait_for()
         page.get_by_label("Token").fill(token)
         page.get_by_role("button", name="Sign in").click()
-        page.wait_for_url("**/executions")
+        page.wait_for_url(re.compile("executions.status=failed&q=a.b"))
+        assert page.get_by_label("Search ids and errors").input_value() == "a b"
         page.get_by_role("button", name="Sign out").click()
         page.wait_for_url("**/login")
         visitor.leave()
