@@ -95,12 +95,18 @@ async def _input_of(engine: WorkflowEngine, execution_id: str) -> str:
         text = (await load_record(engine, execution_id)).input_data
     except ExecutionNotFoundError:
         return ""
-    if text is None or len(text) > _LARGEST_INPUT or '"$type"' in text:
+    if text is None or len(text) > _LARGEST_INPUT:
         return ""
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        match json.loads(text):
+            case {"$type": "declared", "value": value}:
+                pass
+            case value:
+                pass
+        typed = json.dumps(value, indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         return ""
+    return "" if '"$type"' in typed else typed
 
 
 def _document(definition: Definition | None, engine: WorkflowEngine, name: str) -> Mapping[str, object] | None:
