@@ -103,8 +103,8 @@ class Visitor:
         self.page.goto(self.address + path)
         return self.page
 
-    def start(self, workflow: str, execution_id: str, input: object = None) -> None:  # noqa: A002 - as the engine
-        answer = self.api.post(f"/workflows/{workflow}/executions", json={"execution_id": execution_id, "input": input})
+    def start(self, workflow: str, execution_id: str, given: object = None) -> None:
+        answer = self.api.post(f"/workflows/{workflow}/executions", json={"execution_id": execution_id, "input": given})
         assert answer.status_code in {200, 202}, answer.text
 
     def leave(self) -> None:

@@ -1,28 +1,24 @@
-"""A server for the browser tests, a process of its own: prints its port, and serves a directory until it is ended."""
+"""A server for the browser tests, as a process of its own: prints its port, and serves until it is ended."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from pathlib import Path
-
-import uvicorn
 
 from tests.server import dashboard_shop  # noqa: F401 - defines the workflows
 from workflow_core import Settings, WorkflowEngine
 from workflow_core.server import ServerSettings, create_app
+from workflow_core.server.serving import listen, serve
 
 
 async def main(directory: str, token: str | None) -> None:
     engine = WorkflowEngine(settings=Settings(directory=Path(directory), log_level="debug"))
     app = create_app(engine, ServerSettings(token=token, poll_interval_ms=20))
-    config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started and not serving.done():
-        await asyncio.sleep(0.01)
-    print(server.servers[0].sockets[0].getsockname()[1], flush=True)
-    await serving
+    listener, stop = listen("127.0.0.1", 0), asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await serve(app, listener, stop, lambda: print(listener.getsockname()[1], flush=True))
 
 
 if __name__ == "__main__":

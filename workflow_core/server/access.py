@@ -83,7 +83,8 @@ class AccessGuard:
             if is_api(scope):
                 await self._unauthorised(scope, receive, send, "Send the token: Authorization: Bearer TOKEN")
             else:
-                there = quote(path_below_mount(scope), safe="/")
+                query = scope["query_string"].decode("latin-1")
+                there = quote(f"{path_below_mount(scope)}?{query}".rstrip("?"), safe="/")
                 response = RedirectResponse(f"{scope.get('root_path', '')}/login?next={there}", 303)
                 await response(scope, receive, send)
             return
@@ -187,4 +188,5 @@ class AccessGuard:
 def _own_path(text: str) -> str:
     """Return a path of this server; what may lead elsewhere becomes the first page."""
     ours = text.startswith("/") and not text.startswith(("//", "/\\")) and text.isprintable() and "\\" not in text
-    return quote(text, safe="/") if ours else "/"
+    path, _, query = text.partition("?")
+    return f"{quote(path, safe='/')}?{quote(query, safe='=&%+')}".rstrip("?") if ours else "/"

@@ -15,7 +15,7 @@ from workflow_core.report.sections import history_table
 from workflow_core.server.dashboard import execution_facts as facts
 from workflow_core.server.dashboard.rendering import engine_of, read, render
 from workflow_core.views.execution_view import ExecutionView, read_view
-from workflow_core.views.log_reading import LogFilter, read_lines
+from workflow_core.views.log_reading import LogFilter, latest_lines
 from workflow_core.views.wording import status_of
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ async def _read(engine: WorkflowEngine, execution_id: str) -> tuple[ExecutionVie
     if not isinstance(engine.bare_store, DirectoryStore):
         return view, history, ()
     path = engine.bare_store.layout.execution_log(record.workflow_name, record.execution_id)
-    return view, history, [line for line, _ in read_lines([path], LogFilter(None, "debug"), _LOG_LINES)]
+    return view, history, [line for line, _ in latest_lines([path], LogFilter(None, "debug"), _LOG_LINES)]
 
 
 @router.get("/executions/{execution_id}/values/{kind}")
@@ -90,4 +90,4 @@ async def value(
     if found is None:
         whose = f" of a step {step!r}" if step else ""
         raise ExecutionNotFoundError(f'Execution "{execution_id}" has no {kind}{whose}')
-    return PlainTextResponse(found, headers={"Cache-Control": "no-store"})
+    return PlainTextResponse(found)

@@ -18,6 +18,7 @@ _LONGEST_TEXT: Final = 2_000
 _LONGEST_LINE: Final = 72
 _DEEPEST: Final = 40
 _OPEN_DEPTH: Final = 2
+_FEW: Final = 5
 _TYPE: Final = "$type"
 
 _Value = bool | int | float | str | list["_Value"] | dict[str, "_Value"] | None
@@ -93,9 +94,10 @@ class _Tree:
             rows.append(tag("li", key, tag("span", ": ", class_="j-colon"), self.draw(child, depth + 1)))
         if len(rows) < size:
             rows.append(tag("li", self._rest(size - len(rows), noun), class_="j-rest"))
+        opened = depth < _OPEN_DEPTH or (depth < 2 * _OPEN_DEPTH and size <= _FEW)
         counted = f"{size:,} {noun}{'' if size == 1 else 's'}"
         summary = tag("summary", tag("span", opening, class_="j-bracket"), " ", tag("span", counted, class_="j-size"))
-        return tag("details", summary, tag("ul", *rows), class_="j-group", open=depth < _OPEN_DEPTH)
+        return tag("details", summary, tag("ul", *rows), class_="j-group", open=opened)
 
     def _rest(self, left_out: int, noun: str) -> Markup:
         text = f"{left_out:,} more {noun}{'' if left_out == 1 else 's'}"

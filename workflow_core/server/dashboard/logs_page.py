@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, Response
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.logs import LEVELS
 from workflow_core.server.dashboard.rendering import read, render
-from workflow_core.views.log_reading import LogFilter, daily_logs, read_lines
+from workflow_core.views.log_reading import LogFilter, daily_logs, latest_lines
 
 if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
@@ -58,5 +58,5 @@ async def _read(
         return names, []
     since = engine.clock.now() - span
     wanted = [name for name in names if workflow in {"", name}]
-    found = read_lines(daily_logs(store.layout, wanted, since), LogFilter(since, level), _LINES)
+    found = latest_lines(daily_logs(store.layout, wanted, since), LogFilter(since, level), _LINES)
     return names, [line for line, _ in reversed(found)]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from workflow_core.report.drawing import timeline_styles
@@ -53,3 +53,9 @@ async def error_page(request: Request, status: int, title: str, detail: str) -> 
 async def timeline_css() -> Response:
     """Give the style sheet of the timelines, which is that of the reports."""
     return Response(timeline_styles(), media_type="text/css")
+
+
+@_router.get("/favicon.ico")
+async def favicon() -> FileResponse:
+    """Give the icon to pages that name none, such as a stored value."""
+    return FileResponse(_STATIC / "favicon.svg", media_type="image/svg+xml")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 from importlib.metadata import version
@@ -87,8 +86,9 @@ async def render(request: Request, template: str, status_code: int = 200, **cont
         "since": functools.partial(_since, now=now),
         "signed_in": getattr(request.app.state.settings, "token", None) is not None,
     }
-    html = await asyncio.to_thread(_environment().get_template(template).render, {**common, **context})
-    return HTMLResponse(html, status_code, {"Cache-Control": "no-store"})
+    reader: Reader = request.app.state.reader
+    html = await reader.in_thread(lambda: _environment().get_template(template).render({**common, **context}))
+    return HTMLResponse(html, status_code)
 
 
 @functools.cache

@@ -6,13 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import pydantic
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from workflow_core.arguments import validated_name
 from workflow_core.database.directory import DirectoryStore
-from workflow_core.errors import ConfigurationError, ExecutionNotFoundError, StorageError, WorkflowNotFoundError
+from workflow_core.errors import ExecutionNotFoundError, StorageError, WorkflowNotFoundError
 from workflow_core.server.dashboard.overview_page import rate_text
 from workflow_core.server.dashboard.paths import base_of
 from workflow_core.server.dashboard.rendering import engine_of, read, render
@@ -21,6 +20,7 @@ from workflow_core.stored import load_record
 from workflow_core.views.circuits import CircuitView, read_circuits
 from workflow_core.views.overviews import Overview, read_overviews
 from workflow_core.views.statistics import WorkflowStatistics, read_statistics
+from workflow_core.views.workflow_data import workflow_data
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,20 +47,6 @@ class _Read:
     problem: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Configuration:
-    """A workflow's configuration without the values of secrets.
-
-    Attributes:
-        secrets: By name, the environment variable that holds each, or that it is held in memory.
-    """
-
-    environment: str
-    variables: Mapping[str, str]
-    secrets: Mapping[str, str]
-    where: str
-
-
 @router.get("/workflows/{name}", response_class=HTMLResponse)
 async def workflow(request: Request, name: str, input_of: str = "") -> Response:
     """Show one workflow."""
@@ -68,7 +54,8 @@ async def workflow(request: Request, name: str, input_of: str = "") -> Response:
     validated_name(name)
     found = await read(request, lambda reading: _read(reading, name))
     definition = engine.known_definition(name)
-    configuration, mistake = _configuration(engine, name)
+    data = workflow_data(engine, found.overview)
+    schema = data["input_schema"]
     return await render(
         request,
         "workflow.html",
@@ -76,9 +63,9 @@ async def workflow(request: Request, name: str, input_of: str = "") -> Response:
         found=found,
         definition=definition,
         document=_document(definition, engine, name),
-        schema=_schema(definition),
-        configuration=configuration,
-        configuration_mistake=mistake,
+        schema=json.dumps(schema) if schema else None,
+        configuration=data["config"],
+        configured_in=engine.configurations.where(name),
         rate=rate_text(found.statistics.success_rate if found.statistics else None),
         strip=draw_strip(found.latest, len(found.latest), base_of(request), name),
         latest=found.latest[:_LATEST],
@@ -108,12 +95,18 @@ async def _input_of(engine: WorkflowEngine, execution_id: str) -> str:
         text = (await load_record(engine, execution_id)).input_data
     except ExecutionNotFoundError:
         return ""
-    if text is None or len(text) > _LARGEST_INPUT or '"$type"' in text:
+    if text is None or len(text) > _LARGEST_INPUT:
         return ""
     try:
-        return json.dumps(json.loads(text), indent=2, ensure_ascii=False)
+        match json.loads(text):
+            case {"$type": "declared", "value": value}:
+                pass
+            case value:
+                pass
+        typed = json.dumps(value, indent=2, ensure_ascii=False)
     except (ValueError, RecursionError):
         return ""
+    return "" if '"$type"' in typed else typed
 
 
 def _document(definition: Definition | None, engine: WorkflowEngine, name: str) -> Mapping[str, object] | None:
@@ -129,26 +122,3 @@ def _document(definition: Definition | None, engine: WorkflowEngine, name: str) 
     except (ValueError, RecursionError):
         return None
     return document if isinstance(document, dict) and isinstance(document.get("steps"), list) else None
-
-
-def _schema(definition: Definition | None) -> str | None:
-    """Return the JSON schema of a declared input."""
-    if definition is None or definition.input_type is None:
-        return None
-    try:
-        adapter = definition.input_type.adapter()
-        return None if adapter is None else json.dumps(adapter.json_schema())
-    except (pydantic.PydanticUserError, TypeError, ValueError):
-        return None
-
-
-def _configuration(engine: WorkflowEngine, name: str) -> tuple[_Configuration | None, str]:
-    try:
-        values = engine.configurations.values(name)
-    except ConfigurationError as error:
-        return None, str(error)
-    secrets = {
-        secret: written.removeprefix("env:") if written.startswith("env:") else "held in memory"
-        for secret, written in values.secrets.items()
-    }
-    return _Configuration(values.environment, values.variables, secrets, engine.configurations.where(name)), ""

@@ -96,7 +96,7 @@ function isNews(event) {
 }
 
 function connect() {
-  if (news || document.hidden || !main.dataset.live) return;
+  if (news || document.hidden || !navigator.onLine || !main.dataset.live) return;
   news = new EventSource(newsUrl());
   news.addEventListener("open", () => {
     if (shown.dataset.state === "lost") {
@@ -127,6 +127,15 @@ function disconnect() {
 export function keepLive() {
   document.addEventListener("visibilitychange", () => {
     if (document.hidden) return disconnect();
+    connect();
+    wanted = true;
+    later();
+  });
+  addEventListener("offline", () => {
+    disconnect();
+    reached("lost");
+  });
+  addEventListener("online", () => {
     connect();
     wanted = true;
     later();
