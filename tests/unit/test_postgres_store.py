@@ -379,10 +379,9 @@ def test_a_statement_ends_with_the_event_loop_that_waits_for_it(make_postgres_st
 
 
 def test_a_statement_that_does_not_end_is_cut_off_when_its_task_is_cancelled(make_postgres_store, monkeypatch):
-    monkeypatch.setattr("workflow_core.database.postgres.database._GRACE_SECONDS", 0.01)
-
     async def scenario():
         store = make_postgres_store(max_connections=1)
+        monkeypatch.setitem(type(store).together.__globals__, "_GRACE_SECONDS", 0.01)
         await store.open()
         task = asyncio.ensure_future(store.together(lambda connection: connection.execute("SELECT pg_sleep(60)")))
         while not store._connections._here().busy:
