@@ -35,24 +35,44 @@ HOSTILE = (
 )
 
 
-@Workflow.define("order", retry_config={"max_attempts": 4, "backoff_ms": 60, "exponential_backoff": False})
+@Workflow.define(
+    "order",
+    retry_config={"max_attempts": 4, "backoff_ms": 60, "exponential_backoff": False},
+    panic_config={"restart_delay_ms": 1_000},
+)
 async def order(ctx: WorkflowContext[Order]) -> dict[str, Any]:
     """Takes an order: payment, parcel, receipt."""
-    attempts = {"charge": 0, "pack": 0}
 
     async def charge() -> dict[str, Any]:
-        attempts["charge"] += 1
-        if attempts["charge"] < 3:
+        if ctx.attempt < 3:
             raise NetworkError("503: the payment service is busy")
         return {"transaction": "tx-1", "amount": 42.5, "currency": "EUR", "captured": True, "note": None}
 
-    async def pack() -> str:
-        return f"parcel-{ctx.execution_id}"
-
     payment = await ctx.step("charge", charge)
     await ctx.sleep("settle", 150)
-    parcel = await ctx.step("pack", pack)
+    parcel = await ctx.step("pack", lambda: f"parcel-{ctx.execution_id}")
     return {"payment": payment, "parcel": parcel, "lines": [item.sku for item in ctx.input.items]}
+
+
+@Workflow.define(
+    "journey", retry_config={"max_attempts": 2, "backoff_ms": 700}, panic_config={"restart_delay_ms": 1_000}
+)
+async def journey(ctx: WorkflowContext[Any]) -> str:
+    """Tries twice, sleeps, and runs out of memory once: slowly enough to be watched."""
+
+    async def reach() -> str:
+        if ctx.attempt == 1:
+            raise NetworkError("no answer")
+        return "reached"
+
+    async def load() -> str:
+        if ctx.restart_attempt == 1:
+            raise MemoryError("out of memory")
+        return "loaded"
+
+    await ctx.step("reach", reach)
+    await ctx.sleep("rest", 700)
+    return await ctx.step("load", load)
 
 
 @Workflow.define("patient")
@@ -76,19 +96,6 @@ async def hopeless(ctx: WorkflowContext[Any]) -> None:
     await ctx.step("deliver", deliver)
 
 
-@Workflow.define("panicky", panic_config={"restart_delay_ms": 1_000})
-async def panicky(ctx: WorkflowContext[Any]) -> str:
-    """Runs out of memory once."""
-
-    async def load() -> str:
-        if ctx.restart_attempt == 1:
-            raise MemoryError("out of memory")
-        return "loaded"
-
-    await ctx.step("check", lambda: "checked")
-    return await ctx.step("load", load)
-
-
 @Workflow.define("guarded", retry_config={"max_attempts": 2, "backoff_ms": 10})
 async def guarded(ctx: WorkflowContext[Any]) -> str:
     """Has a circuit breaker that opens."""
@@ -107,7 +114,7 @@ async def hostile(ctx: WorkflowContext[Any]) -> Any:
     for text in (text for text in HOSTILE if text.isprintable() and len(text) < 200):
         await ctx.step(f"step {text}", lambda text=text: {text: [text, {"deep": text}]})
     await ctx.step("long", lambda: HOSTILE[-1])
-    ctx.logger.warning("%s", HOSTILE[0] + HOSTILE[3])
+    ctx.logger.warning("%s%s", HOSTILE[0], HOSTILE[3])
 
     async def fail() -> None:
         raise NetworkError("\n".join(HOSTILE))

@@ -146,6 +146,26 @@ def test_a_stream_of_an_execution_that_there_is_not_or_not_any_more(directory):
     run(directory, test)
 
 
+def test_a_database_that_cannot_be_read_for_a_while_makes_a_stream_miss_nothing(directory, monkeypatch):
+    monkeypatch.setattr("workflow_core.server.api.events._TRY_AGAIN_MS", 1)
+
+    async def test(served):
+        await served.start("e-1", wait_ms=20_000)
+        original, failures = _Sending.read, [StorageError("locked", None, "locked")] * 3
+
+        async def read(self, engine):
+            if failures:
+                raise failures.pop()
+            return await original(self, engine)
+
+        monkeypatch.setattr(_Sending, "read", read)
+        async with Stream(served, "/api/executions/e-1/events?until_rest=true") as stream:
+            found = await stream.rest()
+        assert [name for name, _ in found] == ["problem", "history", "history", "history", "history", "status"]
+
+    run(directory, test)
+
+
 def test_changes_of_all_workflows_and_of_other_processes(directory):
     async def test(served):
         await served.start("e-1", wait_ms=20_000)

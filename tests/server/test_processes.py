@@ -138,6 +138,19 @@ asyncio.run(main())
     assert ended(other) == (0, "", "")
 
 
+def test_the_dashboard_is_opened_in_a_browser(serve, tmp_path):
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" > opened.part && mv opened.part opened\n')
+    browser.chmod(0o755)
+    process, url = serve("--open", BROWSER=str(browser))
+    with httpx.Client(base_url=url) as client:
+        while not (tmp_path / "opened").exists():
+            assert client.get("/").status_code == 200
+    assert (tmp_path / "opened").read_text().strip() == url
+    process.send_signal(signal.SIGTERM)
+    assert ended(process)[0] == 0
+
+
 def test_the_code_changes_and_the_server_starts_again(serve, tmp_path):
     process, url = serve("--no-open", command="dev")
     with httpx.Client(base_url=url) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import webbrowser
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,7 +110,8 @@ def command(
         def when_ready() -> None:
             _say(invocation, engine, url)
             if open_browser and os.environ.get(_RELOADED, "[]") == "[]":
-                webbrowser.open(url)
+                # A browser for the terminal is waited for; the server is not to wait with it.
+                threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
         def work(stop: asyncio.Event) -> Any:  # noqa: ANN401 - a coroutine
             return serve(app, listener, stop, when_ready, access_log=access_log, behind_proxy=behind_proxy)

@@ -23,6 +23,8 @@ router = APIRouter(tags=["live"])
 _LOOKED_BACK = 100
 """How many positions behind the latest event a missing one may still appear, because its write was tried again."""
 
+_TRY_AGAIN_MS = 500
+
 _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 
 
@@ -66,28 +68,31 @@ async def execution_events(
     """Send the history of an execution, and go on with each event as it is committed, by whichever process.
 
     An event of the history is sent as `history`, with its position as `seq`; `status` follows whenever the status has
-    changed; `removed` is the last one if a cleanup removes the execution. The id of each is a position up to which all
-    was sent, so after a reconnect an event may come a second time, and none is missed.
+    changed, and `problem` when a database cannot be read for a while; `removed` is the last one if a cleanup removes
+    the execution. The id of each is a position up to which all was sent, so after a reconnect an event may come a
+    second time, and none is missed.
     """
     begin = int(last_event_id) if last_event_id and _is_position(last_event_id) else after
     sending = _Sending(record.execution_id, record.workflow_name, begin)
     async with live.listening() as listener:
-        changed = True
+        changed, hindered = True, False
         while not listener.ended:
-            if changed:
+            if changed or hindered:
                 try:
                     found = await read(sending.read)
-                except (ExecutionNotFoundError, StorageError) as error:
-                    gone = isinstance(error, ExecutionNotFoundError)
-                    yield _event("removed" if gone else "problem", {"detail": str(error)})
-                    if gone:
-                        return
-                else:
-                    for sent in found:
-                        yield sent
-                    if until_rest and sending.at_rest:
-                        return
-            names = await listener.next(settings.heartbeat_ms)
+                    hindered = False
+                except ExecutionNotFoundError as error:
+                    yield _event("removed", {"detail": str(error)})
+                    return
+                except StorageError as error:  # no change need tell of what was missed
+                    if not hindered:
+                        yield _event("problem", {"detail": str(error)})
+                    found, hindered = [], True
+                for sent in found:
+                    yield sent
+                if until_rest and sending.at_rest:
+                    return
+            names = await listener.next(_TRY_AGAIN_MS if hindered else settings.heartbeat_ms)
             changed = record.workflow_name in names
             if not names and not listener.ended:
                 yield _heartbeat()

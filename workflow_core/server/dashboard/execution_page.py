@@ -59,6 +59,7 @@ async def execution(request: Request, execution_id: str, show: str = "") -> Resp
         key=key(),
         history=history_table(events, name, "e", results=facts.results_of(view, events)),
         event_count=len(history),
+        last_seq=max((event.seq for event in history), default=0),
         log=log,
         log_says_more=any("event" not in line.fields for line in log),
         log_lines=_LOG_LINES,

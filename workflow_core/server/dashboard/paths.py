@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-__all__ = ["base_of", "circuit_path", "execution_path", "executions_path", "value_path", "workflow_path"]
+__all__ = ["base_of", "execution_path", "executions_path", "value_path", "workflow_path"]
 
 
 def base_of(request: Request) -> str:
@@ -38,8 +38,3 @@ def executions_path(parameters: Iterable[tuple[str, str]]) -> str:
     """Return the path of a list of executions."""
     query = urlencode([(name, value) for name, value in parameters if value])
     return f"/executions?{query}" if query else "/executions"
-
-
-def circuit_path(workflow_name: str, step_id: str) -> str:
-    """Return the path of what resets a circuit, within the API."""
-    return f"/circuit-breakers/{quote(workflow_name, safe='')}/{quote(step_id, safe='')}/reset"

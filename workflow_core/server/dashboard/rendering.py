@@ -106,7 +106,6 @@ def _environment() -> jinja2.Environment:
     environment.globals |= {
         "badge": badge,
         "brand_mark": _BRAND,
-        "circuit_path": paths.circuit_path,
         "count": count,
         "duration_text": duration_text,
         "execution_path": paths.execution_path,

@@ -46,11 +46,11 @@ function confirmed(button) {
 }
 
 async function act(button) {
-  const { act: url, done } = button.dataset;
+  const { act: url, body, done } = button.dataset;
   if (!(await confirmed(button))) return;
   button.setAttribute("aria-busy", "true");
   try {
-    await post(url);
+    await post(url, body && JSON.parse(body));
     say(done);
   } catch (refusal) {
     complain(refusal.message);
@@ -102,11 +102,10 @@ function asked(form) {
 /** Show each mistake beside its field, if the answer says which one it is about. */
 function showRefusal({ problem, message }) {
   const left = [];
-  for (const error of problem.errors || []) {
-    const field = FIELDS[(error.field || String(error.path || error.loc || "")).split(/[.,]/).find((part) => part in FIELDS)];
-    const text = error.message || error.msg || String(error);
-    if (field) mistake(field, text);
-    else left.push(text);
+  for (const { loc, msg } of problem.errors || []) {
+    const field = FIELDS[loc.find((part) => part in FIELDS)];
+    if (field) mistake(field, msg);
+    else left.push(msg);
   }
   if (left.length || !(problem.errors || []).length) mistake("start", [message, ...left].join("\n"));
   document.querySelector("#start-form [aria-invalid]")?.focus();

@@ -74,7 +74,6 @@ function look() {
 
 function reached(state) {
   if (state !== "lost") retry = 0;
-  if (!shown) return;
   const text = { live: "Live", waiting: "Waiting for the databases", lost: "Connection lost, trying again" }[state];
   shown.hidden = false;
   shown.dataset.state = state;
@@ -82,23 +81,38 @@ function reached(state) {
   if (words.textContent !== text) words.textContent = text;
 }
 
+/** Return where this page is told of changes: the stream of its execution, or that of all workflows. */
 function newsUrl() {
-  const url = new URL(`${root.dataset.base}/api/events`, location.href);
-  for (const name of ["execution", "workflow"]) {
-    if (main.dataset.live === name) url.searchParams.set(name, main.dataset[name]);
-  }
-  return url;
+  const { live, execution, seq } = main.dataset;
+  const path = live === "execution" ? `executions/${encodeURIComponent(execution)}/events?after=${seq}` : "events";
+  return `${root.dataset.base}/api/${path}`;
+}
+
+function isNews(event) {
+  const said = event.type === "history" || event.type === "connected" ? {} : JSON.parse(event.data);
+  if (event.type === "status") return said.status !== main.dataset.status;
+  if (event.type === "changed" && main.dataset.live === "workflow") return said.workflows.includes(main.dataset.workflow);
+  return true;
 }
 
 function connect() {
   if (news || document.hidden || !main.dataset.live) return;
   news = new EventSource(newsUrl());
   news.addEventListener("open", () => {
-    if (shown.dataset.state === "lost") { wanted = true; later(); } else reached("live");
+    if (shown.dataset.state === "lost") {
+      wanted = true;
+      later();
+    } else reached("live");
   });
-  news.addEventListener("change", () => { wanted = true; later(); });
+  for (const name of ["connected", "changed", "history", "status", "removed"]) {
+    news.addEventListener(name, (event) => {
+      if (!isNews(event)) return;
+      wanted = true;
+      later();
+    });
+  }
   news.addEventListener("error", () => {
-    if (shown) reached("lost");
+    reached("lost");
     disconnect();
     setTimeout(connect, Math.min(500 * 2 ** retry++, 15000));
   });
