@@ -155,6 +155,9 @@ def test_mistakes_in_an_input_are_shown_beside_it(visitor):
     start.click()
     assert "This is not JSON" in page.locator("#start-input-error").inner_text()
     assert field.evaluate("field => field === document.activeElement")
+    visitor.start("order", "meanwhile-1", ORDER)
+    page.get_by_role("link", name="meanwhile-1").wait_for()  # the page was brought up to date around the form
+    assert "This is not JSON" in page.locator("#start-input-error").inner_text()
     field.fill('{"customer": "ada"}')
     start.click()
     page.locator("#start-form", has_text="items").wait_for()

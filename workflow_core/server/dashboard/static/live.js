@@ -132,6 +132,7 @@ export function keepLive() {
     later();
   });
   addEventListener("offline", () => {
+    fetching?.abort(); // an answer that was under way would say that all is well
     disconnect();
     reached("lost");
   });

@@ -15,7 +15,7 @@ export function morph(from, to) {
 }
 
 function morphElement(from, to) {
-  if (from.isEqualNode(to)) return;
+  if (from.isEqualNode(to) || "scripted" in from.dataset) return; // what a script has written there, the server knows not
   morphAttributes(from, to);
   morphChildren(from, to);
 }
