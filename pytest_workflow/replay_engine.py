@@ -11,6 +11,7 @@ import asyncio
 import concurrent.futures
 import dataclasses
 import functools
+import heapq
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -172,9 +173,10 @@ class _Replay:
         self._engine.codec = today.codec
         self._engine.definitions = ObservedDefinitions(OwnHandlers(today), [self])
         self._asked: list[Ask] = []
+        self._ids: set[str] = set()
         self._found: list[Divergence | _Suspicion] = []
         self._blocked: list[Ask] = []
-        self._waiting: list[tuple[RecordedPlace, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, str, RecordedPlace, asyncio.Future[None]]] = []
         self._speculated = False
 
     # Observing -------------------------------------------------------------------------------------------------------
@@ -183,7 +185,8 @@ class _Replay:
         """Compare what is asked for with the record, and wait for the moment of its answer."""
         if execution.execution_id != self._record.execution_id:
             return
-        repeated = any(before.step_id == ask.step_id for before in self._asked)
+        repeated = ask.step_id in self._ids
+        self._ids.add(ask.step_id)
         self._asked.append(ask)
         place = self._timeline.places.get(ask.step_id)
         if place is None:
@@ -254,7 +257,7 @@ class _Replay:
             self.clock.call_at(due, functools.partial(_settle, reached))
             await reached
         turn = loop.create_future()
-        self._waiting.append((place, turn))
+        heapq.heappush(self._waiting, (place.ended, place.step_id, place, turn))
         self._let_go()
         self._some_wait.set()
         await turn
@@ -262,10 +265,11 @@ class _Replay:
         self._let_go()
 
     def _let_go(self) -> None:
-        for place, turn in sorted(self._waiting, key=lambda waiting: waiting[0].ended):
-            if self._timeline.is_due(place):
-                _settle(turn)
-        self._waiting = [(place, turn) for place, turn in self._waiting if not turn.done()]
+        while self._waiting and self._timeline.is_due(self._waiting[0][2]):
+            self._let_next_go()
+
+    def _let_next_go(self) -> None:
+        _settle(heapq.heappop(self._waiting)[3])
 
     async def _keep_going(self) -> None:
         """Answer the next step when nothing else is runnable: then what it waits for does not happen today."""
@@ -274,8 +278,7 @@ class _Replay:
             await self._some_wait.wait()
             await attachment.idle()
             if self._waiting:
-                _settle(min(self._waiting, key=lambda waiting: waiting[0].ended)[1])
-                self._waiting = [(place, turn) for place, turn in self._waiting if not turn.done()]
+                self._let_next_go()
             else:
                 self._some_wait.clear()
 

@@ -259,8 +259,12 @@ class Threads:
         frames = sys._current_frames()
         for thread in threading.enumerate():
             frame = frames.get(thread.ident or 0)
-            waits = frame is not None and frame.f_globals.get("__name__") == "concurrent.futures.thread"
-            if waits or thread is threading.current_thread() or thread in ours or _anyio_loop(thread) is not None:
+            if (
+                _waits_for_work(frame)
+                or thread is threading.current_thread()
+                or thread in ours
+                or _anyio_loop(thread) is not None
+            ):
                 continue
             if thread in self._earlier:
                 yield Work(thread, "", _EARLIER_GRACE_SECONDS, "")
@@ -336,6 +340,13 @@ def _anyio_loop(thread: threading.Thread) -> asyncio.AbstractEventLoop | None:
         return None
     loop: asyncio.AbstractEventLoop | None = getattr(thread, "loop", None)
     return loop
+
+
+def _waits_for_work(frame: FrameType | None) -> bool:
+    """Tell whether a thread is an idle worker of a pool; one that shuts the pool down is in the same module."""
+    if frame is None or frame.f_globals.get("__name__") != "concurrent.futures.thread":
+        return False
+    return frame.f_code.co_name == "_worker"
 
 
 def _place(frame: FrameType | None) -> str:

@@ -7,8 +7,10 @@ none of them takes any time.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from workflow_core.database.store import ABANDONED
@@ -16,7 +18,7 @@ from workflow_core.database.store import ABANDONED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_workflow.recorded_history import RecordedExecution, RecordedStep
+    from pytest_workflow.recorded_history import RecordedEvent, RecordedExecution, RecordedStep
 
 __all__ = ["RecordedPlace", "Timeline"]
 
@@ -80,15 +82,12 @@ class Timeline:
             for position, ((begun, ended, at), step) in enumerate(found, start=1)
         }
         self.started_at = _moment(execution.started_at)
+        self._by_begin = list(self.places.values())
+        self._by_end = sorted((place for place in self._by_begin if place.is_answered), key=lambda p: p.ended)
         self._asked: set[str] = set()
-        self._by_end = sorted((place for place in self.places.values() if place.is_answered), key=lambda p: p.ended)
         self._answered: set[str] = set()
-        self._inner = {
-            inner.step_id
-            for outer in self.places.values()
-            for begun, ended in _handled(execution, outer.record)
-            for inner in self._between(begun, ended)
-        }
+        self._first_unasked = self._first_unanswered = 0
+        self._inner = {inner.step_id for begun, ended in _handled(execution) for inner in self._between(begun, ended)}
 
     def ask(self, step_id: str, *, nests: bool = False) -> None:
         """Note that the replay has asked for a recorded step.
@@ -102,8 +101,13 @@ class Timeline:
             place = self.places[step_id]
             self._inner.update(inner.step_id for inner in self._between(place.begun, place.ended))
 
-    def _between(self, begun: int, ended: int) -> list[RecordedPlace]:
-        return [place for place in self.places.values() if begun < place.begun and place.ended < ended]
+    def _between(self, begun: int, ended: int) -> Iterator[RecordedPlace]:
+        for number in range(bisect_right(self._by_begin, begun, key=attrgetter("begun")), len(self._by_begin)):
+            place = self._by_begin[number]
+            if place.begun >= ended:
+                return
+            if place.ended < ended:
+                yield place
 
     def answer(self, step_id: str) -> None:
         """Note that the replay was given a recorded step's answer."""
@@ -118,35 +122,57 @@ class Timeline:
 
         Steps that were asked for by a handler of another step are not among them: the handler does not run again.
         """
-        return [place for place in self.places.values() if place.step_id not in self._asked | self._inner]
+        return list(self._unasked())
+
+    def _unasked(self) -> Iterator[RecordedPlace]:
+        places = self._by_begin
+        # What was asked for stays so: of a thousand steps none is looked at a thousand times.
+        while self._first_unasked < len(places) and self._is_settled(places[self._first_unasked], self._asked):
+            self._first_unasked += 1
+        for number in range(self._first_unasked, len(places)):
+            if not self._is_settled(places[number], self._asked):
+                yield places[number]
+
+    def _is_settled(self, place: RecordedPlace, settled: set[str]) -> bool:
+        return place.step_id in settled or place.step_id in self._inner
 
     def skipped_by(self, place: RecordedPlace) -> RecordedPlace | None:
         """Return the first step that had ended before ``place`` began and that the replay has not asked for."""
-        for other in self.unasked():
+        for other in self._unasked():
+            if other.begun >= place.begun:
+                return None
             if other.is_answered and other.ended < place.begun:
                 return other
         return None
 
     def is_due(self, place: RecordedPlace) -> bool:
-        """Tell whether everything has happened that happened before a step was answered."""
-        unasked = next(iter(self.unasked()), None)
+        """Tell whether everything has happened that happened before a step was answered.
+
+        What ended after a step that is not due is not due either.
+        """
+        unasked = next(self._unasked(), None)
         if unasked is not None and unasked.begun < place.ended:
             return False
-        waiting = next((other for other in self._by_end if other.step_id not in self._answered | self._inner), None)
-        return waiting is None or waiting.ended >= place.ended
+        places = self._by_end
+        while self._first_unanswered < len(places) and self._is_settled(places[self._first_unanswered], self._answered):
+            self._first_unanswered += 1
+        return self._first_unanswered == len(places) or places[self._first_unanswered].ended >= place.ended
 
 
-def _handled(execution: RecordedExecution, step: RecordedStep) -> Iterator[tuple[int, int]]:
-    """Yield, as positions in the history, when the error handlers of a step ran, and its ``on_open``."""
-    own = [
-        event for event in execution.events if event.step_id == step.step_id and not event.type.startswith("Circuit")
-    ]
+def _handled(execution: RecordedExecution) -> Iterator[tuple[int, int]]:
+    """Yield, as positions in the history, when the error handlers of steps ran, and their ``on_open``."""
+    own: dict[str, list[RecordedEvent]] = {step.step_id: [] for step in execution.steps}
+    for event in execution.events:
+        if event.step_id in own and not event.type.startswith("Circuit"):
+            own[event.step_id].append(event)
     last = max((event.seq for event in execution.events), default=0) + 1
-    for event, following in zip(own, [*own[1:], None], strict=True):
-        if event.type == "StepFailed":
-            yield event.seq, following.seq if following is not None else last
-        elif event.type == "StepSkipped":  # that its circuit was open is no event: only the row tells since when
-            yield min(other.seq for other in execution.events if other.at >= step.created_at) - 1, event.seq
+    for step in execution.steps:
+        events = own[step.step_id]
+        for event, following in zip(events, [*events[1:], None], strict=True):
+            if event.type == "StepFailed":
+                yield event.seq, following.seq if following is not None else last
+            elif event.type == "StepSkipped":  # that its circuit was open is no event: only the row tells since when
+                yield min(other.seq for other in execution.events if other.at >= step.created_at) - 1, event.seq
 
 
 def _moment(text: str) -> datetime:

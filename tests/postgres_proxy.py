@@ -13,13 +13,14 @@ class Proxy:
 
     Attributes:
         requests: How often a client has sent something; as it waits for the answer each time, these are round trips.
-        lost: How many answers were lost.
+        lost: How many answers were lost since `lose_answer` was called.
+        struck: How many answers were lost in all, and connections cut.
         refusing: Whether connections are refused.
     """
 
     def __init__(self, directory, server):
         self.url = f"postgresql://postgres@/postgres?host={directory}"
-        self.requests, self.lost, self.refusing = 0, 0, False
+        self.requests, self.lost, self.struck, self.refusing = 0, 0, 0, False
         self._server, self._to_lose = str(server), None
         self._ends, self._lock = [], threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -39,6 +40,7 @@ class Proxy:
         """Cut all connections."""
         with self._lock:
             ends, self._ends = self._ends, []
+        self.struck += len(ends) // 2
         for end in ends:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -96,7 +98,7 @@ class Proxy:
         self._to_lose -= 1
         if self._to_lose >= 0:
             return False
-        self._to_lose, self.lost = None, self.lost + 1
+        self._to_lose, self.lost, self.struck = None, self.lost + 1, self.struck + 1
         return True
 
 

@@ -79,6 +79,8 @@ class Settings(Model):
         database_schema: The schema of the tables in that database, made at the first use: letters, digits and ``_``.
             ``None`` means ``$WORKFLOW_DATABASE_SCHEMA`` or ``workflow``.
         database_connections: How many connections an engine makes to that database at most, in each event loop.
+        database_prepares: Whether statements are prepared in that database; ``False`` behind a pooler that shares
+            connections and does not keep their prepared statements apart, such as PgBouncer before 1.21.
         execution_id_format: ``"business"`` accepts 1 to 255 characters of ``A-Za-z0-9._:-``; ``"uuid"`` accepts UUIDs.
         max_sleep_ms: Longest durable sleep, in milliseconds.
         max_result_bytes: Largest stored result, input or output, in bytes of JSON.
@@ -108,6 +110,7 @@ class Settings(Model):
     database_url: DatabaseUrl = None
     database_schema: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
     database_connections: WholeNumber = Field(default=10, ge=1, le=1_000)
+    database_prepares: bool = True
     execution_id_format: Literal["business", "uuid"] = "business"
     max_sleep_ms: WholeNumber = Field(default=300_000, ge=0, le=LONGEST_MS)
     max_result_bytes: WholeNumber = Field(default=16_777_216, ge=1_024, le=_LARGEST_RESULT_BYTES)

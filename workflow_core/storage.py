@@ -48,6 +48,7 @@ def make_store(settings: Settings) -> tuple[Store, RuntimeLayout | None]:
         url.get_secret_value() if isinstance(url, SecretStr) else url,
         schema=settings.database_schema or os.environ.get("WORKFLOW_DATABASE_SCHEMA") or "workflow",
         max_connections=settings.database_connections,
+        prepares=settings.database_prepares,
     )
     is_named = settings.directory is not None or os.environ.get("WORKFLOW_DIR")
     return store, RuntimeLayout((settings.directory or default_directory()).absolute()) if is_named else None

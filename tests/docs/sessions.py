@@ -26,6 +26,7 @@ VARYING = [
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?"), "<moment>"),
     (re.compile(r"\b\d\d:\d\d:\d\d\b"), "<moment>"),
     (re.compile(r"\d+(\.\d+)? ?(ms|s|min|kB|B)\b"), "<amount>"),
+    (re.compile(r"<amount> ago|  now(?=  )"), "<age>"),
     (re.compile(r"\d+ runs/s"), "<speed>"),
     (re.compile(r"-{3,}"), "---"),
     (re.compile(r"={3,}"), "==="),

@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from pytest_workflow.divergence import ReplayDivergenceError
+from pytest_workflow.timeline import Timeline
 from workflow_core import Settings, Workflow, WorkflowContext, WorkflowEngine
 
 HERE = Path(__file__).name
@@ -559,3 +560,19 @@ def test_databases_that_are_not_of_workflows(production, tmp_path, workflow_repl
     writer.close()
     with pytest.raises(ValueError, match="schema version 99"):
         workflow_replay(production / DATABASE)
+
+
+def test_the_work_of_a_replay_grows_with_the_number_of_parallel_steps_not_with_its_square(
+    workflow, workflow_replay, monkeypatch
+):
+    asked = []
+    is_due = Timeline.is_due
+    monkeypatch.setattr(Timeline, "is_due", lambda *of: asked.append(of) or is_due(*of))
+
+    @workflow.define("wide")
+    async def wide(ctx):
+        await asyncio.gather(*(ctx.step(f"part-{number}", lambda: None) for number in range(100)))
+
+    result = workflow.run("wide")
+    workflow_replay(result)
+    assert len(asked) < 500

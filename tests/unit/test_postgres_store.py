@@ -347,6 +347,44 @@ def test_a_statement_ends_with_the_event_loop_that_waits_for_it(make_postgres_st
     asyncio.run(store.open())
 
 
+def test_a_statement_that_does_not_end_is_cut_off_when_its_task_is_cancelled(make_postgres_store, monkeypatch):
+    async def scenario():
+        store = make_postgres_store(max_connections=1)
+        monkeypatch.setitem(type(store).together.__globals__, "_GRACE_SECONDS", 0.01)
+        await store.open()
+        task = asyncio.ensure_future(store.together(lambda connection: connection.execute("SELECT pg_sleep(60)")))
+        while not store._connections._here().busy:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await store.fetch("SELECT 1") == [(1,)]
+
+    asyncio.run(scenario())
+
+
+def test_a_take_over_that_meets_a_lock_leaves_nothing(make_postgres_store, postgres_url):
+    async def scenario():
+        store = make_postgres_store()
+        await begin(store)
+        hurried = make_postgres_store(
+            with_parameter(postgres_url, "options", "-c lock_timeout=20ms"), max_connections=1
+        )
+
+        async def hold(connection):
+            async with connection.transaction():
+                await connection.execute(store.sql("SELECT 1 FROM {s}.executions FOR UPDATE"))
+                with pytest.raises(StorageError) as caught:
+                    await hurried.execution_recovered(LEASE, Owner("host", 2, "0"), None, "running", 2, NOW)
+                return caught.value.reason
+
+        assert await store.together(hold) == "locked"
+        taken = await hurried.execution_recovered(LEASE, Owner("host", 2, "0"), None, "running", 2, NOW)
+        assert taken.fencing_token == 2
+
+    asyncio.run(scenario())
+
+
 # Two at the same rows ------------------------------------------------------------------------------------------------
 
 

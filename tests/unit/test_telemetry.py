@@ -1,6 +1,7 @@
 """The OpenTelemetry plugin: what it makes of executions, on a clock that stands still until it is moved."""
 
 import asyncio
+import contextvars
 import logging
 import threading
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,8 @@ from workflow_core.extensions import Extensions
 from workflow_core.telemetry import OpenTelemetryPlugin, trace_id_of
 from workflow_core.telemetry.identity import derived_span_id, derived_trace_id, nanoseconds
 from workflow_core.telemetry.instrumentor import WorkflowInstrumentor
+from workflow_core.telemetry.plugin import _within
+from workflow_core.telemetry.tracer import SpanSource
 
 START = nanoseconds(datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -403,6 +406,83 @@ async def test_a_handler_that_raises_is_an_error_of_its_span(machine, clock, tel
     assert telemetry.one("catch call").status.is_unset
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("leaving", ["lost", "interrupted"])
+async def test_an_attempt_that_is_told_of_elsewhere_is_not_told_of_here(machine, clock, telemetry, leaving):
+    class Breaking(BaseException):
+        pass
+
+    broken = asyncio.Event()
+
+    @machine.define("order")
+    async def order(ctx):
+        async def hang():
+            if len(machine.engines) == 1:
+                await broken.wait()
+                raise Breaking
+
+        await asyncio.gather(ctx.step("hang", hang), ctx.sleep("rest", 1_000))
+
+    engine = machine.boot([telemetry.plugin()])
+    await engine.start("order", "o-1", detach=True)
+    await clock.advance(500)
+    if leaving == "interrupted":
+        broken.set()
+        await clock.settle()
+    machine.dead.add(engine.owner.owner_id)
+    again = machine.boot([telemetry.plugin()])
+    await again.recover()
+    await clock.finish(again.wait("o-1"))
+    await clock.settle()
+    await engine.aclose()
+    assert [span.attributes["workflow.step.outcome"] for span in telemetry.named("step hang")] == [
+        "interrupted",
+        "completed",
+    ]
+    assert telemetry.metrics()["workflow.execution.active", "order"] == 0
+    assert len(telemetry.named("execution order")) == 1
+
+
+@pytest.mark.asyncio
+async def test_one_plugin_in_two_simulated_processes_counts_and_links_as_two_would(machine, clock, telemetry):
+    @machine.define("order", panic_config={"enable_auto_restart": False})
+    async def order(ctx):
+        await ctx.sleep("rest", 1_000)
+        if ctx.execution_id == "o-2":
+            raise MemoryError("full")
+
+    plugin = telemetry.plugin()
+    engine = machine.boot([plugin])
+    with telemetry.provider().get_tracer("users").start_as_current_span("request"):
+        for execution_id in ("o-1", "o-2"):
+            await engine.start("order", execution_id, detach=True)
+            await clock.settle()
+    await machine.crash(engine)
+    again = machine.boot([plugin])
+    await again.recover()
+    assert telemetry.metrics()["workflow.execution.active", "order"] == 2
+    await clock.finish(again.wait("o-1"))
+    await clock.finish(again.wait("o-2"))
+    assert telemetry.metrics()["workflow.execution.active", "order"] == 0  # one panicked, and nothing restarts it
+    assert not telemetry.one("execution order").links  # this process does not know who started it
+
+
+@pytest.mark.asyncio
+async def test_the_link_to_the_caller_is_kept_through_a_restart(machine, clock, telemetry):
+    @machine.define("order", panic_config={"restart_delay_ms": 1_000})
+    async def order(ctx):
+        if ctx.restart_attempt == 1:
+            raise MemoryError("full")
+
+    engine = machine.boot([telemetry.plugin()])
+    with telemetry.provider().get_tracer("users").start_as_current_span("request"):
+        await engine.start("order", "o-1", detach=True)
+        await clock.settle()
+    await clock.finish(engine.wait("o-1"))
+    assert len(telemetry.one("execution order").links) == 1
+    assert len(telemetry.named("start order")) == 1
+
+
 # What user code sees --------------------------------------------------------------------------------------------------
 
 
@@ -546,8 +626,21 @@ async def test_a_trace_that_is_not_sampled_has_no_spans_and_its_metrics_are_ther
     assert f"{seen[0].trace_id:032x}" == trace_id_of(result)  # what the step's own libraries do is not sampled either
     assert not seen[0].trace_flags.sampled
     assert telemetry.metrics()["workflow.step.attempts", "order", "work", "completed"] == 1
+
+
+@pytest.mark.asyncio
+async def test_nothing_is_put_around_attempts_and_handlers_of_a_trace_that_is_not_sampled(machine, clock):
+    plugin = Telemetry(ParentBased(ALWAYS_OFF)).plugin()
     attempt = SimpleNamespace(workflow_name="order", execution_id="o-1", step_id="work", attempt=1)
-    assert plugin.wrap_attempt(attempt) is None
+    put = []
+
+    @machine.define("order")
+    async def order(ctx):
+        await ctx.step("work", lambda: put.append(plugin.wrap_attempt(attempt)))
+        put.append(plugin.wrap_handler(attempt, "catch"))
+
+    await clock.finish(machine.boot([plugin]).start("order", "o-1"))
+    assert put == [None, None]
 
 
 @pytest.mark.asyncio
@@ -604,6 +697,40 @@ async def test_without_an_sdk_nothing_happens(machine, clock):
     assert result.output == "later"
 
 
+@pytest.mark.asyncio
+async def test_a_global_provider_that_is_set_later_is_used(machine, clock, telemetry, monkeypatch):
+    machine.define("order")(flaky_flow)
+    monkeypatch.setattr(trace, "get_tracer_provider", trace.ProxyTracerProvider)
+    engine = machine.boot([OpenTelemetryPlugin()])
+    await clock.finish(engine.start("order", "o-1"))
+    monkeypatch.setattr(trace, "get_tracer_provider", telemetry.provider)
+    result = await clock.finish(engine.start("order", "o-2"))
+    assert {f"{span.context.trace_id:032x}" for span in telemetry.spans} == {trace_id_of(result)}
+
+
+def test_a_given_id_is_given_to_one_span_alone(telemetry):
+    source = SpanSource(telemetry.provider(), "1")
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    given = source.start_root("given", 1, 2, None, at, {}, []).get_span_context()
+    assert (given.trace_id, given.span_id) == (1, 2)
+    other = source._resolved().start_span("other").get_span_context()
+    assert other.trace_id != 1
+    assert other.span_id != 2
+
+
+def test_a_coroutine_that_is_closed_elsewhere_leaves_no_error_in_the_log(caplog):
+    async def wait():
+        await asyncio.Event().wait()
+
+    async def begin_and_leave():
+        coroutine = _within(wait, context.Context())
+        contextvars.copy_context().run(coroutine.send, None)
+        return coroutine
+
+    asyncio.run(begin_and_leave()).close()
+    assert not caplog.records
+
+
 class ForeignProvider(trace.TracerProvider):
     """A provider whose tracers hide those of the SDK, as some vendors' do."""
 
@@ -642,10 +769,14 @@ async def test_secrets_are_masked_in_messages_and_tracebacks(machine, clock, tel
         def fail():
             raise ValueError(f"{secret} \ud800 was refused")
 
-        await ctx.step("call", fail).on_error({"ValueError": lambda error, ctx: 1 / 0 if error else None})
+        def worse(error, ctx):
+            raise LookupError(f"{secret} is not there")
+
+        await ctx.step("call", fail).on_error({"ValueError": worse})
 
     with pytest.raises(WorkflowError):
         await clock.finish(engine.start("leaky", "l-1"))
+    assert telemetry.one("on_error:ValueError call").status.description == "[secret token] is not there"
     text = "".join(span.to_json() for span in telemetry.spans)
     assert "[secret token]" in text
     assert "hunter2" not in text

@@ -43,6 +43,9 @@ _ADAPTERS.register_dumper(int, _Integer)
 _ADAPTERS.register_dumper(Int8, _Integer)
 _ADAPTERS.register_dumper(str, StrDumper)
 
+_PREPARE_THRESHOLD: Final = 5
+"""After how many uses on a connection a statement is prepared there."""
+
 _left_to_parent: list[object] = []
 
 
@@ -63,11 +66,13 @@ class Connections:
     Args:
         address: Where to.
         limit: How many at most in each event loop.
+        prepares: Whether statements are prepared that are used often.
     """
 
-    def __init__(self, address: Address, limit: int) -> None:
+    def __init__(self, address: Address, limit: int, *, prepares: bool) -> None:
         self._address = address
         self._limit = limit
+        self._prepare_threshold = _PREPARE_THRESHOLD if prepares else None
         self._lock = threading.Lock()
         self._loops: dict[asyncio.AbstractEventLoop, _OfLoop] = {}
         self._closed = False
@@ -153,7 +158,10 @@ class Connections:
         where = str(self._address)
         try:
             connection: Connection = await psycopg.AsyncConnection.connect(
-                self._address.conninfo, autocommit=True, context=_ADAPTERS
+                self._address.conninfo,
+                autocommit=True,
+                prepare_threshold=self._prepare_threshold,
+                context=_ADAPTERS,
             )
         except psycopg.Error as error:
             failure = storage_error(error, where, connecting=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 
@@ -31,6 +31,9 @@ __all__ = ["PostgresDatabase"]
 
 ResultT = TypeVar("ResultT")
 
+_GRACE_SECONDS: Final = 10.0
+"""How long a task that is cancelled waits for a statement under way."""
+
 
 class PostgresDatabase:
     """The tables of a store, made or brought up to date at the first use.
@@ -39,14 +42,15 @@ class PostgresDatabase:
         url: A URL as libpq reads it, ``postgresql://user:password@host:port/database``.
         schema: The schema of the tables.
         max_connections: How many connections there are at most in each event loop.
+        prepares: Whether statements are prepared that are used often.
 
     Raises:
         ValidationError: The URL or the schema's name is not acceptable.
     """
 
-    def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10) -> None:
+    def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10, prepares: bool = True) -> None:
         self._address = Address(url, schema)
-        self._connections = Connections(self._address, max_connections)
+        self._connections = Connections(self._address, max_connections, prepares=prepares)
         self._is_prepared = False
         self._closed = False
         self._lock = threading.Lock()
@@ -148,14 +152,21 @@ async def _nothing(connection: Connection) -> None:
 
 
 async def _to_its_end(work: Coroutine[Any, Any, ResultT]) -> ResultT:
-    """Await something to its end, and deliver a cancellation of this task that comes meanwhile at its next wait."""
+    """Await something to its end, and deliver a cancellation of this task that comes meanwhile at its next wait.
+
+    What has not come to its end some seconds after the cancellation is cut off.
+    """
     task = asyncio.ensure_future(work)
     interruption: asyncio.CancelledError | None = None
+    cut_off: asyncio.TimerHandle | None = None
     while not task.done():
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError as error:
             interruption = error
+            cut_off = cut_off or asyncio.get_running_loop().call_later(_GRACE_SECONDS, task.cancel)
+    if cut_off is not None:
+        cut_off.cancel()
     if interruption is not None and not task.cancelled() and (current := asyncio.current_task()) is not None:
         current.uncancel()
         current.cancel(*interruption.args)

@@ -1,7 +1,8 @@
 """Reading many executions of one database: pages of lists, counts, and what waits to be recovered.
 
-Each list is one statement, which walks along the index once for each workflow and status (``LATERAL``) and takes no
-more than a page from each. A page begins behind a place, as on SQLite: see `workflow_core.database.listing`.
+Each list is one statement, which walks along one index, or along `idx_executions_status` once for each workflow and
+status (``LATERAL``), and takes no more than a page from each. A page begins behind a place, as on SQLite: see
+`workflow_core.database.listing`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _LATEST: Final = (
     "started_at >= %(since)s AND (started_at, id) < (%(until)s, %(until_id)s)"
     " ORDER BY started_at DESC, id DESC LIMIT %(limit)s"
 )
-_LIST_ALL: Final = f"SELECT {_SUMMARY} FROM {{s}}.executions WHERE {_LATEST}"
+_LIST_ALL: Final = f"SELECT {_SUMMARY} FROM {{s}}.executions WHERE restart_attempt >= 0 AND {_LATEST}"
 _LIST: Final = (
     "WITH RECURSIVE {names} SELECT found.* FROM names CROSS JOIN unnest(%(statuses)s::text[]) AS wanted (status)"
     f" CROSS JOIN LATERAL (SELECT {_SUMMARY} FROM {{s}}.executions e"
@@ -52,10 +53,7 @@ _UNFINISHED: Final = (
 )
 _EARLIEST: Final = "(e.started_at, e.id) > (%(after)s, %(after_id)s) ORDER BY e.started_at, e.id LIMIT %(limit)s"
 _LIST_UNFINISHED: Final = (
-    f"WITH RECURSIVE {NAMES}, page AS ("
-    " (SELECT found.* FROM names CROSS JOIN unnest(ARRAY['running', 'sleeping', 'restarting']) AS wanted (status)"
-    f" CROSS JOIN LATERAL (SELECT {_UNFINISHED} WHERE e.workflow_name = names.name AND e.status = wanted.status"
-    f" AND {_EARLIEST}) found WHERE names.name IS NOT NULL ORDER BY found.started_at, found.id LIMIT %(limit)s)"
+    f"WITH page AS ((SELECT {_UNFINISHED} WHERE e.status IN ('running', 'sleeping', 'restarting') AND {_EARLIEST})"
     f" UNION ALL (SELECT {_UNFINISHED} WHERE e.restart_at IS NOT NULL AND e.status = 'panicked' AND {_EARLIEST}))"
     " SELECT p.id, p.workflow_name, p.status, p.started_at, p.fencing_token, o.host, o.pid, o.process_started,"
     " o.owner_id, o.lease_expires_at, CASE p.status WHEN 'sleeping' THEN (SELECT min(s.wake_time) FROM {s}.steps s"

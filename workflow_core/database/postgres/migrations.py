@@ -27,6 +27,7 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {}
 """By version, the statements that make the next version of it."""
 
 _VERSION: Final = "SELECT version FROM {s}.schema_version"
+_VERSION_TABLE: Final = "CREATE TABLE {s}.schema_version (version bigint NOT NULL, changed_at timestamptz NOT NULL)"
 _LOCKS: Final = 0x776F726B  # "work"
 """The first key of the advisory locks; the second one is of the schema's name."""
 
@@ -88,12 +89,10 @@ async def _make(connection: Connection, address: Address) -> None:
     row = await (await connection.execute("SELECT to_regnamespace(%s) IS NULL", (address.schema,))).fetchone()
     if row is not None and row[0]:  # IF NOT EXISTS asks for a privilege that is not needed then
         await connection.execute(_sql("CREATE SCHEMA {s}", address))
-    for statement in SCHEMA:
-        await connection.execute(_sql(statement, address))
-    await connection.execute(
-        _sql("CREATE TABLE {s}.schema_version (version bigint NOT NULL, changed_at timestamptz NOT NULL)", address)
-    )
-    await connection.execute(_sql("INSERT INTO {s}.schema_version VALUES (%s, now())", address), (SCHEMA_VERSION,))
+    async with connection.pipeline():
+        for statement in (*SCHEMA, _VERSION_TABLE):
+            await connection.execute(_sql(statement, address))
+        await connection.execute(_sql("INSERT INTO {s}.schema_version VALUES (%s, now())", address), (SCHEMA_VERSION,))
 
 
 def _check(found: int, address: Address) -> None:

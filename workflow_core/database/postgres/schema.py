@@ -6,6 +6,8 @@ PostgreSQL's sake:
 - Moments are ``timestamptz``; JSON is ``text``, because ``jsonb`` would reorder keys and round numbers.
 - Names are compared byte by byte (``COLLATE "C"``), so that lists have one order whatever the database's locale is.
 - ``steps`` has no index but its key, and room in its pages: so the update that completes a step writes no index (HOT).
+- `idx_executions_started_at` has a condition that always holds, and that only the list of all executions asks for. Else
+  the planner, which does not know how rare a status is, would walk along it in search of that status.
 - There is no registry: ``workflows`` has a row for each workflow, which no start of an execution writes, since all
   processes would wait for each other there. Counts are derived; what was removed is counted when it is removed.
 
@@ -74,7 +76,10 @@ CREATE TABLE {s}.executions (
     definition_revision text
 ) WITH (fillfactor = 80)""",
     "CREATE INDEX idx_executions_status ON {s}.executions (workflow_name, status, started_at, id)",
-    "CREATE INDEX idx_executions_started_at ON {s}.executions (started_at, id)",
+    "CREATE INDEX idx_executions_started_at ON {s}.executions (started_at, id) WHERE restart_attempt >= 0",
+    """
+CREATE INDEX idx_executions_unfinished ON {s}.executions (started_at, id)
+    WHERE status IN ('running', 'sleeping', 'restarting')""",
     "CREATE INDEX idx_executions_restart_at ON {s}.executions (started_at, id) WHERE restart_at IS NOT NULL",
     """
 CREATE TABLE {s}.steps (

@@ -22,15 +22,16 @@ class PostgresStore(DefinitionStore):
             not say is taken from libpq's environment variables and password file.
         schema: The schema of the tables, which is made if it is not there.
         max_connections: How many connections there are at most in each event loop.
+        prepares: Whether statements are prepared that are used often; not behind a pooler that cannot keep them apart.
 
     Raises:
         ValidationError: The URL or the schema's name is not acceptable.
     """
 
-    def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10) -> None:
-        super().__init__(url, schema=schema, max_connections=max_connections)
+    def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10, prepares: bool = True) -> None:
+        super().__init__(url, schema=schema, max_connections=max_connections, prepares=prepares)
         self._another: Callable[[], PostgresStore] = lambda: PostgresStore(
-            url, schema=schema, max_connections=max_connections
+            url, schema=schema, max_connections=max_connections, prepares=prepares
         )  # a function shows no password
         self._watched: tuple[str, list[str]] | None = None
         self._known_owners: dict[str, int | None] = {}

@@ -1,0 +1,66 @@
+"""Executions on PostgreSQL whose connections break all the time, in the middle of anything, and what is left."""
+
+import asyncio
+import os
+import random
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.reliability.postgres_copy import copy
+from tests.reliability.storm_checks import check
+from tests.reliability.storm_workflows import KINDS, make_engine, work
+
+SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "7"))
+BATCHES = 3
+
+
+@dataclass
+class Counts:
+    executions: int = 0
+    recoveries: int = 0
+    interruptions: int = 0
+    calls: int = 0
+    kills: int = 0
+    statuses: dict = field(default_factory=dict)
+    violations: list = field(default_factory=list)
+
+
+@pytest.mark.timeout(180)
+def test_connections_that_break_all_the_time_lose_nothing_and_repeat_nothing(
+    tmp_path, monkeypatch, proxy, postgres_url, postgres_schema
+):
+    monkeypatch.setenv("WORKFLOW_DATABASE_URL", proxy.url)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    moments, over = random.Random(SEED), threading.Event()
+
+    def strike():
+        while not over.wait(moments.uniform(0, 0.05)):
+            if moments.random() < 0.3:
+                proxy.cut()
+            else:
+                proxy.lose_answer(moments.randrange(3))
+
+    striking = threading.Thread(target=strike)
+    counts = Counts()
+
+    async def run():
+        engine = make_engine(tmp_path)
+        await engine.bare_store.open()
+        striking.start()
+        try:
+            await work(engine, BATCHES, last=True)
+        finally:
+            over.set()
+            striking.join()
+            proxy.stop_losing()
+        await engine.aclose()
+
+    asyncio.run(run())
+    copy(postgres_url, postgres_schema, tmp_path / "state", KINDS)
+    check(tmp_path, BATCHES, counts)
+    assert counts.violations == []
+    assert counts.executions == BATCHES * len(KINDS)
+    assert counts.recoveries == 0
+    assert proxy.struck > 10
