@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from pytest_workflow.divergence import ReplayDivergenceError
 from pytest_workflow.timeline import Timeline
 from workflow_core import Settings, Workflow, WorkflowContext, WorkflowEngine
+from workflow_core.definition import SHARED_DEFINITIONS
 
 HERE = Path(__file__).name
 ran: list[str] = []
@@ -420,7 +421,8 @@ async def test_in_an_asynchronous_test(workflow, workflow_replay):
 
 def test_a_workflow_that_is_not_defined(workflow, workflow_replay, recorded):
     workflow.engine.definitions = type(workflow.engine.definitions)()
-    (divergence,) = workflow_replay(workflow, check=False).divergences
+    with SHARED_DEFINITIONS.scoped(empty=True):
+        (divergence,) = workflow_replay(workflow, check=False).divergences
     assert divergence.kind == "undefined"
 
 
