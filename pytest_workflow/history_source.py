@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_workflow.recorded_history import RecordedExecution
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["HistorySource", "copied", "opened", "recorded"]
 
 HistorySource: TypeAlias = "str | os.PathLike[str] | WorkflowHarness | ExecutionResult | RecordedHistory"
@@ -33,9 +34,8 @@ def copied(database: sqlite3.Connection) -> sqlite3.Connection:
     return copy
 
 
-@contextlib.contextmanager
-def opened(source: HistorySource, live: sqlite3.Connection) -> Iterator[list[sqlite3.Connection]]:
-    """Open a source as workflow databases in memory, and close them at the end of the ``with`` block.
+class opened:  # noqa: N801 - used as a function; a generator would put frames of contextlib's into tracebacks
+    """Opens a source as workflow databases in memory, and closes them at the end of the ``with`` block.
 
     Args:
         source: The source.
@@ -45,21 +45,27 @@ def opened(source: HistorySource, live: sqlite3.Connection) -> Iterator[list[sql
         ValueError: The source cannot be read, or is something else.
         TypeError: The source is of no known kind.
     """
-    if isinstance(source, (WorkflowHarness, ExecutionResult)):
-        databases = [copied(live)]
-    elif isinstance(source, RecordedHistory):
-        databases = [_filled(source.executions)]
-    elif isinstance(source, (str, os.PathLike)):
-        databases = list(_from_path(Path(source)))
-    else:
-        raise TypeError(
-            "a history is read from a database file, a runtime directory, a saved JSON file, the workflow fixture or "
-            f"an ExecutionResult, not from {type(source).__name__}"
-        )
-    try:
-        yield databases
-    finally:
-        for database in databases:
+
+    def __init__(self, source: HistorySource, live: sqlite3.Connection) -> None:
+        if isinstance(source, (WorkflowHarness, ExecutionResult)):
+            self._databases = [copied(live)]
+        elif isinstance(source, RecordedHistory):
+            self._databases = [_filled(source.executions)]
+        elif isinstance(source, (str, os.PathLike)):
+            if not os.fspath(source).strip():
+                raise ValueError("a history is read from a file or a directory, and this path is empty")
+            self._databases = list(_from_path(Path(source)))
+        else:
+            raise TypeError(
+                "a history is read from a database file, a runtime directory, a saved JSON file, the workflow fixture "
+                f"or an ExecutionResult, not from {type(source).__name__}"
+            )
+
+    def __enter__(self) -> list[sqlite3.Connection]:
+        return self._databases
+
+    def __exit__(self, *error: object) -> None:
+        for database in self._databases:
             database.close()
 
 
@@ -88,23 +94,42 @@ def _from_path(path: Path) -> Iterator[sqlite3.Connection]:
         yield from map(_copy_of_file, files)
         return
     try:
-        with path.open("rb") as file:
-            head = file.read(len(_SQLITE))
+        head = _head(path)
     except OSError as error:
         raise ValueError(f"the history {path} cannot be read: {error.strerror or error}") from None
+    if not head:
+        raise ValueError(f"the history {path} is empty")
     yield _copy_of_file(path) if head == _SQLITE else _filled(load_history(path))
 
 
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_SQLITE))
+
+
 def _is_workflow_database(path: Path) -> bool:
+    """Tell whether a file of a directory is to be replayed; a damaged one is, so that its reader is told."""
     try:
         with contextlib.closing(_read_only(path)) as database:
             return _has_executions(database)
-    except sqlite3.Error:
-        return False
+    except (sqlite3.Error, OSError):
+        in_its_place = path.parent.name == path.stem and path.parent.parent.name == "workflows"
+        return in_its_place or _begins_as_a_database(path)
+
+
+def _begins_as_a_database(path: Path) -> bool:
+    try:
+        return _head(path) == _SQLITE
+    except OSError:
+        return True
 
 
 def _has_executions(database: sqlite3.Connection) -> bool:
-    return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'executions'").fetchone() is not None
+    return "executions" in _tables(database)
+
+
+def _tables(database: sqlite3.Connection) -> set[str]:
+    return {str(row[0]) for row in database.execute("SELECT name FROM sqlite_master")}
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
@@ -113,8 +138,8 @@ def _read_only(path: Path) -> sqlite3.Connection:
     A database in WAL mode that nobody has open is read as immutable: otherwise SQLite would put its ``-wal`` and
     ``-shm`` files next to it, and fail where it may not.
     """
-    wal = path.with_name(f"{path.name}-wal")
-    in_use = wal.exists() and wal.stat().st_size > 0
+    wal, shared = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+    in_use = wal.exists() and (wal.stat().st_size > 0 or shared.exists())
     uri = f"{path.absolute().as_uri()}?mode=ro{'' if in_use else '&immutable=1'}"
     return sqlite3.connect(uri, uri=True, timeout=5.0, check_same_thread=False)
 
@@ -133,6 +158,13 @@ def _copy_of_file(path: Path) -> sqlite3.Connection:
                     f"{path} has schema version {version}, and this version of pytest-workflow-core knows up to "
                     f"{WORKFLOW_SCHEMA_VERSION}; install the version that wrote it, or a newer one"
                 )
+            if not version or _NEEDED - _tables(database):
+                raise ValueError(f"{path} is the database of another program, or tables of it are missing")
+            if (found := database.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise ValueError(f"the database {path} is damaged: {found}; replay a backup of it")
             return copied(database)
     except sqlite3.Error as error:
-        raise ValueError(f"the database {path} cannot be read: {error}") from None
+        raise ValueError(f"the database {path} cannot be read: {error}; if it is damaged, replay a backup") from None
+
+
+_NEEDED = frozenset({"executions", "steps", "step_errors", "step_events", "event_log"})

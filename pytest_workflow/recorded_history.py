@@ -7,19 +7,21 @@ it correctly any more.
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 import pydantic_core
 
-from workflow_core.errors import ValidationError
+from workflow_core.errors import ValidationError, shown
 from workflow_core.models import ExecutionStatus, Model, StepStatus
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
+__tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
     "HISTORY_FORMAT",
     "HISTORY_VERSION",
@@ -134,15 +136,34 @@ def read_executions(
         workflow,
         execution_id,
     )
-    return [
-        RecordedExecution(
+    return [_read_one(database, row) for row in rows]
+
+
+def _read_one(database: sqlite3.Connection, row: dict[str, Any]) -> RecordedExecution:
+    try:
+        execution = RecordedExecution(
             **_parsed(row, "input", "output", "error", "retry_config", "panic_config"),
             steps=tuple(_read_steps(database, row["execution_id"])),
             events=tuple(_read_events(database, row["execution_id"])),
             errors=tuple(_read_errors(database, row["execution_id"])),
         )
-        for row in rows
-    ]
+        for moment in (execution.started_at, *(event.at for event in execution.events)):
+            datetime.fromisoformat(moment)
+    except ValueError as error:
+        name = shown(row["execution_id"])
+        raise ValueError(f"what is stored of execution {name} cannot be read: {_first_mistake(error)}") from None
+    return execution
+
+
+def _first_mistake(error: ValueError) -> str:
+    """Return what is wrong, without the rest of what pydantic says."""
+    if isinstance(error, pydantic.ValidationError):
+        mistakes: Sequence[Mapping[str, Any]] = error.errors(include_url=False, include_input=False)
+    else:
+        mistakes = error.errors if isinstance(error, ValidationError) else ()
+    if not mistakes:
+        return str(error)
+    return f"{'.'.join(map(str, mistakes[0]['loc']))}: {mistakes[0]['msg']}"
 
 
 def _read_steps(database: sqlite3.Connection, execution_id: str) -> Iterable[RecordedStep]:
@@ -300,4 +321,4 @@ def load_history(path: str | os.PathLike[str]) -> tuple[RecordedExecution, ...]:
     try:
         return RecordedHistory.model_validate(found).executions
     except (pydantic.ValidationError, ValidationError) as error:
-        raise ValueError(f"{path} is a damaged history: {error}") from None
+        raise ValueError(f"{path} is a damaged history: {_first_mistake(error)}") from None

@@ -171,6 +171,7 @@ class _Replay:
             SQLiteStore(connection=database), self.clock, plugins, settings, SimulatedProcesses()
         )
         self._engine.codec = today.codec
+        self._engine.configurations.succeed(today.configurations)
         self._engine.definitions = ObservedDefinitions(OwnHandlers(today), [self])
         self._asked: list[Ask] = []
         self._ids: set[str] = set()

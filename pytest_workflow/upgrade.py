@@ -235,6 +235,7 @@ class _Run:
         self._stack = contextlib.ExitStack()
         plugins = [*test.user_plugins, _Watch(self, freezes=freezes)]
         self.environment = Environment(clock, settings=test.settings, plugins=plugins, memory=self._connection)
+        self.environment.engine.configurations.succeed(test.engine.configurations)
         for step_id, value in doubles.items():
             self.environment.faults.returns(step_id, value, strict=False)
 

@@ -112,8 +112,8 @@ class Configurations:
         self._prepared.discard(workflow_name)
 
     def succeed(self, other: Configurations) -> None:
-        """Take over what was configured in memory in another engine."""
-        self._changes = other._changes
+        """Take over what was configured in memory in another engine; later changes are those of one alone."""
+        self._changes = dict(other._changes)
         self._prepared.clear()
 
     def prepare(self, workflow_name: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import sqlite3
 import stat
 import sys
@@ -530,7 +532,8 @@ def test_everything_survives_saving(workflow, workflow_replay, workflow_faults, 
     ("content", "message"),
     [
         (None, "cannot be read"),
-        (b"", "neither a workflow database nor JSON"),
+        (b"", "is empty"),
+        (b"{", "neither a workflow database nor JSON"),
         (b"SQLite format 3\x00 and nothing else", "cannot be read"),
         (b"{}", 'its "format" is not'),
         (b'{"format": "pytest-workflow-core history", "version": 9}', "version 9"),
@@ -578,3 +581,75 @@ def test_the_work_of_a_replay_grows_with_the_number_of_parallel_steps_not_with_i
     result = workflow.run("wide")
     workflow_replay(result)
     assert len(asked) < 500
+
+
+# Configurations ------------------------------------------------------------------------------------------------------
+
+
+def test_a_replay_knows_the_configuration_of_the_test(workflow, workflow_replay):
+    @workflow.engine.define("configured")
+    async def configured(ctx):
+        place = await ctx.step(ctx.config.variables["FIRST"], lambda: 1)
+        return f"{ctx.config.environment} {place}"
+
+    workflow.configure("configured", environment="staging", variables={"FIRST": "charge"})
+    result = workflow.run("configured", "c-1")
+    assert result.output == "staging 1"
+    assert workflow_replay(result).ok
+
+
+# Damaged sources -----------------------------------------------------------------------------------------------------
+
+
+def damage(path, where=0, text=b"x" * 64):
+    with path.open("r+b") as file:
+        file.seek(where)
+        file.write(text)
+
+
+@pytest.mark.parametrize("where", [0, 100, 4_096, 3 * 4_096])
+def test_a_damaged_database_of_a_directory_is_never_left_out(production, workflow_replay, where):
+    damage(production / "workflows" / "replayed-from-file" / "replayed-from-file.db", where, b"x" * 4_000)
+    with pytest.raises(ValueError, match=r"replayed-from-file\.db"):
+        workflow_replay(production, check=False)
+
+
+def test_a_foreign_database_beside_is_left_out_and_one_that_is_named_is_refused(production, workflow_replay, tmp_path):
+    (production / "thumbs.db").write_bytes(b"no database")
+    assert workflow_replay(production).ok
+    with contextlib.closing(sqlite3.connect(tmp_path / "theirs.db")) as theirs:
+        theirs.execute("CREATE TABLE executions (id)")
+    with pytest.raises(ValueError, match=r"theirs\.db is the database of another program"):
+        workflow_replay(tmp_path / "theirs.db")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("UPDATE executions SET status = 'lost'", "status"),
+        ("UPDATE executions SET retry_config = '{'", "EOF"),
+        ("UPDATE executions SET started_at = 'yesterday'", "isoformat"),
+        ("UPDATE steps SET result_data = '{'", "EOF"),
+    ],
+)
+def test_a_row_that_cannot_be_read_names_its_execution(production, workflow_replay, change, message):
+    file = production / "workflows" / "replayed-from-file" / "replayed-from-file.db"
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        database.execute(change)
+    with pytest.raises(ValueError, match=f"execution 'p-1' cannot be read.*{message}"):
+        workflow_replay(file)
+
+
+@pytest.mark.parametrize(("name", "message"), [("", "path is empty"), ("empty.db", r"empty\.db is empty")])
+def test_nothing_is_no_source(workflow_replay, tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.db").touch()
+    with pytest.raises(ValueError, match=message):
+        workflow_replay(name)
+
+
+def test_a_source_that_is_not_there_shows_no_frames_of_the_harness(pytester):
+    pytester.makepyfile("def test_it(workflow_replay):\n    workflow_replay('nothere.json')\n")
+    result = pytester.runpytest("-p", "no:randomly", "-o", "asyncio_default_fixture_loop_scope=function")
+    frames = [line for line in result.outlines if re.match(r"\S+\.py:\d+: ", line)]
+    assert frames == ["test_a_source_that_is_not_there_shows_no_frames_of_the_harness.py:2: ValueError"]
