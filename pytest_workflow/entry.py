@@ -491,13 +491,17 @@ def _leave_virtual_time(item: pytest.Item, nextitem: pytest.Item | None) -> None
 def _refuse_unused(faults: WorkflowFaults) -> None:
     unused = faults.unused()
     if unused:
-        names = "\n".join(f"  workflow_faults.{rule.description}" for rule in unused)
+        names = "\n".join(f"  workflow_faults.{rule.description}{_hint(faults.resembling(rule))}" for rule in unused)
         pytest.fail(
             f"these faults never struck, so the test shows less than it says:\n{names}\n"
             "Mend the step id, the attempts or the order (a fault made later hides those that it strikes before), or "
             "pass strict=False to the rule or set workflow_faults.strict = False",
             pytrace=False,
         )
+
+
+def _hint(step_id: str) -> str:
+    return f'  <- did you mean the step "{step_id}"?' if step_id else ""
 
 
 def _armed(item: pytest.Item, faults: WorkflowFaults) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ those made before it are not reached and have not struck.
 
 from __future__ import annotations
 
+import difflib
 import sqlite3
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -142,6 +143,14 @@ class StrikingFaults:
     def unused(self) -> list[ArmedFault]:
         """Return the strict rules that never struck."""
         return [armed for armed in self.rules if self.strict and armed.rule.strict and not armed.fired]
+
+    def resembling(self, armed: ArmedFault) -> str:
+        """Return the step that began and that a rule's step, which never did, may have been meant for; or nothing."""
+        wanted = armed.rule.where.step
+        begun = {step_id for _, step_id in self._runs}
+        if wanted is None or any(matches(step_id, wanted) for step_id in begun):
+            return ""
+        return next(iter(difflib.get_close_matches(wanted, begun, n=1)), "")
 
     # Attempts --------------------------------------------------------------------------------------------------------
 

@@ -326,7 +326,7 @@ def test_rules_of_a_plan_that_never_strike_fail_the_test(run_within, pytester):
             "these faults never struck, so the test shows less than it says:",
             '  workflow_faults.add({"version":1,"rules":[[]{"where":{"step":"sip"},"what":{"kind":"return","value":2*',
             "  workflow_faults.crash('step_completed', 'ship', 'after', occurrence=2)",
-            "  workflow_faults.corrupt_result('sip', '{\"corrupt')",
+            "  workflow_faults.corrupt_result('sip', '{\"corrupt')*did you mean the step \"ship\"[?]",
         ]
     )
 

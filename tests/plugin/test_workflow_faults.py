@@ -512,7 +512,7 @@ def test_an_unused_rule_fails_the_test_by_name(run_within, pytester):
     result.stdout.fnmatch_lines(
         [
             "these faults never struck, so the test shows less than it says:",
-            "  workflow_faults.fail('shop', ValueError('no'))",
+            "  workflow_faults.fail('shop', ValueError('no'))  <- did you mean the step \"ship\"[?]",
             "  workflow_faults.fail('ship', 'no', attempts=[[]2])",
             "  workflow_faults.open_circuit('ship')",
             "  workflow_faults.panic('a', 'fatal error')",
