@@ -39,6 +39,7 @@ def run(directory, test, **options):
         ("127.0.0.1.evil.example", 421),
         ("evil-below.example.org", 421),
         ("localhost@evil.example", 421),
+        ("localhost:80 evil.example", 421),
         ("", 421),
         ("[::1", 421),
         ("127.0.0.2", 421),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -121,9 +122,12 @@ class HostGuard:
         )
 
 
+_HOST: Final = re.compile(r"(?P<name>\[[^\]]+\]|[^:]+)(?::[0-9]{1,5})?")
+
+
 def _without_port(host: str) -> str:
-    end = host.find("]") + 1 if host.startswith("[") else host.find(":")
-    return host[:end] if end > 0 else host
+    found = _HOST.fullmatch(host)
+    return found["name"] if found else host
 
 
 def _own_address(scope: Scope) -> str | None:
