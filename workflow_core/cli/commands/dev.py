@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -13,6 +14,8 @@ import click
 from workflow_core.cli.commands.serve import needs_server, refuse_unsafe, serve_options
 from workflow_core.cli.failures import FAILED, Failure
 from workflow_core.cli.invocation import Invocation, make_command
+from workflow_core.cli.output import print_line
+from workflow_core.cli.texts import visible
 
 if TYPE_CHECKING:
     from watchfiles import Change
@@ -88,16 +91,30 @@ def command(
         words += ["--directory", str(invocation.directory)]
     state = (invocation.directory or default_directory()).absolute()
 
+    roots = [Path.cwd(), *(path.absolute() for path in watch)]
+
+    def below_its_root(path: Path) -> Path:
+        return next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
+
     def is_watched(change: Change, path: str) -> bool:
         del change
         found = Path(path)
-        hidden = any(part.startswith(".") or part == "__pycache__" for part in found.parts[1:])
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in below_its_root(found).parts)
         return found.suffix in _WATCHED and not hidden and state not in found.parents
 
+    def tell(changes: set[tuple[Change, str]]) -> None:
+        if not invocation.quiet:
+            names = sorted(visible(str(below_its_root(Path(path)))) for _, path in changes)
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            print_line(f"{names[0]}{more} changed; starting again ...")
+
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    logging.getLogger("watchfiles").setLevel(logging.ERROR)  # a server that could not start has said so itself
+    if not invocation.quiet:
+        print_line(f"Watching {', '.join(map(str, roots))} for changes of the code  (Ctrl-C stops)")
     run_process(
-        Path.cwd(),
-        *watch,
+        *roots,
+        callback=tell,
         target=shlex.join(words),
         target_type="command",
         watch_filter=is_watched,
