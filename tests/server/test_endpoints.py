@@ -294,6 +294,12 @@ def test_health_tells_of_databases_that_cannot_be_read(directory):
         assert (response.status_code, response.headers["retry-after"]) == (503, "60")
         assert response.json()["type"] == "urn:workflow:problem:storage"
         assert (await served.get("/api/executions/f-1"))["status"] == "panicked"
+        for of_all in ("/api/executions", "/api/executions?search=f-1"):
+            response = await served.client.get(of_all)
+            assert response.status_code == 503
+            assert "order.db" in response.json()["detail"]
+        others = (await served.get("/api/executions?workflow=fragile"))["executions"]
+        assert [each["execution_id"] for each in others] == ["f-1"]
         metrics = (await served.client.get("/api/metrics")).text
         assert 'workflow_database_up{workflow="order"} 0.0' in metrics
 
