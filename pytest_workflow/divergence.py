@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -44,6 +45,8 @@ _ADVICE_FOR_THE_SAME_CODE = (
     "the code between the steps decides this anew whenever it runs, as after a crash, and not always in the same way: "
     "let a step decide it, so that it is recorded, and go by the step's result"
 )
+_WIDTH = 76
+_MOST_NAMES = 5
 _OF_ITS_OWN = frozenset({"captured", "unordered", "environment"})
 
 
@@ -91,7 +94,9 @@ class Divergence:
         if self.site:
             lines.append(f"  where:      {self.site}")
         lines += [f"  perhaps:    {hint}" for hint in self.hints]
-        return "\n".join([*lines, f"  what to do: {self.advice}"])
+        indent = " " * 14
+        advice = textwrap.fill(self.advice, _WIDTH, initial_indent=indent, subsequent_indent=indent)
+        return "\n".join([*lines, f"  what to do: {advice.lstrip()}"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,10 @@ class ReplayReport:
             title = (
                 "the workflow is not deterministic: its code between the steps does something else when it runs again"
             )
-        return "\n\n".join([title, *map(str, differing or self.executions)])
+        return _printable("\n\n".join([title, *(_grouped(differing) or map(str, self.executions))]))
+
+    def __repr__(self) -> str:
+        return f"<{len(self.divergences)} of {len(self.executions)} replayed executions differ: print() tells how>"
 
     def raise_for_divergences(self) -> ReplayReport:
         """Return this report if every replay is like its record.
@@ -171,3 +179,24 @@ class ReplayReport:
         if not self.ok:
             raise ReplayDivergenceError(str(self))
         return self
+
+
+def _grouped(differing: list[ExecutionReplay]) -> list[str]:
+    """Return each difference once, with the executions that have it."""
+    groups: dict[tuple[str, str], list[ExecutionReplay]] = {}
+    for execution in differing:
+        groups.setdefault((execution.workflow_name, str(execution.divergence)), []).append(execution)
+    return [str(first) + _and_others(others) for first, *others in groups.values()]
+
+
+def _and_others(others: list[ExecutionReplay]) -> str:
+    if not others:
+        return ""
+    names = ", ".join(f'"{execution.execution_id}"' for execution in others[:_MOST_NAMES])
+    more = ", ..." if len(others) > _MOST_NAMES else ""
+    return f"\n  the same in {len(others)} more: {names}{more}"
+
+
+def _printable(text: str) -> str:
+    """Return a text whose names, which may be those of a foreign file, do not steer the terminal."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)

@@ -28,17 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["EnvironmentRead", "Suspect", "environment_reads", "other_randomness", "suspects", "unordered_loops"]
 
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
-_CHANGING = {
-    "time": "the time",
-    "datetime": "the time",
-    "date": "the time",
-    "random": "a random number",
-    "secrets": "a random number",
-    "uuid": "a new id",
-    "environ": "the environment",
-    "getenv": "the environment",
-}
 _CLOCKS = frozenset({"now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"})
+_OF_TIME = frozenset({"time", "datetime", "_datetime", "freezegun"})
 _IDS = frozenset({"uuid1", "uuid4"})
 _OF_THE_PROCESS = frozenset({"id", "hash"})
 _IN_ITS_ORDER = frozenset({"list", "tuple", "iter", "enumerate", "reversed", "dict.fromkeys"})
@@ -128,7 +119,7 @@ def suspects(handler: Callable[..., object]) -> tuple[Suspect, ...]:
         for node in _own_nodes(function):
             if isinstance(node, (ast.Call, ast.Subscript)):
                 code = ast.unparse(node.func if isinstance(node, ast.Call) else node.value)
-                what = _changing(code)
+                what = _changing(function, code)
                 called = _called(function, code)
                 if what is not None and called is None:
                     found.append(Suspect(_site(function, node), ast.unparse(node), what))
@@ -148,17 +139,33 @@ def _called(function: Callable[..., object], code: str) -> Callable[..., object]
     return None if inspect.unwrap(value).__code__.co_filename.startswith((*_LIBRARIES, "<")) else value
 
 
-def _changing(code: str) -> str | None:
-    parts = code.split(".")
-    if code in _OF_THE_PROCESS:
+def _changing(function: Callable[..., object], code: str) -> str | None:
+    """Tell what a dotted name of a function gives that changes from run to run, if it does."""
+    first, *rest = code.split(".")
+    value: object = getattr(inspect.unwrap(function), "__globals__", {}).get(first)
+    if value is None and code in _OF_THE_PROCESS:
         return "another value in another process"
-    if parts[-1] in _IDS:
-        return _CHANGING["uuid"]
-    for part in parts:
-        what = _CHANGING.get(part)
-        if what is not None and (what != "the time" or parts[-1] in _CLOCKS):
-            return what
-    return None
+    if value is os.environ:
+        return "the environment"
+    names = {rest[-1] if rest else first, getattr(value, "__name__", first).removeprefix("fake_")}
+    home = _home(value, first)
+    if home in {"random", "secrets"}:
+        return "a random number"
+    if home == "uuid" and names & _IDS:
+        return "a new id"
+    if home in _OF_TIME and names & _CLOCKS:
+        return "the time"
+    return "the environment" if home == "os" and ("environ" in rest or "getenv" in names) else None
+
+
+def _home(value: object, name: str) -> str:
+    """Return the module that a global variable is of, or is; of a name that is none, what an import in place means."""
+    if value is None:
+        return name
+    if isinstance(value, ModuleType):
+        return value.__name__
+    module = getattr(value, "__module__", None) or type(value).__module__
+    return str(module).partition(".")[0]
 
 
 @functools.lru_cache(maxsize=256)

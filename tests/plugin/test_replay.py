@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from pytest_workflow.divergence import ReplayDivergenceError
 from pytest_workflow.timeline import Timeline
-from workflow_core import Settings, Workflow, WorkflowContext, WorkflowEngine
+from workflow_core import Settings, Workflow, WorkflowContext, WorkflowEngine, WorkflowRedefinedWarning
 from workflow_core.definition import SHARED_DEFINITIONS
 
 HERE = Path(__file__).name
@@ -653,3 +653,39 @@ def test_a_source_that_is_not_there_shows_no_frames_of_the_harness(pytester):
     result = pytester.runpytest("-p", "no:randomly", "-o", "asyncio_default_fixture_loop_scope=function")
     frames = [line for line in result.outlines if re.match(r"\S+\.py:\d+: ", line)]
     assert frames == ["test_a_source_that_is_not_there_shows_no_frames_of_the_harness.py:2: ValueError"]
+
+
+# The report ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_difference_of_many_executions_is_told_once(workflow, workflow_replay):
+    @workflow.engine.define("many")
+    async def many(ctx):
+        await ctx.step("charge", lambda: 1)
+
+    for number in range(30):
+        workflow.run("many", f"m-{number}")
+
+    async def renamed(ctx):
+        await ctx.step("pay", lambda: 1)
+
+    with pytest.warns(WorkflowRedefinedWarning):
+        workflow.engine.define("many", renamed)
+    report = workflow_replay(workflow, check=False)
+    text = str(report)
+    assert len(report.divergences) == 30
+    assert text.count("[renamed]") == 1
+    assert 'the same in 29 more: "m-1", "m-2", "m-3", "m-4", "m-5", ...' in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert all(len(line) <= 80 for line in text.partition("what to do")[2].splitlines()[1:])
+    assert repr(report) == "<30 of 30 replayed executions differ: print() tells how>"
+
+
+def test_names_of_a_foreign_file_do_not_steer_the_terminal(production, workflow_replay):
+    file = production / "workflows" / "replayed-from-file" / "replayed-from-file.db"
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        database.execute("PRAGMA foreign_keys = OFF")
+        database.execute("UPDATE executions SET workflow_name = 'w' || char(27) || '[31m' WHERE id = 'p-1'")
+    text = str(workflow_replay(file, check=False))
+    assert "\x1b" not in text
+    assert r"w\x1b[31m" in text

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from datetime import datetime as now_of
+from os import environ
+from random import choice
+from time import time as seconds
+from uuid import uuid4 as new_id
+
 import pytest
+
+from pytest_workflow.nondeterminism import suspects
 
 pytest_plugins = ["pytester"]
 
@@ -232,3 +241,32 @@ def test_without_the_option_nothing_is_imported(pytester, run_apart):
         """
     )
     run_apart().assert_outcomes(passed=1)
+
+
+# Hints ---------------------------------------------------------------------------------------------------------------
+
+
+def of_the_names(ctx):
+    return (
+        ctx.config.secrets["KEY"],
+        ctx.input.time(),
+        choice([1, 2]),
+        now_of.now(),
+        environ["HOME"],
+        os.getenv("HOME"),
+        new_id(),
+        seconds(),
+        id(ctx),
+    )
+
+
+def test_a_hint_goes_by_what_a_name_means():
+    assert [(suspect.code, suspect.what) for suspect in suspects(of_the_names)] == [
+        ("choice([1, 2])", "a random number"),
+        ("now_of.now()", "the time"),
+        ("environ['HOME']", "the environment"),
+        ("os.getenv('HOME')", "the environment"),
+        ("new_id()", "a new id"),
+        ("seconds()", "the time"),
+        ("id(ctx)", "another value in another process"),
+    ]
