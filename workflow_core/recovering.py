@@ -14,7 +14,7 @@ from workflow_core.events import ExecutionRecovered
 from workflow_core.stored import revive
 
 if TYPE_CHECKING:
-    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.rows import UnfinishedExecution
     from workflow_core.database.store import ExecutionRecord
     from workflow_core.engine import WorkflowEngine
     from workflow_core.leases import Leases

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from workflow_core.circuit_breaker import CircuitState
-    from workflow_core.database.listing import UnfinishedExecution
     from workflow_core.database.removal import Candidate, Expiry, Space
+    from workflow_core.database.rows import UnfinishedExecution
     from workflow_core.database.store import ExecutionRecord, NewExecution
     from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner

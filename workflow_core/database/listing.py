@@ -10,22 +10,21 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from workflow_core.ownership import Owner
+from workflow_core.database.rows import search, summary, unfinished
 from workflow_core.summaries import EXECUTION_STATUSES, ExecutionSummary
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
+    from workflow_core.database.rows import UnfinishedExecution
     from workflow_core.models import ExecutionStatus
     from workflow_core.summaries import Position
 
 __all__ = [
-    "UnfinishedExecution",
     "count_executions",
     "list_executions",
     "search_executions",
@@ -48,33 +47,6 @@ SELECT name FROM found WHERE name IS NOT NULL
 _FIRST: Final = ""
 _LAST: Final = "\U0010ffff"
 """Texts that sort before and after every moment and every id."""
-
-
-@dataclass(frozen=True, slots=True)
-class UnfinishedExecution:
-    """An execution that is not at rest, as far as its recovery needs it.
-
-    Attributes:
-        owner: Who runs it, if the owner is known.
-        lease_expires_at: Until when it does, in milliseconds since 1970; ``None`` for always.
-        due_at: When a sleeping execution goes on, in milliseconds since 1970; ``None`` for at once.
-        is_declarative: Whether it keeps the document of its workflow, so that nobody need define that.
-    """
-
-    execution_id: str
-    workflow_name: str
-    status: ExecutionStatus
-    started_at: datetime
-    fencing_token: int
-    owner: Owner | None
-    lease_expires_at: int | None
-    due_at: int | None
-    is_declarative: bool = False
-
-    @property
-    def position(self) -> Position:
-        """Its place in the list of unfinished executions."""
-        return self.started_at, self.execution_id
 
 
 def stored_names(connection: sqlite3.Connection) -> list[str]:
@@ -106,7 +78,7 @@ def list_executions(
         _one_moment(connection),
         _latest_first(connection, workflow_name, statuses, started_after, started_before, before, limit) as rows,
     ):
-        return [_summary(row) for row in itertools.islice(rows, limit)]
+        return [summary(row, datetime.fromisoformat) for row in itertools.islice(rows, limit)]
 
 
 def search_executions(
@@ -136,17 +108,11 @@ def search_executions(
     Returns:
         What was found, and the place behind which to go on; ``None`` at the end of the list.
     """
-    wanted, found = text.casefold(), []
     with (
         _one_moment(connection),
         _latest_first(connection, workflow_name, statuses, started_after, started_before, before, looked_at) as rows,
     ):
-        for number, row in enumerate(rows, start=1):
-            if wanted in row[0].casefold() or (row[6] is not None and wanted in row[6].casefold()):
-                found.append(_summary(row))
-            if len(found) == limit or number == looked_at:
-                return found, (datetime.fromisoformat(row[3]), row[0])
-    return found, None
+        return search(rows, text, limit, looked_at, datetime.fromisoformat)
 
 
 @contextlib.contextmanager
@@ -238,7 +204,7 @@ def unfinished_executions(
             for status in ("running", "sleeping", "restarting")
         ]
         found.append(connection.execute(panicked, (*place, limit)).fetchall())
-    return [_unfinished(row) for row in itertools.islice(heapq.merge(*found, key=_place), limit)]
+    return [unfinished(row, datetime.fromisoformat) for row in itertools.islice(heapq.merge(*found, key=_place), limit)]
 
 
 @contextlib.contextmanager
@@ -260,30 +226,3 @@ def _place(row: tuple[Any, ...]) -> tuple[str, str]:
 
 def _text(at: datetime) -> str:
     return at.isoformat(timespec="microseconds")
-
-
-def _summary(row: tuple[Any, ...]) -> ExecutionSummary:
-    return ExecutionSummary(
-        execution_id=row[0],
-        workflow_name=row[1],
-        status=row[2],
-        started_at=datetime.fromisoformat(row[3]),
-        completed_at=None if row[4] is None else datetime.fromisoformat(row[4]),
-        restart_attempt=row[5],
-        error=row[6],
-    )
-
-
-def _unfinished(row: tuple[Any, ...]) -> UnfinishedExecution:
-    wakes = [moment for moment in row[10:12] if moment is not None]
-    return UnfinishedExecution(
-        execution_id=row[0],
-        workflow_name=row[1],
-        status=row[2],
-        started_at=datetime.fromisoformat(row[3]),
-        fencing_token=row[4],
-        owner=None if row[8] is None else Owner(*row[5:9]),
-        lease_expires_at=row[9],
-        due_at=min(wakes) if row[10] is not None else None,
-        is_declarative=bool(row[12]),
-    )

@@ -6,16 +6,14 @@ import itertools
 from datetime import datetime
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
-import pydantic_core
-
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.crash_loops import Recoveries
 from workflow_core.database import listing
 from workflow_core.database.changes import ChangeMarker
 from workflow_core.database.connection import Database
 from workflow_core.database.parts import EXECUTION_COLUMNS, execution_record, last_seq, step_record
+from workflow_core.database.rows import events
 from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord, WorkflowRecord
-from workflow_core.events import event_from_row
 from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
     from pathlib import Path
 
-    from workflow_core.database.listing import UnfinishedExecution
+    from workflow_core.database.rows import UnfinishedExecution
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus
     from workflow_core.summaries import ExecutionSummary, Position
@@ -108,19 +106,7 @@ class ReadableDatabase(Database):
             " ORDER BY seq",
             (execution_id, after),
         )
-        return [
-            event_from_row(
-                kind,
-                seq=seq,
-                at=datetime.fromisoformat(at),
-                execution_id=execution_id,
-                workflow_name=workflow_name,
-                step_id=step_id,
-                attempt=attempt,
-                data=pydantic_core.from_json(data) if data else {},
-            )
-            for seq, kind, step_id, attempt, at, data in rows
-        ]
+        return events(rows, workflow_name, execution_id, datetime.fromisoformat)
 
     async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
         """Read the circuits by workflow name and step id."""

@@ -13,7 +13,7 @@ from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.parts import stored_json, stored_text
 from workflow_core.database.reading import ReadableDatabase
 from workflow_core.database.store import Lease
-from workflow_core.errors import ExecutionNotFoundError, LeaseLostError
+from workflow_core.errors import ExecutionNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -718,7 +718,7 @@ class SQLiteStore(ReadableDatabase):
             except sqlite3.Error as error:
                 raise storage_error(error, self.location()) from error
         if changed != 1:
-            raise self._lease_lost(lease)
+            raise lease.lost()
 
     async def _change_in_group(self, lease: Lease, statement: str, values: tuple[object, ...]) -> None:
         """Do the same in a transaction that is shared."""
@@ -747,18 +747,11 @@ class SQLiteStore(ReadableDatabase):
 
     def _check(self, connection: sqlite3.Connection, lease: Lease) -> None:
         if connection.execute(_FENCE, (lease.execution_id, lease.fencing_token)).fetchone() is None:
-            raise self._lease_lost(lease)
+            raise lease.lost()
 
     def _change(self, connection: sqlite3.Connection, lease: Lease, statement: str, values: tuple[object, ...]) -> None:
         if connection.execute(statement, values).rowcount != 1:
-            raise self._lease_lost(lease)
-
-    def _lease_lost(self, lease: Lease) -> LeaseLostError:
-        return LeaseLostError(
-            f'Execution "{lease.execution_id}" of workflow "{lease.workflow_name}" was taken over, ended or cancelled '
-            "elsewhere; this process no longer writes it",
-            lease.execution_id,
-        )
+            raise lease.lost()
 
     def _update_execution(
         self,
@@ -777,7 +770,7 @@ class SQLiteStore(ReadableDatabase):
         if cursor.rowcount != 1:
             if parts.select_execution_row(connection, lease.execution_id) is None:
                 raise ExecutionNotFoundError(f'No execution "{lease.execution_id}" in {self.location()}')
-            raise self._lease_lost(lease)
+            raise lease.lost()
 
     def _set_status(
         self, connection: sqlite3.Connection, lease: Lease, status: ExecutionStatus | None, now: str

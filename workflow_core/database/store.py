@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from workflow_core.errors import LeaseLostError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.crash_loops import Recoveries
-    from workflow_core.database.listing import UnfinishedExecution
     from workflow_core.database.removal import Candidate, Expiry, Space
+    from workflow_core.database.rows import UnfinishedExecution
     from workflow_core.events import Event
     from workflow_core.models import ExecutionStatus, StepStatus
     from workflow_core.ownership import Owner
@@ -79,6 +81,14 @@ class Lease:
     workflow_name: str
     execution_id: str
     fencing_token: int
+
+    def lost(self) -> LeaseLostError:
+        """Return the error of a lease that is not good any more."""
+        return LeaseLostError(
+            f'Execution "{self.execution_id}" of workflow "{self.workflow_name}" was taken over, ended or cancelled '
+            "elsewhere; this process no longer writes it",
+            self.execution_id,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,7 +104,7 @@ class CircuitPoints(ReadableStore):
             except errors.UniqueViolation:
                 return (allowed, *await self._circuit_as_told(after, values))
             if not held:
-                raise self._lease_lost(lease)
+                raise lease.lost()
             if stored:
                 return allowed, before, after
 

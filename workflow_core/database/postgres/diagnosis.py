@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 import psycopg
-from psycopg import errors
 
 from workflow_core.errors import StorageError, error_text
 
 if TYPE_CHECKING:
     from workflow_core.errors import StorageReason
 
-__all__ = ["is_twice", "storage_error"]
+__all__ = ["storage_error"]
 
 _BY_STATE: Final[dict[str, StorageReason]] = {
     "23505": "other",
@@ -88,8 +87,3 @@ def _reason(error: psycopg.Error) -> StorageReason:
         return _BY_STATE.get(state) or _BY_CLASS.get(state[:2], "other")
     # Without a state it was libpq that noticed: the connection broke, or could not be made.
     return "unavailable" if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)) else "other"
-
-
-def is_twice(error: psycopg.Error) -> bool:
-    """Tell whether a row was there already that a statement wanted to insert."""
-    return isinstance(error, errors.UniqueViolation)

@@ -10,16 +10,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from workflow_core.database.listing import UnfinishedExecution
 from workflow_core.database.postgres.points import Points, utc
-from workflow_core.ownership import Owner
-from workflow_core.summaries import EXECUTION_STATUSES, ExecutionSummary
+from workflow_core.database.rows import search, summary, unfinished
+from workflow_core.summaries import EXECUTION_STATUSES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from workflow_core.database.rows import UnfinishedExecution
     from workflow_core.models import ExecutionStatus
-    from workflow_core.summaries import Position
+    from workflow_core.summaries import ExecutionSummary, Position
 
 __all__ = ["FIRST", "NAMES", "ListingStore"]
 
@@ -83,7 +83,7 @@ class ListingStore(Points):
     ) -> list[ExecutionSummary]:
         """Read executions in short, the latest started first."""
         rows = await self._latest(workflow_name, status, limit, started_after, started_before, before)
-        return [_summary(row) for row in rows]
+        return [summary(row, utc) for row in rows]
 
     async def search_executions(
         self,
@@ -98,14 +98,8 @@ class ListingStore(Points):
         before: Position | None = None,
     ) -> tuple[list[ExecutionSummary], Position | None]:
         """Read executions whose id or error holds a text, the latest started first."""
-        wanted, found = text.casefold(), []
         rows = await self._latest(workflow_name, status, looked_at, started_after, started_before, before)
-        for number, row in enumerate(rows, start=1):
-            if wanted in row[0].casefold() or (row[6] is not None and wanted in row[6].casefold()):
-                found.append(_summary(row))
-            if len(found) == limit or number == looked_at:
-                return found, (utc(row[3]), row[0])
-        return found, None
+        return search(rows, text, limit, looked_at, utc)
 
     async def _latest(
         self,
@@ -149,36 +143,9 @@ class ListingStore(Points):
         """Read executions that are not at rest, the earliest started first, with their owners."""
         place = (FIRST, "") if after is None else after
         values = {"after": place[0], "after_id": place[1], "limit": limit}
-        return [_unfinished(row) for row in await self.fetch(_LIST_UNFINISHED, values)]
+        return [unfinished(row, utc) for row in await self.fetch(_LIST_UNFINISHED, values)]
 
     async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
         """Return the names of the workflows that have executions, or of those the one that is named."""
         rows = await self.fetch(f"WITH RECURSIVE {NAMES} SELECT name FROM names WHERE name IS NOT NULL ORDER BY name")
         return [name for (name,) in rows if workflow_name is None or name == workflow_name]
-
-
-def _summary(row: tuple[Any, ...]) -> ExecutionSummary:
-    return ExecutionSummary(
-        execution_id=row[0],
-        workflow_name=row[1],
-        status=row[2],
-        started_at=utc(row[3]),
-        completed_at=None if row[4] is None else utc(row[4]),
-        restart_attempt=row[5],
-        error=row[6],
-    )
-
-
-def _unfinished(row: tuple[Any, ...]) -> UnfinishedExecution:
-    wakes = [moment for moment in row[10:12] if moment is not None]
-    return UnfinishedExecution(
-        execution_id=row[0],
-        workflow_name=row[1],
-        status=row[2],
-        started_at=utc(row[3]),
-        fencing_token=row[4],
-        owner=None if row[8] is None else Owner(*row[5:9]),
-        lease_expires_at=row[9],
-        due_at=min(wakes) if row[10] is not None else None,
-        is_declarative=row[12],
-    )

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import errors
 
 from workflow_core.database.postgres.database import PostgresDatabase
-from workflow_core.errors import ExecutionNotFoundError, LeaseLostError, StorageError
+from workflow_core.errors import ExecutionNotFoundError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,11 +114,4 @@ class Points(PostgresDatabase):
         known = "SELECT 1 FROM {s}.executions WHERE id = %(id)s"
         if changes_execution and not await self.fetch(known, {"id": lease.execution_id}):
             raise ExecutionNotFoundError(f'No execution "{lease.execution_id}" in {self.location()}')
-        raise self._lease_lost(lease)
-
-    def _lease_lost(self, lease: Lease) -> LeaseLostError:
-        return LeaseLostError(
-            f'Execution "{lease.execution_id}" of workflow "{lease.workflow_name}" was taken over, ended or cancelled '
-            "elsewhere; this process no longer writes it",
-            lease.execution_id,
-        )
+        raise lease.lost()

@@ -6,15 +6,13 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-import pydantic_core
-
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.crash_loops import Recoveries
 from workflow_core.database.parts import EXECUTION_COLUMNS
 from workflow_core.database.postgres.listing import ListingStore
 from workflow_core.database.postgres.points import LAST_SEQ, utc
+from workflow_core.database.rows import events
 from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord, WorkflowRecord
-from workflow_core.events import event_from_row
 from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
@@ -111,19 +109,7 @@ class ReadableStore(ListingStore):
             " WHERE execution_id = %(id)s AND seq > %(after)s ORDER BY seq",
             {"id": execution_id, "after": after},
         )
-        return [
-            event_from_row(
-                kind,
-                seq=seq,
-                at=utc(at),
-                execution_id=execution_id,
-                workflow_name=workflow_name,
-                step_id=step_id,
-                attempt=attempt,
-                data=pydantic_core.from_json(data) if data else {},
-            )
-            for seq, kind, step_id, attempt, at, data in rows
-        ]
+        return events(rows, workflow_name, execution_id, utc)
 
     async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
         """Read the circuits by workflow name and step id."""
