@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from workflow_core.database.diagnosis import storage_error
@@ -23,7 +24,6 @@ from workflow_core.errors import SchemaVersionError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import TracebackType
 
 __all__ = ["Database", "after_fork", "closed_error", "leave_to_parent", "open_database", "prepare", "roll_back"]
@@ -273,14 +273,14 @@ class Database:
 
     def __init__(
         self,
-        path: Path | None = None,
+        path: Path | str | None = None,
         *,
         synchronous: str = "NORMAL",
         busy_timeout_ms: int = 5_000,
         connection: sqlite3.Connection | None = None,
         before_opening: Callable[[], None] | None = None,
     ) -> None:
-        self._path = path
+        self._path = None if path is None else Path(path)
         self._synchronous = synchronous
         self._busy_timeout_ms = busy_timeout_ms
         self._before_opening = before_opening

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from datetime import datetime
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
@@ -19,7 +20,6 @@ from workflow_core.ownership import Owner
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Hashable, Mapping, Sequence
-    from pathlib import Path
 
     from workflow_core.database.rows import UnfinishedExecution
     from workflow_core.events import Event
@@ -35,24 +35,11 @@ __all__ = ["ReadableDatabase"]
 class ReadableDatabase(Database):
     """A database of executions, as far as it is read; takes the arguments of `Database`."""
 
-    def __init__(
-        self,
-        path: Path | None = None,
-        *,
-        synchronous: str = "NORMAL",
-        busy_timeout_ms: int = 5_000,
-        connection: sqlite3.Connection | None = None,
-        before_opening: Callable[[], None] | None = None,
-    ) -> None:
-        self._changes = None if path is None or connection is not None else ChangeMarker(path)
-        self._names: tuple[Hashable, list[str]] | None = None
-        super().__init__(
-            path,
-            synchronous=synchronous,
-            busy_timeout_ms=busy_timeout_ms,
-            connection=connection,
-            before_opening=before_opening,
-        )
+    _names: tuple[Hashable, list[str]] | None = None
+
+    @functools.cached_property
+    def _changes(self) -> ChangeMarker | None:
+        return None if self._path is None or self._borrowed else ChangeMarker(self._path)
 
     async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
         """Read an execution."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import pydantic_core
@@ -58,33 +58,11 @@ _NOBODY: Final = ""
 
 
 class SQLiteStore(ReadableDatabase):
-    """A store in one SQLite database, which may hold any number of workflows.
+    """A store in one SQLite database, which may hold any number of workflows; takes the arguments of `Database`."""
 
-    Args:
-        path: The database file; ``None`` keeps it in memory.
-        synchronous: ``NORMAL``, or ``FULL`` to survive power cuts.
-        busy_timeout_ms: How long a write waits for another process's lock, in milliseconds.
-        connection: An open connection to use instead of opening one; it is not closed with the store.
-        before_opening: Called before the file is opened, which happens at the first use then, instead of at once.
-    """
-
-    def __init__(
-        self,
-        path: Path | str | None = None,
-        *,
-        synchronous: str = "NORMAL",
-        busy_timeout_ms: int = 5_000,
-        connection: sqlite3.Connection | None = None,
-        before_opening: Callable[[], None] | None = None,
-    ) -> None:
-        self._known_owners: dict[str, int | None] = {}
-        super().__init__(
-            None if path is None else Path(path),
-            synchronous=synchronous,
-            busy_timeout_ms=busy_timeout_ms,
-            connection=connection,
-            before_opening=before_opening,
-        )
+    @functools.cached_property
+    def _known_owners(self) -> dict[str, int | None]:
+        return {}
 
     def forked(self) -> None:
         """Begin again in a child process, which may not use a connection of its parent's."""
