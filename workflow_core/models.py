@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 ExecutionStatus: TypeAlias = Literal[
-    "running", "completed", "failed", "sleeping", "panicked", "restarting", "cancelled"
+    "running", "completed", "failed", "sleeping", "panicked", "restarting", "cancelled", "queued"
 ]
 StepStatus: TypeAlias = Literal["pending", "running", "completed", "failed", "sleeping", "retrying", "skipped"]
 CircuitStatus: TypeAlias = Literal["closed", "open", "half_open"]

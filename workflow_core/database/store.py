@@ -115,7 +115,11 @@ class NewExecution:
 
 @dataclass(slots=True)
 class ExecutionRecord:
-    """One row of ``executions``."""
+    """One row of ``executions``.
+
+    Attributes:
+        queue: The queue whose workers run it; ``None`` if it runs in the process that started it.
+    """
 
     execution_id: str
     workflow_name: str
@@ -133,6 +137,7 @@ class ExecutionRecord:
     owner_id: str | None
     fencing_token: int
     definition_revision: str | None = None
+    queue: str | None = None
 
 
 @dataclass(slots=True)

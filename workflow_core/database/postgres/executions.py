@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pydantic_core
 
-from workflow_core.database.parts import EXECUTION_COLUMNS, stored_json
+from workflow_core.database.parts import stored_json
 from workflow_core.database.postgres.owners import OwnerPoints, owner_values
 from workflow_core.database.postgres.points import LAST_SEQ, plain
-from workflow_core.database.postgres.reading import execution_record
+from workflow_core.database.postgres.reading import EXECUTION_COLUMNS, execution_record
 from workflow_core.database.store import ABANDONED, Lease
 
 if TYPE_CHECKING:

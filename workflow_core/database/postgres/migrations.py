@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from psycopg import errors
 
+from workflow_core.database.postgres.dispatch_schema import DISPATCH_SCHEMA
 from workflow_core.database.postgres.schema import SCHEMA, SCHEMA_VERSION, TABLES
 from workflow_core.errors import SchemaVersionError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MIGRATIONS", "migrate"]
 
-MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {}
+MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {1: DISPATCH_SCHEMA}
 """By version, the statements that make the next version of it."""
 
 _VERSION: Final = "SELECT version FROM {s}.schema_version"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.crash_loops import Recoveries
-from workflow_core.database.parts import EXECUTION_COLUMNS
+from workflow_core.database import parts
 from workflow_core.database.postgres.listing import ListingStore
 from workflow_core.database.postgres.points import LAST_SEQ, utc
 from workflow_core.database.rows import events
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from workflow_core.database.postgres.connections import Connection
     from workflow_core.events import Event
 
-__all__ = ["ReadableStore", "execution_record"]
+__all__ = ["EXECUTION_COLUMNS", "ReadableStore", "execution_record"]
+
+EXECUTION_COLUMNS: Final = f"{parts.EXECUTION_COLUMNS}, e.queue"
 
 _STEPS: Final = (
     "SELECT step_id, kind, status, attempt, started_at, completed_at, result_data, error_message, handled_by,"

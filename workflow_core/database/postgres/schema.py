@@ -18,15 +18,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from workflow_core.database.postgres.dispatch_schema import DISPATCH_SCHEMA
+
 __all__ = ["SCHEMA", "SCHEMA_VERSION", "TABLES"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 TABLES: Final = (
     "circuit_breaker_state",
     "definitions",
+    "dispatches",
     "event_log",
     "executions",
+    "limits",
     "owners",
     "step_errors",
     "steps",
@@ -190,5 +194,6 @@ CREATE TRIGGER update_executions_timestamp BEFORE UPDATE ON {s}.executions
     """
 CREATE TRIGGER update_steps_timestamp BEFORE UPDATE ON {s}.steps
     FOR EACH ROW WHEN (NEW.revision = OLD.revision) EXECUTE FUNCTION {s}.note_foreign_change()""",
+    *DISPATCH_SCHEMA,
 )
 """The statements that make the tables, with ``{s}`` for the schema."""

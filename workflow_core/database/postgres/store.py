@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workflow_core.database.postgres.definitions import DefinitionStore
+from workflow_core.database.postgres.dispatching import DispatchStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["PostgresStore"]
 
 
-class PostgresStore(DefinitionStore):
+class PostgresStore(DispatchStore):
     """A store on PostgreSQL 13 or newer; nothing is connected before the first use.
 
     It may be used from several threads and event loops, and by any number of processes at once.
