@@ -1,0 +1,305 @@
+"""The tables and functions by which executions are handed to workers.
+
+What a worker is handed is a job of Procrastinate (https://procrastinate.readthedocs.io), whose tables lie in the same
+schema. ``dispatches`` has a row for each execution that was enqueued, and says which job is its present one: a job
+whose number is another one is out of date, and nobody runs anything for it.
+
+==========  ===========================================================================================
+state       what it is
+==========  ===========================================================================================
+``waiting`` a limit does not let it run; it has no job
+``queued``  it has a job that a worker is to fetch
+``claimed`` a worker runs it, by the job that it has
+``parked``  it sleeps, backs off, or waits for its restart; it has no job until ``due_at``
+``ended``   it is at rest
+==========  ===========================================================================================
+
+The functions are what more than one process does, so that each happens in the transaction of what it belongs to:
+whoever ends an execution, be it by a cancellation from a shell, frees its slot and lets the next one in; whoever gives
+one back, queues it. The limits of a workflow are looked at with its row in ``limits`` locked, so two processes never
+give the last slot away twice. Rows are locked in one order: an execution, its dispatch, the limits.
+
+The rate limits are sliding windows: the n-th execution may begin one period after the one n places before it. A job of
+one that has to wait for that is scheduled for that moment; when workers were away meanwhile, it is looked at again
+before it begins.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["DISPATCH_SCHEMA", "RUN_TASK"]
+
+RUN_TASK: Final = "workflow_core.run"
+"""The name of the task, in Procrastinate, that runs an execution."""
+
+_FUNCTION: Final = "LANGUAGE plpgsql SET search_path = {s}, pg_catalog, pg_temp AS $$"
+
+DISPATCH_SCHEMA: Final = (
+    "ALTER TABLE {s}.executions ADD COLUMN queue text",
+    """
+CREATE TABLE {s}.limits (
+    workflow_name       text COLLATE "C" PRIMARY KEY,
+    concurrency         bigint,
+    concurrency_per_key bigint,
+    starts              bigint,
+    starts_per_key      bigint,
+    period              interval NOT NULL,
+    held_while_waiting  boolean NOT NULL
+)""",
+    """
+CREATE TABLE {s}.dispatches (
+    execution_id   text COLLATE "C" PRIMARY KEY REFERENCES {s}.executions (id) ON DELETE CASCADE,
+    workflow_name  text COLLATE "C" NOT NULL,
+    queue          text COLLATE "C" NOT NULL,
+    priority       bigint NOT NULL,
+    position       bigint GENERATED ALWAYS AS IDENTITY,
+    is_limited     boolean NOT NULL,
+    limit_key      text COLLATE "C",
+    state          text COLLATE "C" NOT NULL,
+    job_id         bigint,
+    has_slot       boolean NOT NULL DEFAULT false,
+    has_key_slot   boolean NOT NULL DEFAULT false,
+    has_started    boolean NOT NULL DEFAULT false,
+    first_start_at timestamptz,
+    due_at         timestamptz
+) WITH (fillfactor = 70)""",
+    "CREATE INDEX idx_dispatches_due ON {s}.dispatches (due_at) WHERE state = 'parked'",
+    "CREATE INDEX idx_dispatches_at_work ON {s}.dispatches (job_id) WHERE state IN ('queued', 'claimed')",
+    """
+CREATE INDEX idx_dispatches_waiting ON {s}.dispatches (workflow_name, priority DESC, position)
+    WHERE state = 'waiting' AND has_key_slot""",
+    """
+CREATE INDEX idx_dispatches_waiting_for_key ON {s}.dispatches (workflow_name, limit_key, priority DESC, position)
+    WHERE state = 'waiting' AND NOT has_key_slot""",
+    "CREATE INDEX idx_dispatches_slots ON {s}.dispatches (workflow_name) WHERE has_slot",
+    "CREATE INDEX idx_dispatches_key_slots ON {s}.dispatches (workflow_name, limit_key) WHERE has_key_slot",
+    "CREATE INDEX idx_dispatches_starts ON {s}.dispatches (workflow_name, first_start_at) WHERE is_limited",
+    """
+CREATE INDEX idx_dispatches_starts_of_key ON {s}.dispatches (workflow_name, limit_key, first_start_at)
+    WHERE is_limited AND limit_key IS NOT NULL""",
+    f"""
+CREATE FUNCTION {{s}}.defer_run(one {{s}}.dispatches, at timestamptz) RETURNS bigint {_FUNCTION}
+BEGIN
+    RETURN (procrastinate_defer_jobs_v1(ARRAY[ROW(
+        one.queue, '{RUN_TASK}', one.priority, NULL, NULL,
+        jsonb_build_object('execution_id', one.execution_id, 'workflow_name', one.workflow_name),
+        CASE WHEN at > clock_timestamp() THEN at END
+    )::procrastinate_job_to_defer_v1]))[1];
+END
+$$""",
+    f"""
+CREATE FUNCTION {{s}}.next_start(one {{s}}.dispatches, rule {{s}}.limits) RETURNS timestamptz {_FUNCTION}
+DECLARE
+    of_all timestamptz;
+    of_key timestamptz;
+BEGIN
+    IF rule.starts IS NOT NULL THEN
+        SELECT first_start_at + rule.period INTO of_all FROM dispatches
+        WHERE workflow_name = one.workflow_name AND is_limited AND first_start_at IS NOT NULL
+        AND execution_id <> one.execution_id
+        ORDER BY first_start_at DESC OFFSET rule.starts - 1 LIMIT 1;
+    END IF;
+    IF rule.starts_per_key IS NOT NULL AND one.limit_key IS NOT NULL THEN
+        SELECT first_start_at + rule.period INTO of_key FROM dispatches
+        WHERE workflow_name = one.workflow_name AND limit_key = one.limit_key AND is_limited
+        AND first_start_at IS NOT NULL AND execution_id <> one.execution_id
+        ORDER BY first_start_at DESC OFFSET rule.starts_per_key - 1 LIMIT 1;
+    END IF;
+    RETURN greatest(clock_timestamp(), of_all, of_key);
+END
+$$""",
+    f"""
+CREATE FUNCTION {{s}}.begun_within(one {{s}}.dispatches, of_key boolean, period interval) RETURNS bigint {_FUNCTION}
+BEGIN
+    RETURN (
+        SELECT count(*) FROM dispatches
+        WHERE workflow_name = one.workflow_name AND is_limited AND has_started
+        AND first_start_at > clock_timestamp() - period
+        AND (NOT of_key OR limit_key = one.limit_key)
+    );
+END
+$$""",
+    f"""
+CREATE FUNCTION {{s}}.admit(of_workflow text, of_key text) RETURNS void {_FUNCTION}
+DECLARE
+    rule limits;
+    free bigint;
+    one dispatches;
+    begins timestamptz;
+BEGIN
+    SELECT * INTO rule FROM limits WHERE workflow_name = of_workflow FOR UPDATE;
+    IF rule.concurrency_per_key IS NULL THEN
+        UPDATE dispatches SET has_key_slot = true
+        WHERE workflow_name = of_workflow AND state = 'waiting' AND NOT has_key_slot;
+    ELSIF of_key IS NOT NULL THEN
+        SELECT greatest(rule.concurrency_per_key - count(*), 0) INTO free FROM dispatches
+        WHERE workflow_name = of_workflow AND limit_key = of_key AND has_key_slot;
+        UPDATE dispatches SET has_key_slot = true WHERE execution_id IN (
+            SELECT execution_id FROM dispatches
+            WHERE workflow_name = of_workflow AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
+            ORDER BY priority DESC, position LIMIT free
+        );
+    END IF;
+    free := NULL;
+    IF rule.concurrency IS NOT NULL THEN
+        SELECT greatest(rule.concurrency - count(*), 0) INTO free FROM dispatches
+        WHERE workflow_name = of_workflow AND has_slot;
+    END IF;
+    FOR one IN
+        SELECT * FROM dispatches WHERE workflow_name = of_workflow AND state = 'waiting' AND has_key_slot
+        ORDER BY priority DESC, position LIMIT free
+    LOOP
+        begins := CASE WHEN one.has_started THEN clock_timestamp() ELSE next_start(one, rule) END;
+        UPDATE dispatches SET state = 'queued', has_slot = true, job_id = defer_run(one, begins),
+            first_start_at = CASE WHEN has_started THEN first_start_at ELSE begins END
+        WHERE execution_id = one.execution_id;
+    END LOOP;
+END
+$$""",
+    f"""
+CREATE FUNCTION {{s}}.enqueue(
+    of_execution text, of_workflow text, to_queue text, with_priority bigint, limited boolean, with_key text
+) RETURNS void {_FUNCTION}
+DECLARE
+    one dispatches;
+BEGIN
+    INSERT INTO dispatches (execution_id, workflow_name, queue, priority, is_limited, limit_key, state, has_key_slot)
+    VALUES (of_execution, of_workflow, to_queue, with_priority, limited, with_key, 'waiting', with_key IS NULL)
+    RETURNING * INTO one;
+    IF limited THEN
+        PERFORM admit(of_workflow, with_key);
+    ELSE
+        UPDATE dispatches SET state = 'queued', job_id = defer_run(one, NULL) WHERE execution_id = of_execution;
+    END IF;
+END
+$$""",
+    f"""
+CREATE FUNCTION {{s}}.queue_again(of_execution text) RETURNS void {_FUNCTION}
+DECLARE
+    one dispatches;
+BEGIN
+    SELECT * INTO one FROM dispatches WHERE execution_id = of_execution FOR UPDATE;
+    IF one.is_limited AND NOT one.has_slot THEN
+        UPDATE dispatches SET state = 'waiting', job_id = NULL, has_key_slot = has_key_slot OR limit_key IS NULL
+        WHERE execution_id = of_execution;
+        PERFORM admit(one.workflow_name, one.limit_key);
+    ELSE
+        UPDATE dispatches SET state = 'queued', job_id = defer_run(one, NULL) WHERE execution_id = of_execution;
+    END IF;
+END
+$$""",
+    f"""
+CREATE FUNCTION {{s}}.claim(of_execution text, by_job bigint) RETURNS text {_FUNCTION}
+DECLARE
+    one dispatches;
+    rule limits;
+    begins timestamptz;
+BEGIN
+    PERFORM 1 FROM executions WHERE id = of_execution FOR NO KEY UPDATE;
+    SELECT * INTO one FROM dispatches WHERE execution_id = of_execution AND job_id = by_job FOR UPDATE;
+    IF NOT FOUND OR one.state NOT IN ('queued', 'claimed') THEN
+        RETURN NULL;
+    END IF;
+    IF one.state = 'claimed' THEN
+        RETURN 'abandoned';
+    END IF;
+    IF one.is_limited AND NOT one.has_started THEN
+        SELECT * INTO rule FROM limits WHERE workflow_name = one.workflow_name FOR UPDATE;
+        IF begun_within(one, false, rule.period) >= rule.starts
+            OR one.limit_key IS NOT NULL AND begun_within(one, true, rule.period) >= rule.starts_per_key
+        THEN
+            begins := next_start(one, rule);
+            UPDATE dispatches SET first_start_at = begins, job_id = defer_run(one, begins)
+            WHERE execution_id = of_execution;
+            RETURN NULL;
+        END IF;
+    END IF;
+    UPDATE dispatches SET state = 'claimed', has_started = true, due_at = NULL,
+        first_start_at = CASE WHEN one.has_started OR NOT one.is_limited THEN first_start_at ELSE clock_timestamp() END
+    WHERE execution_id = of_execution;
+    RETURN CASE WHEN NOT one.has_started THEN 'begun' WHEN one.due_at IS NOT NULL THEN 'woken' ELSE 'abandoned' END;
+END
+$$""",
+    f"""
+CREATE FUNCTION {{s}}.park(of_execution text, until timestamptz) RETURNS void {_FUNCTION}
+DECLARE
+    one dispatches;
+    held boolean;
+BEGIN
+    SELECT * INTO one FROM dispatches WHERE execution_id = of_execution FOR UPDATE;
+    held := coalesce((SELECT held_while_waiting FROM limits WHERE workflow_name = one.workflow_name), true);
+    UPDATE dispatches SET state = 'parked', job_id = NULL, due_at = until,
+        has_slot = has_slot AND held, has_key_slot = has_key_slot AND held
+    WHERE execution_id = of_execution;
+    IF one.is_limited AND NOT held THEN
+        PERFORM admit(one.workflow_name, one.limit_key);
+    END IF;
+END
+$$""",
+    f"""
+CREATE FUNCTION {{s}}.wake_due(at_most bigint) RETURNS bigint {_FUNCTION}
+DECLARE
+    due text;
+    woken bigint := 0;
+BEGIN
+    FOR due IN
+        SELECT execution_id FROM dispatches WHERE state = 'parked' AND due_at <= clock_timestamp()
+        ORDER BY due_at LIMIT at_most FOR UPDATE SKIP LOCKED
+    LOOP
+        PERFORM queue_again(due);
+        woken := woken + 1;
+    END LOOP;
+    RETURN woken;
+END
+$$""",
+    f"""
+CREATE FUNCTION {{s}}.queue_orphans(older_than interval) RETURNS bigint {_FUNCTION}
+DECLARE
+    orphan text;
+    found bigint := 0;
+BEGIN
+    FOR orphan IN
+        SELECT d.execution_id FROM dispatches d JOIN executions e ON e.id = d.execution_id
+        WHERE d.state IN ('queued', 'claimed') AND e.updated_at < clock_timestamp() - older_than
+        AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.id = d.job_id AND j.status IN ('todo', 'doing'))
+        LIMIT 1000 FOR UPDATE OF d SKIP LOCKED
+    LOOP
+        PERFORM queue_again(orphan);
+        UPDATE dispatches SET due_at = NULL WHERE execution_id = orphan;
+        found := found + 1;
+    END LOOP;
+    RETURN found;
+END
+$$""",
+    f"""
+CREATE FUNCTION {{s}}.follow_execution() RETURNS trigger {_FUNCTION}
+DECLARE
+    one dispatches;
+BEGIN
+    SELECT * INTO one FROM dispatches WHERE execution_id = NEW.id FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    IF NEW.status IN ('completed', 'failed', 'cancelled') OR NEW.status = 'panicked' AND NEW.restart_at IS NULL THEN
+        UPDATE dispatches SET state = 'ended', job_id = NULL, due_at = NULL, has_slot = false, has_key_slot = false
+        WHERE execution_id = NEW.id;
+        IF one.is_limited THEN
+            PERFORM admit(one.workflow_name, one.limit_key);
+        END IF;
+    ELSIF one.state = 'ended' THEN
+        UPDATE dispatches SET state = 'claimed' WHERE execution_id = NEW.id;
+    ELSIF one.state = 'claimed' AND coalesce(NEW.owner_id, '') = '' THEN
+        PERFORM queue_again(NEW.id);
+    END IF;
+    RETURN NULL;
+END
+$$""",
+    """
+CREATE TRIGGER dispatch_follows_execution AFTER UPDATE OF status, owner_id ON {s}.executions
+    FOR EACH ROW WHEN (
+        NEW.queue IS NOT NULL
+        AND (NEW.status IS DISTINCT FROM OLD.status OR NEW.owner_id IS DISTINCT FROM OLD.owner_id)
+    ) EXECUTE FUNCTION {s}.follow_execution()""",
+)
+"""The statements that make them, with ``{s}`` for the schema."""

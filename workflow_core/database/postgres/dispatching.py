@@ -1,0 +1,181 @@
+"""The durable points of executions that workers run; the functions they call are in `dispatch_schema`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from workflow_core.clock import from_epoch_ms
+from workflow_core.database.dispatch import Claim
+from workflow_core.database.postgres.definitions import DefinitionStore
+from workflow_core.database.postgres.owners import owner_values
+from workflow_core.database.postgres.queue_schema import make_queue
+from workflow_core.database.postgres.reading import EXECUTION_COLUMNS, execution_record
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from workflow_core.database.dispatch import Dispatch
+    from workflow_core.database.postgres.connections import Connection
+    from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
+    from workflow_core.limits import Limits
+    from workflow_core.ownership import Owner
+
+__all__ = ["DispatchStore"]
+
+_LIMITED: Final = (
+    "INSERT INTO {s}.limits AS l VALUES (%(workflow)s, %(concurrency)s::bigint, %(concurrency_per_key)s::bigint,"
+    " %(starts)s::bigint, %(starts_per_key)s::bigint, %(period_ms)s * interval '1 millisecond', %(held)s)"
+    " ON CONFLICT (workflow_name) DO UPDATE SET concurrency = excluded.concurrency,"
+    " concurrency_per_key = excluded.concurrency_per_key, starts = excluded.starts,"
+    " starts_per_key = excluded.starts_per_key, period = excluded.period,"
+    " held_while_waiting = excluded.held_while_waiting WHERE l IS DISTINCT FROM excluded"
+)
+_RECORDED: Final = (
+    "INSERT INTO {s}.executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
+    " deadline_at, created_at, updated_at, definition_revision, fencing_token, queue)"
+    " VALUES (%(id)s, %(workflow)s, 'queued', %(at)s, %(input)s::text, %(retry_config)s, %(panic_config)s,"
+    " %(deadline_at)s::bigint, %(at)s, %(at)s, %(revision)s::text, %(token)s, %(queue)s)"
+    " ON CONFLICT (id) DO NOTHING RETURNING id"
+)
+_DEFINED: Final = (
+    "INSERT INTO {s}.definitions (revision, document) VALUES (%(revision)s, %(document)s)"
+    " ON CONFLICT (revision) DO NOTHING"
+)
+_ENQUEUED: Final = "SELECT {s}.enqueue(%(id)s, %(workflow)s, %(queue)s, %(priority)s, %(limited)s, %(key)s::text)"
+
+_CLAIMED: Final = "SELECT {s}.claim(%(id)s, %(job)s)"
+_TAKEN: Final = (
+    "written AS (UPDATE {s}.executions e SET status = CASE WHEN status IN ('sleeping', 'panicked') THEN status"
+    " ELSE 'running' END, owner_id = %(owner)s, fencing_token = fencing_token + 1, revision = revision + 1,"
+    f" updated_at = %(at)s WHERE e.id = %(id)s RETURNING {EXECUTION_COLUMNS}) SELECT * FROM written"
+)
+_FOUND: Final = f"SELECT {EXECUTION_COLUMNS} FROM {{s}}.executions e WHERE e.id = %(id)s"
+
+_PARKED: Final = (
+    "WITH held AS (SELECT id FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s FOR NO KEY UPDATE)"
+    " SELECT {s}.park(id, %(due_at)s) FROM held"
+)
+_LET_GO: Final = (
+    "UPDATE {s}.executions SET owner_id = NULL, fencing_token = fencing_token + 1, revision = revision + 1,"
+    " updated_at = %(at)s WHERE id = %(id)s"
+)
+_IS_PARKED: Final = (
+    "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s + 1 AND updated_at = %(at)s"
+    " AND owner_id IS NULL"
+)
+
+
+class DispatchStore(DefinitionStore):
+    """A store whose executions workers can run; see `workflow_core.database.dispatch.Dispatches`."""
+
+    _has_queue = False
+
+    async def make_queue(self) -> None:
+        """Make the tables of the queue, or bring them up to date."""
+        if not self._has_queue:
+
+            async def made(connection: Connection) -> None:
+                await make_queue(connection, self.schema)
+
+            await self.together(made)
+            self._has_queue = True
+
+    async def limits_noted(self, workflow_name: str, limits: Limits) -> None:
+        """Note the limits of a workflow; those of the latest call hold, for executions that wait already as well."""
+        values = {
+            "workflow": workflow_name,
+            "concurrency": limits.concurrency,
+            "concurrency_per_key": limits.concurrency_per_key,
+            "starts": limits.starts,
+            "starts_per_key": limits.starts_per_key,
+            "period_ms": limits.period_ms,
+            "held": limits.held_while_waiting,
+        }
+        await self.fetch(f"{_LIMITED} RETURNING 1", values)
+
+    async def execution_enqueued(
+        self, execution: NewExecution, dispatch: Dispatch, at: datetime
+    ) -> ExecutionRecord | None:
+        """Record a new execution and hand it to the workers."""
+        await self.make_queue()
+        values = {
+            "id": execution.execution_id,
+            "workflow": execution.workflow_name,
+            "at": at,
+            "input": execution.input_data,
+            "retry_config": execution.retry_config,
+            "panic_config": execution.panic_config,
+            "deadline_at": execution.deadline_at,
+            "revision": execution.definition_revision,
+            "document": execution.definition_document,
+            "token": execution.fencing_token,
+            "queue": dispatch.queue,
+            "priority": dispatch.priority,
+            "limited": dispatch.limits is not None,
+            "key": dispatch.limit_key,
+        }
+
+        async def both(connection: Connection) -> tuple[Any, ...] | None:
+            async with connection.pipeline(), connection.transaction():
+                if execution.definition_document is not None:
+                    await connection.execute(self.sql(_DEFINED), values)
+                written = await (await connection.execute(self.sql(_RECORDED), values)).fetchone()
+                if written is not None:
+                    await connection.execute(self.sql(_ENQUEUED), values)
+            return written
+
+        while True:
+            if await self.together(both) is not None:
+                return None
+            found = await self.load_execution(execution.execution_id)
+            if found is not None:
+                break  # else it was removed while this statement ran
+        ours = (
+            found.queue == dispatch.queue
+            and (found.workflow_name, found.input_data) == (execution.workflow_name, execution.input_data)
+            and found.started_at == at
+            and found.fencing_token >= execution.fencing_token
+        )
+        return None if ours else found
+
+    async def execution_claimed(
+        self, execution_id: str, job_id: int, owner: Owner, lease_expires_at: int | None, at: datetime
+    ) -> Claim | None:
+        """Claim an execution for a worker that has fetched its job."""
+        values = {**owner_values(owner, lease_expires_at), "id": execution_id, "job": job_id, "at": at}
+        part = self._owner_part(owner, lease_expires_at)
+
+        async def both(connection: Connection) -> Claim | None:
+            async with connection.pipeline(), connection.transaction():
+                row = await (await connection.execute(self.sql(_CLAIMED), values)).fetchone()
+                if row is None or row[0] is None:
+                    return None
+                sql = _FOUND if row[0] == "abandoned" else f"WITH {part}{_TAKEN}"
+                record = await (await connection.execute(self.sql(sql), values)).fetchone()
+            return None if record is None else Claim(execution_record(record), row[0])
+
+        claim = await self.together(both)
+        if claim is not None and claim.kind != "abandoned":
+            self._note_owner(part, owner, lease_expires_at)
+        return claim
+
+    async def execution_parked(self, lease: Lease, due_at: int, at: datetime) -> None:
+        """Let go of an execution until a moment."""
+        values = {"due_at": from_epoch_ms(due_at), "at": at}
+        await self._change_hands(lease, _PARKED, _LET_GO, values, _IS_PARKED)
+
+    async def wake_due(self, at_most: int = 1_000) -> int:
+        """Queue parked executions that are due; return how many."""
+        ((count,),) = await self.fetch("SELECT {s}.wake_due(%(limit)s)", {"limit": at_most})
+        return int(count)
+
+    async def queue_orphans(self, older_than_ms: int) -> int:
+        """Queue executions again whose job has disappeared; return how many.
+
+        Args:
+            older_than_ms: For how long nothing must have happened to them, in milliseconds.
+        """
+        ((count,),) = await self.fetch(
+            "SELECT {s}.queue_orphans(%(ms)s * interval '1 millisecond')", {"ms": older_than_ms}
+        )
+        return int(count)
