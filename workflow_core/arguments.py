@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["aware", "listing", "up_to_ten_thousand", "validated_id", "validated_name"]
 
+_GREATEST_PRIORITY = 1_000_000
+
 _BUSINESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 
 _LONGEST_PAGE = 10_000
@@ -93,3 +95,30 @@ def up_to_ten_thousand(what: str, number: object) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _LONGEST_PAGE:
         raise ValidationError(f"{what} must be a number from 1 to {_LONGEST_PAGE}, not {number!r:.300}")
     return number
+
+
+def validated_queue(queue: str) -> str:
+    """Return the name of a queue.
+
+    Raises:
+        ValidationError: It is not acceptable.
+    """
+    if not isinstance(queue, str) or not WORKFLOW_NAME.fullmatch(queue):
+        raise ValidationError(
+            f"Invalid queue {shown(queue)}: use 1 to 128 of the characters A-Z a-z 0-9 . _ -, beginning with a letter "
+            "or a digit"
+        )
+    return str.__str__(queue)
+
+
+def validated_priority(priority: int) -> int:
+    """Return a priority.
+
+    Raises:
+        ValidationError: It is not acceptable.
+    """
+    if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > _GREATEST_PRIORITY:
+        raise ValidationError(
+            f"A priority must be a whole number from {-_GREATEST_PRIORITY} to {_GREATEST_PRIORITY}, not {shown(priority)}"
+        )
+    return int(priority)

@@ -13,6 +13,7 @@ import pydantic
 
 from workflow_core.database.layout import WORKFLOW_NAME
 from workflow_core.errors import ValidationError, WorkflowRedefinedWarning, printable, shown
+from workflow_core.limits import Limits, limits_of
 from workflow_core.models import PanicConfig, RetryConfig
 from workflow_core.serialization import ReturnType
 from workflow_core.signatures import takes
@@ -38,6 +39,7 @@ class Definition:
         input_type: The declared type of its input, from ``WorkflowContext[Order]``; ``None`` if none is declared.
         document: The document that it was made of, as JSON, if it is declarative; executions keep it.
         revision: Tells one document from another.
+        limits: How many of its executions run, and begin, at the same time on workers.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Definition:
     input_type: ReturnType | None = None
     document: str | None = None
     revision: str | None = None
+    limits: Limits | None = None
 
     def is_revision_of(self, other: Definition) -> bool:
         """Tell whether both are made of the same document."""
@@ -147,6 +150,7 @@ def make_definition(
     version: str,
     retry_config: RetryConfig | dict[str, Any] | None,
     panic_config: PanicConfig | dict[str, Any] | None,
+    limits: Limits | dict[str, Any] | None = None,
 ) -> Definition:
     """Validate what `define` was given.
 
@@ -178,6 +182,7 @@ def make_definition(
         version=version or "1.0.0",
         retry_config=configured(RetryConfig, retry_config),
         panic_config=configured(PanicConfig, panic_config),
+        limits=limits_of(limits),
         returns=ReturnType(handler),
         input_type=_declared_input(handler),
     )
@@ -239,6 +244,7 @@ def define_workflow(
     version: str,
     retry_config: RetryConfig | dict[str, Any] | None,
     panic_config: PanicConfig | dict[str, Any] | None,
+    limits: Limits | dict[str, Any] | None = None,
 ) -> Any:  # noqa: ANN401 - the handler, or a decorator of it
     """Define a workflow, at once or as a decorator.
 
@@ -250,16 +256,17 @@ def define_workflow(
         version: Its own version.
         retry_config: For executions that are started without one.
         panic_config: For executions that are started without one.
+        limits: Of its executions on workers.
     """
 
     def add(function: Any, stacklevel: int = 3) -> Any:  # noqa: ANN401
-        definition = make_definition(name, function, description, version, retry_config, panic_config)
+        definition = make_definition(name, function, description, version, retry_config, panic_config, limits)
         choose(function).add(definition, stacklevel)
         return function
 
     if handler is not MISSING:
         return add(handler, stacklevel=5)
-    make_definition(name, _nothing, description, version, retry_config, panic_config)
+    make_definition(name, _nothing, description, version, retry_config, panic_config, limits)
     return add
 
 

@@ -16,6 +16,7 @@ from workflow_core.clock import Clock, SystemClock, to_epoch_ms
 from workflow_core.config import Configurations
 from workflow_core.current import activated
 from workflow_core.database.directory import DirectoryStore
+from workflow_core.database.store import ExecutionRecord
 from workflow_core.definition import (
     MISSING,
     SHARED_DEFINITIONS,
@@ -44,7 +45,7 @@ from workflow_core.settings import Settings, default_log_level
 from workflow_core.sleepers import Sleepers
 from workflow_core.starting import Starting
 from workflow_core.storage import make_store
-from workflow_core.stored import load_record
+from workflow_core.stored import load_record, stored_result
 from workflow_core.summaries import ExecutionSummary, WorkflowStats, listed, position
 from workflow_core.waking import SleepingExecutions
 
@@ -55,10 +56,12 @@ if TYPE_CHECKING:
     from typing import Self
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.dispatch import Claim
     from workflow_core.database.store import Store, WorkflowStore
     from workflow_core.definitions.document import WorkflowDefinition
     from workflow_core.events import Event
     from workflow_core.execution import Execution
+    from workflow_core.limits import Limits
     from workflow_core.models import (
         CircuitBreakerConfig,
         CircuitStatus,
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
         RetryConfig,
     )
     from workflow_core.ownership import Owner
+    from workflow_core.parking import Parking
     from workflow_core.running import Active
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
@@ -123,6 +127,7 @@ class WorkflowEngine:
         self._probe: ProcessProbe = process_probe or SystemProcessProbe()
         self.owner: Owner = self._probe.make_owner()
         self._closed = False
+        self.parking: Parking | None = None
         self.extensions = plugins if isinstance(plugins, Extensions) else Extensions(plugins)
         self._hooks_changed()
         sleepers = Sleepers(self.clock)
@@ -217,6 +222,15 @@ class WorkflowEngine:
         del background
         return asyncio.get_running_loop().create_task(coroutine, name=name)
 
+    def rests(self, execution: Execution) -> None:
+        """Note that an execution waits for a moment, or that something else of it has come to its end."""
+        if self.parking is not None:
+            self.parking.consider(execution)
+
+    def parks_until(self, moment_ms: int) -> bool:
+        """Tell whether an execution that waits until a moment, in milliseconds since 1970, is let go of meanwhile."""
+        return self.parking is not None and self.parking.is_worth(moment_ms)
+
     # What executions ask of their engine ------------------------------------------------------------------------------
 
     def store_of(self, execution: Execution) -> WorkflowStore:
@@ -256,6 +270,7 @@ class WorkflowEngine:
         version: str = "1.0.0",
         retry_config: RetryConfig | dict[str, Any] | None = None,
         panic_config: PanicConfig | dict[str, Any] | None = None,
+        limits: Limits | dict[str, Any] | None = None,
     ) -> HandlerT: ...
 
     @overload
@@ -267,6 +282,7 @@ class WorkflowEngine:
         version: str = "1.0.0",
         retry_config: RetryConfig | dict[str, Any] | None = None,
         panic_config: PanicConfig | dict[str, Any] | None = None,
+        limits: Limits | dict[str, Any] | None = None,
     ) -> Callable[[HandlerT], HandlerT]: ...
 
     def define(
@@ -278,6 +294,7 @@ class WorkflowEngine:
         version: str = "1.0.0",
         retry_config: RetryConfig | dict[str, Any] | None = None,
         panic_config: PanicConfig | dict[str, Any] | None = None,
+        limits: Limits | dict[str, Any] | None = None,
     ) -> Any:
         """Define a workflow in this engine; usable as a function and as a decorator.
 
@@ -288,12 +305,13 @@ class WorkflowEngine:
             version: The workflow's own version.
             retry_config: For executions that are started without one.
             panic_config: For executions that are started without one.
+            limits: How many of its executions run, and begin, at the same time on workers; see `enqueue`.
 
         Raises:
             ValidationError: An argument is not acceptable.
         """
         return define_workflow(
-            lambda _: self.definitions, name, handler, description, version, retry_config, panic_config
+            lambda _: self.definitions, name, handler, description, version, retry_config, panic_config, limits
         )
 
     def define_declarative(self, source: str | Path | Mapping[str, Any] | WorkflowDefinition) -> WorkflowDefinition:
@@ -537,6 +555,52 @@ class WorkflowEngine:
             return as_joined(begun.result) if begun.joined and not detach else begun.result
         return begun.execution.snapshot() if detach else await self._joining.first_result(begun)
 
+    async def enqueue(
+        self,
+        name: str,
+        execution_id: str | None = None,
+        input: object = None,  # noqa: A002 - the field's own name for it
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+        *,
+        timeout_ms: int | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        limit_key: str | None = None,
+    ) -> ExecutionResult:
+        """Hand a workflow to the workers of a database, ``workflow worker``, and return as soon as that is recorded.
+
+        The id makes this idempotent. `wait` waits for the result, in whatever process. A database without workers,
+        which SQLite is, lets the execution begin in this process, in the background; then queues, priorities and limits
+        mean nothing.
+
+        Args:
+            name: The workflow.
+            execution_id: Names the execution, a business id for example; a UUID is made without it.
+            input: What the handler finds as ``ctx.input``.
+            retry_config: How failing steps are retried.
+            panic_config: What happens after a panic.
+            timeout_ms: Longest duration of the whole execution from now on, in milliseconds.
+            queue: The queue whose workers run it: 1 to 128 of the characters ``A-Za-z0-9._-``.
+            priority: Those with a greater number are begun first, from -1 000 000 to 1 000 000.
+            limit_key: Its key, for the limits of a workflow that hold for each key.
+
+        Returns:
+            What is known of it: its status is ``queued`` until a worker begins it.
+
+        Raises:
+            ValidationError: An argument is not acceptable; nothing was written.
+            WorkflowNotFoundError: No such workflow is defined.
+            ExecutionConflictError: The id is in use for another workflow or another input.
+            StorageError: The database cannot be used.
+        """
+        begun = await self._starting.enqueue(
+            name, execution_id, input, retry_config, panic_config, timeout_ms, queue, priority, limit_key
+        )
+        if isinstance(begun, Ended):
+            return begun.result
+        return await stored_result(self, begun) if isinstance(begun, ExecutionRecord) else begun.execution.snapshot()
+
     async def start_and_wait(
         self,
         name: str,
@@ -684,6 +748,26 @@ class WorkflowEngine:
             The ids of the executions that this engine takes over.
         """
         return await self._recovery.recover()
+
+    # Working ---------------------------------------------------------------------------------------------------------
+
+    def let_go_after(self, rest_ms: float) -> Parking:
+        """Let go of executions that workers run, as soon as they rest for some time, in milliseconds."""
+        from workflow_core.parking import Parking  # noqa: PLC0415 - only workers need it
+
+        self.parking = Parking(self._running, self.clock, rest_ms)
+        return self.parking
+
+    async def run_claimed(self, claim: Claim) -> Active:
+        """Go on with an execution that was claimed for this engine.
+
+        Raises:
+            LeaseLostError: It changed hands, or ended, since it was claimed.
+            WorkflowNotFoundError: Its workflow is a function, and none of that name is defined.
+            ValidationError: Its workflow is a document that cannot run in this process.
+            SerializationError: Something that was stored cannot be read.
+        """
+        return await self._recovery.go_on(claim)
 
     # Many executions -------------------------------------------------------------------------------------------------
 

@@ -141,7 +141,9 @@ class Execution:
         self._active: dict[str, asyncio.Task[Any] | None] = {}
         self._bodies: dict[str, Coroutine[Any, Any, object]] = {}
         self._handler: Awaitable[object] | None = None
+        self.task: asyncio.Task[None] | None = None
         self._waiting: dict[int, str] = {}
+        self._moments: dict[int, int] = {}
         self._seq = self._first_seq = seq
 
     def __str__(self) -> str:
@@ -239,6 +241,8 @@ class Execution:
         """Mark a step or sleep as not running any more."""
         del self._active[step_id]
         self._bodies.pop(step_id, None)
+        if self._moments:
+            self.engine.rests(self)
 
     def show(self, step_id: str, body: Coroutine[Any, Any, ResultT]) -> Coroutine[Any, Any, ResultT]:
         """Keep a running step's coroutine, whose frames tell where it waits; an awaited step hides them."""
@@ -335,11 +339,28 @@ class Execution:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         handle = clock.call_at(when, lambda: None if done.done() else done.set_result(None))
         self._waiting[id(done)] = f"{reason} until {when.isoformat()}"
+        self._moments[id(done)] = moment_ms
+        self.engine.rests(self)
         try:
             await done
         finally:
             handle.cancel()
-            del self._waiting[id(done)]
+            del self._waiting[id(done)], self._moments[id(done)]
+
+    def resting_until(self) -> int | None:
+        """Return until when nothing happens in it, in milliseconds since 1970; ``None`` if something does now.
+
+        Each of its steps and sleeps waits then for a moment to come. What its handler does besides is not known.
+        """
+        if not self._moments or len(self._moments) != len(self._active):
+            return None
+        deadline = self.record.deadline_at
+        return min(self._moments.values()) if deadline is None else min(deadline, *self._moments.values())
+
+    @property
+    def rests_as_a_whole(self) -> bool:
+        """Whether its handler itself waits for the one moment that is waited for, so that nothing else can go on."""
+        return len(self._active) == len(self._moments) == 1 and self.task in self._active.values()
 
     def waiting_for(self) -> list[str]:
         """Describe what this execution waits for, one line each."""

@@ -73,12 +73,16 @@ class Interventions:
                 return await self._joining.first_result(active)
             return as_joined(await self._joining.poll(execution_id))
         record = await load_record(self._engine, execution_id)
-        if record.status not in {"sleeping", "running", "restarting"}:
+        if record.status not in {"sleeping", "running", "restarting", "queued"}:
             raise InvalidStateError(
                 f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status}; only a sleeping '
                 "or interrupted execution can be resumed"
                 + (", and this one can be restarted" if record.status in {"panicked", "failed"} else "")
             )
+        if record.queue is not None:  # its workers go on with it
+            if detach:
+                return await self._running.status(execution_id)
+            return as_joined(await self._joining.poll(execution_id))
         if await self._leases.is_alive_elsewhere(record):
             raise InvalidStateError(
                 f'Execution "{execution_id}" of workflow "{record.workflow_name}" runs in another process; wait for it '
@@ -126,7 +130,16 @@ class Interventions:
                     f'Execution "{execution_id}" of workflow "{record.workflow_name}" was restarted, or cancelled, by '
                     "somebody else at the same moment; wait for it with wait()"
                 ) from None
-            active = self._engine.launch(execution)
+            if record.queue is not None:  # its workers are to run it
+                await execution.store.execution_released(
+                    execution.lease, give_back=True, at=execution.now(), seq=execution.next_seq()
+                )
+            else:
+                active = self._engine.launch(execution)
+        if active is None:
+            if detach:
+                return await self._running.status(execution_id)
+            return as_joined(await self._joining.poll(execution_id))
         return execution.snapshot() if detach else await asyncio.shield(active.first)
 
     async def cancel(self, execution_id: str) -> ExecutionResult:

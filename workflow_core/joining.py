@@ -89,7 +89,7 @@ class Joining:
             if active is None:
                 if is_at_rest(record):
                     return Ended(await self._running.status(record.execution_id), joined)
-                if not await self._leases.is_alive_elsewhere(record):
+                if record.queue is None and not await self._leases.is_alive_elsewhere(record):
                     with contextlib.suppress(LeaseLostError):  # it changed hands, or ended, since it was read
                         return await self._recovery.take_over(record)
             if detach:
@@ -131,7 +131,8 @@ class Joining:
             record = await load_record(self._engine, execution_id)
             if is_at_rest(record):
                 return await self._running.status(execution_id)
-            if self._is_nobodys(execution_id) and not await self._leases.is_alive_elsewhere(record):
+            is_here = record.queue is None and self._is_nobodys(execution_id)
+            if is_here and not await self._leases.is_alive_elsewhere(record):
                 again = await load_record(self._engine, execution_id)
                 if again != record:
                     continue  # it ended, or changed hands, while it was looked at

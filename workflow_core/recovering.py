@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from workflow_core.clock import to_epoch_ms
 from workflow_core.crash_loops import in_peace, interrupted_too_often, load_deaths
 from workflow_core.errors import LeaseLostError, StorageError, WorkflowCoreError
-from workflow_core.events import ExecutionRecovered
+from workflow_core.events import ExecutionRecovered, ExecutionStarted
 from workflow_core.stored import revive
 
 if TYPE_CHECKING:
+    from workflow_core.database.dispatch import Claim
     from workflow_core.database.rows import UnfinishedExecution
     from workflow_core.database.store import ExecutionRecord
     from workflow_core.engine import WorkflowEngine
@@ -211,6 +212,22 @@ class Recovery:
                 or await self._sleeping.woken(record.execution_id)
                 or await self._taken_over(record)
             )
+
+    async def go_on(self, claim: Claim) -> Active:
+        """Do what `WorkflowEngine.run_claimed` says."""
+        record = claim.record
+        async with self._running.claimed(record.execution_id):
+            active = self._running.find(record.execution_id)
+            if active is not None:
+                return active
+            if claim.kind == "abandoned":
+                return await self._taken_over(record)
+            execution = await revive(self._engine, record, is_new=claim.kind == "begun")
+            if claim.kind == "begun":
+                execution.opens_with(ExecutionStarted(), 1, record.started_at)
+            else:
+                execution.opens_with(ExecutionRecovered(), execution.last_seq, self._engine.clock.now())
+            return self._engine.launch(execution)
 
     async def _taken_over(self, record: ExecutionRecord) -> Active:
         execution = await revive(self._engine, record)

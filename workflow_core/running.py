@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from workflow_core.clock import from_epoch_ms
+from workflow_core.database.dispatch import Dispatches
 from workflow_core.describing import described
 from workflow_core.errors import ExecutionNotFoundError, InvalidStateError, LeaseLostError, StorageError
 from workflow_core.models import TERMINAL_STATUSES, ExecutionResult
@@ -44,6 +45,7 @@ class Active:
         first: The result of the first run of the handler, or the error that ended it.
         final: The result once the execution is at rest.
         between_runs: Set when no run of the handler is under way, and all observers have been told how it ended.
+        parked_until: Until when it is let go of, in milliseconds since 1970, for a worker to go on with it.
         trouble: What keeps it from going on at the moment, once those who wait for it were told.
     """
 
@@ -55,6 +57,7 @@ class Active:
     begun: bool = False
     cancelled: bool = False
     lost: bool = False
+    parked_until: int | None = None
     restart_now: asyncio.Event | None = None
     between_runs: asyncio.Event = field(default_factory=asyncio.Event)
     trouble: StorageError | None = None
@@ -152,6 +155,15 @@ class RunningExecutions:
         active = self._active.get(execution.execution_id)
         return active is not None and active.execution is execution
 
+    def park(self, execution: Execution, until: int) -> None:
+        """Let go of an execution that rests until a moment, in milliseconds since 1970."""
+        active = self._active.get(execution.execution_id)
+        if active is None or active.execution is not execution or active.task is None or active.cancelled:
+            return
+        active.parked_until = until
+        execution.doomed(asyncio.CancelledError(f"{execution} waits, and a worker goes on with it"))
+        active.task.cancel()
+
     def tell_waiters(self, execution: Execution, error: StorageError | None) -> None:
         """Raise an error to all who wait for an execution, which goes on all the same.
 
@@ -184,6 +196,7 @@ class RunningExecutions:
         active = Active(execution, loop, loop.create_future(), loop.create_future())
         self._active[execution.execution_id] = active
         active.task = self._engine.create_task(self._drive(active), f"workflow {execution.execution_id}")
+        execution.task = active.task
         active.task.add_done_callback(functools.partial(self._settled, active))
         return active
 
@@ -204,18 +217,23 @@ class RunningExecutions:
         active.begun = True
         try:
             await self._run_to_rest(active)
+            if active.parked_until is not None:
+                return
             if self._engine.log_files is not None:
                 await self._write_log(self._engine.log_files, active.execution)
             active.finish(active.execution.snapshot())
         except asyncio.CancelledError:
-            if not active.cancelled and not active.lost:
+            if active.parked_until is not None and not active.cancelled and not active.lost:
+                await self._park(active, active.parked_until)
+            elif not active.cancelled and not active.lost:
                 if active.execution.status in TERMINAL_STATUSES:  # only its observers were cut off
                     active.finish(active.execution.snapshot())
                     raise
                 await self._release(active.execution, give_back=True)
                 active.finish(_interrupted(active.execution))
                 raise
-            active.finish(await self._result_after_loss(active))
+            else:
+                active.finish(await self._result_after_loss(active))
         except LeaseLostError:
             active.finish(await self._result_after_loss(active))
         except BaseException as error:
@@ -263,12 +281,20 @@ class RunningExecutions:
                 active.finish_first(error)
             if execution.status != "panicked" or execution.record.restart_at is None:
                 return
-            await self._wait_for_restart(active, execution.record.restart_at)
+            due = execution.record.restart_at
+            if execution.record.deadline_at is not None:
+                due = min(due, execution.record.deadline_at)
+            if self._engine.parks_until(due):
+                active.parked_until = due
+                await self._park(active, due)
+                return
+            await self._wait_for_restart(active, due)
             if execution.deadline_has_passed():
                 await execution.fail(execution.timed_out())
                 return
             active.renew_first()
             active.execution = await execution.restart()
+            active.execution.task = active.task
 
     async def _open(self, execution: Execution) -> None:
         """Tell the observers of a run, before anything of it runs."""
@@ -279,12 +305,22 @@ class RunningExecutions:
         if execution.opening is not None:
             await execution.tell(execution.opening)
 
-    async def _wait_for_restart(self, active: Active, restart_at: int) -> None:
+    async def _park(self, active: Active, until: int) -> None:
+        """Let go of an execution of which nothing is under way, until a moment at which a worker goes on with it."""
+        execution = active.execution
+        store = self._engine.bare_store
+        try:
+            if isinstance(store, Dispatches):
+                await store.execution_parked(execution.lease, until, execution.now())
+        except (StorageError, LeaseLostError) as error:  # its job is missed, and made again
+            logger.log(logging.DEBUG, "%s could not be let go of: %s", execution, error)
+        self._leave(execution, "released")
+        active.finish(LeaseLostError(f"{execution} waits, and a worker goes on with it", execution.execution_id))
+
+    async def _wait_for_restart(self, active: Active, due: int) -> None:
         active.restart_now = asyncio.Event()
         event = active.restart_now
         active.between_runs.set()
-        deadline_at = active.execution.record.deadline_at
-        due = restart_at if deadline_at is None else min(restart_at, deadline_at)
         handle = self._engine.clock.call_at(from_epoch_ms(due), event.set)
         try:
             await event.wait()

@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 import uuid
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from workflow_core.arguments import validated_id
+import pydantic_core
+
+from workflow_core.arguments import validated_id, validated_priority, validated_queue
 from workflow_core.clock import to_epoch_ms
+from workflow_core.database.dispatch import Dispatch, Dispatches
 from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
 from workflow_core.definition import configured, validated
 from workflow_core.errors import ExecutionConflictError, ExecutionNotFoundError
 from workflow_core.events import ExecutionStarted
 from workflow_core.execution import Execution
+from workflow_core.limits import checked_key
 from workflow_core.models import PanicConfig, RetryConfig
 from workflow_core.running import Active
 from workflow_core.serialization import same_json
+from workflow_core.stored import load_record
 from workflow_core.timeouts import validate_timeout
 
 if TYPE_CHECKING:
@@ -26,11 +32,40 @@ if TYPE_CHECKING:
     from workflow_core.definition import Definition
     from workflow_core.engine import WorkflowEngine
     from workflow_core.joining import Ended, Joining
+    from workflow_core.limits import Limits
     from workflow_core.running import RunningExecutions
 
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["Starting"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """An execution that is asked for: everything is checked, and nothing is written."""
+
+    definition: Definition
+    execution_id: str
+    text: str | None
+    value: object
+    retry: RetryConfig
+    panic: PanicConfig
+    timeout_ms: int | None
+
+    def new(self, at: datetime) -> NewExecution:
+        """Return what is stored of it when it is accepted."""
+        deadline = None if self.timeout_ms is None else to_epoch_ms(at + timedelta(milliseconds=self.timeout_ms))
+        return NewExecution(
+            workflow_name=self.definition.name,
+            execution_id=self.execution_id,
+            input_data=self.text,
+            retry_config=self.retry.model_dump_json(),
+            panic_config=self.panic.model_dump_json(),
+            deadline_at=deadline,
+            definition_revision=self.definition.revision,
+            definition_document=self.definition.document,
+            fencing_token=to_epoch_ms(at),
+        )
 
 
 class Starting:
@@ -47,6 +82,7 @@ class Starting:
         self._running = running
         self._joining = joining
         self._known_workflows: set[str] = set()
+        self._noted_limits: dict[str, Limits] = {}
 
     async def begin(
         self,
@@ -68,6 +104,82 @@ class Starting:
             ExecutionConflictError: The id is in use for another workflow or another input.
             StorageError: The database cannot be used.
         """
+        order = self._order(name, execution_id, input_value, retry_config, panic_config, timeout_ms)
+        while True:
+            async with self._running.claimed(order.execution_id):
+                active = self._running.find(order.execution_id)
+                if active is None:
+                    found = await self._begin_new(order)
+                    if isinstance(found, Active):
+                        return found
+                else:
+                    found = active.execution.record
+            self._check_same(found, order)
+            with contextlib.suppress(ExecutionNotFoundError):  # a cleanup has removed it since it was read
+                return await self._joining.found(found, detach=detach)
+
+    async def enqueue(
+        self,
+        name: str,
+        execution_id: str | None,
+        input_value: object,
+        retry_config: RetryConfig | dict[str, Any] | None,
+        panic_config: PanicConfig | dict[str, Any] | None,
+        timeout_ms: int | None,
+        queue: str,
+        priority: int,
+        limit_key: str | None,
+    ) -> ExecutionRecord | Active | Ended:
+        """Record a new execution for workers to run, or find the one that has the id already.
+
+        A store that has no workers begins it here.
+
+        Raises:
+            ValidationError: An argument is not acceptable; nothing was written.
+            WorkflowNotFoundError: No such workflow is defined.
+            ExecutionConflictError: The id is in use for another workflow or another input.
+            StorageError: The database cannot be used.
+        """
+        store = self._engine.bare_store
+        dispatch = Dispatch(validated_queue(queue), validated_priority(priority))
+        if limit_key is not None:
+            checked_key(limit_key)
+        if not isinstance(store, Dispatches):
+            return await self.begin(
+                name, execution_id, input_value, retry_config, panic_config, timeout_ms, detach=True
+            )
+        order = self._order(name, execution_id, input_value, retry_config, panic_config, timeout_ms)
+        limits = order.definition.limits
+        if limits is not None:
+            plain = None if order.text is None or limits.key is None else pydantic_core.from_json(order.text)
+            dispatch = replace(dispatch, limits=limits, limit_key=limits.key_of(plain, limit_key))
+            if self._noted_limits.get(name) != limits:
+                await store.limits_noted(name, limits)
+                self._noted_limits[name] = limits
+        at = self._engine.clock.now()
+        await self._define(order.definition, at)
+        found = await store.execution_enqueued(order.new(at), dispatch, at)
+        if found is not None:
+            self._check_same(found, order)
+            return found
+        return await load_record(self._engine, order.execution_id)
+
+    def _order(
+        self,
+        name: str,
+        execution_id: str | None,
+        input_value: object,
+        retry_config: RetryConfig | dict[str, Any] | None,
+        panic_config: PanicConfig | dict[str, Any] | None,
+        timeout_ms: int | None,
+    ) -> _Order:
+        """Check what is given.
+
+        Raises:
+            InvalidStateError: No event loop of asyncio's runs here.
+            ValidationError: An argument is not acceptable.
+            WorkflowNotFoundError: No such workflow is defined.
+        """
         self._engine.check_event_loop()
         definition = self._engine.definition(name)
         self._engine.configurations.prepare(name)
@@ -78,57 +190,31 @@ class Starting:
         panic = definition.panic_config if panic_config is None else configured(PanicConfig, panic_config)
         validate_timeout(f'Workflow "{name}"', timeout_ms)
         text, value = self._encode_input(definition, execution_id, input_value)
-        while True:
-            async with self._running.claimed(execution_id):
-                active = self._running.find(execution_id)
-                if active is None:
-                    found = await self._begin_new(definition, execution_id, text, value, retry, panic, timeout_ms)
-                    if isinstance(found, Active):
-                        return found
-                else:
-                    found = active.execution.record
-            self._check_same(found, name, text)
-            with contextlib.suppress(ExecutionNotFoundError):  # a cleanup has removed it since it was read
-                return await self._joining.found(found, detach=detach)
+        return _Order(definition, execution_id, text, value, retry, panic, timeout_ms)
 
-    async def _begin_new(
-        self,
-        definition: Definition,
-        execution_id: str,
-        text: str | None,
-        value: object,
-        retry: RetryConfig,
-        panic: PanicConfig,
-        timeout_ms: int | None,
-    ) -> Active | ExecutionRecord:
+    async def _define(self, definition: Definition, at: datetime) -> None:
+        """Make room for a workflow in the store, once."""
+        if definition.name not in self._known_workflows:
+            await self._engine.store.workflow_defined(definition.name, _definition_file(definition, at), at)
+            self._known_workflows.add(definition.name)
+
+    async def _begin_new(self, order: _Order) -> Active | ExecutionRecord:
         """Record an execution and launch it; return the record instead if the store knew the id already."""
-        name, at = definition.name, self._engine.clock.now()
-        if name not in self._known_workflows:
-            await self._engine.store.workflow_defined(name, _definition_file(definition, at), at)
-            self._known_workflows.add(name)
-        new = NewExecution(
-            workflow_name=name,
-            execution_id=execution_id,
-            input_data=text,
-            retry_config=retry.model_dump_json(),
-            panic_config=panic.model_dump_json(),
-            deadline_at=None if timeout_ms is None else to_epoch_ms(at + timedelta(milliseconds=timeout_ms)),
-            definition_revision=definition.revision,
-            definition_document=definition.document,
-            fencing_token=to_epoch_ms(at),
-        )
+        definition, at = order.definition, self._engine.clock.now()
+        await self._define(definition, at)
+        new = order.new(at)
         existing = await self._engine.store.execution_started(new, self._engine.owner, self._engine.lease_expiry(), at)
         if existing is not None:
             return existing
         record = ExecutionRecord(
-            execution_id=execution_id,
-            workflow_name=name,
+            execution_id=order.execution_id,
+            workflow_name=definition.name,
             status="running",
             started_at=at,
             completed_at=None,
             restart_attempt=1,
             error_data=None,
-            input_data=text,
+            input_data=order.text,
             output_data=None,
             retry_config=new.retry_config,
             panic_config=new.panic_config,
@@ -138,8 +224,8 @@ class Starting:
             fencing_token=new.fencing_token,
             definition_revision=new.definition_revision,
         )
-        lease = Lease(name, execution_id, new.fencing_token)
-        execution = Execution(self._engine, definition, record, lease, retry, panic, value, {}, 1)
+        lease = Lease(definition.name, order.execution_id, new.fencing_token)
+        execution = Execution(self._engine, definition, record, lease, order.retry, order.panic, order.value, {}, 1)
         execution.opens_with(ExecutionStarted(), 1, at)
         return self._engine.launch(execution)
 
@@ -155,13 +241,14 @@ class Starting:
         return self._engine.codec.encode(value, f"the {what}", declared, fingerprint, advice=advice)
 
     @staticmethod
-    def _check_same(record: ExecutionRecord, name: str, input_data: str | None) -> None:
+    def _check_same(record: ExecutionRecord, order: _Order) -> None:
+        name = order.definition.name
         if record.workflow_name != name:
             raise ExecutionConflictError(
                 f'Execution id "{record.execution_id}" is in use for workflow "{record.workflow_name}", so it cannot '
                 f'start "{name}"; choose another id'
             )
-        if not same_json(record.input_data, input_data):
+        if not same_json(record.input_data, order.text):
             raise ExecutionConflictError(
                 f'Execution "{record.execution_id}" of workflow "{name}" was started with another input; choose '
                 "another id, or start it with the input it had"

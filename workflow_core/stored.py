@@ -13,6 +13,7 @@ from workflow_core.execution import Execution, result_of
 from workflow_core.models import TERMINAL_STATUSES, ErrorInfo, ExecutionResult, PanicConfig, RetryConfig
 
 if TYPE_CHECKING:
+    from workflow_core.database.store import StepRecord
     from workflow_core.definition import Definition
     from workflow_core.engine import WorkflowEngine
 
@@ -56,8 +57,13 @@ async def _last_errors(engine: WorkflowEngine, record: ExecutionRecord) -> dict[
     }
 
 
-async def revive(engine: WorkflowEngine, record: ExecutionRecord) -> Execution:
+async def revive(engine: WorkflowEngine, record: ExecutionRecord, *, is_new: bool = False) -> Execution:
     """Return an execution as it was left, ready to be run.
+
+    Args:
+        engine: What runs it.
+        record: Its row.
+        is_new: Whether nothing has happened in it so far.
 
     Raises:
         WorkflowNotFoundError: Its workflow is a function, and none of that name is defined.
@@ -66,8 +72,12 @@ async def revive(engine: WorkflowEngine, record: ExecutionRecord) -> Execution:
     """
     definition = await _definition_of(engine, record)
     engine.configurations.prepare(record.workflow_name)
-    await complete_log(engine, record)
-    steps, seq = await engine.store.workflow(record.workflow_name).load_steps(record.workflow_name, record.execution_id)
+    steps: dict[str, StepRecord] = {}
+    seq = 1
+    if not is_new:
+        await complete_log(engine, record)
+        store = engine.store.workflow(record.workflow_name)
+        steps, seq = await store.load_steps(record.workflow_name, record.execution_id)
     execution = Execution(
         engine,
         definition,
@@ -81,7 +91,8 @@ async def revive(engine: WorkflowEngine, record: ExecutionRecord) -> Execution:
         steps,
         seq,
     )
-    execution.last_errors = await _last_errors(engine, record)
+    if not is_new:
+        execution.last_errors = await _last_errors(engine, record)
     if record.restart_attempt > 1 and engine.extensions.wraps_runs:
         await _look_back(engine, execution)
     return execution

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from workflow_core.definition import Definitions
     from workflow_core.definitions.document import WorkflowDefinition
     from workflow_core.engine import WorkflowEngine
+    from workflow_core.limits import Limits
     from workflow_core.models import PanicConfig, RetryConfig
 
 __all__ = ["Workflow"]
@@ -32,13 +33,14 @@ class _CurrentEngine:
         version: str = "1.0.0",
         retry_config: RetryConfig | dict[str, Any] | None = None,
         panic_config: PanicConfig | dict[str, Any] | None = None,
+        limits: Limits | dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401 - as in WorkflowEngine.define
         """Define a workflow; a handler at the top level of a module is known to every engine of the process."""
 
         def choose(function: Callable[..., object]) -> Definitions:
             return SHARED_DEFINITIONS if is_module_level(function) else current_engine().definitions
 
-        return define_workflow(choose, name, handler, description, version, retry_config, panic_config)
+        return define_workflow(choose, name, handler, description, version, retry_config, panic_config, limits)
 
     def define_declarative(self, source: str | Path | Mapping[str, Any] | WorkflowDefinition) -> WorkflowDefinition:
         """Define a workflow that a document describes: at the top level of a module, for every engine."""

@@ -52,6 +52,7 @@ COLOURS = {
     "skipped": "yellow",
     "interrupted": "yellow",
     "pending": "bright_black",
+    "queued": "bright_black",
     "open": "red",
     "half_open": "yellow",
     "closed": "green",
@@ -98,6 +99,7 @@ _UNICODE = {
     "skipped": "○",
     "interrupted": "‖",
     "pending": "·",
+    "queued": "·",
 }
 _ASCII = {
     "completed": "+",
@@ -111,6 +113,7 @@ _ASCII = {
     "skipped": "o",
     "interrupted": "=",
     "pending": ".",
+    "queued": ".",
 }
 
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
     from workflow_core.limits import Limits
     from workflow_core.ownership import Owner
 
-__all__ = ["Claim", "ClaimKind", "Dispatch", "Dispatches"]
+__all__ = ["Claim", "ClaimKind", "ClusterState", "Dispatch", "Dispatches", "QueueState", "WorkerState"]
 
 ClaimKind: TypeAlias = Literal["begun", "woken", "abandoned"]
 """How a worker comes to an execution: it is the first one, or it waited, or another worker has left it."""
@@ -48,9 +49,70 @@ class Claim:
     kind: ClaimKind
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """A worker.
+
+    Attributes:
+        is_alive: Whether it has given a sign of life lately; else its executions are about to be run by others.
+        running: How many executions it runs.
+        last_heartbeat: Its last sign of life.
+    """
+
+    worker_id: int
+    host: str
+    pid: int
+    queues: tuple[str, ...]
+    concurrency: int
+    started_at: datetime
+    last_heartbeat: datetime
+    is_alive: bool
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue, as far as its executions are not at rest.
+
+    Attributes:
+        ready: How many could be begun now.
+        scheduled: How many are to be begun at a later moment, because of a rate limit.
+        waiting: How many are kept waiting by a limit of concurrency.
+        running: How many a worker runs.
+        parked: How many sleep, back off, or wait for their restart, without a worker.
+        lag_ms: For how long the one that is ready longest has been ready, in milliseconds; ``None`` if none is.
+        workers: How many workers that are alive serve it.
+    """
+
+    queue: str
+    ready: int
+    scheduled: int
+    waiting: int
+    running: int
+    parked: int
+    lag_ms: int | None
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterState:
+    """All workers and queues of a database.
+
+    Attributes:
+        read_at: The database's time.
+    """
+
+    read_at: datetime
+    workers: Sequence[WorkerState]
+    queues: Sequence[QueueState]
+
+
 @runtime_checkable
 class Dispatches(Protocol):
     """A store whose executions workers can run."""
+
+    async def limits_noted(self, workflow_name: str, limits: Limits) -> None:
+        """Note the limits of a workflow; those of the latest call hold, for executions that wait already as well."""
 
     async def execution_enqueued(
         self, execution: NewExecution, dispatch: Dispatch, at: datetime
@@ -71,3 +133,6 @@ class Dispatches(Protocol):
 
     async def execution_parked(self, lease: Lease, due_at: int, at: datetime) -> None:
         """Let go of an execution until a moment, in milliseconds since 1970, at which a worker is to go on with it."""
+
+    async def cluster_state(self) -> ClusterState:
+        """Read what workers and queues there are, and what they do."""

@@ -55,7 +55,7 @@ class ExecutionView:
     @property
     def interrupted(self) -> bool:
         """Whether it should go on, and nobody runs it."""
-        return not self.at_rest and self.owner_state in {None, "ended", "lease expired"}
+        return self.record.queue is None and not self.at_rest and self.owner_state in {None, "ended", "lease expired"}
 
 
 async def read_view(engine: WorkflowEngine, execution_id: str) -> ExecutionView:

@@ -18,11 +18,12 @@ from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.follow import Follower, manner_for
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
-from workflow_core.cli.output import FORMAT_OPTION, print_line, styled
+from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, styled
 from workflow_core.cli.running import run_to_rest
 from workflow_core.cli.texts import visible
 from workflow_core.errors import ExecutionNotFoundError
 from workflow_core.models import RetryConfig
+from workflow_core.views.execution_data import execution_data
 from workflow_core.views.execution_view import ExecutionView, read_view
 
 if TYPE_CHECKING:
@@ -67,6 +68,12 @@ echo '{"n": 1}' | workflow start order --input-file - --format json | jq .output
     "[default: the workflow's own, else 1000]",
 )
 @click.option("--timeout", type=click.IntRange(min=1), metavar="MS", help="Longest duration, in milliseconds.")
+@click.option(
+    "--queue",
+    metavar="NAME",
+    help="Hand it to the workers of this queue, with PostgreSQL, instead of running it here; see `workflow worker`.",
+)
+@click.option("--priority", type=int, metavar="N", help="With --queue: a greater number is begun first.  [default: 0]")
 @FORMAT_OPTION
 @click.pass_obj
 def command(
@@ -78,6 +85,8 @@ def command(
     max_retries: int | None,
     retry_delay: int | None,
     timeout: int | None,
+    queue: str | None,
+    priority: int | None,
     output_format: str,
 ) -> None:
     """Start a workflow execution in this process, and follow it to its end.
@@ -86,6 +95,8 @@ def command(
     followed, one that was interrupted goes on. Ctrl-C stops it so that it can be resumed.
     """
     given = _read_input(input_text, input_file)
+    if priority is not None and queue is None:
+        raise Failure("--priority means something only with --queue", USAGE)
     with invocation.engine(runs_workflows=True) as engine:
         existing = None
         if execution_id is not None:
@@ -99,6 +110,9 @@ def command(
         if existing is not None:
             announce(f'Execution "{name}" was interrupted; it goes on where it was')
         value = {} if given is None else given[0]
+        if queue is not None:
+            _enqueue(invocation, engine, workflow, name, value, retry, timeout, queue, priority or 0, output_format)
+            return
 
         async def begin() -> None:
             if existing is None or given is not None:
@@ -113,6 +127,35 @@ def command(
 
         known_seq = 0 if existing is None else existing.last_seq
         run_to_rest(invocation, engine, name, go_on, output_format, begin=begin, since_seq=known_seq)
+
+
+def _enqueue(
+    invocation: Invocation,
+    engine: WorkflowEngine,
+    workflow: str,
+    execution_id: str,
+    value: object,
+    retry: RetryConfig,
+    timeout_ms: int | None,
+    queue: str,
+    priority: int,
+    output_format: str,
+) -> None:
+    """Hand an execution to workers, and say how to follow it."""
+    from workflow_core.cluster.worker import dispatching_store  # noqa: PLC0415 - not for help
+
+    dispatching_store(engine)
+    result = invocation.run(
+        engine.enqueue(workflow, execution_id, value, retry, timeout_ms=timeout_ms, queue=queue, priority=priority)
+    )
+    if output_format == "json":
+        print_json(execution_data(result, invocation.run(read_view(engine, execution_id))))
+    elif invocation.quiet:
+        print_line(execution_id)
+    else:
+        hint = command_line(invocation, "status", execution_id, "--follow", with_app=False)
+        print_line(f'Execution "{execution_id}" is {result.status} for the workers of queue "{queue}"')
+        print_line(f'"{hint}" follows it')
 
 
 def _read_input(text: str | None, file: str | None) -> tuple[Any] | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _COUNTED: Final[tuple[tuple[ExecutionStatus, ...], ...]] = (
-    ("running", "sleeping", "restarting"),
+    ("running", "sleeping", "restarting", "queued"),
     ("completed",),
     ("failed", "panicked"),
     ("cancelled",),

@@ -65,6 +65,10 @@ class PostgresDatabase:
         """Begin again in a child process, which may not use a connection of its parent's."""
         self._connections.forked()
 
+    def connection_string(self) -> tuple[str, str]:
+        """Return what libpq is given, which may hold a password, and the name of the schema, quoted for SQL."""
+        return self._address.conninfo, self._address.schema
+
     @property
     def schema(self) -> str:
         """The name of the schema, quoted for SQL."""

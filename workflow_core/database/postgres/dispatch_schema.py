@@ -62,8 +62,20 @@ CREATE TABLE {s}.dispatches (
     has_key_slot   boolean NOT NULL DEFAULT false,
     has_started    boolean NOT NULL DEFAULT false,
     first_start_at timestamptz,
+    queued_at      timestamptz,
     due_at         timestamptz
 ) WITH (fillfactor = 70)""",
+    """
+CREATE TABLE {s}.workers (
+    worker_id   bigint PRIMARY KEY,
+    host        text NOT NULL,
+    pid         bigint NOT NULL,
+    queues      text[] NOT NULL,
+    concurrency bigint NOT NULL,
+    heartbeat   interval NOT NULL,
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+)""",
+    "CREATE INDEX idx_dispatches_open ON {s}.dispatches (queue, state, queued_at) WHERE state <> 'ended'",
     "CREATE INDEX idx_dispatches_due ON {s}.dispatches (due_at) WHERE state = 'parked'",
     "CREATE INDEX idx_dispatches_at_work ON {s}.dispatches (job_id) WHERE state IN ('queued', 'claimed')",
     """
@@ -152,7 +164,7 @@ BEGIN
     LOOP
         begins := CASE WHEN one.has_started THEN clock_timestamp() ELSE next_start(one, rule) END;
         UPDATE dispatches SET state = 'queued', has_slot = true, job_id = defer_run(one, begins),
-            first_start_at = CASE WHEN has_started THEN first_start_at ELSE begins END
+            queued_at = begins, first_start_at = CASE WHEN has_started THEN first_start_at ELSE begins END
         WHERE execution_id = one.execution_id;
     END LOOP;
 END
@@ -170,7 +182,8 @@ BEGIN
     IF limited THEN
         PERFORM admit(of_workflow, with_key);
     ELSE
-        UPDATE dispatches SET state = 'queued', job_id = defer_run(one, NULL) WHERE execution_id = of_execution;
+        UPDATE dispatches SET state = 'queued', queued_at = clock_timestamp(), job_id = defer_run(one, NULL)
+        WHERE execution_id = of_execution;
     END IF;
 END
 $$""",
@@ -185,7 +198,8 @@ BEGIN
         WHERE execution_id = of_execution;
         PERFORM admit(one.workflow_name, one.limit_key);
     ELSE
-        UPDATE dispatches SET state = 'queued', job_id = defer_run(one, NULL) WHERE execution_id = of_execution;
+        UPDATE dispatches SET state = 'queued', queued_at = clock_timestamp(), job_id = defer_run(one, NULL)
+        WHERE execution_id = of_execution;
     END IF;
 END
 $$""",
@@ -210,7 +224,7 @@ BEGIN
             OR one.limit_key IS NOT NULL AND begun_within(one, true, rule.period) >= rule.starts_per_key
         THEN
             begins := next_start(one, rule);
-            UPDATE dispatches SET first_start_at = begins, job_id = defer_run(one, begins)
+            UPDATE dispatches SET first_start_at = begins, queued_at = begins, job_id = defer_run(one, begins)
             WHERE execution_id = of_execution;
             RETURN NULL;
         END IF;

@@ -36,7 +36,7 @@ async def make_queue(connection: Connection, schema: str) -> None:
         from procrastinate.schema import SchemaManager  # noqa: PLC0415 - only who enqueues needs it
     except ImportError as error:
         raise ValidationError(
-            f'Workers and what they run need the package procrastinate ({error}): pip install '
+            f"Workers and what they run need the package procrastinate ({error}): pip install "
             '"pytest-workflow-core[postgres]"'
         ) from error
     files = sorted(Path(SchemaManager.get_migrations_path()).glob("*.sql"), key=lambda path: path.name)

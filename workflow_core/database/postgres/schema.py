@@ -34,6 +34,7 @@ TABLES: Final = (
     "owners",
     "step_errors",
     "steps",
+    "workers",
     "workflows",
 )
 

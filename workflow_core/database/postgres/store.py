@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workflow_core.database.postgres.dispatching import DispatchStore
+from workflow_core.database.postgres.workers import WorkerStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["PostgresStore"]
 
 
-class PostgresStore(DispatchStore):
+class PostgresStore(WorkerStore):
     """A store on PostgreSQL 13 or newer; nothing is connected before the first use.
 
     It may be used from several threads and event loops, and by any number of processes at once.

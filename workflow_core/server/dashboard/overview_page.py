@@ -36,7 +36,7 @@ router = APIRouter(include_in_schema=False)
 _STRIP: Final = 30
 _WRONG: Final = 5
 _WINDOW: Final = timedelta(hours=24)
-_NOT_AT_REST: Final = ("running", "sleeping", "restarting", "panicked")
+_NOT_AT_REST: Final = ("queued", "running", "sleeping", "restarting", "panicked")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,158 @@
+"""`workflow worker`: runs executions that were handed to workers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from workflow_core.cli.failures import USAGE, Failure
+from workflow_core.cli.invocation import Invocation, make_command
+from workflow_core.cli.output import print_line
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from workflow_core.engine import WorkflowEngine
+
+__all__ = ["command", "needs_queue"]
+
+
+@make_command(
+    "worker",
+    examples="""
+workflow worker --app shop
+workflow worker --app shop --concurrency 50 --queue mail --queue default
+workflow start order --app shop --input '{"item": "book"}' --queue default
+workflow cluster status
+""",
+)
+@click.option(
+    "--concurrency",
+    "-c",
+    type=click.IntRange(1, 10_000),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many executions to run at once.",
+)
+@click.option(
+    "--queue",
+    "-Q",
+    "queues",
+    multiple=True,
+    metavar="NAME",
+    help="A queue to serve; can be given several times.  [default: default]",
+)
+@click.option(
+    "--grace",
+    type=click.IntRange(min=0),
+    default=10_000,
+    show_default=True,
+    metavar="MS",
+    help="How long running executions may go on after Ctrl-C or SIGTERM, in milliseconds.",
+)
+@click.option(
+    "--rest",
+    type=click.IntRange(min=0),
+    default=2_000,
+    show_default=True,
+    metavar="MS",
+    help="Let go of executions that wait for this long at least, in milliseconds.",
+)
+@click.option(
+    "--poll",
+    type=click.IntRange(min=10),
+    default=1_000,
+    show_default=True,
+    metavar="MS",
+    help="How often to look for work that was not announced, in milliseconds.",
+)
+@click.option(
+    "--heartbeat",
+    type=click.IntRange(min=100),
+    default=10_000,
+    show_default=True,
+    metavar="MS",
+    help="How often to give a sign of life, in milliseconds; after three without one, others take over.",
+)
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    concurrency: int,
+    queues: tuple[str, ...],
+    grace: int,
+    rest: int,
+    poll: int,
+    heartbeat: int,
+) -> None:
+    """Run executions that were handed to workers, until Ctrl-C or SIGTERM.
+
+    Any number of workers, on any number of machines, share the queues of one PostgreSQL database, which
+    WORKFLOW_DATABASE_URL names. Executions come from `workflow start --queue` and Workflow.enqueue(). One that sleeps,
+    backs off or waits for its restart leaves its place to others. A worker that is told to stop begins nothing new; what
+    has not ended after --grace goes on in another worker, and so does what a worker that dies leaves.
+    """
+    needs_queue()
+    from workflow_core.cli.interruption import Interrupted, run_until_stopped  # noqa: PLC0415 - not for help
+    from workflow_core.cluster.settings import WorkerSettings  # noqa: PLC0415
+    from workflow_core.cluster.worker import Worker  # noqa: PLC0415
+
+    settings = WorkerSettings(
+        queues=queues or ("default",),
+        concurrency=concurrency,
+        grace_ms=grace,
+        rest_ms=rest,
+        poll_ms=poll,
+        heartbeat_ms=heartbeat,
+    )
+    with invocation.engine(runs_workflows=True) as engine:
+        worker = Worker(engine, settings)
+        if not engine.workflow_names():
+            raise Failure(
+                "No workflow is defined here, so this worker could run none: name the module that defines them with "
+                "--app, or create one",
+                USAGE,
+            )
+
+        def work(stop: asyncio.Event) -> Any:  # noqa: ANN401 - a coroutine
+            return _work(engine, worker, stop, lambda: _say(invocation, engine, settings))
+
+        try:
+            run_until_stopped(work)
+        except Interrupted as interrupted:
+            raise Failure("Stopped at once; what ran is taken over by other workers.", interrupted.exit_code) from None
+
+
+async def _work(engine: WorkflowEngine, worker: Any, stop: asyncio.Event, when_ready: Any) -> None:  # noqa: ANN401
+    try:
+        await worker.run(stop, when_ready)
+    finally:
+        await engine.aclose()
+
+
+def _say(invocation: Invocation, engine: WorkflowEngine, settings: Any) -> None:  # noqa: ANN401
+    if invocation.quiet:
+        return
+    names = engine.workflow_names()
+    what = f"{len(names)} workflows" if len(names) != 1 else f'the workflow "{names[0]}"'
+    queues = ", ".join(settings.queues)
+    print_line(
+        f"Working on {what} from {'queues' if len(settings.queues) != 1 else 'queue'} {queues}, up to "
+        f"{settings.concurrency} at once, of {engine.bare_store.location()}  (Ctrl-C stops it)"
+    )
+
+
+def needs_queue() -> None:
+    """Say so if what workers need is not installed.
+
+    Raises:
+        Failure: It is not.
+    """
+    try:
+        import procrastinate  # noqa: F401, PLC0415 - only these commands need them
+        import psycopg  # noqa: F401, PLC0415
+    except ModuleNotFoundError as error:
+        raise Failure(
+            f'Workers need "{error.name}"; install it with: pip install "pytest-workflow-core[postgres]"', USAGE
+        ) from None

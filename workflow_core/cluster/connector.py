@@ -1,0 +1,103 @@
+"""Procrastinate's connections to the database, which outlast its restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import psycopg
+from procrastinate import PsycopgConnector, exceptions
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from typing import LiteralString
+
+    from procrastinate.connector import Notify
+
+__all__ = ["PatientConnector"]
+
+ResultT = TypeVar("ResultT")
+
+logger = logging.getLogger("workflow_core")
+
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_LONGEST_PAUSE_SECONDS: Final = 2.0
+
+
+class PatientConnector(PsycopgConnector):
+    """Runs statements again until the database is back.
+
+    A statement whose answer was lost may have been run. Procrastinate's statements can be run twice, but for two: the
+    end of a job, whose second try is refused because the first one has succeeded, and the fetch of a job, which leaves
+    a job that nobody works on; `workflow_core.cluster.worker` looks for those.
+
+    Args:
+        conninfo: Where to.
+        schema: The schema of the tables, quoted.
+        connections: How many connections at most.
+    """
+
+    def __init__(self, conninfo: str, schema: str, connections: int) -> None:
+        options = conninfo_to_dict(conninfo).get("options") or ""
+        super().__init__(
+            conninfo=make_conninfo(conninfo, options=f"{options} -c search_path={schema},pg_catalog"),
+            min_size=1,
+            max_size=connections,
+            timeout=5,
+        )
+
+    async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:  # noqa: ANN401 - as above
+        """Run a statement."""
+        await self._until_it_works(lambda: super(PatientConnector, self).execute_query_async(query, **arguments))
+
+    async def execute_query_one_async(
+        self,
+        query: LiteralString,
+        **arguments: Any,  # noqa: ANN401 - as above
+    ) -> dict[str, Any]:
+        """Run a statement, and return its first row."""
+        row = await self._until_it_works(
+            lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments)
+        )
+        return row or {}
+
+    async def execute_query_all_async(
+        self,
+        query: LiteralString,
+        **arguments: Any,  # noqa: ANN401 - as above
+    ) -> list[dict[str, Any]]:
+        """Run a statement, and return its rows."""
+        rows = await self._until_it_works(
+            lambda: super(PatientConnector, self).execute_query_all_async(query, **arguments)
+        )
+        return rows or []
+
+    async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
+        """Listen, and again when the connection is back."""
+        names = list(channels)
+        while True:
+            try:
+                await super().listen_notify(on_notification, names)
+            except (exceptions.ConnectorException, psycopg.Error, OSError) as error:
+                logger.debug("The worker cannot listen: %s", error.__cause__ or error)
+            await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
+
+    async def _until_it_works(self, run: Callable[[], Awaitable[ResultT]]) -> ResultT | None:
+        pause = _FIRST_PAUSE_SECONDS
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return await run()
+            except exceptions.ConnectorException as error:
+                cause = error.__cause__
+                if tries > 1 and isinstance(cause, psycopg.errors.RaiseException):
+                    return None  # the first try did it, and its answer was lost
+                if not isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)):
+                    raise
+                log = logger.warning if pause == _LONGEST_PAUSE_SECONDS and tries % 10 == 0 else logger.debug
+                log("The queue's database does not answer, and is asked again: %s", cause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,266 @@
+"""A worker: it fetches executions from the queues of a database, and runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import procrastinate
+from procrastinate.utils import utcnow
+from procrastinate.worker import Worker as QueueWorker
+
+from workflow_core.arguments import validated_queue
+from workflow_core.clock import to_epoch_ms
+from workflow_core.cluster.connector import PatientConnector
+from workflow_core.cluster.settings import WorkerSettings
+from workflow_core.database.postgres.dispatch_schema import RUN_TASK
+from workflow_core.database.postgres.store import PostgresStore
+from workflow_core.database.store import Lease
+from workflow_core.errors import LeaseLostError, StorageError, ValidationError, WorkflowCoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from procrastinate.jobs import Job
+
+    from workflow_core.database.dispatch import Claim
+    from workflow_core.engine import WorkflowEngine
+
+__all__ = ["Worker", "dispatching_store"]
+
+logger = logging.getLogger("workflow_core")
+
+_MAINTENANCE: Final = "workflow_core"
+"""The queue of the jobs that keep the others going; every worker serves it."""
+_FIRST: Final = 2**31 - 1
+"""Their priority."""
+
+_SECONDLY: Final = "* * * * * *"
+_ORPHANED_MS: Final = 60_000
+"""How long nothing must have happened in an execution without a job before it gets another one."""
+
+_NOT_DEFINED_SECONDS: Final = 10
+"""After what time another worker is to try an execution whose workflow is not defined in this one."""
+
+_UNREADABLE_MS: Final = 30_000
+"""After what time an execution is tried again that cannot be read."""
+
+_CONNECTIONS: Final = 4
+_LOOK_SECONDS: Final = 0.01
+
+
+class _NotDefinedHereError(WorkflowCoreError):
+    """A job's workflow is not defined in this process."""
+
+
+class _Again(procrastinate.BaseRetryStrategy):
+    """No job of an execution is ever given up: the execution itself knows when it has failed."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> procrastinate.RetryDecision:
+        """Return when a job is tried again."""
+        del job
+        seconds = _NOT_DEFINED_SECONDS if isinstance(exception, _NotDefinedHereError) else 1
+        return procrastinate.RetryDecision(retry_in={"seconds": seconds})
+
+
+def dispatching_store(engine: WorkflowEngine) -> PostgresStore:
+    """Return an engine's store, if executions can be handed to workers there.
+
+    Raises:
+        ValidationError: They cannot.
+    """
+    store = engine.bare_store
+    if not isinstance(store, PostgresStore):
+        raise ValidationError(
+            f"Workers need PostgreSQL, and the state is in {store.location()}: set WORKFLOW_DATABASE_URL to "
+            "postgresql://user:password@host/database"
+        )
+    return store
+
+
+class Worker:
+    """Runs executions of an engine's database.
+
+    Args:
+        engine: The engine; it knows the workflows.
+        settings: Everything else.
+
+    Raises:
+        ValidationError: The engine's database has no workers.
+    """
+
+    def __init__(self, engine: WorkflowEngine, settings: WorkerSettings | None = None) -> None:
+        self._engine = engine
+        self.settings = settings or WorkerSettings()
+        for queue in self.settings.queues:
+            validated_queue(queue)
+        self._store = dispatching_store(engine)
+        self._parking = engine.let_go_after(self.settings.rest_ms)
+        self._fetched: set[int] = set()
+        self._worker_id: int | None = None
+        self._app = self._make_app()
+        self._worker = QueueWorker(
+            self._app,
+            queues=[_MAINTENANCE, *self.settings.queues],
+            concurrency=self.settings.concurrency,
+            fetch_job_polling_interval=self.settings.poll_ms / 1_000,
+            abort_job_polling_interval=60,
+            shutdown_graceful_timeout=self.settings.grace_ms / 1_000,
+            delete_jobs="always",
+            install_signal_handlers=False,
+            update_heartbeat_interval=self.settings.heartbeat_ms / 1_000,
+            stalled_worker_timeout=self.settings.stalled_seconds,
+        )
+
+    async def run(self, stop: asyncio.Event, when_ready: Callable[[], None] = lambda: None) -> None:
+        """Work until told to stop; then end what runs, or hand it over.
+
+        Args:
+            stop: When it is set, no further execution is begun.
+            when_ready: Called once, when the worker is about to look for work.
+
+        Raises:
+            StorageError: The database cannot be used at the beginning. Later its return is waited for.
+        """
+        await self._store.make_queue()
+        async with self._app.open_async():
+            run = asyncio.create_task(self._worker.run(), name="workflow worker")
+            tasks: list[asyncio.Task[Any]] = [
+                run,
+                asyncio.create_task(self._look_for_lost_jobs(), name="workflow worker's lost jobs"),
+            ]
+            stopped = asyncio.create_task(stop.wait(), name="workflow worker's stop")
+            tasks.append(stopped)
+            try:
+                await self._announce(run)
+                when_ready()
+                await asyncio.wait([run, stopped], return_when=asyncio.FIRST_COMPLETED)
+                self._parking.after_ms = 0
+                self._parking.consider_all()
+                self._worker.stop()
+                await run
+            finally:
+                await self._end(tasks)
+
+    async def _announce(self, run: asyncio.Task[None]) -> None:
+        """Tell the others of this worker, as soon as it has a number."""
+        while self._worker.worker_id is None and not run.done():
+            await asyncio.sleep(_LOOK_SECONDS)
+        if self._worker.worker_id is not None:
+            self._worker_id = self._worker.worker_id
+            owner, settings = self._engine.owner, self.settings
+            await self._store.worker_joined(
+                self._worker_id, owner.host, owner.pid, settings.queues, settings.concurrency, settings.heartbeat_ms
+            )
+
+    async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._worker_id is not None:
+            with contextlib.suppress(StorageError):
+                await self._store.worker_left(self._worker_id)
+
+    # The queue's tasks -----------------------------------------------------------------------------------------------
+
+    def _make_app(self) -> procrastinate.App:
+        conninfo, schema = self._store.connection_string()
+        app = procrastinate.App(connector=PatientConnector(conninfo, schema, _CONNECTIONS))
+
+        @app.task(name=RUN_TASK, pass_context=True, retry=_Again())
+        async def run(context: procrastinate.JobContext, execution_id: str, workflow_name: str) -> None:
+            with self._at_work_on(context) as job_id:
+                await self._run(job_id, execution_id, workflow_name)
+
+        @app.periodic(cron=_SECONDLY)
+        @app.task(name="workflow_core.wake", queue=_MAINTENANCE, priority=_FIRST, pass_context=True)
+        async def wake(context: procrastinate.JobContext, timestamp: int) -> None:
+            with self._at_work_on(context):
+                while await self._store.wake_due():
+                    pass
+                if timestamp % max(1, self.settings.heartbeat_ms // 1_000) == 0:
+                    await self._take_from_the_dead()
+
+        return app
+
+    @contextlib.contextmanager
+    def _at_work_on(self, context: procrastinate.JobContext) -> Iterator[int]:
+        job_id = context.job.id or 0
+        self._fetched.add(job_id)
+        try:
+            yield job_id
+        finally:
+            self._fetched.discard(job_id)
+
+    async def _take_from_the_dead(self) -> None:
+        """Let the jobs of workers that give no sign of life be fetched again, and those that have disappeared."""
+        manager = self._app.job_manager
+        for job in await manager.get_stalled_jobs(seconds_since_heartbeat=self.settings.stalled_seconds):
+            with contextlib.suppress(procrastinate.exceptions.ConnectorException):  # it has ended meanwhile
+                await manager.retry_job(job)
+        await manager.prune_stalled_workers(self.settings.stalled_seconds)
+        await self._store.queue_orphans(_ORPHANED_MS)
+
+    async def _look_for_lost_jobs(self) -> None:
+        """Let jobs be fetched again that were given to this worker, which was not told: the answer was lost."""
+        suspects: set[int] = set()
+        while True:
+            await asyncio.sleep(self.settings.heartbeat_ms / 1_000)
+            if self._worker_id is None:
+                continue
+            with contextlib.suppress(StorageError, procrastinate.exceptions.ConnectorException):
+                given = await self._store.jobs_of_worker(self._worker_id)
+                unknown = given - self._fetched
+                for job_id in unknown & suspects:
+                    await self._app.job_manager.retry_job_by_id_async(job_id=job_id, retry_at=utcnow())
+                suspects = unknown - suspects
+
+    # Executions ------------------------------------------------------------------------------------------------------
+
+    async def _run(self, job_id: int, execution_id: str, workflow_name: str) -> None:
+        engine = self._engine
+        await self._require_defined(execution_id, workflow_name)
+        claim = await self._store.execution_claimed(
+            execution_id, job_id, engine.owner, engine.lease_expiry(), engine.clock.now()
+        )
+        if claim is None:
+            return
+        try:
+            active = await engine.run_claimed(claim)
+        except LeaseLostError:
+            return
+        except StorageError:
+            raise
+        except WorkflowCoreError:
+            logger.exception('Execution "%s" cannot go on; it is tried again later', execution_id)
+            await self._put_off(claim)
+            return
+        if active.task is None:
+            return
+        try:
+            await asyncio.wait([active.task])
+        except asyncio.CancelledError:  # the time that was left for it to end is over
+            active.task.cancel()
+            await asyncio.wait([active.task])
+
+    async def _require_defined(self, execution_id: str, workflow_name: str) -> None:
+        if self._engine.known_definition(workflow_name) is not None:
+            return
+        record = await self._store.load_execution(execution_id)
+        if record is None or record.definition_revision is not None:
+            return
+        logger.error(
+            'Execution "%s" waits for a worker that knows its workflow "%s"; it is not defined in this process',
+            execution_id,
+            workflow_name,
+        )
+        raise _NotDefinedHereError(f'Workflow "{workflow_name}" is not defined in this worker')
+
+    async def _put_off(self, claim: Claim) -> None:
+        record = claim.record
+        lease = Lease(record.workflow_name, record.execution_id, record.fencing_token)
+        now = self._engine.clock.now()
+        with contextlib.suppress(LeaseLostError):
+            await self._store.execution_parked(lease, to_epoch_ms(now) + _UNREADABLE_MS, now)

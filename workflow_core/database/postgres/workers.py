@@ -1,0 +1,87 @@
+"""What a store knows of its workers, and of the queues that they serve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from workflow_core.database.dispatch import ClusterState, QueueState, WorkerState
+from workflow_core.database.postgres.dispatching import DispatchStore
+from workflow_core.database.postgres.points import utc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["WorkerStore"]
+
+_JOINED: Final = (
+    "INSERT INTO {s}.workers (worker_id, host, pid, queues, concurrency, heartbeat)"
+    " VALUES (%(worker)s, %(host)s, %(pid)s, %(queues)s::text[], %(concurrency)s,"
+    " %(heartbeat_ms)s * interval '1 millisecond') RETURNING 1"
+)
+_LEFT: Final = "DELETE FROM {s}.workers WHERE worker_id = %(worker)s RETURNING 1"
+_GONE: Final = (
+    "DELETE FROM {s}.workers w WHERE NOT EXISTS (SELECT 1 FROM {s}.procrastinate_workers p WHERE p.id = w.worker_id)"
+    " RETURNING 1"
+)
+_JOBS: Final = "SELECT id FROM {s}.procrastinate_jobs WHERE worker_id = %(worker)s AND status = 'doing'"
+_WORKERS: Final = (
+    "SELECT w.worker_id, w.host, w.pid, w.queues, w.concurrency, w.started_at, p.last_heartbeat,"
+    " p.last_heartbeat > clock_timestamp() - 3 * w.heartbeat,"
+    " (SELECT count(*) FROM {s}.procrastinate_jobs j JOIN {s}.dispatches d ON d.job_id = j.id AND d.state = 'claimed'"
+    " WHERE j.worker_id = w.worker_id AND j.status = 'doing')"
+    " FROM {s}.workers w JOIN {s}.procrastinate_workers p ON p.id = w.worker_id ORDER BY w.host, w.pid, w.worker_id"
+)
+_QUEUES: Final = (
+    "SELECT queue, count(*) FILTER (WHERE state = 'queued' AND queued_at <= clock_timestamp()),"
+    " count(*) FILTER (WHERE state = 'queued' AND queued_at > clock_timestamp()),"
+    " count(*) FILTER (WHERE state = 'waiting'), count(*) FILTER (WHERE state = 'claimed'),"
+    " count(*) FILTER (WHERE state = 'parked'),"
+    " min(queued_at) FILTER (WHERE state = 'queued' AND queued_at <= clock_timestamp())"
+    " FROM {s}.dispatches WHERE state <> 'ended' GROUP BY queue"
+)
+_NOTHING: Final = (0, 0, 0, 0, 0, None)
+
+
+class WorkerStore(DispatchStore):
+    """A store that knows its workers."""
+
+    async def worker_joined(
+        self, worker_id: int, host: str, pid: int, queues: Sequence[str], concurrency: int, heartbeat_ms: int
+    ) -> None:
+        """Note a worker, and forget those that have ended without a word."""
+        values = {
+            "worker": worker_id,
+            "host": host,
+            "pid": pid,
+            "queues": list(queues),
+            "concurrency": concurrency,
+            "heartbeat_ms": heartbeat_ms,
+        }
+        await self.fetch(_GONE)
+        await self.fetch(_JOINED, values)
+
+    async def worker_left(self, worker_id: int) -> None:
+        """Forget a worker."""
+        await self.fetch(_LEFT, {"worker": worker_id})
+
+    async def jobs_of_worker(self, worker_id: int) -> set[int]:
+        """Return the numbers of the jobs that a worker was given."""
+        return {job_id for (job_id,) in await self.fetch(_JOBS, {"worker": worker_id})}
+
+    async def cluster_state(self) -> ClusterState:
+        """Read what workers and queues there are, and what they do."""
+        await self.make_queue()
+        ((now,),) = await self.fetch("SELECT clock_timestamp()")
+        workers = [
+            WorkerState(row[0], row[1], row[2], tuple(row[3]), row[4], utc(row[5]), utc(row[6]), row[7], row[8])
+            for row in await self.fetch(_WORKERS)
+        ]
+        found = {row[0]: row[1:] for row in await self.fetch(_QUEUES)}
+        served = {queue for worker in workers for queue in worker.queues}
+        queues = []
+        for name in sorted(found.keys() | served):
+            ready, scheduled, waiting, running, parked, oldest = found.get(name, _NOTHING)
+            lag_ms = None if oldest is None else max(0, round((now - oldest).total_seconds() * 1_000))
+            alive = sum(worker.is_alive and name in worker.queues for worker in workers)
+            queues.append(QueueState(name, ready, scheduled, waiting, running, parked, lag_ms, alive))
+        return ClusterState(utc(now), workers, queues)
