@@ -119,6 +119,7 @@ def validated_priority(priority: int) -> int:
     """
     if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > _GREATEST_PRIORITY:
         raise ValidationError(
-            f"A priority must be a whole number from {-_GREATEST_PRIORITY} to {_GREATEST_PRIORITY}, not {shown(priority)}"
+            f"A priority must be a whole number from {-_GREATEST_PRIORITY} to {_GREATEST_PRIORITY}, not "
+            f"{shown(priority)}"
         )
     return int(priority)

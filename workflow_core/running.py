@@ -223,17 +223,8 @@ class RunningExecutions:
                 await self._write_log(self._engine.log_files, active.execution)
             active.finish(active.execution.snapshot())
         except asyncio.CancelledError:
-            if active.parked_until is not None and not active.cancelled and not active.lost:
-                await self._park(active, active.parked_until)
-            elif not active.cancelled and not active.lost:
-                if active.execution.status in TERMINAL_STATUSES:  # only its observers were cut off
-                    active.finish(active.execution.snapshot())
-                    raise
-                await self._release(active.execution, give_back=True)
-                active.finish(_interrupted(active.execution))
+            if await self._cut_off(active):
                 raise
-            else:
-                active.finish(await self._result_after_loss(active))
         except LeaseLostError:
             active.finish(await self._result_after_loss(active))
         except BaseException as error:
@@ -249,6 +240,21 @@ class RunningExecutions:
             self._forget(active)
             if self._engine.log_files is not None:
                 self._engine.log_files.flush()
+
+    async def _cut_off(self, active: Active) -> bool:
+        """Leave an execution whose task was cancelled; return whether that was done from outside of the engine."""
+        if active.cancelled or active.lost:
+            active.finish(await self._result_after_loss(active))
+            return False
+        if active.parked_until is not None:
+            await self._park(active, active.parked_until)
+            return False
+        if active.execution.status in TERMINAL_STATUSES:  # only its observers were cut off
+            active.finish(active.execution.snapshot())
+        else:
+            await self._release(active.execution, give_back=True)
+            active.finish(_interrupted(active.execution))
+        return True
 
     async def _write_log(self, files: LogFiles, execution: Execution) -> None:
         """Write what was logged of an execution that has come to rest, and what could not be written before."""
@@ -281,14 +287,8 @@ class RunningExecutions:
                 active.finish_first(error)
             if execution.status != "panicked" or execution.record.restart_at is None:
                 return
-            due = execution.record.restart_at
-            if execution.record.deadline_at is not None:
-                due = min(due, execution.record.deadline_at)
-            if self._engine.parks_until(due):
-                active.parked_until = due
-                await self._park(active, due)
+            if not await self._waited_for_restart(active, execution.record.restart_at):
                 return
-            await self._wait_for_restart(active, due)
             if execution.deadline_has_passed():
                 await execution.fail(execution.timed_out())
                 return
@@ -317,7 +317,14 @@ class RunningExecutions:
         self._leave(execution, "released")
         active.finish(LeaseLostError(f"{execution} waits, and a worker goes on with it", execution.execution_id))
 
-    async def _wait_for_restart(self, active: Active, due: int) -> None:
+    async def _waited_for_restart(self, active: Active, restart_at: int) -> bool:
+        """Wait until a restart, or the deadline, is due; ``False`` if the execution was let go of instead."""
+        deadline_at = active.execution.record.deadline_at
+        due = restart_at if deadline_at is None else min(restart_at, deadline_at)
+        if active.execution.record.queue is not None and self._engine.parks_until(due):
+            active.parked_until = due
+            await self._park(active, due)
+            return False
         active.restart_now = asyncio.Event()
         event = active.restart_now
         active.between_runs.set()
@@ -328,6 +335,7 @@ class RunningExecutions:
             handle.cancel()
             active.restart_now = None
             active.between_runs.clear()
+        return True
 
     async def _release(self, execution: Execution, *, give_back: bool) -> None:
         """Give an execution back that this process will not go on with, and if asked for the attempt in flight."""

@@ -126,7 +126,7 @@ class Worker:
         """
         await self._store.make_queue()
         async with self._app.open_async():
-            run = asyncio.create_task(self._worker.run(), name="workflow worker")
+            run = asyncio.create_task(self._work(), name="workflow worker")
             tasks: list[asyncio.Task[Any]] = [
                 run,
                 asyncio.create_task(self._look_for_lost_jobs(), name="workflow worker's lost jobs"),
@@ -139,10 +139,13 @@ class Worker:
                 await asyncio.wait([run, stopped], return_when=asyncio.FIRST_COMPLETED)
                 self._parking.after_ms = 0
                 self._parking.consider_all()
-                self._worker.stop()
+                self._worker.stop()  # type: ignore[no-untyped-call]
                 await run
             finally:
                 await self._end(tasks)
+
+    async def _work(self) -> None:
+        await self._worker.run()  # type: ignore[no-untyped-call]
 
     async def _announce(self, run: asyncio.Task[None]) -> None:
         """Tell the others of this worker, as soon as it has a number."""

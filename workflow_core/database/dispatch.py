@@ -1,4 +1,4 @@
-"""What a store has to do with executions that workers run: they are enqueued, claimed, and let go of while they wait."""
+"""Executions that workers run: what a store does to enqueue them, claim them, and let go of them while they wait."""
 
 from __future__ import annotations
 

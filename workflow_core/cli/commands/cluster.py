@@ -48,7 +48,7 @@ def status(invocation: Invocation, output_format: str) -> None:
         return
     if invocation.quiet:
         for worker in state.workers:
-            print_line(f"{worker.host}:{worker.pid}")
+            print_line(f"{worker.host.partition('/')[0]}:{worker.pid}")
         return
     _show(state)
 
@@ -81,7 +81,7 @@ def _show(state: ClusterState) -> None:
         [
             [
                 str(worker.worker_id),
-                worker.host,
+                worker.host.partition("/")[0],
                 str(worker.pid),
                 ", ".join(worker.queues),
                 f"{worker.running} of {worker.concurrency}",

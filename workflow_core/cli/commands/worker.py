@@ -90,8 +90,8 @@ def command(
 
     Any number of workers, on any number of machines, share the queues of one PostgreSQL database, which
     WORKFLOW_DATABASE_URL names. Executions come from `workflow start --queue` and Workflow.enqueue(). One that sleeps,
-    backs off or waits for its restart leaves its place to others. A worker that is told to stop begins nothing new; what
-    has not ended after --grace goes on in another worker, and so does what a worker that dies leaves.
+    backs off or waits for its restart leaves its place to others. A worker that is told to stop begins nothing new;
+    what has not ended after --grace goes on in another worker, and so does what a worker that dies leaves.
     """
     needs_queue()
     from workflow_core.cli.interruption import Interrupted, run_until_stopped  # noqa: PLC0415 - not for help

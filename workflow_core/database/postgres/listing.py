@@ -51,13 +51,14 @@ _UNFINISHED: Final = (
     "e.id, e.workflow_name, e.status, e.started_at, e.fencing_token, e.owner_id, e.deadline_at,"
     " e.definition_revision IS NOT NULL AS is_declarative FROM {s}.executions e"
 )
-_OURS: Final = "e.queue IS NULL"
+_EARLIEST: Final = (
+    "e.queue IS NULL AND (e.started_at, e.id) > (%(after)s, %(after_id)s) ORDER BY e.started_at, e.id LIMIT %(limit)s"
+)
 """What workers run, workers take over."""
 
-_EARLIEST: Final = "(e.started_at, e.id) > (%(after)s, %(after_id)s) ORDER BY e.started_at, e.id LIMIT %(limit)s"
 _LIST_UNFINISHED: Final = (
-    f"WITH page AS ((SELECT {_UNFINISHED} WHERE e.status IN ('running', 'sleeping', 'restarting') AND {_OURS} AND {_EARLIEST})"
-    f" UNION ALL (SELECT {_UNFINISHED} WHERE e.restart_at IS NOT NULL AND e.status = 'panicked' AND {_OURS} AND {_EARLIEST}))"
+    f"WITH page AS ((SELECT {_UNFINISHED} WHERE e.status IN ('running', 'sleeping', 'restarting') AND {_EARLIEST})"
+    f" UNION ALL (SELECT {_UNFINISHED} WHERE e.restart_at IS NOT NULL AND e.status = 'panicked' AND {_EARLIEST}))"
     " SELECT p.id, p.workflow_name, p.status, p.started_at, p.fencing_token, o.host, o.pid, o.process_started,"
     " o.owner_id, o.lease_expires_at, CASE p.status WHEN 'sleeping' THEN (SELECT min(s.wake_time) FROM {s}.steps s"
     " WHERE s.execution_id = p.id AND s.status IN ('sleeping', 'retrying')) END, p.deadline_at, p.is_declarative"

@@ -39,7 +39,7 @@ async def make_queue(connection: Connection, schema: str) -> None:
             f"Workers and what they run need the package procrastinate ({error}): pip install "
             '"pytest-workflow-core[postgres]"'
         ) from error
-    files = sorted(Path(SchemaManager.get_migrations_path()).glob("*.sql"), key=lambda path: path.name)
+    files = _migrations(SchemaManager.get_migrations_path())
     latest = files[-1].name
     if await _version(connection, schema) == latest:
         return
@@ -61,6 +61,10 @@ async def make_queue(connection: Connection, schema: str) -> None:
                 if file.name > found:
                     await connection.execute(file.read_bytes())
         await connection.execute("INSERT INTO queue_migrations (name) VALUES (%s)", (latest,))
+
+
+def _migrations(directory: str) -> list[Path]:
+    return sorted(Path(directory).glob("*.sql"), key=lambda path: path.name)
 
 
 async def _version(connection: Connection, schema: str) -> str | None:
