@@ -35,7 +35,8 @@ def copy(url: str, schema: str, state: Path, kinds: Iterable[str]) -> None:
 def _copy_table(source: Any, target: sqlite3.Connection, schema: str, table: str, kind: str) -> None:
     default = "TRUE" if table in {"owners", "definitions"} else OF_AN_EXECUTION.format(schema=schema)
     condition = OF_A_WORKFLOW.get(table, default)
-    cursor = source.execute(f"SELECT * FROM {schema}.{table} WHERE {condition}", {"name": kind})
+    known = [row[1] for row in target.execute(f"PRAGMA table_info({table})")]
+    cursor = source.execute(f"SELECT {', '.join(known)} FROM {schema}.{table} WHERE {condition}", {"name": kind})
     columns = [column.name for column in cursor.description]
     marks = ", ".join("?" * len(columns))
     target.executemany(

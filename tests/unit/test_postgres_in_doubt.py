@@ -183,7 +183,7 @@ def test_a_point_whose_answer_is_lost_is_written_once_and_told_as_success(make_p
     async def one_loss(number):
         """Lose one answer of the call, by its number; return whether there was one."""
         direct = make_postgres_store()
-        await sql(direct, f"TRUNCATE {', '.join(f'{{s}}.{table}' for table in TABLES)}")
+        await sql(direct, f"TRUNCATE {', '.join(f'{{s}}.{table}' for table in TABLES)} CASCADE")
         await act.before(direct)
         through = make_postgres_store(proxy.url)
         if was_used:

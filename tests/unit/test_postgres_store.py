@@ -13,6 +13,7 @@ from pytest_workflow import VirtualClock
 from tests.unit.conftest import sql
 from workflow_core import LeaseLostError, SchemaVersionError, Settings, StorageError, WorkflowEngine
 from workflow_core.circuit_breaker import after_failure
+from workflow_core.database.postgres.schema import SCHEMA_VERSION
 from workflow_core.database.removal import Expiry
 from workflow_core.database.store import CircuitChange, ErrorRecord, Lease, NewExecution, StepRecord
 from workflow_core.models import CircuitBreakerConfig
@@ -41,7 +42,7 @@ def test_several_processes_make_the_tables_at_the_same_moment(make_postgres_stor
     async def scenario():
         stores = [make_postgres_store() for _ in range(8)]
         await asyncio.gather(*(store.open() for store in stores))
-        assert await sql(stores[0], "SELECT version FROM {s}.schema_version") == [(1,)]
+        assert await sql(stores[0], "SELECT version FROM {s}.schema_version") == [(SCHEMA_VERSION,)]
 
     asyncio.run(scenario())
 
@@ -98,11 +99,14 @@ def test_a_migration_brings_an_older_schema_up(make_postgres_store, monkeypatch)
 
     async def scenario():
         await make_postgres_store().open()
-        monkeypatch.setattr(migrations, "SCHEMA_VERSION", 2)
-        monkeypatch.setattr(migrations, "MIGRATIONS", {1: ("ALTER TABLE {s}.executions ADD COLUMN extra text",)})
+        newer = SCHEMA_VERSION + 1
+        monkeypatch.setattr(migrations, "SCHEMA_VERSION", newer)
+        monkeypatch.setattr(
+            migrations, "MIGRATIONS", {SCHEMA_VERSION: ("ALTER TABLE {s}.executions ADD COLUMN extra text",)}
+        )
         stores = [make_postgres_store() for _ in range(4)]
         await asyncio.gather(*(store.open() for store in stores))
-        assert await sql(stores[0], "SELECT version FROM {s}.schema_version") == [(2,)]
+        assert await sql(stores[0], "SELECT version FROM {s}.schema_version") == [(newer,)]
         assert await sql(stores[0], "SELECT extra FROM {s}.executions") == []
 
     asyncio.run(scenario())

@@ -41,8 +41,8 @@ COMMANDS: dict[str, _Entry] = {
     "cleanup": _Entry("cleanup", "Clean up old executions and databases."),
     "serve": _Entry("serve", "Serve the API and the dashboard."),
     "dev": _Entry("dev", "Serve while you write: start again on each change of the code."),
-    "worker": _Entry("worker", "Run executions that were handed to workers, with PostgreSQL."),
-    "cluster": _Entry("cluster", "Show workers and queues, with PostgreSQL."),
+    "worker": _Entry("worker", "Run executions that were handed to workers, until Ctrl-C or SIGTERM."),
+    "cluster": _Entry("cluster", "Look at the workers of a PostgreSQL database, and at the queues that they serve."),
     "backup": _Entry("backup", "Copy the runtime directory while workflows run."),
     "completion": _Entry("completion", "Print the script that completes this command in a shell."),
 }

@@ -183,6 +183,12 @@ class Command(click.Command):
         self.params.extend(_shared())
 
 
+def epilog_of(examples: str) -> str:
+    """Return the end of a command's help: command lines, one a line."""
+    lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
+    return f"\b\nExamples:\n{lines}"
+
+
 def make_command(name: str, *, examples: str) -> Callable[[Callable[..., Any]], click.Command]:
     """Make a command of a function.
 
@@ -190,10 +196,9 @@ def make_command(name: str, *, examples: str) -> Callable[[Callable[..., Any]], 
         name: What it is called.
         examples: Command lines, one a line, for its help.
     """
-    lines = "\n".join(f"  {line}" for line in examples.strip().splitlines())
     return click.command(
         name,
         cls=Command,
-        epilog=f"\b\nExamples:\n{lines}",
+        epilog=epilog_of(examples),
         context_settings={"help_option_names": ["-h", "--help"]},
     )

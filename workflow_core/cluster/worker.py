@@ -150,7 +150,7 @@ class Worker:
     async def _announce(self, run: asyncio.Task[None]) -> None:
         """Tell the others of this worker, as soon as it has a number."""
         while self._worker.worker_id is None and not run.done():
-            await asyncio.sleep(_LOOK_SECONDS)
+            await self._engine.clock.sleep(_LOOK_SECONDS * 1_000)
         if self._worker.worker_id is not None:
             self._worker_id = self._worker.worker_id
             owner, settings = self._engine.owner, self.settings

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from workflow_core.cli.commands.worker import needs_queue
-from workflow_core.cli.invocation import Invocation, make_command
+from workflow_core.cli.invocation import Invocation, epilog_of, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
 from workflow_core.views.wording import took_text
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.group("cluster")
+_EXAMPLES = """
+workflow cluster status
+workflow cluster status --format json | jq '.queues[].lag_ms'
+watch workflow cluster status
+"""
+
+
+@click.group("cluster", epilog=epilog_of(_EXAMPLES), context_settings={"help_option_names": ["-h", "--help"]})
 def command() -> None:
     """Look at the workers of a PostgreSQL database, and at the queues that they serve."""
 
 
-@make_command(
-    "status",
-    examples="""
-workflow cluster status
-workflow cluster status --format json | jq '.queues[].lag_ms'
-watch workflow cluster status
-""",
-)
+@make_command("status", examples=_EXAMPLES)
 @FORMAT_OPTION
 @click.pass_obj
 def status(invocation: Invocation, output_format: str) -> None:

@@ -69,10 +69,14 @@ def _migrations(directory: str) -> list[Path]:
 
 async def _version(connection: Connection, schema: str) -> str | None:
     """Return the name of the last migration that was run; ``None`` if there is no queue."""
+    # Not to_regclass: it may remember from before the lock was waited for that there is no such table.
     row = await (
-        await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"{schema}.queue_migrations",))
+        await connection.execute(
+            "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = 'queue_migrations'",
+            (schema.strip('"'),),
+        )
     ).fetchone()
-    if row is None or not row[0]:
+    if row is None:
         return None
     row = await (await connection.execute(f"SELECT max(name) FROM {schema}.queue_migrations".encode())).fetchone()
     return None if row is None else row[0]

@@ -1,0 +1,288 @@
+"""A worker in this process, on a real PostgreSQL: executions are handed to it, and it lets go of those that rest."""
+
+import asyncio
+import contextlib
+import logging
+
+import pytest
+
+from workflow_core import InvalidStateError, PanicConfig, RetryConfig, Settings, ValidationError, WorkflowEngine
+from workflow_core.limits import Limits
+
+psycopg = pytest.importorskip("psycopg")
+worker_module = pytest.importorskip("workflow_core.cluster.worker")
+from workflow_core.cluster.settings import WorkerSettings  # noqa: E402
+
+FAST = Settings(poll_interval_ms=10, sync_handlers="inline")
+PLAIN = {"heartbeat_ms": 500, "poll_ms": 50, "rest_ms": 30, "grace_ms": 5_000}
+
+
+def names(events):
+    return [type(event).__name__ for event in events]
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not await condition():
+            await asyncio.sleep(0.01)  # another task, and a server, are waited for
+
+
+@contextlib.asynccontextmanager
+async def working(engine, **settings):
+    worker = worker_module.Worker(engine, WorkerSettings(**{**PLAIN, **settings}))
+    stop, ready = asyncio.Event(), asyncio.Event()
+    task = asyncio.create_task(worker.run(stop, ready.set))
+    wait = asyncio.create_task(ready.wait())
+    await asyncio.wait([task, wait], return_when=asyncio.FIRST_COMPLETED)
+    try:
+        yield worker
+    finally:
+        stop.set()
+        wait.cancel()
+        await task
+        await engine.aclose()
+
+
+@pytest.fixture
+def make_engine(make_postgres_store):
+    engines = []
+
+    def make():
+        engine = WorkflowEngine(make_postgres_store(), settings=FAST)
+        engines.append(engine)
+
+        @engine.define("plain")
+        async def plain(ctx):
+            return await ctx.step("a", lambda: ctx.input) + await ctx.step("b", lambda: 1)
+
+        @engine.define("sleeper")
+        async def sleeper(ctx):
+            await ctx.step("a", lambda: 1)
+            await ctx.sleep("pause", 60)
+            return await ctx.step("b", lambda: 2)
+
+        @engine.define("parallel")
+        async def parallel(ctx):
+            return await asyncio.gather(ctx.sleep("one", 200), ctx.sleep("other", 250))
+
+        @engine.define("flaky", retry_config=RetryConfig(max_attempts=3, backoff_ms=100))
+        async def flaky(ctx):
+            def body():
+                if ctx.attempt < 2:
+                    raise ConnectionError("503")
+                return ctx.attempt
+
+            return await ctx.step("a", body)
+
+        @engine.define("panicking", panic_config=PanicConfig(enable_auto_restart=True, restart_delay_ms=1_000))
+        async def panicking(ctx):
+            def body():
+                if ctx.restart_attempt < 2:
+                    raise MemoryError
+                return ctx.restart_attempt
+
+            return await ctx.step("a", body)
+
+        @engine.define("limited", limits=Limits(concurrency=1))
+        async def limited(ctx):
+            return await ctx.step("a", lambda: ctx.input)
+
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def test_a_client_gets_the_result_of_what_a_worker_ran(make_engine):
+    async def scenario():
+        client = make_engine()
+        queued = await client.enqueue("plain", "e", 41)
+        assert queued.status == "queued"
+        async with working(make_engine()):
+            result = await client.wait("e")
+            assert (result.status, result.output) == ("completed", 42)
+            again = await client.enqueue("plain", "e", 41)
+            assert again.status == "completed"
+            assert (await client.start("plain", "e", 41)).output == 42
+        assert names(await client.history("e")) == [
+            "ExecutionStarted",
+            *["StepStarted", "StepCompleted"] * 2,
+            "ExecutionCompleted",
+        ]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("workflow", ["sleeper", "parallel", "flaky", "panicking"])
+def test_who_rests_leaves_its_place_and_goes_on_when_it_is_due(make_engine, workflow):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        parked = []
+        park = engine.bare_store.execution_parked
+
+        async def noting(lease, due_at, at):
+            await park(lease, due_at, at)
+            parked.append(lease.execution_id)
+
+        engine.bare_store.execution_parked = noting
+        async with working(engine, concurrency=1):
+            await client.enqueue(workflow, "e")
+            result = await client.wait("e")
+            assert result.status == "completed", result.error
+            assert "e" in parked
+        assert "ExecutionRecovered" not in names(await client.history("e"))
+
+    asyncio.run(scenario())
+
+
+def test_others_run_in_the_place_of_who_rests(make_engine):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+
+        @engine.define("long")
+        @client.define("long")
+        async def long(ctx):
+            await ctx.sleep("pause", 60_000)
+
+        async with working(engine, concurrency=1):
+            await client.enqueue("long", "first")
+            await client.enqueue("plain", "second", 1)
+            assert (await client.wait("second")).output == 2
+            assert (await client.get_status("first")).status == "sleeping"
+            state = await client.bare_store.cluster_state()
+            (queue,) = state.queues
+            assert (queue.queue, queue.parked, queue.workers) == ("default", 1, 1)
+            assert [(worker.is_alive, worker.concurrency) for worker in state.workers] == [(True, 1)]
+            assert (await client.cancel("first")).status == "cancelled"
+        assert (await client.bare_store.cluster_state()).workers == []
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_is_told_to_stop_hands_over_what_does_not_end(make_engine):
+    async def scenario():
+        client, first, second = make_engine(), make_engine(), make_engine()
+        begun = asyncio.Event()
+
+        @first.define("stuck")
+        @client.define("stuck")
+        async def stuck(ctx):
+            async def body():
+                begun.set()
+                await asyncio.Event().wait()
+
+            await ctx.step("a", body)
+
+        second.define("stuck", plain_step)
+        async with working(first, grace_ms=0):
+            await client.enqueue("stuck", "e")
+            await begun.wait()
+        assert (await client.get_status("e")).status == "running"
+        async with working(second):
+            result = await client.wait("e")
+        assert (result.status, result.output) == ("completed", "done")
+        history = await client.history("e")
+        assert names(history)[:4] == ["ExecutionStarted", "StepStarted", "StepInterrupted", "ExecutionRecovered"]
+
+    asyncio.run(scenario())
+
+
+async def plain_step(ctx):
+    return await ctx.step("a", lambda: "done")
+
+
+def test_a_failed_execution_that_is_restarted_from_elsewhere_runs_on_a_worker(make_engine):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        calls = []
+
+        @engine.define("failing")
+        @client.define("failing")
+        async def failing(ctx):
+            def body():
+                calls.append(ctx.restart_attempt)
+                if len(calls) < 2:
+                    raise ValueError("not yet")
+
+            await ctx.step("a", body).with_retry(RetryConfig(max_attempts=1))
+
+        async with working(engine):
+            await client.enqueue("failing", "e")
+            assert (await client.wait("e")).status == "failed"
+            await client.restart("e", detach=True)
+            assert (await client.wait("e")).status == "completed"
+            assert calls == [1, 2]
+            with pytest.raises(InvalidStateError):
+                await client.resume("e")
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_leaves_an_execution_that_it_does_not_know_to_others(make_engine, caplog):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        client.define("unknown", plain_step)
+        async with working(engine):
+            await client.enqueue("unknown", "e")
+
+            async def complained():
+                return "is not defined in this process" in caplog.text
+
+            with caplog.at_level(logging.ERROR, "workflow_core"):
+                await until(complained)
+            assert (await client.get_status("e")).status == "queued"
+            await client.enqueue("plain", "other", 1)
+            assert (await client.wait("other")).status == "completed"
+
+    asyncio.run(scenario())
+
+
+def test_a_job_whose_fetch_was_lost_is_fetched_again(make_engine, postgres_url, postgres_schema):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        async with working(engine, heartbeat_ms=100) as worker:
+            await client.enqueue("plain", "e", 1, queue="elsewhere")
+            with psycopg.connect(postgres_url, options=f"-c search_path={postgres_schema}") as connection:
+                connection.execute(
+                    "UPDATE procrastinate_jobs SET status = 'doing', queue_name = 'default', worker_id = %s"
+                    " WHERE queue_name = 'elsewhere'",
+                    (worker._worker_id,),
+                )
+            assert (await client.wait("e")).output == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_limit_holds_on_workers(make_engine):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        async with working(engine):
+            for number in range(5):
+                await client.enqueue("limited", f"e{number}", number)
+            outputs = [(await client.wait(f"e{number}")).output for number in range(5)]
+            assert outputs == list(range(5))
+
+    asyncio.run(scenario())
+
+
+def test_without_workers_an_execution_begins_here(tmp_path):
+    async def scenario():
+        async with WorkflowEngine(settings=Settings(directory=tmp_path)) as engine:
+            engine.define("plain", plain_step)
+            assert (await engine.enqueue("plain", "e")).status == "running"
+            assert (await engine.wait("e")).output == "done"
+            assert (await engine.enqueue("plain", "e")).status == "completed"
+            with pytest.raises(ValidationError, match="Workers need PostgreSQL"):
+                worker_module.Worker(engine)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("wrong", [{"queue": "a b"}, {"queue": ""}, {"priority": True}, {"priority": 10**9}])
+def test_arguments_that_cannot_be(make_engine, wrong):
+    async def scenario():
+        with pytest.raises(ValidationError):
+            await make_engine().enqueue("plain", "e", 1, **wrong)
+
+    asyncio.run(scenario())

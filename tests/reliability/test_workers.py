@@ -1,0 +1,70 @@
+"""Real worker processes on a real PostgreSQL that are killed, stopped and continued, while the server is restarted."""
+
+import asyncio
+import os
+from dataclasses import dataclass, field
+
+import pytest
+
+pytest.importorskip("procrastinate")
+
+from tests.reliability.postgres_copy import copy
+from tests.reliability.storm_checks import check
+from tests.reliability.storm_workflows import KINDS, ids_of, make_engine
+from tests.reliability.worker_storm import Storm, to_rest
+
+SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "11"))
+STRIKES = int(os.environ.get("WORKFLOW_WORKER_STRIKES", "24"))
+BATCHES = 3
+WORKERS = 8
+STOPPED = ("counted backwards", "was called more than once", "the last call was")
+"""What a worker that was stopped between the record of an attempt and its call may seem to have done when it goes on."""
+
+
+@dataclass
+class Counts:
+    executions: int = 0
+    recoveries: int = 0
+    interruptions: int = 0
+    calls: int = 0
+    kills: int = 0
+    statuses: dict = field(default_factory=dict)
+    violations: list = field(default_factory=list)
+
+
+@pytest.mark.timeout(240)
+def test_eight_workers_that_are_killed_and_stopped_lose_nothing_and_repeat_nothing(
+    tmp_path, monkeypatch, postgres_server, postgres_schema
+):
+    monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_server.url)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    storm, counts = Storm(tmp_path, SEED), Counts()
+
+    def restart_the_server():
+        postgres_server.stop()
+        postgres_server.start()
+
+    async def scenario():
+        engine = make_engine(tmp_path)
+        for batch in range(1, BATCHES + 1):
+            for name, execution_id in ids_of(batch):
+                await engine.enqueue(name, execution_id)
+        await storm.strike(STRIKES, restart_the_server)
+        await to_rest(engine, BATCHES, 90)
+        ((left,),) = await engine.bare_store.fetch("SELECT count(*) FROM {s}.dispatches WHERE state <> 'ended'")
+        assert left == 0
+        await engine.aclose()
+
+    try:
+        for _ in range(WORKERS):
+            storm.fork()
+        asyncio.run(scenario())
+        assert set(storm.end()) == {0}
+    finally:
+        storm.destroy()
+    copy(postgres_server.url, postgres_schema, tmp_path / "state", KINDS)
+    check(tmp_path, BATCHES, counts)
+    assert [sentence for sentence in counts.violations if not any(known in sentence for known in STOPPED)] == []
+    assert counts.executions == BATCHES * len(KINDS)
+    assert storm.kills > 0
+    assert storm.stops > 0
