@@ -11,7 +11,7 @@ from procrastinate import PsycopgConnector, exceptions
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import LiteralString
 
     from procrastinate.connector import Notify
@@ -24,6 +24,11 @@ logger = logging.getLogger("workflow_core")
 
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
+
+_BACK: Final = (
+    "INSERT INTO procrastinate_workers (id) OVERRIDING SYSTEM VALUE VALUES (%(worker_id)s) ON CONFLICT DO NOTHING"
+)
+"""A worker that was taken for dead, because it was stopped or the database was away, is one again when it fetches."""
 
 
 class PatientConnector(PsycopgConnector):
@@ -50,7 +55,9 @@ class PatientConnector(PsycopgConnector):
 
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:  # noqa: ANN401 - as above
         """Run a statement."""
-        await self._until_it_works(lambda: super(PatientConnector, self).execute_query_async(query, **arguments))
+        await self._until_it_works(
+            lambda: super(PatientConnector, self).execute_query_async(query, **arguments), arguments
+        )
 
     async def execute_query_one_async(
         self,
@@ -59,7 +66,7 @@ class PatientConnector(PsycopgConnector):
     ) -> dict[str, Any]:
         """Run a statement, and return its first row."""
         row = await self._until_it_works(
-            lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments)
+            lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments), arguments
         )
         return row or {}
 
@@ -70,7 +77,7 @@ class PatientConnector(PsycopgConnector):
     ) -> list[dict[str, Any]]:
         """Run a statement, and return its rows."""
         rows = await self._until_it_works(
-            lambda: super(PatientConnector, self).execute_query_all_async(query, **arguments)
+            lambda: super(PatientConnector, self).execute_query_all_async(query, **arguments), arguments
         )
         return rows or []
 
@@ -84,7 +91,9 @@ class PatientConnector(PsycopgConnector):
                 logger.debug("The worker cannot listen: %s", error.__cause__ or error)
             await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
 
-    async def _until_it_works(self, run: Callable[[], Awaitable[ResultT]]) -> ResultT | None:
+    async def _until_it_works(
+        self, run: Callable[[], Awaitable[ResultT]], arguments: Mapping[str, object]
+    ) -> ResultT | None:
         pause = _FIRST_PAUSE_SECONDS
         tries = 0
         while True:
@@ -95,6 +104,9 @@ class PatientConnector(PsycopgConnector):
                 cause = error.__cause__
                 if tries > 1 and isinstance(cause, psycopg.errors.RaiseException):
                     return None  # the first try did it, and its answer was lost
+                if isinstance(cause, psycopg.errors.ForeignKeyViolation) and "worker_id" in arguments:
+                    await super().execute_query_async(_BACK, worker_id=arguments["worker_id"])
+                    continue
                 if not isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)):
                     raise
                 log = logger.warning if pause == _LONGEST_PAUSE_SECONDS and tries % 10 == 0 else logger.debug
