@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
-from procrastinate import PsycopgConnector, exceptions
+from procrastinate import PsycopgConnector, exceptions, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 if TYPE_CHECKING:
@@ -52,9 +52,17 @@ class PatientConnector(PsycopgConnector):
             max_size=connections,
             timeout=5,
         )
+        self._forsaken: set[int] = set()
+
+    def forsake(self, job_id: int) -> None:
+        """Leave a job alone that this worker has lost to another one: Procrastinate would end it for that one, too."""
+        self._forsaken.add(job_id)
 
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:  # noqa: ANN401 - as above
-        """Run a statement."""
+        """Run a statement, unless it ends a job that is another worker's now."""
+        if query == sql.queries["finish_job"] and arguments.get("job_id") in self._forsaken:
+            self._forsaken.discard(arguments["job_id"])
+            return
         await self._until_it_works(
             lambda: super(PatientConnector, self).execute_query_async(query, **arguments), arguments
         )
