@@ -28,7 +28,7 @@ RESULT = {"ok": True, "number": 1}
 
 def dbos_worker(url: str, number: int, at_once: int, executions: int) -> None:
     """Be one process of DBOS: one that works, or the one that fills the queue (number 0)."""
-    from dbos import DBOS  # noqa: PLC0415 - only this process has it
+    from dbos import DBOS
 
     @DBOS.step()
     def work() -> dict[str, object]:
@@ -65,7 +65,7 @@ def dbos_worker(url: str, number: int, at_once: int, executions: int) -> None:
 
 def engine_worker(url: str, number: int, workers: int, at_once: int, executions: int) -> None:
     """Be one process of the engine, with its part of the executions."""
-    from workflow_core import Settings, WorkflowContext, WorkflowEngine  # noqa: PLC0415 - not in DBOS' environment
+    from workflow_core import Settings, WorkflowContext, WorkflowEngine
 
     workflows = WorkflowEngine(settings=Settings(database_url=url, database_schema="bench"))
 
@@ -100,13 +100,13 @@ def wait_for_word() -> None:
 
 ENDED = {
     "dbos": (
-        "SELECT count(*), (max(updated_at) - min(started_at_epoch_ms)) / 1000.0 FROM dbos.workflow_status"
-        " WHERE status = 'SUCCESS'",
+        """SELECT count(*), (max(updated_at) - min(started_at_epoch_ms)) / 1000.0
+        FROM dbos.workflow_status WHERE status = 'SUCCESS'""",
         "DROP SCHEMA IF EXISTS dbos CASCADE",
     ),
     "engine": (
-        "SELECT count(*), extract(epoch FROM max(completed_at) - min(started_at)) FROM bench.executions"
-        " WHERE status = 'completed'",
+        """SELECT count(*), extract(epoch FROM max(completed_at) - min(started_at))
+        FROM bench.executions WHERE status = 'completed'""",
         "DROP SCHEMA IF EXISTS bench CASCADE",
     ),
 }
@@ -166,9 +166,9 @@ def main() -> None:
         (dbos_worker if kind == "dbos" else engine_worker)(url, *map(int, numbers))
         return
 
-    import psycopg  # noqa: PLC0415 - DBOS' processes need no more than DBOS
+    import psycopg
 
-    from tests.postgres_server import FAST, Server, programs  # noqa: PLC0415
+    from tests.postgres_server import FAST, Server, programs
 
     file = str(Path(__file__).resolve())
     server = Server(programs())

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import errors
 
 from workflow_core.database.postgres.database import PostgresDatabase
+from workflow_core.database.postgres.groups import Groups
 from workflow_core.errors import ExecutionNotFoundError, StorageError
 
 if TYPE_CHECKING:
@@ -70,6 +71,15 @@ def utc(at: datetime) -> datetime:
 
 class Points(PostgresDatabase):
     """A database of executions, as far as durable points need it."""
+
+    def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10, prepares: bool = True) -> None:
+        super().__init__(url, schema=schema, max_connections=max_connections, prepares=prepares)
+        self._groups = Groups(self.fetch)
+
+    def forked(self) -> None:
+        """Begin again in a child process: what waits in its parent is the parent's."""
+        super().forked()
+        self._groups = Groups(self.fetch)
 
     async def _write(
         self, lease: Lease, sql: str, values: Mapping[str, object], done: str, *, changes_execution: bool = False
