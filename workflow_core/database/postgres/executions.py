@@ -278,12 +278,13 @@ class ExecutionPoints(OwnerPoints):
         values = {"output": output_data, "seq": seq, "at": at, "abandoned": ABANDONED}
         sql = f"WITH {_COMPLETED}{steps} {_WRITTEN}"
 
-        async def by_itself() -> None:
-            await self._write(lease, sql, values, _IS_COMPLETED, changes_execution=True)
-
         if abandoned_steps:
-            await by_itself()
+            await self._write(lease, sql, values, _IS_COMPLETED, changes_execution=True)
             return
+
+        async def by_itself() -> None:
+            await self._write_now(lease, sql, values, _IS_COMPLETED, changes_execution=True)
+
         row = (lease.execution_id, lease.fencing_token, output_data, seq, at)
         await self._groups.write(_COMPLETED_TOGETHER, row, by_itself)
 

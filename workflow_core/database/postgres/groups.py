@@ -8,6 +8,9 @@ A group is only a faster way. It locks the executions that it can lock at once (
 token of each, and says which durable points it has written. Every other one, for whatever reason, goes by itself after
 all: by a statement that waits for locks, recognises what was written already, and knows what to say. That holds too
 when the answer of a group is lost, so what `workflow_core.database.postgres.points` promises is kept by that alone.
+
+Durable points of one execution are committed in the order in which they were made, or at once: the next one waits for
+those under way, unless it can join them in a group. So a process that dies leaves no gap in a history.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import psycopg
 
@@ -35,6 +39,8 @@ _MOST_MEMBERS: Final = 200
 
 Row: TypeAlias = tuple[Any, ...]
 
+T = TypeVar("T")
+
 logger = logging.getLogger("workflow_core")
 
 
@@ -42,7 +48,8 @@ class Kind:
     """Durable points that one statement can write together.
 
     Args:
-        columns: The names of what is given for each, and their types in SQL; the first ones are its key.
+        columns: The names of what is given for each, and their types in SQL; the first ones are its key, and begin
+            with the id of its execution.
         key: How many columns are the key, by which the statement names what it has written.
         lock: How an execution is locked; ``None`` if there is none before.
         written: The common table expression of that name. It reads ``fence``, which has the columns of the durable
@@ -71,22 +78,71 @@ class Kind:
 class _OfLoop:
     """What waits, and how much is under way, in one event loop."""
 
-    __slots__ = ("is_called", "tasks", "under_way", "waiting")
+    __slots__ = ("is_called", "lines", "tasks", "under_way", "waiting")
 
     def __init__(self) -> None:
         self.under_way = 0
         self.is_called = False
         self.waiting: dict[Kind, dict[Hashable, _Member]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
+        self.lines: dict[str, _Line] = {}
+
+    async def enter(self, execution_id: str, kind: Kind | None) -> _Line:
+        """Wait until no earlier durable point of an execution is under way, or until this one can go with those."""
+        line = self.lines.get(execution_id)
+        if line is None:
+            line = self.lines[execution_id] = _Line()
+        elif kind is not None and line.joining is kind and not line.waiting:
+            line.holders += 1
+        else:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            line.waiting.append((kind, turn))
+            with outside.going_on():
+                await to_its_end(turn)
+        return line
+
+    def leave(self, execution_id: str, line: _Line) -> None:
+        """Let the next durable point of an execution go on, and those behind it that can go with it."""
+        line.holders -= 1
+        if line.holders:
+            return
+        if not line.waiting:
+            del self.lines[execution_id]
+            return
+        first, turn = line.waiting.popleft()
+        turns = [turn]
+        while first is not None and line.waiting and line.waiting[0][0] is first:
+            turns.append(line.waiting.popleft()[1])
+        line.holders, line.joining = len(turns), None
+        for turn in turns:
+            turn.set_result(None)
+
+
+class _Line:
+    """The durable points of one execution that are under way, and those that wait for them.
+
+    Attributes:
+        holders: How many are under way.
+        joining: Their kind, if they are in a group that has not been sent.
+        waiting: The others, by their kind, and what is set when their turn comes.
+    """
+
+    __slots__ = ("holders", "joining", "waiting")
+
+    def __init__(self) -> None:
+        self.holders = 1
+        self.joining: Kind | None = None
+        self.waiting: deque[tuple[Kind | None, asyncio.Future[None]]] = deque()
 
 
 class _Member:
     """A durable point that waits; its future says whether it was written."""
 
-    __slots__ = ("row", "settled")
+    __slots__ = ("line", "row", "settled")
 
-    def __init__(self, row: Row, settled: asyncio.Future[bool]) -> None:
+    def __init__(self, row: Row, line: _Line, settled: asyncio.Future[bool]) -> None:
         self.row = row
+        self.line = line
         self.settled = settled
 
 
@@ -112,26 +168,50 @@ class Groups:
         Raises:
             Exception: What ``by_itself`` raises.
         """
+        here = self._here()
+        line = await here.enter(row[0], kind)
+        try:
+            if not here.under_way and not here.waiting and line.holders == 1:
+                here.under_way += 1
+                try:
+                    await by_itself()
+                finally:
+                    here.under_way -= 1
+                    self._send(here)
+            elif not await self._with_others(here, line, kind, row):
+                await by_itself()
+        finally:
+            here.leave(row[0], line)
+
+    async def in_order(self, execution_id: str, by_itself: Callable[[], Awaitable[T]]) -> T:
+        """Write a durable point that never goes with others, after the earlier ones of its execution.
+
+        Args:
+            execution_id: The id of the execution.
+            by_itself: Writes it.
+        """
+        here = self._here()
+        line = await here.enter(execution_id, None)
+        try:
+            return await by_itself()
+        finally:
+            here.leave(execution_id, line)
+
+    def _here(self) -> _OfLoop:
         loop = asyncio.get_running_loop()
         here = self._loops.get(loop)
         if here is None:
             here = self._loops[loop] = _OfLoop()
-        if not here.under_way and not here.waiting:
-            here.under_way += 1
-            try:
-                await by_itself()
-            finally:
-                here.under_way -= 1
-                self._send(here)
-        elif not await self._with_others(loop, here, kind, row):
-            await by_itself()
+        return here
 
-    async def _with_others(self, loop: asyncio.AbstractEventLoop, here: _OfLoop, kind: Kind, row: Row) -> bool:
+    async def _with_others(self, here: _OfLoop, line: _Line, kind: Kind, row: Row) -> bool:
         """Wait until a group has been sent and answered; return whether it has written this durable point."""
+        loop = asyncio.get_running_loop()
         members, key = here.waiting.setdefault(kind, {}), row[: kind.key]
         if key in members:
             return False  # one statement cannot tell two of them apart
-        member = members[key] = _Member(row, loop.create_future())
+        member = members[key] = _Member(row, line, loop.create_future())
+        line.joining = kind
         if not here.is_called:
             here.is_called = True
             loop.call_soon(self._end_turn, here)
@@ -154,6 +234,8 @@ class Groups:
             if len(members) > _MOST_MEMBERS:
                 here.waiting[kind] = {member.row[: kind.key]: member for member in members[_MOST_MEMBERS:]}
                 del members[_MOST_MEMBERS:]
+            for member in members:
+                member.line.joining = None
             here.under_way += 1
             task = asyncio.ensure_future(self._write(here, kind, members))
             here.tasks.add(task)

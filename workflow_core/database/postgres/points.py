@@ -98,6 +98,16 @@ class Points(PostgresDatabase):
             ExecutionNotFoundError: There is no such execution.
             StorageError: The database cannot be written, or holds something else than this process wrote.
         """
+
+        async def write() -> None:
+            await self._write_now(lease, sql, values, done, changes_execution=changes_execution)
+
+        await self._groups.in_order(lease.execution_id, write)
+
+    async def _write_now(
+        self, lease: Lease, sql: str, values: Mapping[str, object], done: str, *, changes_execution: bool = False
+    ) -> None:
+        """Write a durable point whose turn has come; see `_write`."""
         every = {**values, "id": lease.execution_id, "token": lease.fencing_token}
         fenced = 1
         try:

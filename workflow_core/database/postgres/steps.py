@@ -171,7 +171,7 @@ class StepPoints(CircuitPoints):
             await self._write(lease, sql, values, _IS_BEGUN)
             return
         row = (lease.execution_id, step.step_id, lease.fencing_token, attempt, seq, at)
-        await self._groups.write(_BEGUN_TOGETHER, row, lambda: self._write(lease, sql, values, _IS_BEGUN))
+        await self._groups.write(_BEGUN_TOGETHER, row, lambda: self._write_now(lease, sql, values, _IS_BEGUN))
 
     async def step_completed(
         self,
@@ -207,7 +207,9 @@ class StepPoints(CircuitPoints):
                 seq,
                 at,
             )
-            await self._groups.write(_COMPLETED_TOGETHER, row, lambda: self._write(lease, sql, values, _IS_COMPLETED))
+            await self._groups.write(
+                _COMPLETED_TOGETHER, row, lambda: self._write_now(lease, sql, values, _IS_COMPLETED)
+            )
             return None
         return await self._write_with_circuit(
             lease, (_COMPLETED_ALONE, _COMPLETED_WITH_CIRCUIT), values, _IS_COMPLETED, circuit
