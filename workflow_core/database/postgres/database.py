@@ -45,11 +45,15 @@ class PostgresDatabase:
         max_connections: How many connections there are at most in each event loop.
         prepares: Whether statements are prepared that are used often.
 
+    Attributes:
+        concurrency: How many calls at the same time are faster than one after another.
+
     Raises:
         ValidationError: The URL or the schema's name is not acceptable.
     """
 
     def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10, prepares: bool = True) -> None:
+        self.concurrency = max_connections
         self._address = Address(url, schema)
         self._connections = Connections(self._address, max_connections, prepares=prepares)
         self._is_prepared = False
