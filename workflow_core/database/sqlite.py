@@ -60,6 +60,8 @@ _NOBODY: Final = ""
 class SQLiteStore(ReadableDatabase):
     """A store in one SQLite database, which may hold any number of workflows; takes the arguments of `Database`."""
 
+    concurrency = 1
+
     @functools.cached_property
     def _known_owners(self) -> dict[str, int | None]:
         return {}
