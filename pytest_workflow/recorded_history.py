@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping, Sequence
 
+    from pytest_workflow.storages import SQLConnection
+
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
     "HISTORY_FORMAT",
@@ -119,7 +121,7 @@ class RecordedHistory(Model):
 
 
 def read_executions(
-    database: sqlite3.Connection, workflow: str | None = None, execution_id: str | None = None
+    database: SQLConnection | sqlite3.Connection, workflow: str | None = None, execution_id: str | None = None
 ) -> list[RecordedExecution]:
     """Read executions from a workflow database, the first started first.
 
@@ -139,7 +141,7 @@ def read_executions(
     return [_read_one(database, row) for row in rows]
 
 
-def _read_one(database: sqlite3.Connection, row: dict[str, Any]) -> RecordedExecution:
+def _read_one(database: SQLConnection | sqlite3.Connection, row: dict[str, Any]) -> RecordedExecution:
     try:
         execution = RecordedExecution(
             **_parsed(row, "input", "output", "error", "retry_config", "panic_config"),
@@ -166,7 +168,7 @@ def _first_mistake(error: ValueError) -> str:
     return f"{'.'.join(map(str, mistakes[0]['loc']))}: {mistakes[0]['msg']}"
 
 
-def _read_steps(database: sqlite3.Connection, execution_id: str) -> Iterable[RecordedStep]:
+def _read_steps(database: SQLConnection | sqlite3.Connection, execution_id: str) -> Iterable[RecordedStep]:
     rows = _select(
         database,
         "SELECT step_id, kind, status, attempt, started_at, completed_at, result_data AS result, error_message,"
@@ -178,7 +180,7 @@ def _read_steps(database: sqlite3.Connection, execution_id: str) -> Iterable[Rec
     return (RecordedStep(**_parsed(row, "result")) for row in rows)
 
 
-def _read_events(database: sqlite3.Connection, execution_id: str) -> Iterable[RecordedEvent]:
+def _read_events(database: SQLConnection | sqlite3.Connection, execution_id: str) -> Iterable[RecordedEvent]:
     rows = _select(
         database,
         "SELECT seq, type, step_id, attempt, at, data FROM step_events WHERE execution_id = ? ORDER BY seq",
@@ -187,7 +189,7 @@ def _read_events(database: sqlite3.Connection, execution_id: str) -> Iterable[Re
     return (RecordedEvent(**_parsed(row, "data")) for row in rows)
 
 
-def _read_errors(database: sqlite3.Connection, execution_id: str) -> Iterable[RecordedError]:
+def _read_errors(database: SQLConnection | sqlite3.Connection, execution_id: str) -> Iterable[RecordedError]:
     rows = _select(
         database,
         "SELECT step_id, error_type, error_message, error_data, attempt, timestamp AS timestamp_ms FROM step_errors"
@@ -197,9 +199,9 @@ def _read_errors(database: sqlite3.Connection, execution_id: str) -> Iterable[Re
     return (RecordedError(**_parsed(row, "error_data")) for row in rows)
 
 
-def _select(database: sqlite3.Connection, sql: str, *parameters: object) -> list[dict[str, Any]]:
+def _select(database: SQLConnection | sqlite3.Connection, sql: str, *parameters: str | None) -> list[dict[str, Any]]:
     cursor = database.execute(sql, parameters)
-    names = [column[0] for column in cursor.description]
+    names = [str(column[0]) for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
