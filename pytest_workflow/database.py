@@ -36,7 +36,7 @@ class WorkflowDatabase:
             *params: The parameters.
         """
         cursor = self.connection.execute(sql, params)
-        names = [str(column[0]) for column in cursor.description or ()]
+        names = [column[0] for column in cursor.description or ()]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def executions(self) -> list[Row]:

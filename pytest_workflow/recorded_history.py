@@ -130,13 +130,15 @@ def read_executions(
         workflow: Read those of this workflow alone.
         execution_id: Read this one alone.
     """
+    asked = {"workflow_name": workflow, "id": execution_id}
+    given = {column: value for column, value in asked.items() if value is not None}
+    conditions = " AND ".join(f"{column} = ?" for column in given)
     rows = _select(
         database,
-        "SELECT id AS execution_id, workflow_name, status, started_at, completed_at, restart_attempt, completed_seq,"
+        "SELECT id AS execution_id, workflow_name, status, started_at, completed_at, restart_attempt, completed_seq,"  # noqa: S608 - names of columns
         " input_data AS input, output_data AS output, error_data AS error, retry_config, panic_config FROM executions"
-        " WHERE (?1 IS NULL OR workflow_name = ?1) AND (?2 IS NULL OR id = ?2) ORDER BY started_at, rowid",
-        workflow,
-        execution_id,
+        f"{' WHERE ' * bool(given)}{conditions} ORDER BY started_at, rowid",
+        *given.values(),
     )
     return [_read_one(database, row) for row in rows]
 
@@ -199,9 +201,9 @@ def _read_errors(database: SQLConnection | sqlite3.Connection, execution_id: str
     return (RecordedError(**_parsed(row, "error_data")) for row in rows)
 
 
-def _select(database: SQLConnection | sqlite3.Connection, sql: str, *parameters: str | None) -> list[dict[str, Any]]:
+def _select(database: SQLConnection | sqlite3.Connection, sql: str, *parameters: str) -> list[dict[str, Any]]:
     cursor = database.execute(sql, parameters)
-    names = [str(column[0]) for column in cursor.description or ()]
+    names = [column[0] for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 

@@ -78,7 +78,7 @@ class PostgresDatabases:
     def _remove_left_behind(self) -> None:
         """Remove the schemas of processes that ended without doing so."""
         found = self._holder.execute(
-            f"SELECT nspname FROM pg_namespace WHERE nspname ~ '^{_PREFIX}[0-9a-f]{{8}}_[0-9]+$'".encode()
+            "SELECT nspname FROM pg_namespace WHERE nspname ~ %s", (f"^{_PREFIX}[0-9a-f]{{8}}_[0-9]+$",)
         ).fetchall()
         for number, group in itertools.groupby(sorted(row[0] for row in found), lambda name: name.split("_")[2]):
             values = (_LOCKS, int(number, 16))

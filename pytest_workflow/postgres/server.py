@@ -88,14 +88,16 @@ class PostgresServer:
     def _usable(self, programs: Path) -> Path:
         """Return where this user can run the programs: a copy, if they lie in a home directory that he may not see."""
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run([programs / "postgres", "--version"], check=True, capture_output=True, user=self._user)
+            subprocess.run(  # noqa: S603 - a program of the package's
+                [programs / "postgres", "--version"], check=True, capture_output=True, user=self._user
+            )
             return programs
         shutil.copytree(programs.parent.parent, self.directory / "programs", symlinks=True)
         return self.directory / "programs" / programs.parent.name / programs.name
 
     def _initialize(self) -> None:
         options = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - same
             [self.programs / "initdb", *options, "-D", self.data],
             check=False,
             capture_output=True,
@@ -117,7 +119,7 @@ class PostgresServer:
         """
         options = itertools.chain.from_iterable(("-c", f"{name}={value}") for name, value in settings.items())
         with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603 - same
                 [self.programs / "postgres", "-D", self.data, "-k", self.directory, *options],
                 stdout=log,
                 stderr=log,

@@ -32,7 +32,7 @@ _IDENTITIES: Final = ("executions_rowid_seq", "step_errors_id_seq")
 
 _EMPTIED: Final = "; ".join(
     [
-        *(f"DELETE FROM {table}" for table in reversed(_TABLES)),
+        *(f"DELETE FROM {table}" for table in reversed(_TABLES)),  # noqa: S608 - names from here
         *(f"SELECT setval('{sequence}', 1, false)" for sequence in _IDENTITIES),
     ]
 )
