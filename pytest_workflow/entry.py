@@ -226,7 +226,11 @@ def _rank_definitions(rank: Callable[[str], int]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Load crash exploration if any test asks for it."""
+    """Load crash exploration if any test asks for it, and reach for a server before the first test that needs one."""
+    if not config.getoption("collectonly") and any(_uses_workflow(item) and _asks_for_server(item) for item in items):
+        from pytest_workflow.postgres import session  # noqa: PLC0415 - not without a server
+
+        session.databases(config)
     mode = config.getoption("--workflow-crash-everywhere")
     if (
         mode
@@ -428,6 +432,12 @@ def _marked_store(item: pytest.Item) -> str | None:
         kinds = _either([f'"{kind}"' for kind in _STORES])
         pytest.fail(f"@pytest.mark.workflow_store takes {kinds}, nothing else", pytrace=False)
     return str(values[0])
+
+
+def _asks_for_server(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("workflow_store")
+    asked = (_store_option(item.config),) if marker is None else (*marker.args, *marker.kwargs.values())
+    return "postgres" in asked
 
 
 def _either(names: Sequence[str]) -> str:

@@ -81,6 +81,7 @@ class _Session:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:  # noqa: ANN401 - a class of pytest-xdist's
         """Let the workers of pytest-xdist share the server of the process that distributes the tests."""
+        self.databases()  # a server that cannot be used is told once, and not by each worker
         node.workerinput[_SHARED] = self.url()
 
 
