@@ -54,6 +54,7 @@ suite: $(VENV)/.dev ## Run the test suite
 	$(BIN)/python -m pytest -n $(JOBS)
 
 docs: $(VENV)/.dev ## Build the documentation site, dist/site/index.html; a broken link or reference fails it
+	$(BIN)/python -m tests.docs.cli_reference
 	$(BIN)/python -m sphinx --quiet --builder html --fail-on-warning --keep-going --write-all docs dist/site
 	@echo "The site is in dist/site; open dist/site/index.html"
 
