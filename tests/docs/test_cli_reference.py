@@ -26,10 +26,14 @@ def test_the_reference_is_not_stale():
 
 def test_commands_below_commands_are_in_the_reference(monkeypatch):
     """A group of commands appears with its own overview and its commands, without a word about it here."""
-    group = click.Group(
-        "flock", help="Many sheep.", params=[click.Option(["--hungry"], is_flag=True, help="Feed them.")]
-    )
-    group.add_command(make_command("count", examples="workflow flock count")(lambda: None))
+    hungry = click.Option(["--hungry"], is_flag=True, help="Feed them.")
+    group = click.Group("flock", help="Many sheep.", params=[hungry])
+
+    @make_command("count", examples="workflow flock count")
+    def count():
+        """Say how many there are."""
+
+    group.add_command(count)
     monkeypatch.setitem(COMMANDS, "flock", COMMANDS["list"]._replace(summary="Mind sheep."))
     known = workflow.get_command
     monkeypatch.setattr(workflow, "get_command", lambda ctx, name: group if name == "flock" else known(ctx, name))
