@@ -1,0 +1,129 @@
+"""Whatever a user can name has a place in the documentation, and a test that mentions it."""
+
+import ast
+import functools
+import re
+import tomllib
+
+import pytest
+
+import workflow_core
+from tests.docs import cli_reference
+from tests.docs.test_docs import LOOP_SCOPE, PAGES, ROOT, run_pytest, text_of
+from workflow_core.hookspecs import WorkflowHooks
+
+CODE = [ROOT / "workflow_core", ROOT / "pytest_workflow"]
+TESTS = [
+    *(path for path in (ROOT / "tests").rglob("*.py") if not {"docs", "bench"} & {*path.relative_to(ROOT).parts}),
+    *(ROOT / "examples").rglob("test_*.py"),
+]
+FOR_DEVELOPERS = {"dev", "docs"}
+"""Extras that are for those who work on the project: CONTRIBUTING and the Makefile have them."""
+
+
+@functools.cache
+def documentation():
+    """Return all pages but the reference of commands, which is made of the commands and so is always complete."""
+    return "\n".join(text_of(page) for page in PAGES if page != cli_reference.PAGE)
+
+
+@functools.cache
+def tests():
+    return "\n".join(path.read_text(encoding="utf-8") for path in TESTS)
+
+
+def lacking(names, text):
+    """Return the names that a text does not have as whole words."""
+    return sorted(name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text))
+
+
+@functools.cache
+def of_pytest():
+    """Return what pytest says that the plugin adds: fixtures, markers, options and ini values."""
+    listed, marked, helped = (
+        run_pytest(*asked, "-o", LOOP_SCOPE, "-p", "no:randomly", str(ROOT / "tests" / "docs" / "sessions.py")).stdout
+        for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
+    )
+    return {
+        "fixture": set(re.findall(r"^(workflow\w*)\b", listed, re.MULTILINE)),
+        "marker": set(re.findall(r"pytest\.mark\.(workflow_\w+)", marked)),
+        "option": set(re.findall(r"--workflow-[\w-]+", helped)),
+        "ini value": set(re.findall(r"^  (workflow_\w+) \(", helped, re.MULTILINE)),
+    }
+
+
+def settings():
+    """Return the fields of every model of settings, as a user writes them."""
+    from workflow_core.server import ServerSettings
+
+    models = (getattr(workflow_core, name) for name in workflow_core.__all__ if name.endswith(("Settings", "Config")))
+    return {model.__name__: {*model.model_fields} for model in (*models, ServerSettings)}
+
+
+def variables():
+    """Return the environment variables that the code names."""
+    found = set()
+    for package in CODE:
+        for path in package.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found |= {*re.findall(r"^(WORKFLOW_[A-Z_]+|LOG_LEVEL)$", node.value)}
+    return found
+
+
+def extras():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {*project["optional-dependencies"]} - FOR_DEVELOPERS
+
+
+def hooks():
+    return {name for name in vars(WorkflowHooks) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("kind", ["fixture", "marker", "option", "ini value"])
+def test_what_the_plugin_adds(kind):
+    names = of_pytest()[kind]
+    assert len(names) > 2
+    assert not lacking(names, documentation()), f"{kind}s that no page mentions"
+    assert not lacking(names, tests()), f"{kind}s that no test mentions"
+
+
+def test_hooks():
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    assert not [name for name in hooks() if f"| `{name}(" not in page], "hooks that the table of docs/hooks.md lacks"
+    assert not lacking(hooks(), tests()), "hooks that no test mentions"
+
+
+def test_settings():
+    for model, fields in settings().items():
+        written = {
+            name for name in fields if not re.search(rf"^\| `({model}\.)?{name}` \|", documentation(), re.MULTILINE)
+        }
+        assert not written, f"fields of {model} without a row in a table of the documentation"
+        assert not lacking(fields, tests()), f"fields of {model} that no test mentions"
+
+
+def test_environment_variables():
+    names = variables()
+    assert {"WORKFLOW_DIR", "WORKFLOW_DATABASE_URL", "WORKFLOW_SERVER_TOKEN"} <= names
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert not [name for name in names if f"| `{name}` |" not in page], "variables without a row in docs/reference.md"
+    assert not lacking(names, tests()), "variables that no test mentions"
+
+
+def test_extras():
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert not [name for name in extras() if f"| `{name}` |" not in page], "extras without a row in docs/reference.md"
+    missing = [name for name in extras() if not re.search(rf"\[({name})\]", tests())]
+    assert not missing, "extras that no test mentions"
+
+
+def test_commands_and_options():
+    """Their place in the documentation is made from them, see test_cli_reference.py."""
+    for context in cli_reference.commands(cli_reference.root()):
+        if context.parent is not None:
+            assert f'"{context.info_name}"' in tests(), f"{context.command_path} has no test"
+        for parameter in context.command.params:
+            names = {*parameter.opts, *parameter.secondary_opts}
+            mentioned = {name for name in names if name.startswith("-") and not lacking([name], tests())}
+            assert mentioned or not parameter.opts[0].startswith("-"), f"{context.command_path} {parameter.opts}"
