@@ -12,24 +12,29 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
 
-PROGRAMS: Mapping[str, list[str]] = {
+FIRST_EXECUTION = """
+from workflow_core import WorkflowEngine
+from workflow_core.database.sqlite import SQLiteStore
+
+engine = WorkflowEngine(SQLiteStore())
+
+
+@engine.define("w")
+async def w(ctx):
+    return await ctx.step("s", lambda: 1)
+
+
+assert engine.run("w").output == 1
+"""
+PROGRAMS: dict[str, list[str]] = {
     "python": ["-c", "pass"],
     "import pydantic": ["-c", "from pydantic import BaseModel; BaseModel"],
     "import workflow_core": ["-c", "import workflow_core"],
     "from workflow_core import Workflow": ["-c", "from pydantic import BaseModel; from workflow_core import Workflow"],
-    "a first execution": [
-        "-c",
-        "from workflow_core import WorkflowEngine\n"
-        "from workflow_core.database.sqlite import SQLiteStore\n"
-        "engine = WorkflowEngine(SQLiteStore())\n"
-        "@engine.define('w')\n"
-        "async def w(ctx): return await ctx.step('s', lambda: 1)\n"
-        "assert engine.run('w').output == 1\n",
-    ],
+    "a first execution": ["-c", FIRST_EXECUTION],
     "workflow --help": ["-m", "workflow_core.cli", "--help"],
     "workflow status --help": ["-m", "workflow_core.cli", "status", "--help"],
     "workflow serve --help": ["-m", "workflow_core.cli", "serve", "--help"],

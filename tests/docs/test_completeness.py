@@ -28,7 +28,7 @@ def documentation():
 
 
 @functools.cache
-def tests():
+def all_tests():
     return "\n".join(path.read_text(encoding="utf-8") for path in TESTS)
 
 
@@ -61,19 +61,37 @@ def settings():
 
 
 def variables():
-    """Return the environment variables that the code names."""
-    found = set()
+    """Return the environment variables that the code names: texts that are not the names of its own constants."""
+    found, own = set(), set()
     for package in CODE:
         for path in package.rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     found |= {*re.findall(r"^(WORKFLOW_[A-Z_]+|LOG_LEVEL)$", node.value)}
-    return found
+                elif isinstance(node, ast.Name):
+                    own.add(node.id)
+    return found - own
 
 
+@functools.cache
 def extras():
+    """Return the extras for users, each with the names of the distributions that it asks for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return {*project["optional-dependencies"]} - FOR_DEVELOPERS
+    return {
+        name: {re.match(r"[\w-]+", requirement)[0] for requirement in requirements} - {project["name"]}
+        for name, requirements in project["optional-dependencies"].items()
+        if name not in FOR_DEVELOPERS
+    }
+
+
+@functools.cache
+def imported():
+    """Return the packages of others that the code imports."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for package in CODE for path in package.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names}
 
 
 def hooks():
@@ -85,22 +103,20 @@ def test_what_the_plugin_adds(kind):
     names = of_pytest()[kind]
     assert len(names) > 2
     assert not lacking(names, documentation()), f"{kind}s that no page mentions"
-    assert not lacking(names, tests()), f"{kind}s that no test mentions"
+    assert not lacking(names, all_tests()), f"{kind}s that no test mentions"
 
 
 def test_hooks():
     page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
     assert not [name for name in hooks() if f"| `{name}(" not in page], "hooks that the table of docs/hooks.md lacks"
-    assert not lacking(hooks(), tests()), "hooks that no test mentions"
+    assert not lacking(hooks(), all_tests()), "hooks that no test mentions"
 
 
 def test_settings():
     for model, fields in settings().items():
-        written = {
-            name for name in fields if not re.search(rf"^\| `({model}\.)?{name}` \|", documentation(), re.MULTILINE)
-        }
-        assert not written, f"fields of {model} without a row in a table of the documentation"
-        assert not lacking(fields, tests()), f"fields of {model} that no test mentions"
+        rows = {*re.findall(rf"^\| `(?:{model}\.)?(\w+)` \|", documentation(), re.MULTILINE)}
+        assert fields <= rows, f"fields of {model} without a row in a table of the documentation"
+        assert not lacking(fields, all_tests()), f"fields of {model} that no test mentions"
 
 
 def test_environment_variables():
@@ -108,22 +124,29 @@ def test_environment_variables():
     assert {"WORKFLOW_DIR", "WORKFLOW_DATABASE_URL", "WORKFLOW_SERVER_TOKEN"} <= names
     page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert not [name for name in names if f"| `{name}` |" not in page], "variables without a row in docs/reference.md"
-    assert not lacking(names, tests()), "variables that no test mentions"
+    assert not lacking(names, all_tests()), "variables that no test mentions"
 
 
 def test_extras():
     page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert not [name for name in extras() if f"| `{name}` |" not in page], "extras without a row in docs/reference.md"
-    missing = [name for name in extras() if not re.search(rf"\[({name})\]", tests())]
-    assert not missing, "extras that no test mentions"
+    code = "\n".join(path.read_text(encoding="utf-8") for package in CODE for path in package.rglob("*.py"))
+    assert {*re.findall(r"pytest-workflow-core\[(\w+)\]", code)} <= {*extras()}, "a message names another extra"
+
+
+def test_what_extras_install_is_used():
+    owners = packages_distributions()
+    used = {owner.lower() for name in imported() for owner in owners.get(name, [])}
+    for extra, distributions in extras().items():
+        assert {name.lower() for name in distributions} <= used, f"nothing imports what [{extra}] installs"
 
 
 def test_commands_and_options():
     """Their place in the documentation is made from them, see test_cli_reference.py."""
     for context in cli_reference.commands(cli_reference.root()):
         if context.parent is not None:
-            assert f'"{context.info_name}"' in tests(), f"{context.command_path} has no test"
+            assert f'"{context.info_name}"' in all_tests(), f"{context.command_path} has no test"
         for parameter in context.command.params:
             names = {*parameter.opts, *parameter.secondary_opts}
-            mentioned = {name for name in names if name.startswith("-") and not lacking([name], tests())}
+            mentioned = {name for name in names if name.startswith("-") and not lacking([name], all_tests())}
             assert mentioned or not parameter.opts[0].startswith("-"), f"{context.command_path} {parameter.opts}"

@@ -138,6 +138,16 @@ asyncio.run(main())
     assert ended(other) == (0, "", "")
 
 
+def test_a_server_answers_to_the_names_that_it_is_given(serve):
+    _, url = serve("--allowed-host", "workflows.example.org")
+    answers = [
+        httpx.get(f"{url}/api/workflows", headers={"Host": host}).status_code
+        for host in ("workflows.example.org", "other.example.org")
+    ]
+    assert answers[0] == 200
+    assert answers[1] >= 400
+
+
 def test_the_dashboard_is_opened_in_a_browser(serve, tmp_path):
     browser = tmp_path / "browser"
     browser.write_text('#!/bin/sh\necho "$1" > opened.part && mv opened.part opened\n')

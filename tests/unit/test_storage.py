@@ -126,3 +126,13 @@ def test_an_engine_on_sqlite_imports_nothing_of_postgresql():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("prepares", [True, False])
+def test_statements_are_not_prepared_where_a_pooler_cannot_keep_them(monkeypatch, prepares):
+    from workflow_core.database.postgres import store
+
+    asked = {}
+    monkeypatch.setattr(store, "PostgresStore", lambda url, **options: asked.update(options))
+    open_storage(Settings(database_url=URL, database_prepares=prepares))
+    assert asked["prepares"] is prepares
