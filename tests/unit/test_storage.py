@@ -9,6 +9,7 @@ import pytest
 
 from workflow_core import Settings, StorageError, ValidationError, WorkflowEngine
 from workflow_core.database.directory import DirectoryStore
+from workflow_core.storage import make_store
 
 SECRET = "s3cr%25t-pa5sw0rd"  # noqa: S105
 PLAIN = "s3cr%t-pa5sw0rd"
@@ -134,5 +135,5 @@ def test_statements_are_not_prepared_where_a_pooler_cannot_keep_them(monkeypatch
 
     asked = {}
     monkeypatch.setattr(store, "PostgresStore", lambda url, **options: asked.update(options))
-    open_storage(Settings(database_url=URL, database_prepares=prepares))
+    make_store(Settings(database_url=URL, database_prepares=prepares))
     assert asked["prepares"] is prepares
