@@ -61,6 +61,9 @@ docs: $(VENV)/.dev ## Build the documentation site, dist/site/index.html; a brok
 links: $(VENV)/.dev ## Check the links of the documentation to other sites; needs the internet
 	$(BIN)/python -m sphinx --quiet --builder linkcheck docs dist/links
 
+pictures: $(VENV)/.dev ## Make the pictures of docs/images anew; needs Chromium
+	$(BIN)/python -m tests.docs.pictures
+
 changelog: $(VENV)/.dev ## Show what the next release changes, from changelog.d
 	@$(BIN)/towncrier build --draft --version Unreleased --date "changes since then"
 
