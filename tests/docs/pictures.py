@@ -7,6 +7,7 @@ output of a command. Moments and durations differ each time, so pictures are mad
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import shutil
 import subprocess
@@ -192,11 +193,9 @@ async def terminal(browser: Browser, directory: Path, folder: Path) -> None:
     command = [sys.executable, "-m", "workflow_core.cli", "inspect", TROUBLED, "--directory", str(directory)]
     environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "110"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        console = Console(record=True, width=110, file=nowhere, force_terminal=True)
-        console.print(
-            Text.from_ansi(f"$ workflow inspect {TROUBLED}\n{done.stdout}".replace(str(directory), "~/.workflow"))
-        )
+    shown = f"$ workflow inspect {TROUBLED}\n{done.stdout}".replace(str(directory), "~/.workflow")
+    console = Console(record=True, width=110, file=io.StringIO(), force_terminal=True)
+    console.print(Text.from_ansi(shown))
     page = folder / "terminal.html"
     style = "<style>body{margin:1.2em; width: max-content} pre{line-height:1.25; font-size:14px}</style>"
     page.write_text(console.export_html() + style, encoding="utf-8")
@@ -210,7 +209,7 @@ async def report(browser: Browser, folder: Path) -> None:
     example = ROOT / "examples" / "order_processing" / "test_order_processing.py"
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:randomly"]
     subprocess.run([*command, str(example), f"--workflow-report={page}"], cwd=ROOT, check=True, capture_output=True)
-    await photograph(browser, "report", page.as_uri(), height=900, until="charge")
+    await photograph(browser, "report", page.as_uri(), height=900, until="Workflow")
 
 
 async def main() -> None:

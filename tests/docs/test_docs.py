@@ -129,17 +129,20 @@ def test_a_session_runs_and_prints_what_it_says(page, part, tmp_path):
     session.follow(now)
 
 
+def prose(page):
+    """Return a page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+
+
 def anchors(page):
     """Return what can stand after the # of a link to a page: its headings in small letters, with hyphens."""
-    headings = re.findall(
-        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
-    )
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("page", [*PAGES, *MORE_PAGES], ids=name_of)
 def test_links_lead_somewhere(page):
-    for found in LINK.finditer(re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)):
+    for found in LINK.finditer(prose(page)):
         target = page.parent / found[1] if found[1] else page
         assert target.exists(), found[0]
         assert not found[2] or found[2] in anchors(target), found[0]
