@@ -62,7 +62,7 @@ class PastClock(SystemClock):
         return super().now() - self.behind
 
 
-def define_shop(engine: WorkflowEngine) -> None:
+def define_orders(engine: WorkflowEngine) -> None:
     @engine.define(
         "order", retry_config={"max_attempts": 4, "backoff_ms": 400}, panic_config={"restart_delay_ms": 1_500}
     )
@@ -92,6 +92,8 @@ def define_shop(engine: WorkflowEngine) -> None:
         await ctx.step("print label", label)
         return {"payment": payment, "parcel": await ctx.step("ship", ship), "reserved": reserved}
 
+
+def define_others(engine: WorkflowEngine) -> None:
     @engine.define("refund", retry_config={"max_attempts": 2, "backoff_ms": 50})
     async def refund(ctx: WorkflowContext[Any]) -> str:
         """Gives money back, after somebody has agreed."""
@@ -171,7 +173,8 @@ async def photograph(
 async def dashboard(browser: Browser, directory: Path) -> None:
     clock = PastClock()
     engine = WorkflowEngine(settings=Settings(directory=directory), clock=clock)
-    define_shop(engine)
+    define_orders(engine)
+    define_others(engine)
     listener, stop, ready = listen("127.0.0.1", 0), asyncio.Event(), asyncio.Event()
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     serving = asyncio.create_task(serve(create_app(engine, ServerSettings()), listener, stop, ready.set))
