@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
+from tests.docs.sessions import blocks
 from workflow_core import Settings, SystemClock, WorkflowContext, WorkflowEngine
 from workflow_core.server import ServerSettings, create_app
 from workflow_core.server.serving import listen, serve
@@ -68,7 +69,7 @@ def define_orders(engine: WorkflowEngine) -> None:
     )
     async def order(ctx: WorkflowContext[Order]) -> dict[str, Any]:
         """Takes an order from payment to parcel."""
-        slow = 1 if ctx.execution_id >= "order-1049" else 0.1
+        slow = 1 if ctx.execution_id >= TROUBLED else 0.2 + int(ctx.execution_id[-2:]) % 7 * 0.05
 
         async def charge() -> dict[str, Any]:
             await asyncio.sleep(0.18 * slow)
@@ -99,6 +100,7 @@ def define_others(engine: WorkflowEngine) -> None:
         """Gives money back, after somebody has agreed."""
 
         async def pay() -> str:
+            await asyncio.sleep(0.03 + 0.01 * (int(ctx.execution_id[-1]) % 4))
             if ctx.input["declined"]:
                 raise DeclinedError("the bank has declined: account closed")
             return "paid back"
@@ -110,7 +112,9 @@ def define_others(engine: WorkflowEngine) -> None:
     async def invoice(ctx: WorkflowContext[Any]) -> str:
         """Writes an invoice and mails it."""
         await ctx.step("number", lambda: 4711)
-        await ctx.step("render", lambda: asyncio.sleep(0.004 * (int(ctx.execution_id[-2:]) % 7), "invoice-4711.pdf"))
+        await ctx.step(
+            "render", lambda: asyncio.sleep(0.004 * (8 + int(ctx.execution_id[-2:]) % 7), "invoice-4711.pdf")
+        )
         return await ctx.step("mail", lambda: "sent")
 
     @engine.define("reminder")
@@ -125,6 +129,7 @@ def define_others(engine: WorkflowEngine) -> None:
         """Brings the stock of all warehouses together."""
 
         async def fetch() -> dict[str, int]:
+            await asyncio.sleep(0.02 + 0.01 * (int(ctx.execution_id[-1]) % 3))
             if ctx.input["down"]:
                 raise NetworkError("warehouse north: connection refused")
             return {"north": 120, "south": 80}
@@ -183,8 +188,10 @@ async def dashboard(browser: Browser, directory: Path) -> None:
     troubled = f"{address}/executions/{TROUBLED}"
     await photograph(browser, "dashboard-overview", address, until="reminder")
     await photograph(browser, "dashboard-executions", f"{address}/executions", until=TROUBLED)
-    await photograph(browser, "dashboard-execution", troubled, height=1000, until="tx-88213")
-    await photograph(browser, "dashboard-execution-dark", troubled, height=1000, dark=True, until="tx-88213")
+    await photograph(browser, "dashboard-execution", troubled, width=1280, height=1000, until="tx-88213")
+    await photograph(
+        browser, "dashboard-execution-dark", troubled, width=1280, height=1000, dark=True, until="tx-88213"
+    )
     phone = f"{address}/executions/order-1050"
     await photograph(browser, "dashboard-phone", phone, width=390, height=780, until="settle")
     stop.set()
@@ -194,25 +201,31 @@ async def dashboard(browser: Browser, directory: Path) -> None:
 async def terminal(browser: Browser, directory: Path, folder: Path) -> None:
     """Save what `workflow inspect` prints."""
     command = [sys.executable, "-m", "workflow_core.cli", "inspect", TROUBLED, "--directory", str(directory)]
-    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "110"}
+    environment = {**os.environ, "FORCE_COLOR": "1", "COLUMNS": "120"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    shown = f"$ workflow inspect {TROUBLED}\n{done.stdout}".replace(str(directory), "~/.workflow")
-    console = Console(record=True, width=110, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(shown))
+    lines = Text.from_ansi(done.stdout).split("\n")
+    first = next(number for number, line in enumerate(lines) if line.plain == "Steps")
+    console = Console(record=True, width=140, file=io.StringIO(), force_terminal=True)
+    console.print(Text(f"$ workflow inspect {TROUBLED} | sed -n '/^Steps/,$p'"), *lines[first:], sep="\n")
     page = folder / "terminal.html"
     style = "<style>body{margin:1.2em; width: max-content} pre{line-height:1.25; font-size:14px}</style>"
     page.write_text(console.export_html() + style, encoding="utf-8")
-    height = 40 + 18 * (done.stdout.count("\n") + 3)
-    await photograph(browser, "terminal-inspect", page.as_uri(), width=980, height=height, until=TROUBLED)
+    height = 50 + 18 * (len(lines) - first)
+    await photograph(browser, "terminal-inspect", page.as_uri(), height=height, until=TROUBLED)
 
 
 async def report(browser: Browser, folder: Path) -> None:
-    """Save the report of the tests of an example."""
-    page = folder / "report.html"
-    example = ROOT / "examples" / "order_processing" / "test_order_processing.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-p", "no:randomly"]
-    subprocess.run([*command, str(example), f"--workflow-report={page}"], cwd=ROOT, check=True, capture_output=True)
-    await photograph(browser, "report", page.as_uri(), height=900, until="Workflow")
+    """Save the report of the test with which docs/report.md begins."""
+    shop = folder / "shop"
+    shop.mkdir()
+    _, _, test = blocks((ROOT / "docs" / "report.md").read_text(encoding="utf-8"))[0]
+    (shop / "test_order.py").write_text(test, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--workflow-report=report.html"]
+    subprocess.run(command, cwd=shop, check=True, capture_output=True)
+    page = await browser.new_page(viewport={"width": WIDTH, "height": 1000})
+    await page.goto((shop / "report.html").as_uri())
+    await page.get_by_text("Expand all").click()
+    await page.screenshot(path=IMAGES / "report.png")
 
 
 async def main() -> None:
