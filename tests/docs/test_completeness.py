@@ -9,12 +9,14 @@ from importlib.metadata import packages_distributions
 import click
 import pytest
 
+import pytest_workflow
 import workflow_core
 from tests.docs import cli_reference
 from tests.docs.test_docs import LOOP_SCOPE, PAGES, ROOT, run_pytest, text_of
 from workflow_core.hookspecs import WorkflowHooks
 
-CODE = [ROOT / "workflow_core", ROOT / "pytest_workflow"]
+CODE = [Path(package.__file__).parent for package in (workflow_core, pytest_workflow)]
+"""Where they are imported from, which need not be this folder."""
 TESTS = [
     *(path for path in (ROOT / "tests").rglob("*.py") if not {"docs", "bench"} & {*path.relative_to(ROOT).parts}),
     *(ROOT / "examples").rglob("test_*.py"),
@@ -161,3 +163,11 @@ def test_commands_and_options():
         == len([*parameter.opts, *parameter.secondary_opts])
     }
     assert not untested, "options that no test gives"
+
+
+def test_fragments_of_the_changelog_have_names_that_towncrier_reads():
+    kinds = {
+        each["directory"] for each in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]["type"]
+    }
+    for path in (ROOT / "changelog.d").iterdir():
+        assert path.name == "README.md" or re.fullmatch(rf"(\+[\w-]+|\d+)\.({'|'.join(kinds)})(\.\d+)?\.md", path.name)
