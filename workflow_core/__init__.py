@@ -111,72 +111,35 @@ __all__ = [
     "WorkflowRedefinedWarning",
 ]
 
-_HOMES = {
-    "clock": ("Clock", "SystemClock"),
-    "config": ("WorkflowConfig",),
-    "context": ("WorkflowContext",),
-    "engine": ("WorkflowEngine",),
-    "errors": (
-        "CircuitOpenError",
-        "ConfigurationError",
-        "ExecutionConflictError",
-        "ExecutionInterruptedError",
-        "ExecutionNotFoundError",
-        "InvalidStateError",
-        "LeaseLostError",
-        "MissingConfigurationError",
-        "NonRetryableError",
-        "PanicError",
-        "RecordedError",
-        "RetryLaterError",
-        "SchemaVersionError",
-        "StepConflictError",
-        "StepInterruptedError",
-        "StepTimeoutError",
-        "StorageError",
-        "StorageReason",
-        "UnstorableResultError",
-        "ValidationError",
-        "WorkflowCoreError",
-        "WorkflowError",
-        "WorkflowNotFoundError",
-        "WorkflowRedefinedWarning",
-        "WorkflowTimeoutError",
-    ),
-    "hookspecs": (
-        "Attempt",
-        "DurablePoint",
-        "StepDescription",
-        "hookimpl",
-    ),
-    "models": (
-        "CircuitBreakerConfig",
-        "ErrorInfo",
-        "ExecutionResult",
-        "ExecutionStatus",
-        "PanicConfig",
-        "RetryConfig",
-        "StepResult",
-        "StepStatus",
-    ),
-    "retention": ("CleanupReport",),
-    "serialization": ("Serializer",),
-    "settings": ("Settings",),
-    "step": ("StepBuilder",),
-    "summaries": ("ExecutionSummary", "WorkflowStats"),
-    "workflow": ("Workflow",),
-}
-"""Where each name is defined. It is imported when it is asked for: the command line shows its help without engine."""
+_HOMES = (
+    "errors",
+    "clock",
+    "models",
+    "settings",
+    "summaries",
+    "serialization",
+    "hookspecs",
+    "config",
+    "retention",
+    "context",
+    "step",
+    "engine",
+    "workflow",
+)
+"""The modules that define these names, those that import least first.
 
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+A name is looked for when it is asked for: the command line shows its help without engine.
+"""
 
 
 def __getattr__(name: str) -> object:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    return value
+    if name in __all__:
+        for home in _HOMES:
+            module = importlib.import_module(f"{__name__}.{home}")
+            if name in module.__all__:
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

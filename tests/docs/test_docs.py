@@ -27,7 +27,9 @@ PLUGINS = {
 """The plugins that a page needs besides the harness, by a word of it. Others would cost each process up to seconds."""
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
 FRAMEWORKS = ("fastapi", "flask", "django")
-LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
+MORE_PAGES = [ROOT / ".github/CONTRIBUTING.md", ROOT / "changelog.d/README.md", ROOT / "examples/README.md"]
+"""Pages without code to run, the links of which are checked as well."""
+LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 
 
 def text_of(page):
@@ -127,10 +129,23 @@ def test_a_session_runs_and_prints_what_it_says(page, part, tmp_path):
     session.follow(now)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def prose(page):
+    """Return a page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page):
+    """Return what can stand after the # of a link to a page: its headings in small letters, with hyphens."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *MORE_PAGES], ids=name_of)
 def test_links_lead_somewhere(page):
-    for found in LINK.finditer(text_of(page)):
-        assert (page.parent / found.group(1)).exists(), found.group(0)
+    for found in LINK.finditer(prose(page)):
+        target = page.parent / found[1] if found[1] else page
+        assert target.exists(), found[0]
+        assert not found[2] or found[2] in anchors(target), found[0]
 
 
 def test_every_guarantee_is_shown_by_a_test_that_exists():
