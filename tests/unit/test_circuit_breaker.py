@@ -1,4 +1,4 @@
-"""The states of a circuit, from the functions alone: what a process that died, or a clock that was set, leaves behind."""
+"""The states of a circuit, by the functions alone; also those that a dead process, or a clock set back, leaves."""
 
 from dataclasses import replace
 
