@@ -16,19 +16,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mutmut.stats import status_by_exit_code
+
 ROOT = Path(__file__).parents[2]
 MUTMUT = Path(sys.executable).with_name("mutmut")
 SEED = 20261126
-KILLED = {1, 3, 24, -24, 36, 152, 255}
-"""Exit codes of a mutant's tests: failed, could not be run, or took too long."""
+KILLED = {"killed", "timeout"}
 
 
-def results(module: str) -> dict[str, int | None]:
-    """Return the exit code of each mutant of a module; ``None`` for those that were not run."""
+def results(module: str) -> dict[str, str]:
+    """Return what became of each mutant of a module, in the words of mutmut."""
     path = ROOT / "mutants" / "workflow_core" / f"{module}.py.meta"
     if not path.exists():
         return {}
-    return dict(json.loads(path.read_text())["exit_code_by_key"])
+    codes = json.loads(path.read_text())["exit_code_by_key"]
+    return {name: status_by_exit_code[code] for name, code in codes.items()}
 
 
 def wilson(killed: int, of: int, z: float = 1.96) -> tuple[float, float]:
@@ -41,7 +43,7 @@ def wilson(killed: int, of: int, z: float = 1.96) -> tuple[float, float]:
 
 def mutmut(*arguments: str) -> None:
     """Run mutmut at a low priority, one mutant at a time."""
-    subprocess.run([MUTMUT, *arguments], cwd=ROOT, check=False, preexec_fn=lambda: os.nice(10))  # noqa: PLW1509
+    subprocess.run([MUTMUT, *arguments], cwd=ROOT, check=False, preexec_fn=lambda: os.nice(10))
 
 
 def main() -> None:
@@ -56,7 +58,8 @@ def main() -> None:
         mutmut("run", "--max-children", "1", pattern)
         chosen = results(given.module)
     else:
-        mutmut("print-time-estimates", pattern)  # makes the mutants, and runs none
+        if not results(given.module):
+            mutmut("run", "--max-children", "1", "workflow_core.retry.*")  # which makes the mutants of all modules
         names = sorted(results(given.module))
         names = random.Random(SEED).sample(names, min(given.sample, len(names)))
         if names:
@@ -65,13 +68,13 @@ def main() -> None:
         chosen = {name: found[name] for name in names}
     if not chosen:
         parser.error(f"workflow_core/{given.module}.py has no mutants; is it among `only_mutate` in pyproject.toml?")
-    killed = sum(code in KILLED for code in chosen.values())
+    killed = sum(status in KILLED for status in chosen.values())
     low, high = wilson(killed, len(chosen))
     print(f"\n{given.module}: {killed} of {len(chosen)} mutants killed, {killed / len(chosen):.1%}", end="")
     print(f" (95 %: {low:.0%} to {high:.0%} of all)" if given.sample else "")
-    for name, code in sorted(chosen.items()):
-        if code not in KILLED:
-            print(f"  not killed: {name}   see: mutmut show '{name}'")
+    for name, status in sorted(chosen.items()):
+        if status not in KILLED:
+            print(f"  {status}: mutmut show '{name}'")
 
 
 if __name__ == "__main__":
