@@ -122,6 +122,11 @@ def test_a_success_forgets_the_failures_and_keeps_when_the_last_one_was():
     assert after_success(CLOSED, "mine") == CircuitState("closed", 0, NOON)
 
 
+def test_one_success_after_another_changes_nothing():
+    healthy = after_success(CLOSED, "mine")
+    assert after_success(healthy, "other") == healthy
+
+
 def test_the_probe_s_success_closes_the_circuit():
     assert after_success(PROBED, "mine") == CircuitState("closed", 0, NOON)
 
