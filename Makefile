@@ -6,9 +6,11 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ORDER  ?= examples/order_processing/orders/sample.json
 JOBS   ?= auto
 KILLS  ?= 500
+MODULE ?= circuit_breaker
+SAMPLE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types suite docs links changelog pictures dist storm bench startup clean
+.PHONY: help demo test lint types suite docs links changelog pictures dist storm bench startup mutants clean
 
 help: ## Show this help
 	@echo "pytest-workflow-core - make targets:"
@@ -83,5 +85,9 @@ bench: $(VENV)/.dev ## Measure steps per second against raw sqlite3, group commi
 startup: $(VENV)/.dev ## Measure how long imports, commands and pytest take to start
 	$(BIN)/python -m tests.bench.startup
 
+mutants: $(VENV)/.dev ## Change one module in hundreds of ways, and count the changes that fast tests find: MODULE=step
+	@$(BIN)/python -c 'import mutmut' 2>/dev/null || $(PIP) install --quiet "mutmut>=3.8"
+	$(BIN)/python tests/mutation/run.py $(MODULE) $(if $(SAMPLE),--sample $(SAMPLE))
+
 clean: ## Remove the virtual environment and all caches; .workflow stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks dist build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks mutants dist build
