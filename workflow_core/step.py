@@ -77,7 +77,7 @@ def validate_step_id(step_id: object) -> str:
     if not isinstance(step_id, str):
         raise ValidationError(f"A step id must be a non-empty string, not {shown(step_id)}")
     plain = str.__str__(step_id)
-    if not plain or not plain.strip():
+    if not plain.strip():
         raise ValidationError(f"A step id must be a non-empty string, not {shown(plain)}")
     if len(plain) > _LONGEST_STEP_ID or not plain.isprintable():
         raise ValidationError(
@@ -116,7 +116,8 @@ class StepBuilder(Generic[ResultT]):
             raise ValidationError(
                 f'Step "{step_id}": the handler must be a function without arguments, not {shown(handler)}'
             )
-        validate_timeout(f'Step "{step_id}"', timeout_ms)
+        if timeout_ms is not None:
+            validate_timeout(f'Step "{step_id}"', timeout_ms)
         if execution.codec.secrets.known:
             execution.codec.refuse_secrets(step_id, "the id of a step")
         self.step_id = step_id
