@@ -113,18 +113,18 @@ __all__ = [
 
 _HOMES = (
     "errors",
+    "hookspecs",
     "clock",
     "models",
     "settings",
     "summaries",
     "serialization",
-    "hookspecs",
+    "workflow",
     "config",
     "retention",
     "context",
     "step",
     "engine",
-    "workflow",
 )
 """The modules that define these names, those that import least first.
 

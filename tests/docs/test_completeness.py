@@ -5,6 +5,7 @@ import functools
 import re
 import tomllib
 from importlib.metadata import packages_distributions
+from pathlib import Path
 
 import click
 import pytest
@@ -166,8 +167,7 @@ def test_commands_and_options():
 
 
 def test_fragments_of_the_changelog_have_names_that_towncrier_reads():
-    kinds = {
-        each["directory"] for each in tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["towncrier"]["type"]
-    }
-    for path in (ROOT / "changelog.d").iterdir():
-        assert path.name == "README.md" or re.fullmatch(rf"(\+[\w-]+|\d+)\.({'|'.join(kinds)})(\.\d+)?\.md", path.name)
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    kinds = "|".join(each["directory"] for each in tools["towncrier"]["type"])
+    named = re.compile(rf"README\.md|(\+[\w-]+|\d+)\.({kinds})(\.\d+)?\.md")
+    assert not [path.name for path in (ROOT / "changelog.d").iterdir() if not named.fullmatch(path.name)]
