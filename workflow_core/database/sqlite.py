@@ -39,7 +39,7 @@ class SQLiteStore(ExecutionPoints, StepPoints):
     async def workflow_defined(self, workflow_name: str, definition: Mapping[str, object], at: datetime) -> None:
         """Nothing to do: one database holds every workflow."""
 
-    # Leases ------------------------------------------------------------------------------------------------------------
+    # Leases ----------------------------------------------------------------------------------------------------------
 
     async def lease_renewed(
         self, owner: Owner, lease_expires_at: int | None, leases: Sequence[Lease]
