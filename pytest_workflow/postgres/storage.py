@@ -24,11 +24,12 @@ __all__ = ["PostgresStorage"]
 
 _TABLES: Final = (
     *("workflows", "owners", "definitions", "circuit_breaker_state"),
-    *("executions", "steps", "step_errors", "event_log"),
+    *("limits", "workers"),
+    *("executions", "steps", "step_errors", "event_log", "dispatches"),
 )
 """What refers to a table comes after it."""
 
-_IDENTITIES: Final = ("executions_rowid_seq", "step_errors_id_seq")
+_IDENTITIES: Final = ("executions_rowid_seq", "step_errors_id_seq", "dispatches_position_seq")
 
 _EMPTIED: Final = "; ".join(
     [

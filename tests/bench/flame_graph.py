@@ -31,7 +31,7 @@ _COLOURS: Final = {
     "benchmark": "#d5c3e0",
 }
 _LOOP: Final = "BaseEventLoop._run_once"
-_CALLS_SQLITE: Final = frozenset({"SQLiteStore._change_one", "SQLiteStore._change", "_Transaction.__enter__"})
+_CALLS_SQLITE: Final = frozenset({"WritableDatabase._change_one", "WritableDatabase._change", "_Transaction.__enter__"})
 
 
 @dataclass

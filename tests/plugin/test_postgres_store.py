@@ -188,7 +188,7 @@ def test_a_test_may_do_anything_to_its_tables(on_server, pytester):
         ])
         def test_it(workflow, workflow_db, sql):
             assert workflow.run("one", "r-1").output == 1
-            assert len(workflow_db.executions()[0]) == 21
+            assert len(workflow_db.executions()[0]) == 22
             workflow_db.query(sql)
         """
     )
