@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         WorkflowTimeoutError,
     )
     from workflow_core.hookspecs import Attempt, DurablePoint, StepDescription, hookimpl
+    from workflow_core.limits import Limits
     from workflow_core.models import (
         CircuitBreakerConfig,
         ErrorInfo,
@@ -66,6 +67,7 @@ __all__ = [
     "RetryConfig",
     "PanicConfig",
     "CircuitBreakerConfig",
+    "Limits",
     # Results
     "ExecutionResult",
     "ExecutionStatus",
@@ -116,6 +118,7 @@ _HOMES = (
     "hookspecs",
     "clock",
     "models",
+    "limits",
     "settings",
     "summaries",
     "serialization",

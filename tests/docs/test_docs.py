@@ -82,7 +82,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request):
     needs(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORKFLOW_DIR", str(tmp_path / "state"))
-    if page.name == "postgres.md":
+    if page.name in {"postgres.md", "workers.md"}:
         monkeypatch.setenv("WORKFLOW_DATABASE_URL", request.getfixturevalue("postgres_url"))
         monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", request.getfixturevalue("postgres_schema"))
     tests = 0
@@ -112,6 +112,36 @@ def test_the_example_on_postgresql_is_all_that_it_takes(tmp_path, monkeypatch, p
         assert run.returncode == 0, run.stderr
         assert run.stdout.rstrip("\n") in {"Hello, Ada!", "completed"}
     assert {path.name for path in tmp_path.iterdir()} == {"shop.py"}
+
+
+def test_the_example_with_a_worker_is_all_that_it_takes(tmp_path, monkeypatch, postgres_url, postgres_schema):
+    monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    saved = {name: content for name, _, content in blocks(text_of(ROOT / "docs" / "workers.md"))}
+    (tmp_path / "shop.py").write_text(saved["shop.py"], encoding="utf-8")
+    cli = [sys.executable, "-m", "workflow_core.cli"]
+
+    def output(*command):
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    worker = [*cli, "worker", "--app", "shop", "--concurrency", "50", "--queue", "default", "--rest", "50"]
+    tuning = ["--poll", "100", "--heartbeat", "1000", "--grace", "1000"]
+    with subprocess.Popen([*worker, *tuning], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline().startswith('Working on the workflow "greeting" from queue default')
+            assert output(sys.executable, "shop.py") == "Hello, Ada!\n"
+            start = [*cli, "start", "greeting", "--app", "shop", "--execution-id", "greeting-2"]
+            told = output(*start, "--input", '{"name": "bob"}', "--queue", "default", "--priority", "3")
+            assert 'Execution "greeting-2" is queued for the workers of queue "default"' in told
+            assert output(*cli, "status", "greeting-2", "--follow", "--quiet") == "completed\n"
+            status = output(*cli, "cluster", "status")
+            assert "0 of 50" in status
+            assert "default" in status
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")
