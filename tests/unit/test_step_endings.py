@@ -5,7 +5,15 @@ import logging
 
 import pytest
 
-from workflow_core import CircuitBreakerConfig, PanicError, RetryConfig, UnstorableResultError, WorkflowError, hookimpl
+from workflow_core import (
+    CircuitBreakerConfig,
+    PanicError,
+    RetryConfig,
+    RetryLaterError,
+    UnstorableResultError,
+    WorkflowError,
+    hookimpl,
+)
 from workflow_core.events import CircuitHalfOpened, StepSkipped, StepStarted
 
 CIRCUIT = CircuitBreakerConfig(failure_threshold=1, reset_timeout_ms=1_000)
@@ -192,3 +200,38 @@ def test_what_the_workflow_sees_of_a_step_that_failed(machine, attempts, words):
     assert str(error).endswith(f': step "s" failed {words}ValueError: no')
     assert (error.step_id, error.attempt) == ("s", attempts)
     assert isinstance(error.original_error, ValueError) and error.__cause__ is error.original_error
+
+
+def test_an_error_that_asks_for_a_longer_wait_gets_it(machine, clock):
+    async def flow(ctx):
+        async def busy():
+            if ctx.attempt == 1:
+                raise RetryLaterError("busy", retry_after_ms=5_000)
+
+        await ctx.step("s", busy)
+
+    assert run(machine, flow).status == "completed"
+    assert clock.elapsed_ms == 5_000
+
+
+def test_what_a_handler_fails_with_is_recorded_beside_what_it_was_called_for(machine):
+    async def flow(ctx):
+        def handle(error, ctx):
+            raise KeyError("handler")
+
+        await ctx.step("s", broken).with_retry(max_attempts=1).catch(handle)
+
+    engine = machine.boot()
+    assert run(machine, flow, engine).steps["s"].error.type == "KeyError"
+    errors = asyncio.run(engine.store.load_errors("w", "e", "s"))
+    assert [error.error_type for _, error in errors] == ["ValueError", "KeyError"]
+
+
+def test_an_error_that_no_handler_is_for_is_recorded_once(machine):
+    async def flow(ctx):
+        await ctx.step("s", broken).with_retry(max_attempts=1)
+
+    engine = machine.boot()
+    run(machine, flow, engine)
+    errors = asyncio.run(engine.store.load_errors("w", "e", "s"))
+    assert [error.error_type for _, error in errors] == ["ValueError"]
