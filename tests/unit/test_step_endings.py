@@ -111,6 +111,26 @@ def test_an_answer_to_an_open_circuit_that_fails_does_not_count_on_the_circuit(m
     assert circuit(engine) == before
 
 
+def test_an_open_circuit_that_nobody_answers_says_what_to_do_and_does_not_count(machine):
+    seen = []
+
+    async def flow(ctx):
+        with pytest.raises(WorkflowError) as caught:
+            await ctx.step("s", lambda: "paid").with_retry(max_attempts=1).with_circuit_breaker(1)
+        seen.append(caught.value.original_error)
+
+    engine = machine.boot()
+    asyncio.run(engine.set_circuit("w", "s", "open", CIRCUIT))
+    before = circuit(engine)
+    run(machine, flow, engine)
+    assert isinstance(seen[0], CircuitOpenError)
+    assert str(seen[0]) == (
+        'workflow "w", execution "e": the circuit of step "s" is open; give the step an on_open handler, or wait for its '
+        "reset time-out"
+    )
+    assert circuit(engine) == before
+
+
 def test_what_an_answer_to_an_open_circuit_logs_belongs_to_the_step(machine, caplog):
     async def flow(ctx):
         step = ctx.step("s", lambda: "paid")
