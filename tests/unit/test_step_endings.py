@@ -7,6 +7,7 @@ import pytest
 
 from workflow_core import (
     CircuitBreakerConfig,
+    CircuitOpenError,
     PanicError,
     RetryConfig,
     RetryLaterError,
@@ -125,8 +126,8 @@ def test_an_open_circuit_that_nobody_answers_says_what_to_do_and_does_not_count(
     run(machine, flow, engine)
     assert isinstance(seen[0], CircuitOpenError)
     assert str(seen[0]) == (
-        'workflow "w", execution "e": the circuit of step "s" is open; give the step an on_open handler, or wait for its '
-        "reset time-out"
+        'workflow "w", execution "e": the circuit of step "s" is open; give the step an on_open handler, or wait for '
+        "its reset time-out"
     )
     assert circuit(engine) == before
 
