@@ -256,3 +256,19 @@ def test_an_error_that_no_handler_is_for_is_recorded_once(machine):
     run(machine, flow, engine)
     errors = asyncio.run(engine.store.load_errors("w", "e", "s"))
     assert [error.error_type for _, error in errors] == ["ValueError"]
+
+
+def test_a_step_id_that_is_too_long_is_shown_in_short(machine):
+    async def flow(ctx):
+        ctx.step("x" * 300, lambda: 1)
+
+    message = run(machine, flow).error.message
+    assert message.startswith("A step id must be at most 255 printable characters; this one is ")
+    assert "x" * 30 in message and "x" * 61 not in message
+
+
+def test_a_time_out_that_cannot_be_names_its_step(machine):
+    async def flow(ctx):
+        ctx.step("s", lambda: 1, timeout_ms=-1)
+
+    assert run(machine, flow).error.message.startswith('Step "s"')
