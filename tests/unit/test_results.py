@@ -96,4 +96,5 @@ def test_a_trusted_model_is_like_one_that_was_validated():
     trusted = ErrorInfo.trusted(type="OSError", message="gone", step_id=None, attempt=None, indicator=None)
     assert trusted == validated
     assert trusted.model_fields_set == validated.model_fields_set
+    assert trusted.__getstate__() == validated.__getstate__()  # so other processes can be given it
     assert trusted.model_copy(update={"message": "back"}).message == "back"

@@ -5,7 +5,16 @@ import logging
 
 import pytest
 
-from workflow_core import CircuitBreakerConfig, PanicError, RetryConfig, UnstorableResultError, WorkflowError, hookimpl
+from workflow_core import (
+    CircuitBreakerConfig,
+    CircuitOpenError,
+    PanicError,
+    RetryConfig,
+    RetryLaterError,
+    UnstorableResultError,
+    WorkflowError,
+    hookimpl,
+)
 from workflow_core.events import CircuitHalfOpened, StepSkipped, StepStarted
 
 CIRCUIT = CircuitBreakerConfig(failure_threshold=1, reset_timeout_ms=1_000)
@@ -103,6 +112,26 @@ def test_an_answer_to_an_open_circuit_that_fails_does_not_count_on_the_circuit(m
     assert circuit(engine) == before
 
 
+def test_an_open_circuit_that_nobody_answers_says_what_to_do_and_does_not_count(machine):
+    seen = []
+
+    async def flow(ctx):
+        with pytest.raises(WorkflowError) as caught:
+            await ctx.step("s", lambda: "paid").with_retry(max_attempts=1).with_circuit_breaker(1)
+        seen.append(caught.value.original_error)
+
+    engine = machine.boot()
+    asyncio.run(engine.set_circuit("w", "s", "open", CIRCUIT))
+    before = circuit(engine)
+    run(machine, flow, engine)
+    assert isinstance(seen[0], CircuitOpenError)
+    assert str(seen[0]) == (
+        'workflow "w", execution "e": the circuit of step "s" is open; give the step an on_open handler, or wait for '
+        "its reset time-out"
+    )
+    assert circuit(engine) == before
+
+
 def test_what_an_answer_to_an_open_circuit_logs_belongs_to_the_step(machine, caplog):
     async def flow(ctx):
         step = ctx.step("s", lambda: "paid")
@@ -192,3 +221,54 @@ def test_what_the_workflow_sees_of_a_step_that_failed(machine, attempts, words):
     assert str(error).endswith(f': step "s" failed {words}ValueError: no')
     assert (error.step_id, error.attempt) == ("s", attempts)
     assert isinstance(error.original_error, ValueError) and error.__cause__ is error.original_error
+
+
+def test_an_error_that_asks_for_a_longer_wait_gets_it(machine, clock):
+    async def flow(ctx):
+        async def busy():
+            if ctx.attempt == 1:
+                raise RetryLaterError("busy", retry_after_ms=5_000)
+
+        await ctx.step("s", busy)
+
+    assert run(machine, flow).status == "completed"
+    assert clock.elapsed_ms == 5_000
+
+
+def test_what_a_handler_fails_with_is_recorded_beside_what_it_was_called_for(machine):
+    async def flow(ctx):
+        def handle(error, ctx):
+            raise KeyError("handler")
+
+        await ctx.step("s", broken).with_retry(max_attempts=1).catch(handle)
+
+    engine = machine.boot()
+    assert run(machine, flow, engine).steps["s"].error.type == "KeyError"
+    errors = asyncio.run(engine.store.load_errors("w", "e", "s"))
+    assert [error.error_type for _, error in errors] == ["ValueError", "KeyError"]
+
+
+def test_an_error_that_no_handler_is_for_is_recorded_once(machine):
+    async def flow(ctx):
+        await ctx.step("s", broken).with_retry(max_attempts=1)
+
+    engine = machine.boot()
+    run(machine, flow, engine)
+    errors = asyncio.run(engine.store.load_errors("w", "e", "s"))
+    assert [error.error_type for _, error in errors] == ["ValueError"]
+
+
+def test_a_step_id_that_is_too_long_is_shown_in_short(machine):
+    async def flow(ctx):
+        ctx.step("x" * 300, lambda: 1)
+
+    message = run(machine, flow).error.message
+    assert message.startswith("A step id must be at most 255 printable characters; this one is ")
+    assert "x" * 30 in message and "x" * 61 not in message
+
+
+def test_a_time_out_that_cannot_be_names_its_step(machine):
+    async def flow(ctx):
+        ctx.step("s", lambda: 1, timeout_ms=-1)
+
+    assert run(machine, flow).error.message.startswith('Step "s"')
