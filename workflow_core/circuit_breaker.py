@@ -89,7 +89,7 @@ def after_success(state: CircuitState, execution_id: str) -> CircuitState:
     A success that began before the circuit opened does not close it: only the probe's does.
     """
     if state.status == "closed" or (state.status == "half_open" and state.probe_execution_id == execution_id):
-        return CircuitState(last_failure_time=state.last_failure_time)
+        return CircuitState(last_failure_time=state.last_failure_time) if state.failures else CircuitState()
     return state
 
 

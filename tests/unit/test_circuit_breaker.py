@@ -122,9 +122,10 @@ def test_a_success_forgets_the_failures_and_keeps_when_the_last_one_was():
     assert after_success(CLOSED, "mine") == CircuitState("closed", 0, NOON)
 
 
-def test_one_success_after_another_changes_nothing():
-    healthy = after_success(CLOSED, "mine")
-    assert after_success(healthy, "other") == healthy
+def test_a_success_after_another_forgets_when_the_last_failure_was():
+    healthy = after_success(after_success(CLOSED, "mine"), "other")
+    assert healthy == CircuitState()
+    assert after_success(healthy, "mine") == healthy
 
 
 def test_the_probe_s_success_closes_the_circuit():
