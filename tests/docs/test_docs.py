@@ -118,7 +118,8 @@ def test_the_example_with_a_worker_is_all_that_it_takes(tmp_path, monkeypatch, p
     monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
     monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
     saved = {name: content for name, _, content in blocks(text_of(ROOT / "docs" / "workers.md"))}
-    (tmp_path / "shop.py").write_text(saved["shop.py"], encoding="utf-8")
+    for name in ("shop.py", "invoices.py"):
+        (tmp_path / name).write_text(saved[name], encoding="utf-8")
     cli = [sys.executable, "-m", "workflow_core.cli"]
 
     def output(*command):
@@ -136,6 +137,7 @@ def test_the_example_with_a_worker_is_all_that_it_takes(tmp_path, monkeypatch, p
             told = output(*start, "--input", '{"name": "bob"}', "--queue", "default", "--priority", "3")
             assert 'Execution "greeting-2" is queued for the workers of queue "default"' in told
             assert output(*cli, "status", "greeting-2", "--follow", "--quiet") == "completed\n"
+            assert output(sys.executable, "-c", "import invoices; print(invoices.limits.concurrency)") == "20\n"
             status = output(*cli, "cluster", "status")
             assert "0 of 50" in status
             assert "default" in status
