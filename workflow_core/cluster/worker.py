@@ -15,6 +15,7 @@ from workflow_core.arguments import validated_queue
 from workflow_core.clock import to_epoch_ms
 from workflow_core.cluster.connector import PatientConnector
 from workflow_core.cluster.settings import WorkerSettings
+from workflow_core.database.dispatch import dispatching
 from workflow_core.database.postgres.dispatch_schema import RUN_TASK
 from workflow_core.database.postgres.store import PostgresStore
 from workflow_core.database.store import Lease
@@ -72,11 +73,9 @@ def dispatching_store(engine: WorkflowEngine) -> PostgresStore:
         ValidationError: They cannot.
     """
     store = engine.bare_store
+    dispatching(store)
     if not isinstance(store, PostgresStore):
-        raise ValidationError(
-            f"Workers need PostgreSQL, and the state is in {store.location()}: set WORKFLOW_DATABASE_URL to "
-            "postgresql://user:password@host/database"
-        )
+        raise ValidationError(f"Workers need the store of PostgreSQL, and this one is {type(store).__name__}")
     return store
 
 

@@ -66,7 +66,7 @@ def _show(state: ClusterState) -> None:
                 "-" if queue.lag_ms is None else took_text(queue.lag_ms),
                 str(queue.running),
                 str(queue.parked),
-                str(queue.waiting + queue.scheduled),
+                str(queue.limited),
                 str(queue.workers),
             ]
             for queue in state.queues

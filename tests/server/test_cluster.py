@@ -1,0 +1,203 @@
+"""Workers and queues by the API, the metrics and the pages, on a real PostgreSQL with a worker in this process."""
+
+import asyncio
+import contextlib
+
+import pytest
+
+from workflow_core import Settings, WorkflowEngine
+from workflow_core.limits import Limits
+
+from .conftest import serving
+from .test_dashboard_pages import read
+
+pytest.importorskip("psycopg")
+worker_module = pytest.importorskip("workflow_core.cluster.worker")
+from workflow_core.cluster.settings import WorkerSettings  # noqa: E402
+
+FAST = Settings(poll_interval_ms=10, sync_handlers="inline")
+NOT_HERE = "Workers need PostgreSQL, and the state is in"
+
+
+def define(engine):
+    @engine.define("plain")
+    async def plain(ctx):
+        return await ctx.step("double", lambda: 2 * ctx.input)
+
+    @engine.define("waiting")
+    async def waiting(ctx):
+        await ctx.step("wait", asyncio.Event().wait)
+
+    @engine.define("sleeper")
+    async def sleeper(ctx):
+        await ctx.sleep("nap", 300_000)
+
+    @engine.define("limited", limits=Limits(concurrency=1))
+    async def limited(ctx):
+        await ctx.step("wait", asyncio.Event().wait)
+
+    @engine.define("rated", limits=Limits(starts=1, period_ms=3_600_000))
+    async def rated(ctx):
+        return "begun"
+
+
+@pytest.fixture
+def serve(make_postgres_store, directory):
+    """Let a server serve a schema of PostgreSQL."""
+
+    def serve(**settings):
+        return serving(directory, store=make_postgres_store(), defining=define, **settings)
+
+    return serve
+
+
+@pytest.fixture
+def working(make_postgres_store):
+    """Let a worker work on the same schema for the time of an ``async with`` block."""
+
+    @contextlib.asynccontextmanager
+    async def work(*queues, concurrency=3):
+        engine = WorkflowEngine(make_postgres_store(), settings=FAST)
+        define(engine)
+        settings = WorkerSettings(
+            queues=queues or ("default",), concurrency=concurrency, poll_ms=50, rest_ms=1, grace_ms=0
+        )
+        stop, ready = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(worker_module.Worker(engine, settings).run(stop, ready.set))
+        wait = asyncio.create_task(ready.wait())
+        await asyncio.wait([task, wait], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            yield
+        finally:
+            stop.set()
+            wait.cancel()
+            await task
+            await engine.aclose()
+
+    return work
+
+
+async def enqueue(served, workflow, execution_id, status=202, **body):
+    body = {"execution_id": execution_id, "queue": "default", **body}
+    return await served.post(f"/api/workflows/{workflow}/executions", status, json=body)
+
+
+async def stands(served, execution_id, place):
+    async with asyncio.timeout(20):
+        while (found := await served.get(f"/api/executions/{execution_id}"))["dispatch"]["place"] != place:
+            await asyncio.sleep(0.01)  # another task, and a server, are waited for
+    return found
+
+
+async def lose_a_worker(store, queues=("default", "mail")):
+    """Note a worker that gave its last sign of life an hour ago."""
+    await store.make_queue()
+    ((worker_id,),) = await store.fetch(
+        "INSERT INTO {s}.procrastinate_workers (last_heartbeat) VALUES (now() - interval '1 hour') RETURNING id"
+    )
+    await store.fetch(
+        "INSERT INTO {s}.workers (worker_id, host, pid, queues, concurrency, heartbeat) VALUES"
+        " (%(id)s, '<b>gone</b>/boot', 4711, %(queues)s, 8, interval '10 seconds') RETURNING 1",
+        {"id": worker_id, "queues": list(queues)},
+    )
+
+
+@pytest.mark.asyncio
+async def test_an_execution_is_handed_to_workers_and_can_be_waited_for(serve, working):
+    async with serve() as served:
+        queued = await enqueue(served, "plain", "e-1", input=21, priority=7)
+        assert (queued["status"], queued["owner"], queued["interrupted"]) == ("queued", None, False)
+        dispatch = queued["dispatch"]
+        assert (dispatch["queue"], dispatch["priority"], dispatch["place"]) == ("default", 7, "ready")
+        assert dispatch["workers"] == 0 and dispatch["since"] and dispatch["until"] is None
+        for path in ("/api/executions?status=queued", "/api/executions?search=e-1&status=queued"):
+            assert [each["execution_id"] for each in (await served.get(path))["executions"]] == ["e-1"]
+        assert (await served.get("/api/workflows/plain"))["executions_by_status"] == {"queued": 1}
+        async with working():
+            answer = await served.client.post(
+                "/api/workflows/plain/executions?wait_ms=20000",
+                json={"execution_id": "e-1", "input": 21, "queue": "default"},
+            )
+        assert (answer.status_code, answer.json()["output"]) == (200, 42)
+        assert answer.json()["dispatch"]["place"] == "ended"
+        here = await served.start("e-2", workflow="waiting")
+        assert here.json()["dispatch"] is None
+
+
+@pytest.mark.asyncio
+async def test_each_execution_says_where_it_stands(serve, working):
+    async with serve() as served, working(concurrency=5):
+        await enqueue(served, "plain", "other", input=1, queue="mail")
+        await enqueue(served, "sleeper", "parked")
+        await enqueue(served, "limited", "first")
+        await stands(served, "first", "running")
+        await enqueue(served, "limited", "second", limit_key="ada")
+        assert (await served.post("/api/workflows/rated/executions?wait_ms=20000", json={"queue": "default"}))["output"]
+        await enqueue(served, "rated", "later")
+        assert (await stands(served, "second", "limited"))["dispatch"]["limit_key"] == "ada"
+        assert (await stands(served, "later", "scheduled"))["dispatch"]["until"] is not None
+        parked = await stands(served, "parked", "parked")
+        assert (parked["status"], parked["dispatch"]["workers"]) == ("sleeping", 1)
+        assert parked["dispatch"]["until"] == parked["steps"]["nap"]["wake_at"]
+        cluster = await served.get("/api/cluster")
+        numbers = ("queue", "ready", "scheduled", "waiting", "running", "parked", "workers")
+        assert [tuple(queue[name] for name in numbers) for queue in cluster["queues"]] == [
+            ("default", 0, 1, 1, 1, 1, 1),
+            ("mail", 1, 0, 0, 0, 0, 0),
+        ]
+        assert cluster["queues"][0]["lag_ms"] is None and cluster["queues"][1]["lag_ms"] >= 0
+        (worker,) = cluster["workers"]
+        assert (worker["queues"], worker["running"], worker["concurrency"]) == (["default"], 1, 5)
+        metrics = (await served.client.get("/api/metrics")).text
+        for line in (
+            'workflow_queue_executions{queue="default",state="limited"} 2.0',
+            'workflow_queue_executions{queue="default",state="running"} 1.0',
+            'workflow_queue_executions{queue="mail",state="ready"} 1.0',
+            'workflow_queue_lag_seconds{queue="default"} 0.0',
+            'workflow_queue_workers{queue="mail"} 0.0',
+            'workflow_workers{state="alive"} 1.0',
+            'workflow_worker_slots{state="used"} 1.0',
+            'workflow_worker_slots{state="free"} 4.0',
+            'workflow_executions{status="queued",workflow="rated"} 1.0',
+        ):
+            assert line in metrics
+
+
+@pytest.mark.asyncio
+async def test_a_database_that_was_never_used_by_workers_is_only_read(serve, make_postgres_store):
+    async with serve() as served:
+        empty = await served.get("/api/cluster")
+        assert (empty["workers"], empty["queues"]) == ([], [])
+        assert "workflow_workers" not in (await served.client.get("/api/metrics")).text
+        tables = "SELECT to_regclass(%(name)s)"
+        store = make_postgres_store()
+        assert await store.fetch(tables, {"name": f"{store.schema}.procrastinate_jobs"}) == [(None,)]
+
+
+@pytest.mark.asyncio
+async def test_a_database_without_workers_says_so_and_starts_nothing(directory):
+    async with serving(directory, defining=define) as served:
+        for problem in (await served.get("/api/cluster", 409), await enqueue(served, "plain", "e-1", 409)):
+            assert problem["type"] == "urn:workflow:problem:no-workers"
+            assert problem["detail"].startswith(NOT_HERE) and "WORKFLOW_DATABASE_URL" in problem["detail"]
+        await served.get("/api/executions/e-1", 404)
+        assert "workflow_workers" not in (await served.client.get("/api/metrics")).text
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("body", "mistake"),
+    [
+        ({"queue": None, "priority": 1}, 'only with "queue"'),
+        ({"queue": None, "limit_key": "ada"}, 'only with "queue"'),
+        ({"queue": "no spaces"}, "body.queue"),
+        ({"priority": 1_000_001}, "body.priority"),
+        ({"priority": True}, "body.priority"),
+        ({"limit_key": "k" * 1_001}, "limit_key"),
+    ],
+)
+async def test_what_cannot_be_handed_over_is_refused(serve, body, mistake):
+    async with serve() as served:
+        problem = await enqueue(served, "plain", "e-1", 422, **body)
+        assert mistake in problem["detail"]
+        await served.get("/api/executions/e-1", 404)
