@@ -9,7 +9,6 @@ from workflow_core import Settings, WorkflowEngine
 from workflow_core.limits import Limits
 
 from .conftest import serving
-from .test_dashboard_pages import read
 
 pytest.importorskip("psycopg")
 worker_module = pytest.importorskip("workflow_core.cluster.worker")
@@ -193,7 +192,8 @@ async def test_a_database_without_workers_says_so_and_starts_nothing(directory):
         ({"queue": "no spaces"}, "body.queue"),
         ({"priority": 1_000_001}, "body.priority"),
         ({"priority": True}, "body.priority"),
-        ({"limit_key": "k" * 1_001}, "limit_key"),
+        ({"limit_key": "k" * 256}, "body.limit_key"),
+        ({"limit_key": "\0"}, "A key of limits"),
     ],
 )
 async def test_what_cannot_be_handed_over_is_refused(serve, body, mistake):

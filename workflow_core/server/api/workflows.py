@@ -85,7 +85,7 @@ class NewExecution(BaseModel):
     timeout_ms: WholeNumber | None = Field(default=None, ge=1, le=LONGEST_MS)
     queue: str | None = Field(default=None, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     priority: WholeNumber | None = Field(default=None, ge=-1_000_000, le=1_000_000)
-    limit_key: str | None = Field(default=None, min_length=1)
+    limit_key: str | None = Field(default=None, min_length=1, max_length=255)
 
     @model_validator(mode="after")
     def _belongs_to_a_queue(self) -> Self:
