@@ -43,6 +43,42 @@ async def working(engine, **settings):
         await engine.aclose()
 
 
+async def plain(ctx):
+    return await ctx.step("a", lambda: ctx.input) + await ctx.step("b", lambda: 1)
+
+
+async def sleeper(ctx):
+    await ctx.step("a", lambda: 1)
+    await ctx.sleep("pause", 60)
+    return await ctx.step("b", lambda: 2)
+
+
+async def parallel(ctx):
+    return await asyncio.gather(ctx.sleep("one", 200), ctx.sleep("other", 250))
+
+
+async def flaky(ctx):
+    def body():
+        if ctx.attempt < 2:
+            raise ConnectionError("503")
+        return ctx.attempt
+
+    return await ctx.step("a", body)
+
+
+async def panicking(ctx):
+    def body():
+        if ctx.restart_attempt < 2:
+            raise MemoryError
+        return ctx.restart_attempt
+
+    return await ctx.step("a", body)
+
+
+async def limited(ctx):
+    return await ctx.step("a", lambda: ctx.input)
+
+
 @pytest.fixture
 def make_engine(make_postgres_store):
     engines = []
@@ -50,43 +86,13 @@ def make_engine(make_postgres_store):
     def make():
         engine = WorkflowEngine(make_postgres_store(), settings=FAST)
         engines.append(engine)
-
-        @engine.define("plain")
-        async def plain(ctx):
-            return await ctx.step("a", lambda: ctx.input) + await ctx.step("b", lambda: 1)
-
-        @engine.define("sleeper")
-        async def sleeper(ctx):
-            await ctx.step("a", lambda: 1)
-            await ctx.sleep("pause", 60)
-            return await ctx.step("b", lambda: 2)
-
-        @engine.define("parallel")
-        async def parallel(ctx):
-            return await asyncio.gather(ctx.sleep("one", 200), ctx.sleep("other", 250))
-
-        @engine.define("flaky", retry_config=RetryConfig(max_attempts=3, backoff_ms=100))
-        async def flaky(ctx):
-            def body():
-                if ctx.attempt < 2:
-                    raise ConnectionError("503")
-                return ctx.attempt
-
-            return await ctx.step("a", body)
-
-        @engine.define("panicking", panic_config=PanicConfig(enable_auto_restart=True, restart_delay_ms=1_000))
-        async def panicking(ctx):
-            def body():
-                if ctx.restart_attempt < 2:
-                    raise MemoryError
-                return ctx.restart_attempt
-
-            return await ctx.step("a", body)
-
-        @engine.define("limited", limits=Limits(concurrency=1))
-        async def limited(ctx):
-            return await ctx.step("a", lambda: ctx.input)
-
+        engine.define("plain", plain)
+        engine.define("sleeper", sleeper)
+        engine.define("parallel", parallel)
+        engine.define("flaky", flaky, retry_config=RetryConfig(max_attempts=3, backoff_ms=100))
+        restarts = PanicConfig(enable_auto_restart=True, restart_delay_ms=1_000)
+        engine.define("panicking", panicking, panic_config=restarts)
+        engine.define("limited", limited, limits=Limits(concurrency=1))
         return engine
 
     yield make

@@ -18,7 +18,7 @@ STRIKES = int(os.environ.get("WORKFLOW_WORKER_STRIKES", "24"))
 BATCHES = 3
 WORKERS = 8
 STOPPED = ("counted backwards", "was called more than once", "the last call was")
-"""What a worker that was stopped between the record of an attempt and its call may seem to have done when it goes on."""
+"""What a worker that was stopped between the record of an attempt and its call may seem to have done afterwards."""
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """Workers of one PostgreSQL database that are killed, stopped and continued at random, while the server restarts.
 
 Workers are forked from this process, which has imported everything: a death costs some milliseconds, not a second.
-What they run is in `tests.reliability.storm_workflows`, and what must hold afterwards in `tests.reliability.storm_checks`.
+What they run is in `tests.reliability.storm_workflows`, and what must hold afterwards in
+`tests.reliability.storm_checks`.
 """
 
 from __future__ import annotations

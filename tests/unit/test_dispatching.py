@@ -366,7 +366,7 @@ def test_limits_that_cannot_be():
         Limits()
     with pytest.raises(ValidationError, match="concurrency"):
         Limits(concurrency=0)
-    with pytest.raises(ValidationError, match='"customer.id" of the input'):
+    with pytest.raises(ValidationError, match=r'"customer\.id" of the input'):
         Limits(concurrency=1, key="customer.id").key_of({"customer": {"id": []}}, None)
 
 

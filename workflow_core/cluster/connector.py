@@ -7,11 +7,11 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
-from procrastinate import PsycopgConnector, exceptions
+from procrastinate import PsycopgConnector, exceptions, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import LiteralString
 
     from procrastinate.connector import Notify
@@ -24,6 +24,11 @@ logger = logging.getLogger("workflow_core")
 
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
+
+_BACK: Final = (
+    "INSERT INTO procrastinate_workers (id) OVERRIDING SYSTEM VALUE VALUES (%(worker_id)s) ON CONFLICT DO NOTHING"
+)
+"""A worker that was taken for dead, because it was stopped or the database was away, is one again when it fetches."""
 
 
 class PatientConnector(PsycopgConnector):
@@ -47,10 +52,20 @@ class PatientConnector(PsycopgConnector):
             max_size=connections,
             timeout=5,
         )
+        self._forsaken: set[int] = set()
+
+    def forsake(self, job_id: int) -> None:
+        """Leave a job alone that this worker has lost to another one: Procrastinate would end it for that one, too."""
+        self._forsaken.add(job_id)
 
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:  # noqa: ANN401 - as above
-        """Run a statement."""
-        await self._until_it_works(lambda: super(PatientConnector, self).execute_query_async(query, **arguments))
+        """Run a statement, unless it ends a job that is another worker's now."""
+        if query == sql.queries["finish_job"] and arguments.get("job_id") in self._forsaken:
+            self._forsaken.discard(arguments["job_id"])
+            return
+        await self._until_it_works(
+            lambda: super(PatientConnector, self).execute_query_async(query, **arguments), arguments
+        )
 
     async def execute_query_one_async(
         self,
@@ -59,7 +74,7 @@ class PatientConnector(PsycopgConnector):
     ) -> dict[str, Any]:
         """Run a statement, and return its first row."""
         row = await self._until_it_works(
-            lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments)
+            lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments), arguments
         )
         return row or {}
 
@@ -70,7 +85,7 @@ class PatientConnector(PsycopgConnector):
     ) -> list[dict[str, Any]]:
         """Run a statement, and return its rows."""
         rows = await self._until_it_works(
-            lambda: super(PatientConnector, self).execute_query_all_async(query, **arguments)
+            lambda: super(PatientConnector, self).execute_query_all_async(query, **arguments), arguments
         )
         return rows or []
 
@@ -84,7 +99,9 @@ class PatientConnector(PsycopgConnector):
                 logger.debug("The worker cannot listen: %s", error.__cause__ or error)
             await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
 
-    async def _until_it_works(self, run: Callable[[], Awaitable[ResultT]]) -> ResultT | None:
+    async def _until_it_works(
+        self, run: Callable[[], Awaitable[ResultT]], arguments: Mapping[str, object]
+    ) -> ResultT | None:
         pause = _FIRST_PAUSE_SECONDS
         tries = 0
         while True:
@@ -95,6 +112,9 @@ class PatientConnector(PsycopgConnector):
                 cause = error.__cause__
                 if tries > 1 and isinstance(cause, psycopg.errors.RaiseException):
                     return None  # the first try did it, and its answer was lost
+                if isinstance(cause, psycopg.errors.ForeignKeyViolation) and "worker_id" in arguments:
+                    await super().execute_query_async(_BACK, worker_id=arguments["worker_id"])
+                    continue
                 if not isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)):
                     raise
                 log = logger.warning if pause == _LONGEST_PAUSE_SECONDS and tries % 10 == 0 else logger.debug

@@ -169,7 +169,8 @@ class Worker:
 
     def _make_app(self) -> procrastinate.App:
         conninfo, schema = self._store.connection_string()
-        app = procrastinate.App(connector=PatientConnector(conninfo, schema, _CONNECTIONS))
+        self._connector = PatientConnector(conninfo, schema, _CONNECTIONS)
+        app = procrastinate.App(connector=self._connector)
 
         @app.task(name=RUN_TASK, pass_context=True, retry=_Again())
         async def run(context: procrastinate.JobContext, execution_id: str, workflow_name: str) -> None:
@@ -232,6 +233,7 @@ class Worker:
         try:
             active = await engine.run_claimed(claim)
         except LeaseLostError:
+            self._connector.forsake(job_id)
             return
         except StorageError:
             raise
@@ -246,6 +248,9 @@ class Worker:
         except asyncio.CancelledError:  # the time that was left for it to end is over
             active.task.cancel()
             await asyncio.wait([active.task])
+        lost = active.final.done() and isinstance(active.final.exception(), LeaseLostError)
+        if lost and active.parked_until is None:
+            self._connector.forsake(job_id)
 
     async def _require_defined(self, execution_id: str, workflow_name: str) -> None:
         if self._engine.known_definition(workflow_name) is not None:

@@ -68,9 +68,14 @@ async def migrate(connection: Connection, address: Address) -> None:
 
 async def _version(connection: Connection, address: Address) -> int:
     """Return the version of a schema, 0 if there is none."""
-    table = f"{address.schema}.schema_version"
-    row = await (await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (table,))).fetchone()
-    if row is None or not row[0]:
+    # Not to_regclass: it may remember from before the lock was waited for that there is no such table.
+    row = await (
+        await connection.execute(
+            "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = 'schema_version'",
+            (address.schema.strip('"'),),
+        )
+    ).fetchone()
+    if row is None:
         return 0
     rows = await (await connection.execute(_sql(_VERSION, address))).fetchall()
     return int(rows[0][0]) if rows else 0
