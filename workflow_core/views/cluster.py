@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from workflow_core.database.dispatch import Dispatches
+from workflow_core.summaries import EXECUTION_STATUSES
 
 if TYPE_CHECKING:
     from workflow_core.database.dispatch import ClusterState
     from workflow_core.engine import WorkflowEngine
+    from workflow_core.models import ExecutionStatus
 
-__all__ = ["ClusterView", "read_cluster"]
+__all__ = ["ClusterView", "possible_statuses", "read_cluster"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,11 @@ class ClusterView:
     def lost(self) -> int:
         """How many workers give none any more, and have not been forgotten yet."""
         return len(self.state.workers) - self.alive
+
+    @property
+    def left_behind(self) -> int:
+        """How many executions of lost workers no other one has taken over yet."""
+        return sum(worker.running for worker in self.state.workers if not worker.is_alive)
 
     @property
     def slots(self) -> int:
@@ -68,3 +75,9 @@ async def read_cluster(engine: WorkflowEngine) -> ClusterView | None:
     """
     store = engine.bare_store
     return ClusterView(await store.cluster_state()) if isinstance(store, Dispatches) else None
+
+
+def possible_statuses(engine: WorkflowEngine) -> tuple[ExecutionStatus, ...]:
+    """Return the statuses that executions of an engine can have: without workers, none is ever queued."""
+    has_workers = isinstance(engine.bare_store, Dispatches)
+    return tuple(status for status in EXECUTION_STATUSES if has_workers or status != "queued")

@@ -65,5 +65,6 @@ def _drawing(width: int, *parts: Markup) -> Markup:
         width=width,
         height=_HEIGHT,
         viewBox=f"0 0 {width} {_HEIGHT}",
+        preserveAspectRatio="none",
         aria_hidden="true",
     )

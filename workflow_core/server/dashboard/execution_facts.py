@@ -40,9 +40,9 @@ MOST_STEPS: Final = 200
 _LONGEST_RESULT: Final = 60
 
 _PLACES: Final = {
-    "ready": "the next free worker of its queue takes it",
-    "limited": "as many executions run as the limits of its workflow allow, so it waits for one to end",
-    "scheduled": "the rate limit of its workflow lets it begin at",
+    "ready": "it waits for a free worker of its queue",
+    "limited": "as many run as the limits of its workflow allow, and it begins when another one ends",
+    "scheduled": "the rate limit of its workflow lets it begin then",
 }
 _WAITING: Final = frozenset({"sleeping", "retrying"})
 

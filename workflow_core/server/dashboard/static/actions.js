@@ -62,7 +62,7 @@ async function act(button) {
 
 // The form that starts an execution -----------------------------------------------------------------------------------
 
-const FIELDS = { input: "start-input", execution_id: "start-id", timeout_ms: "start-timeout" };
+const FIELDS = { input: "start-input", execution_id: "start-id", timeout_ms: "start-timeout", queue: "start-queue" };
 
 function mistake(id, text) {
   const field = document.getElementById(id);
@@ -94,6 +94,8 @@ function asked(form) {
   const timeout = form.elements.timeout_ms.value.trim();
   if (timeout && !/^[0-9]+$/.test(timeout)) mistake(FIELDS.timeout_ms, "A time-out is a whole number of milliseconds.");
   else if (timeout) body.timeout_ms = Number(timeout);
+  const queue = form.elements.queue?.value.trim(); // a database without workers has no such field
+  if (queue) body.queue = queue;
   const wrong = form.querySelector("[aria-invalid]");
   wrong?.focus();
   return wrong ? null : body;
