@@ -6,9 +6,12 @@ import contextlib
 import pytest
 
 from workflow_core import Settings, WorkflowEngine
+from workflow_core.database.dispatch import QueueState
 from workflow_core.limits import Limits
+from workflow_core.server.dashboard.bars import queue_bar
 
 from .conftest import serving
+from .test_dashboard_pages import Reading, read
 
 pytest.importorskip("psycopg")
 worker_module = pytest.importorskip("workflow_core.cluster.worker")
@@ -201,3 +204,54 @@ async def test_what_cannot_be_handed_over_is_refused(serve, body, mistake):
         problem = await enqueue(served, "plain", "e-1", 422, **body)
         assert mistake in problem["detail"]
         await served.get("/api/executions/e-1", 404)
+
+
+@pytest.mark.asyncio
+async def test_the_page_says_how_to_begin_and_who_is_lost(serve, make_postgres_store):
+    async with serve(dashboard=True) as served:
+        page = await read(served, "/cluster")
+        assert "workflow worker --app shop" in page.text
+        assert page.links["Cluster"] == "/cluster"
+        await lose_a_worker(make_postgres_store())
+        await enqueue(served, "limited", "first", queue="mail", priority=3)
+        await enqueue(served, "limited", "second", queue="mail", limit_key="<i>ada")
+        page = await read(served, "/cluster")
+        assert "1 lost" in page.text and "Nobody works on mail" in page.text and "4711 on <b>gone</b>" in page.text
+        rows = [attributes["id"] for tag, attributes in page.tags if tag == "tr" and "id" in attributes]
+        assert rows[:2] == ["q-default", "q-mail"]
+        assert not any("style" in attributes for _, attributes in page.tags)
+        first = await read(served, "/executions/first")
+        assert "Ready for" in first.text and "(priority 3)" in first.text and "--queue mail" in first.text
+        second = await read(served, "/executions/second")
+        assert "Limited: as many run" in second.text and "<i>ada" in second.text
+        assert "queued" in (await read(served, "/executions?status=queued")).text
+
+
+@pytest.mark.asyncio
+async def test_a_page_of_a_database_without_workers_does_not_speak_of_them(directory):
+    async with serving(directory, defining=define, dashboard=True) as served:
+        overview = await read(served, "/")
+        assert "Cluster" not in overview.links and "queued" not in overview.text
+        assert "queued" not in (await read(served, "/executions")).text
+        response = await served.client.get("/cluster", headers={"Accept": "text/html"})
+        assert response.status_code == 409
+        assert NOT_HERE in Reading(response.text).text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "greatest", "widths"),
+    [
+        ({}, 0, []),
+        ({"running": 5, "ready": 5}, 10, [75, 75]),
+        ({"ready": 1}, 1_000_000, [3]),
+        ({"running": 1_000_000, "ready": 1, "parked": 1, "limited": 1}, 1_000_003, [141, 3, 3, 3]),
+    ],
+)
+def test_a_bar_shows_what_is_there_and_is_never_too_long(numbers, greatest, widths):
+    parts = {"running": 0, "ready": 0, "parked": 0, "limited": 0, **numbers}
+    waiting = parts.pop("limited")
+    drawn = Reading(
+        str(queue_bar(QueueState("q", scheduled=0, waiting=waiting, lag_ms=None, workers=0, **parts), greatest))
+    )
+    shown = [round(float(each["width"])) for tag, each in drawn.tags if tag == "rect" and each["class"] != "bar-ground"]
+    assert shown == widths
