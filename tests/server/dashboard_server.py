@@ -6,6 +6,7 @@ The database of ``WORKFLOW_DATABASE_URL``, if that is set, gets a worker with tw
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from workflow_core.server.serving import listen, serve
 
 
 async def main(directory: str, token: str | None) -> None:
-    settings = Settings(directory=Path(directory), log_level="debug")
+    place = None if os.environ.get("WORKFLOW_DATABASE_URL") else Path(directory)
+    settings = Settings(directory=place, log_level="debug")
     engine = WorkflowEngine(settings=settings)
     app = create_app(engine, ServerSettings(token=token, poll_interval_ms=20))
     listener, stop = listen("127.0.0.1", 0), asyncio.Event()
