@@ -13,7 +13,7 @@ from workflow_core.server.dashboard.bars import queue_bar
 from .conftest import serving
 from .test_dashboard_pages import Reading, read
 
-pytest.importorskip("psycopg")
+psycopg = pytest.importorskip("psycopg")
 worker_module = pytest.importorskip("workflow_core.cluster.worker")
 from workflow_core.cluster.settings import WorkerSettings  # noqa: E402
 
@@ -102,6 +102,7 @@ async def lose_a_worker(store, queues=("default", "mail")):
         " (%(id)s, '<b>gone/boot', 4711, %(queues)s, 8, interval '10 seconds') RETURNING 1",
         {"id": worker_id, "queues": list(queues)},
     )
+    return worker_id
 
 
 @pytest.mark.asyncio
@@ -212,7 +213,8 @@ async def test_the_page_says_how_to_begin_and_who_is_lost(serve, make_postgres_s
         page = await read(served, "/cluster")
         assert "workflow worker --app shop" in page.text
         assert page.links["Cluster"] == "/cluster"
-        await lose_a_worker(make_postgres_store())
+        store = make_postgres_store()
+        lost = await lose_a_worker(store)
         await enqueue(served, "limited", "first", queue="mail", priority=3)
         await enqueue(served, "limited", "second", queue="mail", limit_key="<i>ada")
         page = await read(served, "/cluster")
@@ -225,6 +227,18 @@ async def test_the_page_says_how_to_begin_and_who_is_lost(serve, make_postgres_s
         second = await read(served, "/executions/second")
         assert "Limited: as many run" in second.text and "<i>ada" in second.text
         assert "queued" in (await read(served, "/executions?status=queued")).text
+        conninfo, schema = store.connection_string()
+        with psycopg.connect(conninfo, options=f"-c search_path={schema}") as connection:
+            connection.execute(
+                "WITH job AS (UPDATE procrastinate_jobs SET status = 'doing', worker_id = %s RETURNING id)"
+                " UPDATE dispatches d SET state = 'claimed' FROM job WHERE d.job_id = job.id",
+                (lost,),
+            )
+        assert "1 execution that ran there goes on as soon as" in (await read(served, "/cluster")).text
+        (worker,) = (await served.get("/api/cluster"))["workers"]
+        assert (worker["host"], worker["is_alive"], worker["running"]) == ("<b>gone", False, 1)
+        metrics = (await served.client.get("/api/metrics")).text
+        assert 'workflow_workers{state="lost"} 1.0' in metrics and 'workflow_worker_slots{state="free"} 0.0' in metrics
 
 
 @pytest.mark.asyncio

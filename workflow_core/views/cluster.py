@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
     from workflow_core.models import ExecutionStatus
 
-__all__ = ["ClusterView", "possible_statuses", "read_cluster"]
+__all__ = ["ClusterView", "host_name", "possible_statuses", "read_cluster"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,15 @@ class ClusterView:
 
     def data(self) -> dict[str, object]:
         """Return it as it is printed as JSON."""
-        return asdict(self.state)
+        data = asdict(self.state)
+        for worker in data["workers"]:
+            worker["host"] = host_name(worker["host"])
+        return data
+
+
+def host_name(host: str) -> str:
+    """Return the name of a worker's machine, without what tells one boot of it from another."""
+    return host.partition("/")[0]
 
 
 async def read_cluster(engine: WorkflowEngine) -> ClusterView | None:
