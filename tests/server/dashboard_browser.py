@@ -33,11 +33,12 @@ def missing(what: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *arguments: str) -> Iterator[str]:
-    """Run a server, and give its address."""
+def serving(directory: Path, *arguments: str, **environment: str) -> Iterator[str]:
+    """Run a server with arguments and variables of its environment, and give its address."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.server.dashboard_server", str(directory), *arguments],
         cwd=ROOT,
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         text=True,
     )

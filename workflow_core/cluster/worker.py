@@ -15,6 +15,7 @@ from workflow_core.arguments import validated_queue
 from workflow_core.clock import to_epoch_ms
 from workflow_core.cluster.connector import PatientConnector
 from workflow_core.cluster.settings import WorkerSettings
+from workflow_core.database.dispatch import dispatching
 from workflow_core.database.postgres.dispatch_schema import RUN_TASK
 from workflow_core.database.postgres.store import PostgresStore
 from workflow_core.database.store import Lease
@@ -40,6 +41,9 @@ _FIRST: Final = 2**31 - 1
 _SECONDLY: Final = "* * * * * *"
 _ORPHANED_MS: Final = 60_000
 """How long nothing must have happened in an execution without a job before it gets another one."""
+
+_FORGOTTEN_SECONDS: Final = 3_600
+"""For how long a worker that gives no sign of life is shown as lost; others run its executions long before."""
 
 _NOT_DEFINED_SECONDS: Final = 10
 """After what time another worker is to try an execution whose workflow is not defined in this one."""
@@ -72,11 +76,9 @@ def dispatching_store(engine: WorkflowEngine) -> PostgresStore:
         ValidationError: They cannot.
     """
     store = engine.bare_store
+    dispatching(store)
     if not isinstance(store, PostgresStore):
-        raise ValidationError(
-            f"Workers need PostgreSQL, and the state is in {store.location()}: set WORKFLOW_DATABASE_URL to "
-            "postgresql://user:password@host/database"
-        )
+        raise ValidationError(f"Workers need the store of PostgreSQL, and this one is {type(store).__name__}")
     return store
 
 
@@ -97,6 +99,7 @@ class Worker:
         for queue in self.settings.queues:
             validated_queue(queue)
         self._store = dispatching_store(engine)
+        self._forgotten_seconds = max(_FORGOTTEN_SECONDS, self.settings.stalled_seconds)
         self._parking = engine.let_go_after(self.settings.rest_ms)
         self._fetched: set[int] = set()
         self._worker_id: int | None = None
@@ -111,7 +114,7 @@ class Worker:
             delete_jobs="always",
             install_signal_handlers=False,
             update_heartbeat_interval=self.settings.heartbeat_ms / 1_000,
-            stalled_worker_timeout=self.settings.stalled_seconds,
+            stalled_worker_timeout=self._forgotten_seconds,
         )
 
     async def run(self, stop: asyncio.Event, when_ready: Callable[[], None] = lambda: None) -> None:
@@ -204,7 +207,7 @@ class Worker:
         for job in await manager.get_stalled_jobs(seconds_since_heartbeat=self.settings.stalled_seconds):
             with contextlib.suppress(procrastinate.exceptions.ConnectorException):  # it has ended meanwhile
                 await manager.retry_job(job)
-        await manager.prune_stalled_workers(self.settings.stalled_seconds)
+        await manager.prune_stalled_workers(self._forgotten_seconds)
         await self._store.queue_orphans(_ORPHANED_MS)
 
     async def _look_for_lost_jobs(self) -> None:

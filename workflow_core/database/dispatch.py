@@ -5,18 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
+from workflow_core.errors import ValidationError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
+    from workflow_core.database.store import ExecutionRecord, Lease, NewExecution, Store
     from workflow_core.limits import Limits
     from workflow_core.ownership import Owner
 
-__all__ = ["Claim", "ClaimKind", "ClusterState", "Dispatch", "Dispatches", "QueueState", "WorkerState"]
+__all__ = [
+    "Claim",
+    "ClaimKind",
+    "ClusterState",
+    "Dispatch",
+    "DispatchPlace",
+    "DispatchState",
+    "Dispatches",
+    "QueueState",
+    "WorkerState",
+    "dispatching",
+]
 
 ClaimKind: TypeAlias = Literal["begun", "woken", "abandoned"]
 """How a worker comes to an execution: it is the first one, or it waited, or another worker has left it."""
+
+DispatchPlace: TypeAlias = Literal["ready", "scheduled", "limited", "running", "parked", "ended"]
+"""Where an execution stands: it could be begun now; a rate limit lets it begin later; a limit of concurrency keeps it
+waiting; a worker runs it; it sleeps, backs off, or waits for its restart without one; it is at rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +110,11 @@ class QueueState:
     lag_ms: int | None
     workers: int
 
+    @property
+    def limited(self) -> int:
+        """How many a limit of any kind keeps waiting."""
+        return self.waiting + self.scheduled
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
@@ -105,6 +127,29 @@ class ClusterState:
     read_at: datetime
     workers: Sequence[WorkerState]
     queues: Sequence[QueueState]
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchState:
+    """Where an execution stands that was handed to workers.
+
+    Attributes:
+        queue: The queue whose workers run it.
+        priority: Those with a greater number are begun first.
+        limit_key: Its key, for the limits of those with the same key.
+        place: Where it stands.
+        since: Since when it is ready; ``None`` if it is not.
+        until: When it may begin, or is gone on with, if it is scheduled or parked; ``None`` otherwise.
+        workers: How many workers that are alive serve the queue.
+    """
+
+    queue: str
+    priority: int
+    limit_key: str | None
+    place: DispatchPlace
+    since: datetime | None
+    until: datetime | None
+    workers: int
 
 
 @runtime_checkable
@@ -136,3 +181,20 @@ class Dispatches(Protocol):
 
     async def cluster_state(self) -> ClusterState:
         """Read what workers and queues there are, and what they do."""
+
+    async def dispatch_state(self, execution_id: str) -> DispatchState | None:
+        """Read where an execution stands; ``None`` if it was not handed to workers."""
+
+
+def dispatching(store: Store) -> Dispatches:
+    """Return a store as one whose executions workers can run.
+
+    Raises:
+        ValidationError: It has no workers.
+    """
+    if not isinstance(store, Dispatches):
+        raise ValidationError(
+            f"Workers need PostgreSQL, and the state is in {store.location()}: set WORKFLOW_DATABASE_URL to "
+            "postgresql://user:password@host/database"
+        )
+    return store

@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from workflow_core.engine import WorkflowEngine
 from workflow_core.server.access import AccessGuard
-from workflow_core.server.api import events, executions, health, interventions, metrics, workflows
+from workflow_core.server.api import cluster, events, executions, health, interventions, metrics, workflows
 from workflow_core.server.description import describe
 from workflow_core.server.guards import BodyGuard, HostGuard, OriginGuard, RateGuard, SafetyHeaders
 from workflow_core.server.live import Changes
@@ -57,7 +57,7 @@ def create_app(engine: WorkflowEngine | None = None, settings: ServerSettings | 
     app.state.changes = Changes(served, chosen.poll_interval_ms)
     app.state.metrics = ProcessMetrics()
     everywhere = documented(401, 421, 422, 500, 503)
-    for module in (workflows, executions, interventions, events, health, metrics):
+    for module in (workflows, executions, interventions, cluster, events, health, metrics):
         app.include_router(module.router, prefix="/api", responses=everywhere)
     login_page: LoginPage = plain_login_page
     error_page: ErrorPage | None = None

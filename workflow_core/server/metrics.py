@@ -16,6 +16,7 @@ from workflow_core import events
 from workflow_core.hookspecs import hookimpl
 from workflow_core.summaries import EXECUTION_STATUSES
 from workflow_core.views.circuits import read_circuits
+from workflow_core.views.cluster import ClusterView, read_cluster
 from workflow_core.views.overviews import read_overviews
 
 if TYPE_CHECKING:
@@ -104,11 +105,13 @@ class ProcessMetrics:
 async def render(engine: WorkflowEngine, reader: Reader, process: ProcessMetrics) -> bytes:
     """Return all metrics in the text format of Prometheus."""
 
-    async def find(reading: WorkflowEngine) -> tuple[list[Overview], list[CircuitView]]:
-        return await read_overviews(reading), (await read_circuits(reading))[0]
+    async def find(reading: WorkflowEngine) -> tuple[list[Overview], list[CircuitView], ClusterView | None]:
+        return await read_overviews(reading), (await read_circuits(reading))[0], await read_cluster(reading)
 
-    overviews, circuits = await reader(find)
+    overviews, circuits, cluster = await reader(find)
     stored = _stored(overviews, circuits)
+    if cluster is not None and not cluster.is_empty:
+        _add_cluster(stored, cluster)
     running = Gauge("workflow_process_executions", "Executions that run in this process.", registry=stored)
     running.set(len(engine.running()))
     return generate_latest(stored) + generate_latest(process.registry)
@@ -140,3 +143,32 @@ def _stored(overviews: Sequence[Overview], circuits: Sequence[CircuitView]) -> C
     for circuit in circuits:
         breakers.labels(circuit.workflow_name, circuit.status).inc()
     return registry
+
+
+def _add_cluster(registry: CollectorRegistry, cluster: ClusterView) -> None:
+    executions = Gauge(
+        "workflow_queue_executions",
+        "Executions that were handed to workers and are not at rest, by where they stand.",
+        ["queue", "state"],
+        registry=registry,
+    )
+    lag = Gauge(
+        "workflow_queue_lag_seconds",
+        "For how long the execution that is ready longest has waited for a worker; 0 if none waits.",
+        ["queue"],
+        registry=registry,
+    )
+    serving = Gauge("workflow_queue_workers", "Workers alive that serve a queue.", ["queue"], registry=registry)
+    workers = Gauge("workflow_workers", "Workers, by whether they give signs of life.", ["state"], registry=registry)
+    slots = Gauge(
+        "workflow_worker_slots", "Executions that the workers alive can run at once.", ["state"], registry=registry
+    )
+    for queue in cluster.state.queues:
+        for state in ("ready", "running", "parked", "limited"):
+            executions.labels(queue.queue, state).set(getattr(queue, state))
+        lag.labels(queue.queue).set((queue.lag_ms or 0) / 1_000)
+        serving.labels(queue.queue).set(queue.workers)
+    workers.labels("alive").set(cluster.alive)
+    workers.labels("lost").set(cluster.lost)
+    slots.labels("used").set(cluster.slots_used)
+    slots.labels("free").set(max(0, cluster.slots - cluster.slots_used))

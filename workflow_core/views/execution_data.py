@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from workflow_core.clock import from_epoch_ms
@@ -39,6 +40,7 @@ def execution_data(result: ExecutionResult, view: ExecutionView | None = None) -
                     "next_attempt_at": _moment(record.next_attempt_at),
                 }
         data["owner"] = _owner(view)
+        data["dispatch"] = None if view.dispatch is None else asdict(view.dispatch)
         data["circuit_breakers"] = {step_id: _circuit(state) for step_id, state in view.circuits.items()}
     data["steps"] = steps
     return data

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from workflow_core.clock import to_epoch_ms
+from workflow_core.database.dispatch import Dispatches
 from workflow_core.models import TERMINAL_STATUSES
 from workflow_core.ownership import SystemProcessProbe
 from workflow_core.stored import load_record
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.dispatch import DispatchState
     from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord
     from workflow_core.engine import WorkflowEngine
     from workflow_core.ownership import Owner
@@ -35,6 +37,7 @@ class ExecutionView:
         owner: Who runs it, or ran it.
         owner_state: Whether the owner lives; ``None`` if there is none.
         last_seq: The number of events in its history so far.
+        dispatch: Where it stands in its queue, if it was handed to workers.
     """
 
     record: ExecutionRecord
@@ -45,6 +48,7 @@ class ExecutionView:
     owner: Owner | None
     owner_state: OwnerState | None
     last_seq: int
+    dispatch: DispatchState | None = None
 
     @property
     def at_rest(self) -> bool:
@@ -71,6 +75,9 @@ async def read_view(engine: WorkflowEngine, execution_id: str) -> ExecutionView:
     errors = await workflow.load_errors(name, execution_id)
     circuits = await engine.store.load_circuits(name)
     found = None if record.owner_id is None else await workflow.load_owner(record.owner_id)
+    dispatch = None
+    if record.queue is not None and isinstance(engine.bare_store, Dispatches):
+        dispatch = await engine.bare_store.dispatch_state(execution_id)
     now = engine.clock.now()
     return ExecutionView(
         record=record,
@@ -81,6 +88,7 @@ async def read_view(engine: WorkflowEngine, execution_id: str) -> ExecutionView:
         owner=found[0] if found else None,
         owner_state=_state_of(*found, to_epoch_ms(now)) if found else None,
         last_seq=last_seq,
+        dispatch=dispatch,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -10,6 +9,7 @@ import click
 from workflow_core.cli.commands.worker import needs_queue
 from workflow_core.cli.invocation import Invocation, epilog_of, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
+from workflow_core.views.cluster import ClusterView, host_name
 from workflow_core.views.wording import took_text
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def status(invocation: Invocation, output_format: str) -> None:
     with invocation.engine() as engine:
         state = invocation.run(dispatching_store(engine).cluster_state())
     if output_format == "json":
-        print_json(dataclasses.asdict(state))
+        print_json(ClusterView(state).data())
         return
     if invocation.quiet:
         for worker in state.workers:
@@ -66,7 +66,7 @@ def _show(state: ClusterState) -> None:
                 "-" if queue.lag_ms is None else took_text(queue.lag_ms),
                 str(queue.running),
                 str(queue.parked),
-                str(queue.waiting + queue.scheduled),
+                str(queue.limited),
                 str(queue.workers),
             ]
             for queue in state.queues
@@ -81,7 +81,7 @@ def _show(state: ClusterState) -> None:
         [
             [
                 str(worker.worker_id),
-                worker.host.partition("/")[0],
+                host_name(worker.host),
                 str(worker.pid),
                 ", ".join(worker.queues),
                 f"{worker.running} of {worker.concurrency}",

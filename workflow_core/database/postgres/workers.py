@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from workflow_core.database.dispatch import ClusterState, QueueState, WorkerState
+from workflow_core.database.dispatch import ClusterState, DispatchState, QueueState, WorkerState
 from workflow_core.database.postgres.dispatching import DispatchStore
 from workflow_core.database.postgres.points import utc
 
@@ -39,6 +39,15 @@ _QUEUES: Final = (
     " min(queued_at) FILTER (WHERE state = 'queued' AND queued_at <= clock_timestamp())"
     " FROM {s}.dispatches WHERE state <> 'ended' GROUP BY queue"
 )
+_DISPATCHED: Final = (
+    "SELECT d.queue, d.priority, d.limit_key, CASE d.state WHEN 'waiting' THEN 'limited' WHEN 'claimed' THEN 'running'"
+    " WHEN 'queued' THEN CASE WHEN d.queued_at > clock_timestamp() THEN 'scheduled' ELSE 'ready' END"
+    " ELSE d.state END, d.queued_at, d.due_at,"
+    " (SELECT count(*) FROM {s}.workers w JOIN {s}.procrastinate_workers p ON p.id = w.worker_id"
+    " WHERE d.queue = ANY (w.queues) AND p.last_heartbeat > clock_timestamp() - 3 * w.heartbeat)"
+    " FROM {s}.dispatches d WHERE d.execution_id = %(id)s"
+)
+_NOW: Final = "SELECT clock_timestamp(), to_regclass(%(table)s) IS NOT NULL"
 _NOTHING: Final = (0, 0, 0, 0, 0, None)
 
 
@@ -69,9 +78,11 @@ class WorkerStore(DispatchStore):
         return {job_id for (job_id,) in await self.fetch(_JOBS, {"worker": worker_id})}
 
     async def cluster_state(self) -> ClusterState:
-        """Read what workers and queues there are, and what they do."""
-        await self.make_queue()
-        ((now,),) = await self.fetch("SELECT clock_timestamp()")
+        """Read what workers and queues there are, and what they do; where no queue was ever made, there are none."""
+        table = f"{self.schema}.procrastinate_workers"
+        ((now, has_queue),) = await self.fetch(_NOW, {"table": table})
+        if not has_queue:
+            return ClusterState(utc(now), (), ())
         workers = [
             WorkerState(row[0], row[1], row[2], tuple(row[3]), row[4], utc(row[5]), utc(row[6]), row[7], row[8])
             for row in await self.fetch(_WORKERS)
@@ -85,3 +96,15 @@ class WorkerStore(DispatchStore):
             alive = sum(worker.is_alive and name in worker.queues for worker in workers)
             queues.append(QueueState(name, ready, scheduled, waiting, running, parked, lag_ms, alive))
         return ClusterState(utc(now), workers, queues)
+
+    async def dispatch_state(self, execution_id: str) -> DispatchState | None:
+        """Read where an execution stands."""
+        for queue, priority, limit_key, place, queued_at, due_at, workers in await self.fetch(
+            _DISPATCHED, {"id": execution_id}
+        ):
+            since = utc(queued_at) if place == "ready" else None
+            until = {"scheduled": queued_at, "parked": due_at}.get(place)
+            return DispatchState(
+                queue, priority, limit_key, place, since, None if until is None else utc(until), workers
+            )
+        return None

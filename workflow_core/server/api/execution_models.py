@@ -14,6 +14,7 @@ from workflow_core.models import (
     ExecutionStatus,
     StepStatus,
 )
+from workflow_core.server.api.cluster_models import DispatchDetails
 from workflow_core.summaries import ExecutionSummary
 
 __all__ = [
@@ -104,6 +105,7 @@ class ExecutionDetails(BaseModel):
         interrupted: Whether it should go on, and nobody runs it.
         restart_at: When the automatic restart after a panic is due.
         deadline_at: When it times out.
+        dispatch: Where it stands in its queue, if it was handed to workers.
     """
 
     model_config = _example(
@@ -121,6 +123,7 @@ class ExecutionDetails(BaseModel):
             "restart_at": None,
             "deadline_at": None,
             "owner": {"host": "machine", "pid": 4711, "state": "alive"},
+            "dispatch": None,
             "circuit_breakers": {"charge": {"status": "closed", "failures": 0, "probe_at": None}},
             "steps": {
                 "charge": {
@@ -153,6 +156,7 @@ class ExecutionDetails(BaseModel):
     restart_at: datetime | None
     deadline_at: datetime | None
     owner: Owner | None
+    dispatch: DispatchDetails | None
     circuit_breakers: dict[str, StepCircuit]
     steps: dict[str, StepDetails]
 

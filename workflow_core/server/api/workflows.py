@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Body, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.responses import Response
 
 from workflow_core.definitions import load_definition
@@ -14,6 +14,7 @@ from workflow_core.definitions.saving import create_workflow
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import WorkflowCoreError
 from workflow_core.models import PanicConfig, RetryConfig, WholeNumber
+from workflow_core.server.api.cluster import require_workers
 from workflow_core.server.api.dependencies import Engine, JsonAnswer, Read, WorkflowName, answered, link_to
 from workflow_core.server.api.execution_models import ExecutionDetails
 from workflow_core.server.api.models import StatisticsDetails, WorkflowDetails, WorkflowList
@@ -62,11 +63,19 @@ class NewExecution(BaseModel):
         retry_config: How failing steps are retried.
         panic_config: What happens after a panic.
         timeout_ms: Longest duration of the whole execution, in milliseconds.
+        queue: Hands it to the workers of this queue, with PostgreSQL; without it, this server runs it.
+        priority: With a queue: those with a greater number are begun first, 0 if it is not given.
+        limit_key: With a queue: its key, for the limits of its workflow that hold for each key.
     """
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"execution_id": "order-1001", "input": {"item": "book"}}]},
+        json_schema_extra={
+            "examples": [
+                {"execution_id": "order-1001", "input": {"item": "book"}},
+                {"execution_id": "order-1002", "input": {"item": "lamp"}, "queue": "default", "priority": 5},
+            ]
+        },
     )
 
     execution_id: str | None = Field(default=None, max_length=255, pattern=r"^[A-Za-z0-9._:-]{1,255}$")
@@ -74,6 +83,15 @@ class NewExecution(BaseModel):
     retry_config: RetryConfig | None = None
     panic_config: PanicConfig | None = None
     timeout_ms: WholeNumber | None = Field(default=None, ge=1, le=LONGEST_MS)
+    queue: str | None = Field(default=None, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    priority: WholeNumber | None = Field(default=None, ge=-1_000_000, le=1_000_000)
+    limit_key: str | None = Field(default=None, min_length=1, max_length=255)
+
+    @model_validator(mode="after")
+    def _belongs_to_a_queue(self) -> Self:
+        if self.queue is None and (self.priority is not None or self.limit_key is not None):
+            raise ValueError('"priority" and "limit_key" mean something only with "queue"')
+        return self
 
 
 @router.get("/workflows", response_model=WorkflowList)
@@ -160,16 +178,22 @@ async def execute(
     new: Annotated[NewExecution, Body()],
     wait_ms: Annotated[int, Query(ge=0, le=60_000, description="How long to wait for its end, in milliseconds.")] = 0,
 ) -> Response:
-    """Start an execution, or join the one that has the id, and answer as soon as it is recorded."""
-    started = await engine.start(
-        name,
-        new.execution_id,
-        new.input,
-        new.retry_config,
-        new.panic_config,
-        timeout_ms=new.timeout_ms,
-        detach=True,
-    )
+    """Start an execution, or join the one that has the id, and answer as soon as it is recorded.
+
+    This server runs it; with a `queue`, a worker does.
+    """
+    given = (name, new.execution_id, new.input, new.retry_config, new.panic_config)
+    if new.queue is None:
+        started = await engine.start(*given, timeout_ms=new.timeout_ms, detach=True)
+    else:
+        require_workers(engine)
+        started = await engine.enqueue(
+            *given,
+            timeout_ms=new.timeout_ms,
+            queue=new.queue,
+            priority=new.priority or 0,
+            limit_key=new.limit_key,
+        )
     if wait_ms:
         with contextlib.suppress(TimeoutError, WorkflowCoreError):  # what became of it is read below
             async with asyncio.timeout(wait_ms / 1_000):

@@ -28,6 +28,7 @@ __all__ = [
     "actions_of",
     "error_entries",
     "error_of",
+    "place_of",
     "results_of",
     "rows_of",
     "shown_events",
@@ -38,6 +39,11 @@ MOST_EVENTS: Final = 500
 MOST_STEPS: Final = 200
 _LONGEST_RESULT: Final = 60
 
+_PLACES: Final = {
+    "ready": "it waits for a free worker of its queue",
+    "limited": "as many run as the limits of its workflow allow, and it begins when another one ends",
+    "scheduled": "the rate limit of its workflow lets it begin then",
+}
 _WAITING: Final = frozenset({"sleeping", "retrying"})
 
 
@@ -129,6 +135,11 @@ def waits_of(view: ExecutionView, rows: Sequence[StepRow]) -> list[Wait]:
         for row in rows
         if row.status in _WAITING
     ]
+
+
+def place_of(view: ExecutionView) -> str | None:
+    """Return what an execution that waits for a worker waits for; ``None`` if it does not."""
+    return None if view.at_rest or view.dispatch is None else _PLACES.get(view.dispatch.place)
 
 
 def actions_of(view: ExecutionView) -> list[str]:

@@ -49,6 +49,7 @@ async def execution(request: Request, execution_id: str, show: str = "") -> Resp
         status=status_of(view),
         error=facts.error_of(view),
         waits=facts.waits_of(view, rows),
+        place=facts.place_of(view),
         actions=facts.actions_of(view),
         rows=shown_rows,
         rows_left_out=len(rows) - len(shown_rows),

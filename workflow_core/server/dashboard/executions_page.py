@@ -10,8 +10,9 @@ from fastapi.responses import HTMLResponse, Response
 
 from workflow_core.errors import ValidationError
 from workflow_core.server.dashboard.filters import SPANS, Filters
-from workflow_core.server.dashboard.rendering import read, render
+from workflow_core.server.dashboard.rendering import engine_of, read, render
 from workflow_core.summaries import EXECUTION_STATUSES
+from workflow_core.views.cluster import possible_statuses
 from workflow_core.views.execution_pages import ExecutionPage, read_page
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ async def executions(request: Request) -> Response:
         total=found.total,
         workflows=found.workflows,
         mistake=found.mistake,
-        statuses=EXECUTION_STATUSES,
+        statuses=possible_statuses(engine_of(request)),
         spans=SPANS,
     )
 

@@ -16,8 +16,8 @@ from workflow_core.errors import StorageError
 from workflow_core.server.dashboard.paths import base_of
 from workflow_core.server.dashboard.rendering import read, render
 from workflow_core.server.dashboard.strip import draw_strip
-from workflow_core.summaries import EXECUTION_STATUSES
 from workflow_core.views.circuits import read_circuits
+from workflow_core.views.cluster import possible_statuses
 from workflow_core.views.overviews import Overview, read_overviews
 from workflow_core.views.statistics import read_statistics
 
@@ -109,7 +109,7 @@ async def _read(engine: WorkflowEngine, base: str) -> _Overview:
     latest = heapq.merge(*wrong, key=lambda found: (found.started_at, found.execution_id), reverse=True)
     return _Overview(
         rows,
-        [(status, totals[status]) for status in EXECUTION_STATUSES],
+        [(status, totals[status]) for status in possible_statuses(engine)],
         list(itertools.islice(latest, _WRONG)),
         [circuit for circuit in circuits if circuit.status != "closed"],
         engine.bare_store.location(),

@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 from workflow_core.report.drawing import timeline_styles
 from workflow_core.server.dashboard import (
     circuits_page,
+    cluster_page,
     execution_page,
     executions_page,
     logs_page,
@@ -32,7 +33,15 @@ _router = APIRouter(include_in_schema=False)
 def add_to(app: FastAPI) -> None:
     """Add the pages to an application."""
     app.include_router(_router)
-    for page in (overview_page, executions_page, execution_page, workflow_page, circuits_page, logs_page):
+    for page in (
+        overview_page,
+        executions_page,
+        execution_page,
+        workflow_page,
+        circuits_page,
+        cluster_page,
+        logs_page,
+    ):
         app.include_router(page.router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
 

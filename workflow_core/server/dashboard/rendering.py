@@ -13,6 +13,7 @@ import markupsafe
 from starlette.responses import HTMLResponse
 
 from workflow_core.clock import from_epoch_ms, to_epoch_ms
+from workflow_core.database.dispatch import Dispatches
 from workflow_core.report.markup import Markup, escaped, tag
 from workflow_core.report.scale import duration_text
 from workflow_core.report.sections import count
@@ -81,6 +82,7 @@ async def render(request: Request, template: str, status_code: int = 200, **cont
         "base": paths.base_of(request),
         "now": now,
         "now_ms": to_epoch_ms(now),
+        "dispatches": isinstance(engine_of(request).bare_store, Dispatches),
         "ago": functools.partial(_ago, now=now),
         "left": functools.partial(_left, now=now),
         "since": functools.partial(_since, now=now),

@@ -62,7 +62,7 @@ async function act(button) {
 
 // The form that starts an execution -----------------------------------------------------------------------------------
 
-const FIELDS = { input: "start-input", execution_id: "start-id", timeout_ms: "start-timeout" };
+const FIELDS = { input: "start-input", execution_id: "start-id", timeout_ms: "start-timeout", queue: "start-queue" };
 
 function mistake(id, text) {
   const field = document.getElementById(id);
@@ -75,7 +75,8 @@ function mistake(id, text) {
 }
 
 function clearMistakes() {
-  for (const id of [...Object.values(FIELDS), "start"]) mistake(id, "");
+  const shown = Object.values(FIELDS).filter((id) => document.getElementById(id)); // no workers, no field for a queue
+  for (const id of [...shown, "start"]) mistake(id, "");
 }
 
 /** Return what the form asks for; null when something in it is wrong, which is said. */
@@ -94,6 +95,8 @@ function asked(form) {
   const timeout = form.elements.timeout_ms.value.trim();
   if (timeout && !/^[0-9]+$/.test(timeout)) mistake(FIELDS.timeout_ms, "A time-out is a whole number of milliseconds.");
   else if (timeout) body.timeout_ms = Number(timeout);
+  const queue = form.elements.queue?.value.trim();
+  if (queue) body.queue = queue;
   const wrong = form.querySelector("[aria-invalid]");
   wrong?.focus();
   return wrong ? null : body;

@@ -1,0 +1,128 @@
+"""The shapes of what the API answers about workers and queues: what `workflow cluster status --format json` prints."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from workflow_core.database.dispatch import DispatchPlace
+
+__all__ = ["Cluster", "DispatchDetails"]
+
+_AT = "2026-11-26T08:30:00Z"
+_LATER = "2026-11-26T08:35:00.250000Z"
+
+
+class Worker(BaseModel):
+    """A worker.
+
+    Attributes:
+        concurrency: How many executions it runs at once.
+        last_heartbeat: Its last sign of life.
+        is_alive: Whether it has given one lately; else its executions are about to be run by others.
+        running: How many executions it runs.
+    """
+
+    worker_id: int
+    host: str
+    pid: int
+    queues: list[str]
+    concurrency: int
+    started_at: datetime
+    last_heartbeat: datetime
+    is_alive: bool
+    running: int
+
+
+class Queue(BaseModel):
+    """A queue, as far as its executions are not at rest.
+
+    Attributes:
+        ready: How many could be begun now.
+        scheduled: How many are to be begun at a later moment, because of a rate limit.
+        waiting: How many are kept waiting by a limit of concurrency.
+        running: How many a worker runs.
+        parked: How many sleep, back off, or wait for their restart, without a worker.
+        lag_ms: For how long the one that is ready longest has been ready, in milliseconds; `null` if none is.
+        workers: How many workers that are alive serve it.
+    """
+
+    queue: str
+    ready: int
+    scheduled: int
+    waiting: int
+    running: int
+    parked: int
+    lag_ms: int | None
+    workers: int
+
+
+class Cluster(BaseModel):
+    """All workers and queues of a database.
+
+    Attributes:
+        read_at: The database's time.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "read_at": _LATER,
+                    "workers": [
+                        {
+                            "worker_id": 3,
+                            "host": "machine",
+                            "pid": 4711,
+                            "queues": ["default", "mail"],
+                            "concurrency": 10,
+                            "started_at": _AT,
+                            "last_heartbeat": _LATER,
+                            "is_alive": True,
+                            "running": 4,
+                        }
+                    ],
+                    "queues": [
+                        {
+                            "queue": "default",
+                            "ready": 12,
+                            "scheduled": 0,
+                            "waiting": 2,
+                            "running": 4,
+                            "parked": 30,
+                            "lag_ms": 250,
+                            "workers": 1,
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
+    read_at: datetime
+    workers: list[Worker]
+    queues: list[Queue]
+
+
+class DispatchDetails(BaseModel):
+    """Where an execution stands that was handed to workers.
+
+    Attributes:
+        priority: Those with a greater number are begun first.
+        limit_key: Its key, for the limits of those with the same key.
+        place: `ready` if a worker could begin it now, `scheduled` if a rate limit lets it begin later, `limited` if a
+            limit of concurrency keeps it waiting, `running`, `parked` while it sleeps, backs off or waits for its
+            restart without a worker, or `ended`.
+        since: Since when it is ready.
+        until: When it may begin, or is gone on with, if it is scheduled or parked.
+        workers: How many workers that are alive serve the queue.
+    """
+
+    queue: str
+    priority: int
+    limit_key: str | None
+    place: DispatchPlace
+    since: datetime | None
+    until: datetime | None
+    workers: int
