@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import psycopg
 from procrastinate import PsycopgConnector, exceptions, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -51,6 +52,8 @@ class PatientConnector(PsycopgConnector):
             min_size=1,
             max_size=connections,
             timeout=5,
+            configure=_without_transactions,
+            pool_factory=_pool,
         )
         self._forsaken: set[int] = set()
 
@@ -121,3 +124,13 @@ class PatientConnector(PsycopgConnector):
                 log("The queue's database does not answer, and is asked again: %s", cause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+async def _without_transactions(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Let each statement be a transaction of its own, which each of Procrastinate's is."""
+    await connection.set_autocommit(True)
+
+
+def _pool(**options: Any) -> AsyncConnectionPool:  # noqa: ANN401 - those of the pool
+    """Make a pool that does not ask each connection first whether it works: whoever uses it tries again."""
+    return AsyncConnectionPool(**{**options, "check": None})
