@@ -6,9 +6,11 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 ORDER  ?= examples/order_processing/orders/sample.json
 JOBS   ?= auto
 KILLS  ?= 500
+MODULE ?= circuit_breaker
+SAMPLE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types suite docs dist storm bench clean
+.PHONY: help demo test lint types suite docs links changelog pictures dist storm bench startup mutants clean
 
 help: ## Show this help
 	@echo "pytest-workflow-core - make targets:"
@@ -53,12 +55,23 @@ types: $(VENV)/.dev ## Run mypy --strict
 suite: $(VENV)/.dev ## Run the test suite
 	$(BIN)/python -m pytest -n $(JOBS)
 
-docs: $(VENV)/.dev ## Build the documentation site, dist/site/index.html; a broken link or reference fails it
+docs: $(VENV)/.dev ## Build the documentation site, dist/site/index.html; a broken link within it fails it
+	$(BIN)/python -m tests.docs.cli_reference
 	$(BIN)/python -m sphinx --quiet --builder html --fail-on-warning --keep-going --write-all docs dist/site
 	@echo "The site is in dist/site; open dist/site/index.html"
 
+links: $(VENV)/.dev ## Check the links of the documentation to other sites; needs the internet
+	$(BIN)/python -m sphinx --quiet --builder linkcheck docs dist/links
+
+pictures: $(VENV)/.dev ## Make the pictures of docs/images anew; needs Chromium
+	$(BIN)/python -m tests.docs.pictures
+
+changelog: $(VENV)/.dev ## Show what the next release changes, from changelog.d
+	@$(BIN)/towncrier build --draft --version Unreleased --date "changes since then"
+
 dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/
 	SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" $(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 
 storm: $(VENV)/.dev ## Kill workers 500 times at random moments, and let 8 processes share 200 executions
 	WORKFLOW_STORM_EXECUTIONS=200 $(BIN)/python -m pytest -q -p no:cacheprovider tests/reliability/test_kills.py
@@ -69,5 +82,12 @@ bench: $(VENV)/.dev ## Measure steps per second against raw sqlite3, group commi
 	$(BIN)/python tests/bench/group_commit.py
 	$(BIN)/python -m tests.bench.postgres_steps
 
+startup: $(VENV)/.dev ## Measure how long imports, commands and pytest take to start
+	$(BIN)/python -m tests.bench.startup
+
+mutants: $(VENV)/.dev ## Change one module in hundreds of ways, and count the changes that fast tests find: MODULE=step
+	@$(BIN)/python -c 'import mutmut' 2>/dev/null || $(PIP) install --quiet "mutmut>=3.8"
+	$(BIN)/python tests/mutation/run.py $(MODULE) $(if $(SAMPLE),--sample $(SAMPLE))
+
 clean: ## Remove the virtual environment and all caches; .workflow stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks dist build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks mutants dist build

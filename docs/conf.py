@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "pytest-workflow-core"
 author = "The pytest-workflow-core developers"
@@ -32,3 +39,26 @@ html_static_path = ["_static"]
 html_css_files = ["wide.css"]
 html_show_sourcelink = False
 html_copy_source = False
+
+linkcheck_ignore = [r"http://(localhost|127\.0\.0\.1)", r"https?://([\w-]+\.)*example\.(com|org)"]
+linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # made by scripts
+linkcheck_timeout = 20
+linkcheck_retries = 2
+
+ROOT = Path(__file__).parents[1]
+DRAFT = ["-m", "towncrier", "build", "--draft", "--version", "Unreleased", "--date", "changes since then"]
+
+
+def add_unreleased_changes(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Let the page of changes begin with those that wait in changelog.d for the next release."""
+    del app
+    if docname == "changelog":
+        text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+        title, mark, releases = text.partition("<!-- towncrier puts the next release below this line -->\n")
+        done = subprocess.run([sys.executable, *DRAFT], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 - our own words
+        source[0] = "\n".join([title, mark, done.stdout, releases])
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what this file adds to Sphinx."""
+    app.connect("source-read", add_unreleased_changes)

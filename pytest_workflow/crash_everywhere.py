@@ -15,13 +15,12 @@ from _pytest.runner import runtestprotocol
 
 from pytest_workflow.commands import command
 from pytest_workflow.crashes import CrashReport, explore
-from pytest_workflow.harness import emptied, memory_database
 from pytest_workflow.observation import Observation, Place
 from pytest_workflow.places import located
+from pytest_workflow.storages import MemoryStorage
 from workflow_core.errors import ValidationError
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Sequence
 
     from _pytest.nodes import Node
@@ -64,7 +63,7 @@ class Rerun:
     """
 
     observation: Observation
-    memory: sqlite3.Connection
+    memory: MemoryStorage
 
 
 def asked_places(config: pytest.Config) -> tuple[Place, ...]:
@@ -155,7 +154,7 @@ class CrashEverywhere:
     ) -> None:
         self._mode = mode
         self._rerun_key = rerun_key
-        self._memory = memory_database()
+        self._memory = MemoryStorage()
         self._property_name = property_name
         self._invariants = invariants
         self._left = left
@@ -206,7 +205,8 @@ class CrashEverywhere:
         return True
 
     def _run_once(self, item: pytest.Item, observation: Observation) -> list[pytest.TestReport]:
-        item.stash[self._rerun_key] = Rerun(observation, emptied(self._memory))
+        self._memory.empty()
+        item.stash[self._rerun_key] = Rerun(observation, self._memory)
         if hasattr(item, "_request"):
             item._initrequest()  # type: ignore[attr-defined] # what makes fixtures anew; plugins that rerun tests call it
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    import sqlite3
+    from pytest_workflow.storages import SQLConnection
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["Row", "WorkflowDatabase"]
@@ -17,11 +17,11 @@ class WorkflowDatabase:
     """The rows that the engine has written; all workflows of a test share one database.
 
     Attributes:
-        path: The database file, or ``":memory:"``.
+        path: The database file, ``":memory:"``, or the address of a PostgreSQL database without any secret.
         connection: An open connection to it.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    def __init__(self, connection: SQLConnection, path: str) -> None:
         self.connection = connection
         self.path = path
 

@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from pytest_workflow.replay import WorkflowReplay
     from pytest_workflow.scenarios import WorkflowCrashes
     from pytest_workflow.spy import WorkflowSpy
+    from pytest_workflow.storages import Storage
     from pytest_workflow.upgrade import WorkflowUpgrade
     from workflow_core.settings import Settings
 
-_STORES = ("memory", "file")
+_STORES = ("memory", "file", "postgres")
 _MARKERS = (
-    'workflow_store(kind): keep the state of this test in "memory" or in a real "file" of its own',
+    'workflow_store(kind): keep the state of this test in "memory", in a real "file" of its own, or on "postgres"',
     (
         "workflow_crash_everywhere(*, depth=1, nondeterministic=(), most_runs=None): run this test once for every "
         "place where the process could die, and check what is left; depth=2 tries pairs of crashes"
@@ -97,7 +98,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--workflow-store",
         choices=_STORES,
         default=None,
-        help="where the workflow fixtures keep their state: memory (default), or a real file for each test",
+        help="where the workflow fixtures keep their state: memory (default), a real file for each test, or a "
+        "PostgreSQL server: that of $WORKFLOW_TEST_POSTGRES_URL, or one that is started for the tests",
     )
     group.addoption(
         "--workflow-replay-check",
@@ -152,8 +154,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", marker)
     if config.getini("workflow_store") not in _STORES:
         raise pytest.UsageError(
-            f"workflow_store = {config.getini('workflow_store')!r} in the configuration: use {' or '.join(_STORES)}"
+            f"workflow_store = {config.getini('workflow_store')!r} in the configuration: use {_either(_STORES)}"
         )
+    if _store_option(config) == "postgres":
+        from pytest_workflow.postgres import session  # noqa: PLC0415 - not without the option
+
+        session.begin(config)
     if config.getoption("--workflow-faults"):
         from pytest_workflow.markers import plans_of_the_command_line  # noqa: PLC0415 - not without the option
 
@@ -220,7 +226,11 @@ def _rank_definitions(rank: Callable[[str], int]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Load crash exploration if any test asks for it."""
+    """Load crash exploration if any test asks for it, and reach for a server before the first test that needs one."""
+    if not config.getoption("collectonly") and any(_uses_workflow(item) and _asks_for_server(item) for item in items):
+        from pytest_workflow.postgres import session  # noqa: PLC0415 - not without a server
+
+        session.databases(config)
     mode = config.getoption("--workflow-crash-everywhere")
     if (
         mode
@@ -276,13 +286,20 @@ def _workflow_environment(
     check_overrides(workflow_settings, workflow_plugins)
     clock = make_clock(item, str(request.config.getini("workflow_start")))
     kind = _marked_store(item) or _store_option(request.config)
-    file = request.getfixturevalue("tmp_path") / "workflow.db" if kind == "file" else None
     rerun = item.stash.get(_rerun_key, None)
-    observation, memory = (None, None) if rerun is None else (rerun.observation, rerun.memory)
+    observation = None if rerun is None else rerun.observation
+    storage: Storage | None = None if rerun is None else rerun.memory
+    file = None
+    if kind == "file":
+        file, storage = request.getfixturevalue("tmp_path") / "workflow.db", None
+    elif kind == "postgres":
+        storage = _on_server(item)
     custom = functools.partial(_custom_fault, item)
     coverage: CoveragePlugin | None = request.config.pluginmanager.get_plugin("workflow_coverage")
     plugins = [*workflow_plugins, coverage.observer(item)] if coverage is not None else workflow_plugins
-    environment = Environment(clock, file, workflow_settings, plugins, observation, memory, custom)
+    environment = Environment(
+        clock, file, workflow_settings, plugins, observation, storage, custom, lent=kind == "memory"
+    )
     item.stash[_environment_key] = environment
     freezer = _freezer(request.config)
     with contextlib.ExitStack() as stack:
@@ -412,8 +429,28 @@ def _marked_store(item: pytest.Item) -> str | None:
         return None
     values = (*marker.args, *marker.kwargs.values())
     if len(values) != 1 or set(marker.kwargs) - {"kind"} or values[0] not in _STORES:
-        pytest.fail('@pytest.mark.workflow_store takes "memory" or "file", nothing else', pytrace=False)
+        kinds = _either([f'"{kind}"' for kind in _STORES])
+        pytest.fail(f"@pytest.mark.workflow_store takes {kinds}, nothing else", pytrace=False)
     return str(values[0])
+
+
+def _asks_for_server(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("workflow_store")
+    asked = (_store_option(item.config),) if marker is None else (*marker.args, *marker.kwargs.values())
+    return "postgres" in asked
+
+
+def _either(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _on_server(item: pytest.Item) -> Storage | None:
+    """Return an empty database on a server, if the state of a test is to be there."""
+    if (_marked_store(item) or _store_option(item.config)) != "postgres":
+        return None
+    from pytest_workflow.postgres import session  # noqa: PLC0415 - not without a server
+
+    return session.databases(item.config).take()
 
 
 def _freezer(config: pytest.Config) -> Freezer:

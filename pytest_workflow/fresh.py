@@ -12,12 +12,12 @@ from pytest_workflow import entry
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.commands import command
 from pytest_workflow.freezer import Freezer
-from pytest_workflow.harness import HARNESS_SETTINGS, Environment, WorkflowHarness, emptied, memory_database
+from pytest_workflow.harness import HARNESS_SETTINGS, Environment, WorkflowHarness
 from pytest_workflow.markers import arm, check_overrides, make_clock
 from pytest_workflow.schedules import Schedule
+from pytest_workflow.storages import MemoryStorage
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterator, Sequence
     from types import ModuleType
 
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from pytest_workflow.faults import WorkflowFaults
     from pytest_workflow.observation import Observation
     from pytest_workflow.plan import FaultPlan
+    from pytest_workflow.storages import Storage
     from workflow_core.settings import Settings
 
 __all__ = ["FreshWorkflow", "fresh_workflow"]
 
 _active: list[Environment] = []
-_spare: list[sqlite3.Connection] = []
+_spare: list[MemoryStorage] = []
 
 
 class FreshWorkflow(WorkflowHarness):
@@ -50,8 +51,12 @@ class FreshWorkflow(WorkflowHarness):
 
     @property
     def db(self) -> WorkflowDatabase:
-        """The database, as the fixture ``workflow_db``; always in memory."""
+        """The database, as the fixture ``workflow_db``; in memory, or on PostgreSQL as that of the test."""
         return self._environment.database
+
+    def damage(self) -> list[str]:
+        """Return what is damaged in the database."""
+        return self._environment.storage.problems()
 
     @property
     def observation(self) -> Observation:
@@ -91,8 +96,9 @@ def fresh_workflow(
     item = entry.running[-1] if entry.running else None
     outer = _active[-1] if _active else None if item is None else item.stash.get(entry._environment_key, None)
     freezer = Freezer() if item is None else entry._freezer(item.config)
-    memory = emptied(_spare.pop()) if _spare else memory_database()
-    environment = _environment(item, settings, plugins, observation, memory)
+    storage = _storage(item, outer)
+    storage.empty()
+    environment = _environment(item, settings, plugins, observation, storage)
     if outer is not None:
         environment.engine.definitions = outer.engine.definitions
     _active.append(environment)
@@ -113,7 +119,10 @@ def fresh_workflow(
         _active.remove(environment)
         try:
             environment.close()
-            _spare.append(memory)
+            if isinstance(storage, MemoryStorage):
+                _spare.append(storage)
+            else:
+                storage.close()
         finally:
             if outer is not None:
                 freezer.lead(outer.clock)
@@ -123,16 +132,25 @@ def fresh_workflow(
                 freezer.stop()
 
 
+def _storage(item: pytest.Item | None, outer: Environment | None) -> Storage:
+    """Return a database as the test's own; one in memory in the place of a file."""
+    if outer is not None and not isinstance(outer.storage, MemoryStorage):
+        return outer.storage.another()
+    if outer is None and item is not None and (storage := entry._on_server(item)) is not None:
+        return storage
+    return _spare.pop() if _spare else MemoryStorage()
+
+
 def _environment(
     item: pytest.Item | None,
     settings: Settings | None,
     plugins: Sequence[object] | None,
     observation: Observation | None,
-    memory: sqlite3.Connection,
+    storage: Storage,
 ) -> Environment:
     """Make an environment as the fixtures of a test would."""
     if item is None:
-        return Environment(VirtualClock(), None, settings or HARNESS_SETTINGS, plugins or (), observation, memory)
+        return Environment(VirtualClock(), None, settings or HARNESS_SETTINGS, plugins or (), observation, storage)
     clock = make_clock(item, str(item.config.getini("workflow_start")))
     if settings is None:
         settings = _fixture(item, "workflow_settings", HARNESS_SETTINGS)
@@ -142,7 +160,7 @@ def _environment(
     if (coverage := item.config.pluginmanager.get_plugin("workflow_coverage")) is not None:
         plugins = (*plugins, coverage.observer(item))
     custom = functools.partial(entry._custom_fault, item)
-    return Environment(clock, None, settings, plugins, observation, memory, custom)
+    return Environment(clock, None, settings, plugins, observation, storage, custom)
 
 
 def _arm(faults: WorkflowFaults, plan: FaultPlan | None, item: pytest.Item | None) -> FaultPlan | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import sqlite3
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from pytest_workflow.at_once import at_once
 from pytest_workflow.clock import Sleep, VirtualClock
 from pytest_workflow.database import WorkflowDatabase
 from pytest_workflow.failures import AssertionFailures, users_traceback
@@ -17,12 +17,10 @@ from pytest_workflow.hooks import Hooks
 from pytest_workflow.observation import Death, Observation, WaitingClock, Witness, observe, step_states
 from pytest_workflow.places import ErrorPlaces
 from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedProcesses, execution_ids
+from pytest_workflow.storages import FileStorage, MemoryStorage
 from pytest_workflow.threads import process
 from pytest_workflow.until import Stops, Until, validate_until
 from workflow_core.current import replaced_default
-from workflow_core.database.connection import open_database
-from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
-from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.engine import WorkflowEngine
 from workflow_core.errors import StepFailure, WorkflowCoreError, WorkflowTimeoutError
 from workflow_core.events import Event, ExecutionPanicked, SleepStarted, StepRetrying, StepStarted
@@ -35,12 +33,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_workflow.injection import CustomFault
+    from pytest_workflow.storages import Storage
     from workflow_core.clock import Clock
     from workflow_core.hookspecs import DurablePoint
     from workflow_core.models import PanicConfig, RetryConfig
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness", "emptied", "memory_database"]
+__all__ = ["HARNESS_SETTINGS", "Environment", "WorkflowHarness", "unreadable"]
 
 _T = TypeVar("_T")
 
@@ -54,29 +53,6 @@ HARNESS_SETTINGS = Settings(
 )
 """What differs in a test: plain functions run inline, ownership ends with the simulated process, not with time, and a
 storage error ends a run at once."""
-
-_template: sqlite3.Connection | None = None
-
-
-def memory_database() -> sqlite3.Connection:
-    """Return a new database in memory: a copy of an empty one, which is cheaper than making the tables again."""
-    global _template  # noqa: PLW0603 - one template for the process
-    if _template is None:
-        _template = open_database(None, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, "NORMAL", 0)
-    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=256)
-    _template.backup(connection)
-    connection.execute("PRAGMA foreign_keys = ON")
-    return connection
-
-
-def emptied(database: sqlite3.Connection) -> sqlite3.Connection:
-    """Return a database in memory without its rows; its prepared statements stay, which is why it is used again."""
-    if database.in_transaction:
-        database.rollback()
-    tables = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    for (table_name,) in reversed(tables):  # what refers to a table was made after it
-        database.execute(f'DELETE FROM "{table_name}"')  # noqa: S608 - a name from the schema
-    return database
 
 
 class _HarnessPlugin:
@@ -122,8 +98,9 @@ class Environment:
         settings: The engine's settings; those that are not set are the harness's, not the engine's defaults.
         plugins: Further plugins for the engine.
         observation: Where the process is to die; what is seen of the run is put there.
-        memory: An empty database in memory to use instead of a new one; it is not closed.
+        storage: An empty database to use instead of a new one.
         custom: Carries out the faults that plugins define.
+        lent: Whether a database that is given is left open at the end.
     """
 
     def __init__(
@@ -133,11 +110,12 @@ class Environment:
         settings: Settings = HARNESS_SETTINGS,
         plugins: Sequence[object] = (),
         observation: Observation | None = None,
-        memory: sqlite3.Connection | None = None,
+        storage: Storage | None = None,
         custom: CustomFault | None = None,
+        *,
+        lent: bool = True,
     ) -> None:
         self.clock = clock
-        self.file = file
         self.settings = HARNESS_SETTINGS.model_copy(update=settings.model_dump(include=settings.model_fields_set))
         self.observation = observation or Observation()
         self.user_plugins = tuple(plugins)
@@ -151,8 +129,8 @@ class Environment:
         self.stops: Stops | None = None
         self._recovery: asyncio.Task[None] | None = None
         self._stack = contextlib.ExitStack()
-        self._borrowed = memory is not None
-        self._memory = None if file is not None else memory or memory_database()
+        self._borrowed = storage is not None and lent
+        self.storage: Storage = storage or (MemoryStorage() if file is None else FileStorage(file))
         self._places = ErrorPlaces()
         self._plugin = _HarnessPlugin(clock, self.faults, self._places).hooks()
         self._engine_clock: Clock = clock
@@ -165,12 +143,10 @@ class Environment:
         try:
             self.engine = self.open_engine()
         except BaseException:
-            if self._memory is not None and not self._borrowed:
-                self._memory.close()
+            self.forget()
             raise
         self._stack.enter_context(clock.leading_loops())
-        reader = self._memory or sqlite3.connect(str(file), isolation_level=None, check_same_thread=False)
-        self.database = WorkflowDatabase(reader, ":memory:" if file is None else str(file))
+        self.database = WorkflowDatabase(self.storage.connection(), self.storage.path)
         self.harness = WorkflowHarness(self)
         clock.explain_with(self.describe)
         clock.check_with(self.failures.surface)
@@ -181,15 +157,9 @@ class Environment:
         Args:
             predecessor: The engine whose process has died, if there was one.
         """
-        store = SQLiteStore(
-            self.file,
-            connection=self._memory,
-            synchronous=self.settings.synchronous,
-            busy_timeout_ms=self.settings.busy_timeout_ms,
-        )
         plugins = [self._plugin, *self.plugins, *self.faults.plugins]
         engine = MortalEngine(
-            store,
+            self.storage.open_store(self.settings),
             self._engine_clock,
             plugins if predecessor is None else predecessor.extensions.handed_over(plugins),
             self.settings,
@@ -267,7 +237,7 @@ class Environment:
             self.finish_recovery()
         self.observation.error = error
         self.observation.elapsed_ms = self.clock.monotonic() * 1_000
-        observe(self.observation, self.database)
+        observe(self.observation, self.database, self.storage.problems())
 
     def corrupt(self, point: DurablePoint, text: str) -> None:
         """Put ``text`` in the place of the result that a durable point stored."""
@@ -295,12 +265,12 @@ class Environment:
     def _read_histories(self) -> list[History] | str:
         """Read the histories from the database itself, because the engine may be closed; or tell why they cannot be."""
         try:
-            store = SQLiteStore(connection=self.database.connection)
+            store = self.storage.reading_store()
             return [
-                _history(row["id"], _immediately(store.load_events(row["workflow_name"], row["id"])))
+                _history(row["id"], at_once(store.load_events(row["workflow_name"], row["id"])))
                 for row in self.database.executions()
             ]
-        except (WorkflowCoreError, sqlite3.Error, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except unreadable(self.storage) as error:
             return f"cannot be read: {error}"  # whatever the test has done to its engine or its tables
 
     def close(self, *, keep_database: bool = False) -> None:
@@ -323,7 +293,7 @@ class Environment:
     def forget(self) -> None:
         """Let go of the database."""
         if not self._borrowed:
-            self.database.connection.close()
+            self.storage.close()
 
 
 class WorkflowHarness:
@@ -489,7 +459,7 @@ class WorkflowHarness:
     def status(self, execution_id: str) -> ExecutionResult:
         """Return what is known of an execution now."""
         self._environment.finish_recovery()
-        return _immediately(self.engine.get_status(execution_id))
+        return at_once(self.engine.get_status(execution_id))
 
     def history(self, execution: ExecutionResult | str) -> History:
         """Return the history of an execution.
@@ -499,7 +469,7 @@ class WorkflowHarness:
         """
         execution_id = execution.execution_id if isinstance(execution, ExecutionResult) else execution
         self._environment.finish_recovery()
-        return _history(execution_id, _immediately(self.engine.history(execution_id)))
+        return _history(execution_id, at_once(self.engine.history(execution_id)))
 
     def reopen(self) -> WorkflowEngine:
         """Let the process die, and open the surviving database in a new one, which recovers what was interrupted.
@@ -520,7 +490,7 @@ class WorkflowHarness:
             self._complete(new.recover())
         else:
             environment.clock.attach(running)
-            _immediately(new.recover())
+            at_once(new.recover())
         return new
 
     def _to_rest(self, coroutine: Coroutine[Any, Any, ExecutionResult], execution_id: str) -> ExecutionResult:
@@ -549,6 +519,11 @@ class WorkflowHarness:
         return result
 
 
+def unreadable(storage: Storage) -> tuple[type[Exception], ...]:
+    """Return what reading a database may raise, to whose tables a test may have done anything."""
+    return (WorkflowCoreError, *storage.errors, ValueError, KeyError, TypeError, RuntimeError)
+
+
 def _history(execution_id: str, events: list[Event]) -> History:
     name = events[0].workflow_name if events else "?"
     return History(events, f'history of "{execution_id}" ({name})')
@@ -567,14 +542,3 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
-
-
-def _immediately(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine that only reads SQLite, and so never waits, without an event loop of its own."""
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        result: _T = done.value
-        return result
-    coroutine.close()
-    raise RuntimeError("this needs an event loop; in an asynchronous test await the engine's method instead")

@@ -6,32 +6,28 @@ import contextlib
 import os
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from pytest_workflow.harness import WorkflowHarness, memory_database
+from pytest_workflow.harness import WorkflowHarness
 from pytest_workflow.recorded_history import RecordedHistory, load_history, read_executions, write_executions
+from pytest_workflow.storages import copied, memory_database
 from workflow_core.database.schema import WORKFLOW_SCHEMA_VERSION
 from workflow_core.models import ExecutionResult
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from pytest_workflow.recorded_history import RecordedExecution
+    from pytest_workflow.storages import SQLConnection, Storage
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["HistorySource", "copied", "opened", "recorded"]
+__all__ = ["HistorySource", "opened", "recorded"]
 
 HistorySource: TypeAlias = "str | os.PathLike[str] | WorkflowHarness | ExecutionResult | RecordedHistory"
 """A database file, a runtime directory, a saved history, the ``workflow`` fixture, or a result of the same test."""
 
+_ConnectionT = TypeVar("_ConnectionT", bound="SQLConnection | sqlite3.Connection")
 _SQLITE = b"SQLite format 3\x00"
-
-
-def copied(database: sqlite3.Connection) -> sqlite3.Connection:
-    """Return a copy, in memory, of a database."""
-    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    database.backup(copy)
-    return copy
 
 
 class opened:  # noqa: N801 - used as a function; a generator would put frames of contextlib's into tracebacks
@@ -46,9 +42,9 @@ class opened:  # noqa: N801 - used as a function; a generator would put frames o
         TypeError: The source is of no known kind.
     """
 
-    def __init__(self, source: HistorySource, live: sqlite3.Connection) -> None:
+    def __init__(self, source: HistorySource, live: Storage) -> None:
         if isinstance(source, (WorkflowHarness, ExecutionResult)):
-            self._databases = [copied(live)]
+            self._databases = [live.copied()]
         elif isinstance(source, RecordedHistory):
             self._databases = [_filled(source.executions)]
         elif isinstance(source, (str, os.PathLike)):
@@ -70,8 +66,8 @@ class opened:  # noqa: N801 - used as a function; a generator would put frames o
 
 
 def recorded(
-    databases: list[sqlite3.Connection], workflow: str | None, execution_id: str | None
-) -> list[tuple[sqlite3.Connection, RecordedExecution]]:
+    databases: Iterable[_ConnectionT], workflow: str | None, execution_id: str | None
+) -> list[tuple[_ConnectionT, RecordedExecution]]:
     """Return the executions of some databases, each with the database it is in."""
     return [
         (database, execution)

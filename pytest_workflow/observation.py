@@ -267,17 +267,20 @@ def step_states(database: WorkflowDatabase) -> dict[StepKey, StepState]:
     return {(row[0], row[1]): StepState(*row) for row in rows.fetchall()}
 
 
-def observe(observation: Observation, database: WorkflowDatabase) -> None:
-    """Read the database into an observation."""
+def observe(observation: Observation, database: WorkflowDatabase, damage: list[str]) -> None:
+    """Read the database into an observation.
+
+    Args:
+        observation: The observation.
+        database: The database.
+        damage: What is damaged in it.
+    """
     observation.derived.clear()  # of a run that goes on, as in a state machine, it was derived too early
-    observation.executions = {row["id"]: row for row in database.query("SELECT * FROM executions ORDER BY rowid")}
+    observation.executions = {row["id"]: row for row in database.executions()}
     observation.steps = {(row["execution_id"], row["step_id"]): row for row in database.query("SELECT * FROM steps")}
     observation.events = {execution_id: [] for execution_id in observation.executions}
     for row in database.query("SELECT * FROM step_events ORDER BY execution_id, seq"):
         observation.events.setdefault(row["execution_id"], []).append(row)
     observation.errors = database.query("SELECT * FROM step_errors ORDER BY id")
     observation.circuits = database.circuit_breakers()
-    observation.damage = [f"foreign key: {row}" for row in database.query("PRAGMA foreign_key_check")]
-    if database.path != ":memory:":  # nothing on its way to a disk can be torn in memory
-        checked = database.query("PRAGMA integrity_check")
-        observation.damage += [row["integrity_check"] for row in checked if row["integrity_check"] != "ok"]
+    observation.damage = damage

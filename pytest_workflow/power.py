@@ -27,6 +27,7 @@ from pytest_workflow.power_disk import Disk, Image, describe, image_digest
 from pytest_workflow.power_report import PowerLossError, PowerReport
 from pytest_workflow.power_states import Commit, Recording, State, durable_state
 from pytest_workflow.scenarios import ScenarioDefinitions, run_scenario
+from pytest_workflow.storages import MemoryStorage
 from workflow_core.database.connection import prepare
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.errors import ValidationError
@@ -188,8 +189,9 @@ class WorkflowPower:
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
             connection.execute("PRAGMA journal_mode = WAL")
             prepare(connection, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, synchronous)
+            storage = MemoryStorage(connection)
             environment = Environment(
-                clock, None, outer.settings, outer.user_plugins, recording.observation, connection, outer.custom_fault
+                clock, None, outer.settings, outer.user_plugins, recording.observation, storage, outer.custom_fault
             )
             self._play(scenario, environment)
         return recording

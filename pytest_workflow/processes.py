@@ -172,6 +172,39 @@ class MortalEngine(WorkflowEngine):
             )
         )
 
+    def dispatching_store(self) -> None:
+        """No worker serves a test: what it enqueues begins in the test itself, on every store."""
+
+    async def enqueue(
+        self,
+        name: str,
+        execution_id: str | None = None,
+        input: object = None,  # noqa: A002 - the field's own name for it
+        retry_config: RetryConfig | dict[str, Any] | None = None,
+        panic_config: PanicConfig | dict[str, Any] | None = None,
+        *,
+        timeout_ms: int | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        limit_key: str | None = None,
+    ) -> ExecutionResult:
+        """As `WorkflowEngine.enqueue`; the execution begins in the test itself."""
+        chosen = self.successor.next_execution_id() if execution_id is None else execution_id
+        return await self._outlive(
+            lambda engine: WorkflowEngine.enqueue(
+                engine,
+                name,
+                chosen,
+                input,
+                retry_config,
+                panic_config,
+                timeout_ms=timeout_ms,
+                queue=queue,
+                priority=priority,
+                limit_key=limit_key,
+            )
+        )
+
     async def start_and_wait(
         self,
         name: str,

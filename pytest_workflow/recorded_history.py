@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping, Sequence
 
+    from pytest_workflow.storages import SQLConnection
+
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
     "HISTORY_FORMAT",
@@ -119,7 +121,7 @@ class RecordedHistory(Model):
 
 
 def read_executions(
-    database: sqlite3.Connection, workflow: str | None = None, execution_id: str | None = None
+    database: SQLConnection | sqlite3.Connection, workflow: str | None = None, execution_id: str | None = None
 ) -> list[RecordedExecution]:
     """Read executions from a workflow database, the first started first.
 
@@ -128,18 +130,20 @@ def read_executions(
         workflow: Read those of this workflow alone.
         execution_id: Read this one alone.
     """
+    asked = {"workflow_name": workflow, "id": execution_id}
+    given = {column: value for column, value in asked.items() if value is not None}
+    conditions = " AND ".join(f"{column} = ?" for column in given)
     rows = _select(
         database,
-        "SELECT id AS execution_id, workflow_name, status, started_at, completed_at, restart_attempt, completed_seq,"
+        "SELECT id AS execution_id, workflow_name, status, started_at, completed_at, restart_attempt, completed_seq,"  # noqa: S608 - names of columns
         " input_data AS input, output_data AS output, error_data AS error, retry_config, panic_config FROM executions"
-        " WHERE (?1 IS NULL OR workflow_name = ?1) AND (?2 IS NULL OR id = ?2) ORDER BY started_at, rowid",
-        workflow,
-        execution_id,
+        f"{' WHERE ' * bool(given)}{conditions} ORDER BY started_at, rowid",
+        *given.values(),
     )
     return [_read_one(database, row) for row in rows]
 
 
-def _read_one(database: sqlite3.Connection, row: dict[str, Any]) -> RecordedExecution:
+def _read_one(database: SQLConnection | sqlite3.Connection, row: dict[str, Any]) -> RecordedExecution:
     try:
         execution = RecordedExecution(
             **_parsed(row, "input", "output", "error", "retry_config", "panic_config"),
@@ -166,7 +170,7 @@ def _first_mistake(error: ValueError) -> str:
     return f"{'.'.join(map(str, mistakes[0]['loc']))}: {mistakes[0]['msg']}"
 
 
-def _read_steps(database: sqlite3.Connection, execution_id: str) -> Iterable[RecordedStep]:
+def _read_steps(database: SQLConnection | sqlite3.Connection, execution_id: str) -> Iterable[RecordedStep]:
     rows = _select(
         database,
         "SELECT step_id, kind, status, attempt, started_at, completed_at, result_data AS result, error_message,"
@@ -178,7 +182,7 @@ def _read_steps(database: sqlite3.Connection, execution_id: str) -> Iterable[Rec
     return (RecordedStep(**_parsed(row, "result")) for row in rows)
 
 
-def _read_events(database: sqlite3.Connection, execution_id: str) -> Iterable[RecordedEvent]:
+def _read_events(database: SQLConnection | sqlite3.Connection, execution_id: str) -> Iterable[RecordedEvent]:
     rows = _select(
         database,
         "SELECT seq, type, step_id, attempt, at, data FROM step_events WHERE execution_id = ? ORDER BY seq",
@@ -187,7 +191,7 @@ def _read_events(database: sqlite3.Connection, execution_id: str) -> Iterable[Re
     return (RecordedEvent(**_parsed(row, "data")) for row in rows)
 
 
-def _read_errors(database: sqlite3.Connection, execution_id: str) -> Iterable[RecordedError]:
+def _read_errors(database: SQLConnection | sqlite3.Connection, execution_id: str) -> Iterable[RecordedError]:
     rows = _select(
         database,
         "SELECT step_id, error_type, error_message, error_data, attempt, timestamp AS timestamp_ms FROM step_errors"
@@ -197,9 +201,9 @@ def _read_errors(database: sqlite3.Connection, execution_id: str) -> Iterable[Re
     return (RecordedError(**_parsed(row, "error_data")) for row in rows)
 
 
-def _select(database: sqlite3.Connection, sql: str, *parameters: object) -> list[dict[str, Any]]:
+def _select(database: SQLConnection | sqlite3.Connection, sql: str, *parameters: str) -> list[dict[str, Any]]:
     cursor = database.execute(sql, parameters)
-    names = [column[0] for column in cursor.description]
+    names = [column[0] for column in cursor.description or ()]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 

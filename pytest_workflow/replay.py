@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from pytest_workflow.divergence import ReplayReport
@@ -62,7 +61,7 @@ class WorkflowReplay:
         if isinstance(source, ExecutionResult):
             execution_id = source.execution_id
         environment = self._environment
-        with opened(source, environment.database.connection) as databases:
+        with opened(source, environment.storage) as databases:
             found = recorded(databases, workflow, execution_id)
             _refuse_nothing(found, workflow, execution_id)
             report = ReplayReport(
@@ -93,9 +92,7 @@ class WorkflowReplay:
         """
         if isinstance(source, ExecutionResult):
             execution_id = source.execution_id
-        live = self._environment.database.connection
-        with contextlib.ExitStack() as stack:
-            databases = [live] if source is None else stack.enter_context(opened(source, live))
+        with opened(self._environment.harness if source is None else source, self._environment.storage) as databases:
             found = recorded(databases, workflow, execution_id)
             _refuse_nothing(found, workflow, execution_id)
             write_history(path, [execution for _, execution in found])

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pytest_workflow.divergence import Divergence, ExecutionReplay, ReplayReport
 from pytest_workflow.harness import Environment, WorkflowHarness
-from pytest_workflow.history_source import copied
 from pytest_workflow.memory_check import MemoryDrops
 from pytest_workflow.nondeterminism import environment_reads, other_randomness, suspects, unordered_loops
 from pytest_workflow.observed import ObservedDefinitions, unobserved
@@ -144,7 +143,7 @@ class ReplayCheck:
 
     def _replayed(self, record: RecordedExecution, handler: object) -> ExecutionReplay:
         environment = self._environment
-        database = copied(environment.database.connection)
+        database = environment.storage.copied()
         try:
             with other_randomness(), environment_reads() as reads:
                 replay = replay_execution(

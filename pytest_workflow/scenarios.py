@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.crashes import CrashExplorationError, CrashReport, explore
-from pytest_workflow.harness import Environment, emptied, memory_database
+from pytest_workflow.harness import Environment
 from pytest_workflow.loops import SpareLoops
 from pytest_workflow.observation import Observation, Place
 from pytest_workflow.places import located_error
 from workflow_core.definition import Definitions
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterable, Sequence
 
     from pytest_workflow.freezer import Freezer
     from pytest_workflow.invariants import Invariant
+    from pytest_workflow.storages import Storage
     from workflow_core.definition import Definition
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
@@ -104,8 +104,8 @@ class WorkflowCrashes:
         __tracebackhide__ = True
         if isinstance(nondeterministic, str):
             nondeterministic = (nondeterministic,)
-        with contextlib.closing(memory_database()) as database, SpareLoops() as loops:
-            run = functools.partial(self._run, scenario, asked_for(scenario), database, loops)
+        with contextlib.closing(self._environment.storage.another()) as storage, SpareLoops() as loops:
+            run = functools.partial(self._run, scenario, asked_for(scenario), storage, loops)
             baseline = run(())
             if not baseline.passed:
                 raise ValueError("the scenario came to no durable point: it ran no workflow, so nothing was explored")
@@ -134,7 +134,7 @@ class WorkflowCrashes:
         self,
         scenario: Callable[..., object],
         asked: Sequence[str],
-        database: sqlite3.Connection,
+        storage: Storage,
         loops: SpareLoops,
         places: tuple[Place, ...],
     ) -> Observation:
@@ -142,8 +142,9 @@ class WorkflowCrashes:
         outer = self._environment
         observation = Observation(places)
         clock = VirtualClock(outer.clock.start, automatic=outer.clock.automatic, loops=loops)
+        storage.empty()
         environment = Environment(
-            clock, None, outer.settings, outer.user_plugins, observation, emptied(database), outer.custom_fault
+            clock, None, outer.settings, outer.user_plugins, observation, storage, outer.custom_fault
         )
         environment.engine.definitions = ScenarioDefinitions(outer.engine.definitions)
         self._freezer.lead(clock)

@@ -152,7 +152,7 @@ class WorkflowStateMachine(RuleBasedStateMachine):
         if self._checked == (len(seen.passed), len(seen.deaths)):
             return  # nothing durable happened
         self._checked = (len(seen.passed), len(seen.deaths))
-        observe(seen, self.harness.db)
+        observe(seen, self.harness.db, self.harness.damage())
         broken = [
             f"{each.name}: {found}"
             for each in DEFAULT_INVARIANTS

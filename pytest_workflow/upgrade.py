@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -226,15 +225,14 @@ class _Run:
         self.frozen: list[_Frozen] = []
         self.failure: BaseException | None = None
         self._points = 0
-        self._connection: sqlite3.Connection | None = None
+        self._storage = test.storage.another()
         if database is not None:
-            self._connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-            self._connection.deserialize(database)
+            self._storage.fill(database)
         clock = VirtualClock(start)
         self._freezer = freezer
         self._stack = contextlib.ExitStack()
         plugins = [*test.user_plugins, _Watch(self, freezes=freezes)]
-        self.environment = Environment(clock, settings=test.settings, plugins=plugins, memory=self._connection)
+        self.environment = Environment(clock, settings=test.settings, plugins=plugins, storage=self._storage)
         self.environment.engine.configurations.succeed(test.engine.configurations)
         for step_id, value in doubles.items():
             self.environment.faults.returns(step_id, value, strict=False)
@@ -246,8 +244,7 @@ class _Run:
     def __exit__(self, *error: object) -> None:
         self.environment.close()
         self._stack.close()
-        if self._connection is not None:
-            self._connection.close()
+        self._storage.close()
 
     def define(self, code: WorkflowCode, workflow: str | None) -> str:
         """Define the workflows of a version of the code, and return the name of the one that runs."""
@@ -281,11 +278,12 @@ class _Run:
     def freeze(self, point: DurablePoint) -> None:
         """Keep the database as it is after a durable point, unless the execution has ended."""
         self._points += 1
-        connection = self.environment.database.connection
-        rest = connection.execute("SELECT count(*) FROM executions WHERE status NOT IN (?, ?, ?)", tuple(_AT_REST))
-        if rest.fetchone()[0]:
+        (rest,) = self.environment.database.query(
+            "SELECT count(*) AS n FROM executions WHERE status NOT IN (?, ?, ?)", *_AT_REST
+        )
+        if rest["n"]:
             now = self.environment.clock.now()
-            self.frozen.append(_Frozen(self._points, point, connection.serialize(), now))
+            self.frozen.append(_Frozen(self._points, point, self.environment.storage.image(), now))
 
     async def asked(self, execution: Execution, ask: Ask) -> None:
         """Note what is asked for."""

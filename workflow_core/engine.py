@@ -16,6 +16,7 @@ from workflow_core.clock import Clock, SystemClock, to_epoch_ms
 from workflow_core.config import Configurations
 from workflow_core.current import activated
 from workflow_core.database.directory import DirectoryStore
+from workflow_core.database.dispatch import Dispatches
 from workflow_core.database.store import ExecutionRecord
 from workflow_core.definition import (
     MISSING,
@@ -221,6 +222,10 @@ class WorkflowEngine:
         """
         del background
         return asyncio.get_running_loop().create_task(coroutine, name=name)
+
+    def dispatching_store(self) -> Dispatches | None:
+        """Return the store, if executions can be handed to workers there; else they begin in this process."""
+        return self._bare_store if isinstance(self._bare_store, Dispatches) else None
 
     def rests(self, execution: Execution) -> None:
         """Note that an execution waits for a moment, or that something else of it has come to its end."""

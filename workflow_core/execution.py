@@ -106,6 +106,7 @@ class Execution:
         seq: int,
     ) -> None:
         self.engine = engine
+        self.now: Callable[[], datetime] = engine.clock.now
         self.definition = definition
         self.record = record
         self.lease = lease
@@ -122,6 +123,7 @@ class Execution:
         self.extensions = engine.extensions
         self.observed = engine.extensions.observed
         self.workflow_name = definition.name
+        self.execution_id = lease.execution_id
         self.log = engine.log_files
         self.step_log = self.log if self.log is not None and self.log.logs_steps else None
         self.watched = self.observed or self.log is not None
@@ -150,18 +152,9 @@ class Execution:
         return f'workflow "{self.definition.name}", execution "{self.execution_id}"'
 
     @property
-    def execution_id(self) -> str:
-        """The execution's id."""
-        return self.lease.execution_id
-
-    @property
     def restart_attempt(self) -> int:
         """1, and one more for each restart."""
         return self.record.restart_attempt
-
-    def now(self) -> datetime:
-        """Return the engine's time."""
-        return self.engine.clock.now()
 
     # History ---------------------------------------------------------------------------------------------------------
 
@@ -628,7 +621,7 @@ def result_of(
         codec: Reads the stored values.
         definition: The workflow, whose declared types its input and output are read as; ``None`` if it is unknown here.
     """
-    return ExecutionResult(
+    return ExecutionResult.trusted(
         execution_id=record.execution_id,
         workflow_name=record.workflow_name,
         status=record.status,

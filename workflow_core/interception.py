@@ -90,22 +90,23 @@ class _Guarded:
         if self._observers is not None and name in DURABLE_POINTS:
             attribute = functools.partial(self._observed, self._observers, name, attribute)
         elif self._patience is not None and name in _WAITED_FOR:
-            attribute = functools.partial(self._tried, self._patience, attribute)
+            attribute = self._trying(self._patience, attribute)
         else:
             return attribute
         self.__dict__[name] = attribute
         return attribute
 
-    async def _tried(
-        self, patience: Patience, method: Callable[..., Awaitable[object]], *args: object, **kwargs: object
-    ) -> object:
-        try:
-            return await method(*args, **kwargs)
-        except StorageError as error:
-            if not error.is_transient:
-                raise
-            failure = error
-        return await patience.again(failure, functools.partial(method, *args, **kwargs), self._execution)
+    def _trying(self, patience: Patience, method: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+        async def tried(*args: object, **kwargs: object) -> object:
+            try:
+                return await method(*args, **kwargs)
+            except StorageError as error:
+                if not error.is_transient:
+                    raise
+                failure = error
+            return await patience.again(failure, functools.partial(method, *args, **kwargs), self._execution)
+
+        return tried
 
     async def _observed(
         self, observers: Extensions, name: str, method: Callable[..., Awaitable[object]], *args: object
@@ -121,7 +122,7 @@ class _Guarded:
                 raise
 
         if self._patience is not None and name in _WAITED_FOR:
-            result = await self._tried(self._patience, attempt)
+            result = await self._trying(self._patience, attempt)()
         else:
             result = await attempt()
         try:

@@ -84,8 +84,10 @@ class Leases:
     async def _renew(self, lease_ms: int) -> None:
         """Keep this engine's executions its own, and stop those that another process has taken."""
         delay_ms = lease_ms / 3
-        while (self._running or self._sleepers) and not self._engine.closed:
-            await self._engine.clock.sleep(delay_ms)
+        while True:
+            await self._engine.clock.sleep(delay_ms)  # first, so one task serves all short executions of the time
+            if not (self._running or self._sleepers) or self._engine.closed:
+                return
             delay_ms = lease_ms / 3
             stores: dict[int, tuple[WorkflowStore, list[Active]]] = {}
             for active in self._running:

@@ -14,6 +14,8 @@ from workflow_core.events import ExecutionRecovered, ExecutionStarted
 from workflow_core.stored import revive
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from workflow_core.database.dispatch import Claim
     from workflow_core.database.rows import UnfinishedExecution
     from workflow_core.database.store import ExecutionRecord
@@ -86,13 +88,18 @@ class Recovery:
         while True:
             page = await store.unfinished_executions(after, _RECOVERY_PAGE)
             living: dict[Owner | None, bool] = {}  # a page has many executions of few owners
+            left: list[UnfinishedExecution] = []
             for found in page:
                 if self._runs_somewhere(found, living) or store.location(found.workflow_name) in hindered:
                     continue
                 if not found.is_declarative and self._engine.known_definition(found.workflow_name) is None:
                     unknown[found.workflow_name] += 1
-                elif await self._recover_one(found, len(taken), suspects, hindered):
-                    taken.append(found.execution_id)
+                    continue
+                left.append(found)
+                if len(left) == store.concurrency:
+                    taken += await self._recover_some(left, len(taken), suspects, hindered)
+                    left.clear()
+            taken += await self._recover_some(left, len(taken), suspects, hindered)
             if len(page) < _RECOVERY_PAGE:
                 break
             after = page[-1].position
@@ -110,7 +117,7 @@ class Recovery:
 
     def _suspect(self, suspects: list[tuple[int, ExecutionRecord]]) -> list[str]:
         """Let executions be taken over one at a time, in the background; return their ids."""
-        suspects.sort(key=lambda suspect: suspect[0])
+        suspects.sort(key=lambda suspect: (suspect[0], suspect[1].started_at, suspect[1].execution_id))
         self._suspects.update((record.execution_id, record) for _, record in suspects)
         trials = self.trials
         if suspects and (trials is None or trials.done() or trials.get_loop() is not asyncio.get_running_loop()):
@@ -156,6 +163,27 @@ class Recovery:
             or found.execution_id in self._sleeping
         )
 
+    async def _recover_some(
+        self,
+        some: Sequence[UnfinishedExecution],
+        taken: int,
+        suspects: list[tuple[int, ExecutionRecord]],
+        hindered: set[str],
+    ) -> list[str]:
+        """Take executions over at the same time; return the ids of those that this engine has now."""
+        recoveries = [self._recover_one(found, taken + n, suspects, hindered) for n, found in enumerate(some)]
+        if len(recoveries) == 1:
+            return [some[0].execution_id] if await recoveries[0] else []
+        tasks = [self._engine.create_task(recovery, "workflow recovery") for recovery in recoveries]
+        try:
+            ours = await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        return [found.execution_id for found, is_ours in zip(some, ours, strict=True) if is_ours]
+
     async def _recover_one(
         self,
         found: UnfinishedExecution,
@@ -181,7 +209,7 @@ class Recovery:
                     return False
                 suspects.append((deaths, record))
                 return False
-            await self.take_over(record)
+            await self.take_over(record, None if waits else deaths)
         except LeaseLostError:
             return False  # another process was faster
         except Exception as error:  # one damaged row must not keep the others from being recovered
@@ -200,8 +228,12 @@ class Recovery:
         record = await self._engine.store.load_execution(found.execution_id)
         return record if record is not None and record.fencing_token == found.fencing_token else None
 
-    async def take_over(self, record: ExecutionRecord) -> Active:
+    async def take_over(self, record: ExecutionRecord, deaths: int | None = None) -> Active:
         """Go on with an interrupted execution, unless another thread of this engine does so already.
+
+        Args:
+            record: The execution.
+            deaths: How many deaths of processes count against it, if that is known.
 
         Raises:
             LeaseLostError: It changed hands, or ended, since it was read.
@@ -210,7 +242,7 @@ class Recovery:
             return (
                 self._running.find(record.execution_id)
                 or await self._sleeping.woken(record.execution_id)
-                or await self._taken_over(record)
+                or await self._taken_over(record, deaths)
             )
 
     async def go_on(self, claim: Claim) -> Active:
@@ -221,7 +253,7 @@ class Recovery:
             if active is not None:
                 return active
             if claim.kind == "abandoned":
-                return await self._taken_over(record)
+                return await self._taken_over(record, None)
             execution = await revive(self._engine, record, is_new=claim.kind == "begun")
             if claim.kind == "begun":
                 execution.opens_with(ExecutionStarted(), 1, record.started_at)
@@ -229,9 +261,9 @@ class Recovery:
                 execution.opens_with(ExecutionRecovered(), execution.last_seq, self._engine.clock.now())
             return self._engine.launch(execution)
 
-    async def _taken_over(self, record: ExecutionRecord) -> Active:
+    async def _taken_over(self, record: ExecutionRecord, deaths: int | None) -> Active:
         execution = await revive(self._engine, record)
-        deaths = await self._deaths_of(record)
+        deaths = await self._deaths_of(record) if deaths is None else deaths
         seq, at = execution.next_seq(), self._engine.clock.now()
         status: ExecutionStatus = record.status if record.status in {"sleeping", "panicked"} else "running"
         lease = await execution.store.execution_recovered(

@@ -13,7 +13,7 @@ import pydantic_core
 
 from workflow_core.arguments import validated_id, validated_priority, validated_queue
 from workflow_core.clock import to_epoch_ms
-from workflow_core.database.dispatch import Dispatch, Dispatches
+from workflow_core.database.dispatch import Dispatch
 from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
 from workflow_core.definition import configured, validated
 from workflow_core.errors import ExecutionConflictError, ExecutionNotFoundError
@@ -140,11 +140,11 @@ class Starting:
             ExecutionConflictError: The id is in use for another workflow or another input.
             StorageError: The database cannot be used.
         """
-        store = self._engine.bare_store
+        store = self._engine.dispatching_store()
         dispatch = Dispatch(validated_queue(queue), validated_priority(priority))
         if limit_key is not None:
             checked_key(limit_key)
-        if not isinstance(store, Dispatches):
+        if store is None:
             return await self.begin(
                 name, execution_id, input_value, retry_config, panic_config, timeout_ms, detach=True
             )

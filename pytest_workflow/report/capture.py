@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from typing import TYPE_CHECKING
 
+from pytest_workflow.harness import unreadable
 from pytest_workflow.report.model import WorkflowRecord
-from workflow_core.errors import WorkflowCoreError
 from workflow_core.report.model import ErrorEntry, EventEntry, ExecutionEntry, StepEntry
 from workflow_core.report.reading import readable_json, shortened
 from workflow_core.report.timeline import FaultStrike
@@ -32,7 +31,7 @@ class FaultWatch:
 
     def __init__(self, environment: Environment) -> None:
         self.strikes: dict[str, list[FaultStrike]] = {}
-        self._database = environment.database
+        self._database, self._errors = environment.database, environment.storage.errors
         environment.faults.watch(self._note)
 
     def _note(self, place: Attempt | DurablePoint, armed: ArmedFault) -> None:
@@ -41,7 +40,7 @@ class FaultWatch:
 
     def _latest_seq(self, execution_id: str) -> int:
         # Read rather than heard of: a crash after a commit strikes before the engine tells anyone of the event.
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(*self._errors):
             (row,) = self._database.query(
                 "SELECT max(seq) AS seq FROM step_events WHERE execution_id = ?", execution_id
             )
@@ -55,7 +54,7 @@ def capture(environment: Environment, watch: FaultWatch) -> WorkflowRecord:
     try:
         rows = environment.database.executions()
         executions = tuple(_execution(environment, watch, row) for row in rows[:MOST_EXECUTIONS])
-    except (WorkflowCoreError, sqlite3.Error, ValueError, KeyError, RuntimeError) as error:
+    except unreadable(environment.storage) as error:
         return WorkflowRecord(virtual_ms=virtual_ms, problem=f"The executions cannot be read: {error}")
     left_out = len(rows) - len(executions)
     problem = f"{left_out} more executions of this test are not shown." if left_out else None

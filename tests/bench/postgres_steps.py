@@ -17,7 +17,7 @@ from itertools import count
 
 import psycopg
 
-from tests.postgres_server import FAST, Server, programs
+from pytest_workflow.postgres.server import FAST, PostgresServer, programs
 from workflow_core import Settings, WorkflowContext, WorkflowEngine
 from workflow_core.database.postgres.store import PostgresStore
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2_000, help="steps in each round (default 2000)")
     parser.add_argument("--flush", action="store_true", help="let each commit wait for the disk")
     options = parser.parse_args()
-    server = Server(programs())
+    server = PostgresServer(programs())
     slow = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"} if options.flush else {}
     try:
         server.start({**FAST, **slow})

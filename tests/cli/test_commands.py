@@ -630,3 +630,28 @@ def test_the_usual_command_lines(cli, make_app, monkeypatch, tmp_path):
         done = cli(*shlex.split(line)[1:])
         assert done.code == 0, (line, done.err)
         assert done.out
+
+
+@pytest.mark.parametrize("line", [["worker"], ["cluster", "status"], ["start", "order", "--queue", "default"]])
+def test_workers_need_postgresql(cli, app, line):
+    pytest.importorskip("procrastinate")
+    done = cli(*line)
+    assert done.code == 2
+    assert "Workers need PostgreSQL" in done.err
+    assert "WORKFLOW_DATABASE_URL" in done.err
+
+
+def test_a_priority_is_for_a_queue(cli, app):
+    done = cli("start", "order", "--priority", "3")
+    assert (done.code, done.err) == (2, "Error: --priority means something only with --queue\n")
+
+
+@pytest.mark.parametrize(
+    "option", ["--concurrency=0", "--grace=-1", "--rest=-1", "--poll=1", "--heartbeat=1", "--queue"]
+)
+def test_options_of_a_worker_that_cannot_be(cli, app, option):
+    assert cli("worker", option).code == 2
+
+
+def test_the_version(cli):
+    assert cli("--version").out.startswith("workflow 0.")

@@ -1,16 +1,18 @@
 """The page on the command line is true: its reference is that of the commands, and its session runs."""
 
-import importlib.util
 import re
 import shlex
 import sys
 from pathlib import Path
 
-from workflow_core.cli.application import run
+import click
+
+from tests.docs import cli_reference
+from workflow_core.cli.application import COMMANDS, run, workflow
+from workflow_core.cli.invocation import make_command
 from workflow_core.definition import SHARED_DEFINITIONS
 
-HERE = Path(__file__).parent
-PAGE = HERE.parents[1] / "docs" / "cli.md"
+PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 
 
 def bare(text):
@@ -19,11 +21,37 @@ def bare(text):
 
 
 def test_the_reference_is_not_stale():
-    specification = importlib.util.spec_from_file_location("cli_reference", HERE / "cli_reference.py")
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    text = PAGE.read_text(encoding="utf-8")
-    assert bare(module.renewed(text)) == bare(text), "run: python tests/docs/cli_reference.py"
+    assert bare(cli_reference.PAGE.read_text(encoding="utf-8")) == bare(cli_reference.reference()), "run: make docs"
+
+
+def test_commands_below_commands_are_in_the_reference(monkeypatch):
+    """A group of commands appears with its own overview and its commands, without a word about it here."""
+    hungry = click.Option(["--hungry"], is_flag=True, help="Feed them.")
+    group = click.Group("flock", help="Many sheep.", params=[hungry])
+
+    @make_command("count", examples="workflow flock count")
+    def count():
+        """Say how many there are."""
+
+    group.add_command(count)
+    monkeypatch.setitem(COMMANDS, "flock", COMMANDS["list"]._replace(summary="Mind sheep."))
+    known = workflow.get_command
+    monkeypatch.setattr(workflow, "get_command", lambda ctx, name: group if name == "flock" else known(ctx, name))
+    text = cli_reference.reference()
+    assert "| [`workflow flock`](#workflow-flock) | Mind sheep. |" in text
+    assert "## workflow flock\n\nMany sheep.\n" in text
+    assert "| `--hungry` | Feed them. |" in text
+    assert text.count("| [`workflow flock count`](#workflow-flock-count) | Say how many there are. |") == 2
+    assert "```bash\nworkflow flock count\n```" in text
+
+
+def test_every_command_and_option_says_what_it_does_and_every_command_has_examples():
+    for context in cli_reference.commands(cli_reference.root()):
+        command = context.command
+        assert command.help, context.command_path
+        assert isinstance(command, click.Group) or cli_reference.epilog(command).get("Examples"), context.command_path
+        for parameter in command.params:
+            assert isinstance(parameter, click.Argument) or parameter.help, (context.command_path, parameter.name)
 
 
 def test_the_session_runs(tmp_path, monkeypatch, capsys):

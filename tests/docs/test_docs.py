@@ -27,7 +27,9 @@ PLUGINS = {
 """The plugins that a page needs besides the harness, by a word of it. Others would cost each process up to seconds."""
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
 FRAMEWORKS = ("fastapi", "flask", "django")
-LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]+)(#[^)]*)?\)")
+MORE_PAGES = [ROOT / ".github/CONTRIBUTING.md", ROOT / "changelog.d/README.md", ROOT / "examples/README.md"]
+"""Pages without code to run, the links of which are checked as well."""
+LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 
 
 def text_of(page):
@@ -80,7 +82,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request):
     needs(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORKFLOW_DIR", str(tmp_path / "state"))
-    if page.name == "postgres.md":
+    if page.name in {"postgres.md", "workers.md"}:
         monkeypatch.setenv("WORKFLOW_DATABASE_URL", request.getfixturevalue("postgres_url"))
         monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", request.getfixturevalue("postgres_schema"))
     tests = 0
@@ -112,6 +114,38 @@ def test_the_example_on_postgresql_is_all_that_it_takes(tmp_path, monkeypatch, p
     assert {path.name for path in tmp_path.iterdir()} == {"shop.py"}
 
 
+def test_the_example_with_a_worker_is_all_that_it_takes(tmp_path, monkeypatch, postgres_url, postgres_schema):
+    monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    saved = {name: content for name, _, content in blocks(text_of(ROOT / "docs" / "workers.md"))}
+    for name in ("shop.py", "invoices.py"):
+        (tmp_path / name).write_text(saved[name], encoding="utf-8")
+    cli = [sys.executable, "-m", "workflow_core.cli"]
+
+    def output(*command):
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        return run.stdout
+
+    worker = [*cli, "worker", "--app", "shop", "--concurrency", "50", "--queue", "default", "--rest", "50"]
+    tuning = ["--poll", "100", "--heartbeat", "1000", "--grace", "1000"]
+    with subprocess.Popen([*worker, *tuning], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline().startswith('Working on the workflow "greeting" from queue default')
+            assert output(sys.executable, "shop.py") == "Hello, Ada!\n"
+            start = [*cli, "start", "greeting", "--app", "shop", "--execution-id", "greeting-2"]
+            told = output(*start, "--input", '{"name": "bob"}', "--queue", "default", "--priority", "3")
+            assert 'Execution "greeting-2" is queued for the workers of queue "default"' in told
+            assert output(*cli, "status", "greeting-2", "--follow", "--quiet") == "completed\n"
+            assert output(sys.executable, "-c", "import invoices; print(invoices.limits.concurrency)") == "20\n"
+            status = output(*cli, "cluster", "status")
+            assert "0 of 50" in status
+            assert "default" in status
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0
+
+
 @pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")
 @pytest.mark.parametrize(
     ("page", "part"),
@@ -127,10 +161,23 @@ def test_a_session_runs_and_prints_what_it_says(page, part, tmp_path):
     session.follow(now)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def prose(page):
+    """Return a page without its blocks of code."""
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page):
+    """Return what can stand after the # of a link to a page: its headings in small letters, with hyphens."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *MORE_PAGES], ids=name_of)
 def test_links_lead_somewhere(page):
-    for found in LINK.finditer(text_of(page)):
-        assert (page.parent / found.group(1)).exists(), found.group(0)
+    for found in LINK.finditer(prose(page)):
+        target = page.parent / found[1] if found[1] else page
+        assert target.exists(), found[0]
+        assert not found[2] or found[2] in anchors(target), found[0]
 
 
 def test_every_guarantee_is_shown_by_a_test_that_exists():

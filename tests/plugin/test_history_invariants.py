@@ -11,10 +11,10 @@ from pytest_workflow.history_invariants import waits_are_kept
 from pytest_workflow.invariants import Comparison
 from pytest_workflow.observation import Observation
 from workflow_core import StorageError
+from workflow_core.attempts import StepRun
 from workflow_core.database import parts
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.execution import Execution
-from workflow_core.step import _StepRun
 
 RETRY = {"max_attempts": 4}
 
@@ -174,7 +174,7 @@ def test_a_completed_execution_that_keeps_its_owner_and_an_error(broken, monkeyp
 
 
 def test_a_step_whose_completion_is_never_written(broken, monkeypatch):
-    original = _StepRun._complete
+    original = StepRun._complete
 
     async def careless(run, text, handled_by):
         if run.record.step_id == "charge":
@@ -187,7 +187,7 @@ def test_a_step_whose_completion_is_never_written(broken, monkeypatch):
         workflow.define("watched-order", order)
         workflow.run("watched-order", "o-1")
 
-    monkeypatch.setattr(_StepRun, "_complete", careless)
+    monkeypatch.setattr(StepRun, "_complete", careless)
     assert "every result is recorded" in broken(calm)
 
 

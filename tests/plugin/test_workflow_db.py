@@ -161,7 +161,7 @@ def test_a_wrong_marker_fails_in_one_line(run_within, pytester, marker):
     )
     result = run_within()
     result.assert_outcomes(errors=1)
-    result.stdout.fnmatch_lines(['@pytest.mark.workflow_store takes "memory" or "file", nothing else'])
+    result.stdout.fnmatch_lines(['@pytest.mark.workflow_store takes "memory", "file" or "postgres", nothing else'])
     assert "Traceback" not in result.stdout.str()
     assert "entry.py" not in result.stdout.str()
 
@@ -170,7 +170,7 @@ def test_wrong_values_end_the_run(run_within, pytester):
     pytester.makepyfile("def test_it(): ...")
     by_ini = run_within("-o", "workflow_store=disk")
     assert by_ini.ret == pytest.ExitCode.USAGE_ERROR
-    by_ini.stderr.fnmatch_lines(["ERROR: workflow_store = 'disk' in the configuration: use memory or file"])
+    by_ini.stderr.fnmatch_lines(["ERROR: workflow_store = 'disk' in the configuration: use memory, file or postgres"])
     by_option = run_within("--workflow-store=disk")
     assert by_option.ret == pytest.ExitCode.USAGE_ERROR
     by_option.stderr.fnmatch_lines(["*argument --workflow-store: invalid choice: 'disk'*"])

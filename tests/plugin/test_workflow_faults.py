@@ -9,7 +9,7 @@ from datetime import timedelta
 import pytest
 
 from pytest_workflow import CircuitClosed, CircuitHalfOpened, StepCompleted, StepFailed, StepRetrying, StepSkipped
-from workflow_core import CircuitOpenError, NonRetryableError, UnstorableResultError, Workflow
+from workflow_core import CircuitOpenError, NonRetryableError, StorageError, UnstorableResultError, Workflow
 from workflow_core.panic import PANIC_INDICATORS
 
 pytest_plugins = ["pytester"]
@@ -528,3 +528,19 @@ def test_an_unused_rule_fails_the_test_by_name(run_within, pytester):
     assert "fail('own'" not in result.stdout.str().split("short test summary")[0].replace(
         'workflow_faults.fail("own"', ""
     )
+
+
+def test_a_database_that_refuses_an_inner_step_is_no_failure_of_the_outer_one(workflow, workflow_faults):
+    handled = []
+
+    @workflow.define("w")
+    async def flow(ctx):
+        async def outer():
+            return await ctx.step("inner", lambda: "done")
+
+        return await ctx.step("outer", outer).catch(lambda error, ctx: handled.append(error))
+
+    workflow_faults.storage_error("step_completed", step_id="inner")
+    with pytest.raises(StorageError, match="database is locked"):
+        workflow.run("w")
+    assert handled == []

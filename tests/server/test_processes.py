@@ -138,6 +138,24 @@ asyncio.run(main())
     assert ended(other) == (0, "", "")
 
 
+def test_a_server_answers_to_the_names_that_it_is_given(serve):
+    _, url = serve("--allowed-host", "workflows.example.org")
+    answers = [
+        httpx.get(f"{url}/api/workflows", headers={"Host": host}).status_code
+        for host in ("workflows.example.org", "other.example.org")
+    ]
+    assert answers[0] == 200
+    assert answers[1] >= 400
+
+
+def test_a_server_behind_a_proxy_that_logs_requests_and_has_no_pages(serve):
+    options = ["--no-dashboard", "--no-recover", "--behind-proxy", "--access-log"]
+    process, url = serve(*options, LOG_LEVEL="info")
+    assert httpx.get(url, headers={"Accept": "text/html", "X-Forwarded-For": "192.0.2.7"}).status_code == 404
+    process.send_signal(signal.SIGTERM)
+    assert "192.0.2.7" in ended(process)[2]
+
+
 def test_the_dashboard_is_opened_in_a_browser(serve, tmp_path):
     browser = tmp_path / "browser"
     browser.write_text('#!/bin/sh\necho "$1" > opened.part && mv opened.part opened\n')
@@ -151,8 +169,9 @@ def test_the_dashboard_is_opened_in_a_browser(serve, tmp_path):
     assert ended(process)[0] == 0
 
 
-def test_the_code_changes_and_the_server_starts_again(serve, tmp_path):
-    process, url = serve("--no-open", command="dev")
+def test_the_code_changes_and_the_server_starts_again(serve, tmp_path, tmp_path_factory):
+    library = tmp_path_factory.mktemp("library")
+    process, url = serve("--no-open", "--watch", str(library), command="dev")
     with httpx.Client(base_url=url) as client:
         assert client.post("/api/workflows/night/executions", json={"execution_id": "n"}).status_code == 202
     (tmp_path / "night_shop.py").write_text(SHOP.replace('"quick"', '"quicker"'))
@@ -161,6 +180,8 @@ def test_the_code_changes_and_the_server_starts_again(serve, tmp_path):
         defined = [each["name"] for each in client.get("/api/workflows").json()["workflows"] if each["defined"]]
         assert defined == ["blocks", "night", "quicker"]
         assert not client.get("/api/executions/n").json()["interrupted"]
+    (library / "helper.py").write_text("")
+    assert process.stdout.readline().strip() == url
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 0
 

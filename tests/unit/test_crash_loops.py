@@ -175,7 +175,7 @@ def test_suspects_are_taken_over_one_at_a_time(machine):
         engine = machine.boot()
         assert await engine.recover() == ["e0", "e1", "e2"]
         await machine.clock.settle()
-        assert order == ["e0", "e1", "e2"] * 2  # nobody was suspected yet: all at once
+        assert order[:3] == sorted(order[3:]) == ["e0", "e1", "e2"]  # nobody was suspected yet: all at once
         await machine.crash(machine.engines[-1])
         order.clear()
         engine = machine.boot()

@@ -102,3 +102,36 @@ def test_the_core_runs_in_an_environment_with_nothing_but_what_it_requires(tmp_p
 def test_every_public_name_exists(package):
     done = run(f"import {package} as package\nfor name in package.__all__: getattr(package, name)\nprint('all')")
     assert done.stdout == "all\n", done.stderr
+
+
+HEAVY = {"pydantic", "sqlite3", "asyncio", "yaml", "httpx", "psycopg", "fastapi", "jinja2", "rich", "uvicorn", "click"}
+
+
+@pytest.mark.parametrize(
+    ("program", "allowed"),
+    [
+        ("import workflow_core", set()),
+        ("from workflow_core import Workflow; Workflow", {"pydantic", "sqlite3", "asyncio"}),
+        ("from workflow_core.cli import main; main(['--help'])", {"click"}),
+        (
+            "from workflow_core.cli import main; main(['status', '--help'])",
+            {"click", "rich", "pydantic", "sqlite3", "asyncio"},
+        ),
+        ("from workflow_core.cli import main; main(['serve', '--help'])", {"click"}),
+    ],
+)
+def test_a_start_imports_no_more_than_it_needs(program, allowed):
+    unwanted = [*sorted(HEAVY - allowed), "workflow_core.definitions", "workflow_core.engine"]
+    script = f"import sys\n{program}\nprint([name for name in {unwanted} if name in sys.modules], file=sys.stderr)"
+    done = run(script)
+    assert done.stderr == "[]\n"
+
+
+def test_every_public_name_is_listed_once_and_shown():
+    import workflow_core
+
+    names = workflow_core.__all__
+    assert len(names) == len({*names})
+    assert {*names} <= {*dir(workflow_core)}
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        workflow_core.nothing  # noqa: B018 - reading it is the test

@@ -189,7 +189,8 @@ def single(tmp_path, version="v1"):
     return Path(shutil.copy(RECORDED / version / "single.db", tmp_path / "single.db"))
 
 
-def test_a_crash_in_the_middle_leaves_the_old_version(tmp_path):
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_crash_in_the_middle_leaves_the_old_version(tmp_path, version):
     """The process ends by itself when all has been written and nothing committed."""
     program = textwrap.dedent("""
         import os, sys
@@ -208,7 +209,7 @@ def test_a_crash_in_the_middle_leaves_the_old_version(tmp_path):
         migrations.statements = lambda script: [*split(script), "SELECT die()"]
         SQLiteStore(Path(sys.argv[1]))
     """)
-    path = single(tmp_path)
+    path = single(tmp_path, version)
     before = dump(path)
     environment = {**os.environ, "PYTHONPATH": str(RECORDED.parents[2])}
     died = subprocess.run([sys.executable, "-c", program, path], env=environment, check=False)
@@ -224,11 +225,37 @@ def dump(path):
         return [*connection.iterdump(), connection.execute("PRAGMA user_version").fetchone()]
 
 
+def test_all_rows_are_kept(tmp_path):
+    path = single(tmp_path, "v2")
+    before = rows(path, "steps"), rows(path, "step_events")
+    assert all(before)
+    SQLiteStore(path).close()
+    assert (rows(path, "steps"), rows(path, "step_events")) == before
+
+
+def rows(path, table):
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        cursor = connection.execute(f"SELECT * FROM {table}")
+        names = [column[0] for column in cursor.description]
+        return sorted((dict(zip(names, row, strict=True)) for row in cursor), key=repr)
+
+
+def test_steps_of_an_execution_that_another_program_deleted_go(tmp_path):
+    """Programs that leave foreign keys off, as the shell of SQLite does, leave an execution's steps behind."""
+    path = single(tmp_path, "v2")
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM executions WHERE id = 'completed'")
+    left = [row for row in rows(path, "steps") if row["execution_id"] != "completed"]
+    SQLiteStore(path).close()
+    assert rows(path, "steps") == left
+
+
 def test_a_step_that_fails_leaves_the_old_version(tmp_path, monkeypatch):
     path = single(tmp_path)
     before = dump(path)
-    script = migrations.WORKFLOW_MIGRATIONS[1] + "\nSELECT no_such_function();\n"
-    monkeypatch.setitem(migrations._MIGRATIONS, WORKFLOW_SCHEMA, {1: script})
+    steps = dict(migrations.WORKFLOW_MIGRATIONS)
+    steps[max(steps)] += "\nSELECT no_such_function();\n"
+    monkeypatch.setitem(migrations._MIGRATIONS, WORKFLOW_SCHEMA, steps)
     with pytest.raises(StorageError, match="no_such_function"):
         SQLiteStore(path)
     assert dump(path) == before
@@ -309,5 +336,7 @@ def test_a_new_database_has_no_step_to_take(tmp_path):
     connection = open_database(tmp_path / "w.db", WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, "NORMAL", 0)
     assert connection.execute("PRAGMA user_version").fetchone() == (WORKFLOW_SCHEMA_VERSION,)
     assert connection.execute("PRAGMA auto_vacuum").fetchone() == (2,)
+    assert connection.execute("PRAGMA page_size").fetchone() == (2_048,)
+    assert connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (2_000,)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()

@@ -9,6 +9,7 @@ import pytest
 
 from workflow_core import Settings, StorageError, ValidationError, WorkflowEngine
 from workflow_core.database.directory import DirectoryStore
+from workflow_core.storage import make_store
 
 SECRET = "s3cr%25t-pa5sw0rd"  # noqa: S105
 PLAIN = "s3cr%t-pa5sw0rd"
@@ -126,3 +127,13 @@ def test_an_engine_on_sqlite_imports_nothing_of_postgresql():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("prepares", [True, False])
+def test_statements_are_not_prepared_where_a_pooler_cannot_keep_them(monkeypatch, prepares):
+    from workflow_core.database.postgres import store
+
+    asked = {}
+    monkeypatch.setattr(store, "PostgresStore", lambda url, **options: asked.update(options))
+    make_store(Settings(database_url=URL, database_prepares=prepares))
+    assert asked["prepares"] is prepares

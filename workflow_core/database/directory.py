@@ -54,6 +54,8 @@ class DirectoryStore:
         busy_timeout_ms: How long a write waits for another process's lock, in milliseconds.
     """
 
+    concurrency = 1
+
     def __init__(self, root: Path, *, synchronous: str = "NORMAL", busy_timeout_ms: int = 5_000) -> None:
         self.layout = RuntimeLayout(root.absolute())
         self._synchronous = synchronous

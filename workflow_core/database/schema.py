@@ -5,6 +5,9 @@ when it ended, and an execution's row when it started and completed, so those ev
 `event_log` holds only what no row holds. The view `step_events` joins them into the append-only history that every
 reader uses. A step therefore costs one row, written twice, and no event row.
 
+`steps` has a rowid, so a new row is put at the table's end, where it has room for its result; a B-tree of whole rows in
+the order of their keys would split its pages, and spill a result of some hundred bytes to pages of its own.
+
 `updated_at` is written by the engine from its own clock, together with `revision`. The triggers act only when a row
 was changed without `revision`, that is by a foreign program.
 
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 __all__ = ["WORKFLOW_SCHEMA_VERSION", "WORKFLOW_SCHEMA", "REGISTRY_SCHEMA_VERSION", "REGISTRY_SCHEMA"]
 
-WORKFLOW_SCHEMA_VERSION = 2
+WORKFLOW_SCHEMA_VERSION = 3
 
 WORKFLOW_SCHEMA = """
 CREATE TABLE owners (
@@ -76,8 +79,8 @@ CREATE TABLE steps (
     revision        INTEGER NOT NULL DEFAULT 0,
     created_at      DATETIME NOT NULL,
     updated_at      DATETIME NOT NULL,
-    PRIMARY KEY (execution_id, step_id)
-) WITHOUT ROWID;
+    UNIQUE (execution_id, step_id)
+);
 CREATE INDEX idx_steps_status ON steps(status) WHERE status NOT IN ('running', 'completed');
 CREATE INDEX idx_steps_execution_id ON steps(execution_id, wake_time, next_attempt_at)
     WHERE status IN ('sleeping', 'retrying');

@@ -397,7 +397,13 @@ class WorkflowStore(Protocol):
 
 
 class Store(Protocol):
-    """All the databases of an engine: the executions of every workflow."""
+    """All the databases of an engine: the executions of every workflow.
+
+    Attributes:
+        concurrency: How many calls at the same time are faster than one after another: 1 where nothing is waited for.
+    """
+
+    concurrency: int
 
     async def workflow_defined(self, workflow_name: str, definition: Mapping[str, object], at: datetime) -> None:
         """Make room for a workflow; does nothing if there is."""

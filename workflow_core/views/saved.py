@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.store import KeepsDefinitions
-from workflow_core.definitions import load_saved
 
 if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
@@ -20,6 +19,8 @@ _LARGEST = 4_194_304
 def define_saved_workflows(engine: WorkflowEngine) -> None:
     """Define the saved workflows of an engine's runtime directory, or of its database, on it."""
     if isinstance(engine.bare_store, (DirectoryStore, KeepsDefinitions)):
+        from workflow_core.definitions import load_saved  # noqa: PLC0415 - most commands run no workflow
+
         load_saved(engine)
 
 

@@ -89,6 +89,17 @@ class CircuitPoints(ReadableStore):
         at: datetime,
     ) -> tuple[bool, CircuitState, CircuitState]:
         """Ask the circuit whether an attempt may run, and store what the question changed."""
+        return await self._groups.in_order(lease.execution_id, lambda: self._admitted(lease, step_id, admit, seq, at))
+
+    async def _admitted(
+        self,
+        lease: Lease,
+        step_id: str,
+        admit: Callable[[CircuitState], tuple[bool, CircuitState]],
+        seq: int,
+        at: datetime,
+    ) -> tuple[bool, CircuitState, CircuitState]:
+        """Ask the circuit when the turn has come; see `circuit_admitted`."""
         values = {"id": lease.execution_id, "token": lease.fencing_token, "step": step_id, "circuit_seq": seq, "at": at}
         while True:
             before = await self._circuit(lease.workflow_name, step_id)
@@ -147,6 +158,19 @@ class CircuitPoints(ReadableStore):
         Returns:
             The circuit before and after.
         """
+        return await self._groups.in_order(
+            lease.execution_id, lambda: self._write_with_circuit_now(lease, statements, values, done, change)
+        )
+
+    async def _write_with_circuit_now(
+        self,
+        lease: Lease,
+        statements: tuple[str, str],
+        values: Mapping[str, object],
+        done: str,
+        change: CircuitChange,
+    ) -> tuple[CircuitState, CircuitState]:
+        """Write a durable point whose turn has come; see `_write_with_circuit`."""
         status = values.get("status")
         every = {
             **values,

