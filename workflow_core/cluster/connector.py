@@ -43,6 +43,9 @@ class PatientConnector(PsycopgConnector):
         conninfo: Where to.
         schema: The schema of the tables, quoted.
         connections: How many connections at most.
+
+    Attributes:
+        refusal: What the database said when it refused a statement for good; ``None`` if it never did.
     """
 
     def __init__(self, conninfo: str, schema: str, connections: int) -> None:
@@ -56,6 +59,7 @@ class PatientConnector(PsycopgConnector):
             pool_factory=_pool,
         )
         self._forsaken: set[int] = set()
+        self.refusal: str | None = None
 
     def forsake(self, job_id: int) -> None:
         """Leave a job alone that this worker has lost to another one: Procrastinate would end it for that one, too."""
@@ -119,6 +123,7 @@ class PatientConnector(PsycopgConnector):
                     await super().execute_query_async(_BACK, worker_id=arguments["worker_id"])
                     continue
                 if not isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)):
+                    self.refusal = " ".join(str(cause or error).split())
                     raise
                 log = logger.warning if pause == _LONGEST_PAUSE_SECONDS and tries % 10 == 0 else logger.debug
                 log("The queue's database does not answer, and is asked again: %s", cause)
