@@ -669,6 +669,15 @@ def test_a_start_for_workers_is_repeated_without_waiting(cli, app, monkeypatch, 
     shown = cli("status", "o-1").out
     assert "  queue mail (priority 3), ready for " in shown
     assert "  no worker serves this queue: workflow worker --app MODULE --queue mail\n" in shown
+    assert "\nQueue:       mail, priority 3, ready, no worker serves it\n" in cli("inspect", "o-1").out
+
+    async def interrupted(self, execution_id):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(WorkflowEngine, "resume", interrupted)
+    resumed = cli("resume", "o-1")
+    assert resumed.code == 130
+    assert resumed.err == 'Interrupted. The execution is not affected; "workflow status o-1 --follow" follows it.\n'
 
 
 def test_a_priority_is_for_a_queue(cli, app):

@@ -14,6 +14,7 @@ from rich.console import Console
 from workflow_core import Settings, WorkflowEngine
 from workflow_core.cli import display, output
 from workflow_core.cli.application import workflow
+from workflow_core.cli.commands import cluster
 from workflow_core.cli.display import picture
 from workflow_core.cli.failures import Failure
 from workflow_core.cli.logging_setup import log_to_stderr
@@ -22,7 +23,7 @@ from workflow_core.cli.output import Signs, in_colour, print_table
 from workflow_core.cli.texts import age_text, one_line, shortened, visible
 from workflow_core.cli.timeline import draw
 from workflow_core.clock import to_epoch_ms
-from workflow_core.database.dispatch import DispatchState
+from workflow_core.database.dispatch import ClusterState, DispatchState, QueueState, WorkerState
 from workflow_core.ownership import Owner
 from workflow_core.views.execution_view import read_view
 from workflow_core.views.log_reading import GrowingFiles, LogFilter
@@ -140,6 +141,30 @@ def test_a_table_fits_the_terminal(monkeypatch, capsys, columns):
     assert max(map(len, lines)) <= columns
     assert ("d" * 90 in lines[2]) == (columns == 200)
     assert lines[2].split()[1] == "7"
+
+
+def test_a_cluster_shows_numbers_and_heartbeats_on_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(output, "is_terminal", lambda stream=None: True)
+    monkeypatch.setattr(output, "width", lambda: 80)
+    monkeypatch.setenv("NO_COLOR", "1")
+    name, began = "invoices-of-the-north-" * 3 + "end", NOW - timedelta(seconds=541)
+    queue = QueueState(queue=name, ready=1, scheduled=0, waiting=0, running=0, parked=0, lag_ms=424_000, workers=12)
+    worker = WorkerState(
+        worker_id=1,
+        host="here",
+        pid=464,
+        queues=("default", name),
+        concurrency=3,
+        started_at=began,
+        last_heartbeat=began,
+        is_alive=False,
+        running=0,
+    )
+    cluster._show(ClusterState(read_at=NOW, workers=[worker], queues=[queue]))
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "Workers" in text
+    assert "9 min 1 s ago, lost" in text
 
 
 @pytest.fixture
