@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sqlite3
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -639,6 +640,44 @@ def test_workers_need_postgresql(cli, app, line):
     assert done.code == 2
     assert "Workers need PostgreSQL" in done.err
     assert "WORKFLOW_DATABASE_URL" in done.err
+
+
+@pytest.mark.parametrize("package", ["procrastinate", "psycopg"])
+def test_a_start_for_workers_says_what_is_not_installed(cli, app, package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    done = cli("start", "order", "--queue", "default")
+    assert done.code == 2
+    assert "Workers need PostgreSQL" in done.err
+    monkeypatch.setattr("workflow_core.cli.commands.start.dispatching", lambda store: store)
+    done = cli("start", "order", "--queue", "default")
+    assert (done.code, done.err) == (
+        2,
+        f'Error: Workers need "{package}"; install it with: pip install "pytest-workflow-core[postgres]"\n',
+    )
+
+
+def test_a_start_for_workers_is_repeated_without_waiting(cli, app, monkeypatch, postgres_url, postgres_schema):
+    monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    line = ("start", "order", "--execution-id", "o-1", "--queue", "mail", "--priority", "3")
+    first = cli(*line, "--input", '{"n": 1}')
+    assert first.code == 0, first.err
+    assert 'Execution "o-1" is queued for the workers of queue "mail"' in first.out
+    assert 'No worker serves this queue yet: "workflow worker --queue mail" begins one' in first.out
+    assert cli(*line) == cli(*line, "--input", '{"n": 1}') == first
+    assert "another input" in cli(*line, "--input", '{"n": 2}').err
+    shown = cli("status", "o-1").out
+    assert "  queue mail (priority 3), ready for " in shown
+    assert "  no worker serves this queue: workflow worker --app MODULE --queue mail\n" in shown
+    assert "\nQueue:       mail, priority 3, ready, no worker serves it\n" in cli("inspect", "o-1").out
+
+    async def interrupted(self, execution_id):
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(WorkflowEngine, "resume", interrupted)
+    resumed = cli("resume", "o-1")
+    assert resumed.code == 130
+    assert resumed.err == 'Interrupted. The execution is not affected; "workflow status o-1 --follow" follows it.\n'
 
 
 def test_a_priority_is_for_a_queue(cli, app):

@@ -14,6 +14,7 @@ from rich.console import Console
 from workflow_core import Settings, WorkflowEngine
 from workflow_core.cli import display, output
 from workflow_core.cli.application import workflow
+from workflow_core.cli.commands import cluster
 from workflow_core.cli.display import picture
 from workflow_core.cli.failures import Failure
 from workflow_core.cli.logging_setup import log_to_stderr
@@ -22,6 +23,8 @@ from workflow_core.cli.output import Signs, in_colour, print_table
 from workflow_core.cli.texts import age_text, one_line, shortened, visible
 from workflow_core.cli.timeline import draw
 from workflow_core.clock import to_epoch_ms
+from workflow_core.database.dispatch import ClusterState, DispatchState, QueueState, WorkerState
+from workflow_core.ownership import Owner
 from workflow_core.views.execution_view import read_view
 from workflow_core.views.log_reading import GrowingFiles, LogFilter
 from workflow_core.views.wording import remaining, took_text
@@ -140,6 +143,30 @@ def test_a_table_fits_the_terminal(monkeypatch, capsys, columns):
     assert lines[2].split()[1] == "7"
 
 
+def test_a_cluster_shows_numbers_and_heartbeats_on_a_narrow_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(output, "is_terminal", lambda stream=None: True)
+    monkeypatch.setattr(output, "width", lambda: 80)
+    monkeypatch.setenv("NO_COLOR", "1")
+    name, began = "invoices-of-the-north-" * 3 + "end", NOW - timedelta(seconds=541)
+    queue = QueueState(queue=name, ready=1, scheduled=0, waiting=0, running=0, parked=0, lag_ms=424_000, workers=12)
+    worker = WorkerState(
+        worker_id=1,
+        host="here",
+        pid=464,
+        queues=("default", name),
+        concurrency=3,
+        started_at=began,
+        last_heartbeat=began,
+        is_alive=False,
+        running=0,
+    )
+    cluster._show(ClusterState(read_at=NOW, workers=[worker], queues=[queue]))
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    assert "Workers" in text
+    assert "9 min 1 s ago, lost" in text
+
+
 @pytest.fixture
 def order(app, cli, directory):
     cli("start", "order", "--execution-id", "o-1")
@@ -171,6 +198,44 @@ def test_a_picture(order):
     assert "failed  declined  d-1" in text
     assert "NetworkError: declined \\x1b[31m for good" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("place", "since", "until", "workers", "lines"),
+    [
+        ("ready", 90, None, 1, ["queue mail (priority 5), ready for 1 min 30 s: no worker has taken it yet"]),
+        (
+            "ready",
+            2,
+            None,
+            0,
+            ["ready for 2 s", "no worker serves this queue: workflow worker --app MODULE --queue mail"],
+        ),
+        ("limited", None, None, 1, ["queue mail (priority 5): it waits for a limit of its workflow"]),
+        ("scheduled", None, 30, 1, ["queue mail (priority 5): a rate limit lets it begin in 30 s"]),
+        ("parked", None, 30, 1, ["queue mail (priority 5): a worker goes on with it in 30 s"]),
+        ("running", None, None, 1, ["queue mail (priority 5), pid 7 on here\n"]),
+    ],
+)
+def test_a_picture_says_where_an_execution_of_workers_stands(order, place, since, until, workers, lines):
+    view = asyncio.run(read_view(order, "o-1"))
+    dispatch = DispatchState(
+        queue="mail",
+        priority=5,
+        limit_key=None,
+        place=place,
+        since=since and NOW - timedelta(seconds=since),
+        until=until and NOW + timedelta(seconds=until),
+        workers=workers,
+    )
+    record = dataclasses.replace(view.record, status="running", completed_at=None, queue="mail")
+    owner = Owner(host="here/boot", pid=7, process_started="1")
+    view = dataclasses.replace(view, record=record, dispatch=dispatch, owner=owner)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(picture(view, Signs(), NOW))
+    text = console.export_text()
+    for line in lines:
+        assert line in text
 
 
 def test_steps_that_do_not_fit_are_counted(order):

@@ -6,7 +6,15 @@ import logging
 
 import pytest
 
-from workflow_core import InvalidStateError, PanicConfig, RetryConfig, Settings, ValidationError, WorkflowEngine
+from workflow_core import (
+    InvalidStateError,
+    PanicConfig,
+    RetryConfig,
+    Settings,
+    StorageError,
+    ValidationError,
+    WorkflowEngine,
+)
 from workflow_core.limits import Limits
 
 psycopg = pytest.importorskip("psycopg")
@@ -256,6 +264,21 @@ def test_a_job_whose_fetch_was_lost_is_fetched_again(make_engine, postgres_url, 
                     (worker._worker_id,),
                 )
             assert (await client.wait("e")).output == 2
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_whose_queue_is_refused_ends_with_the_reason(make_engine, postgres_url, postgres_schema):
+    async def scenario():
+        engine = make_engine()
+        await worker_module.dispatching_store(engine).make_queue()
+        with psycopg.connect(postgres_url, options=f"-c search_path={postgres_schema}") as connection:
+            connection.execute("ALTER TABLE procrastinate_periodic_defers RENAME TO gone")
+        try:
+            with pytest.raises(StorageError, match='queue has stopped: relation "procrastinate_periodic_defers" does'):
+                await worker_module.Worker(engine, WorkerSettings(**PLAIN)).run(asyncio.Event())
+        finally:
+            await engine.aclose()
 
     asyncio.run(scenario())
 

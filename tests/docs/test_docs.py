@@ -144,6 +144,7 @@ def test_the_example_with_a_worker_is_all_that_it_takes(tmp_path, monkeypatch, p
         finally:
             process.terminate()
         assert process.wait(30) == 0
+        assert process.stdout.read().startswith("Stopping: nothing new is begun, and what runs has 1 s to end")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")

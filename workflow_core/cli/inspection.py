@@ -16,6 +16,7 @@ from workflow_core.views.wording import status_of, step_status
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from workflow_core.database.dispatch import DispatchState
     from workflow_core.events import Event
     from workflow_core.models import ExecutionResult
     from workflow_core.views.execution_view import ExecutionView
@@ -55,6 +56,8 @@ def print_inspection(
     if record.deadline_at is not None:
         facts.append(("Times out", moment_of(record.deadline_at)))
     facts.append(("Owner", _owner(view)))
+    if view.dispatch is not None:
+        facts.append(("Queue", _queue(view.dispatch)))
     if result.error is not None:
         facts.append(("Error", styled(one_line(result.error), fg="red")))
     for name, value in facts:
@@ -84,6 +87,12 @@ def _owner(view: ExecutionView) -> str:
         return "nobody" if not view.at_rest else "nobody any more"
     host = visible(view.owner.host.partition("/")[0])
     return f"pid {view.owner.pid} on {host}, {view.owner_state}"
+
+
+def _queue(dispatch: DispatchState) -> str:
+    key = "" if dispatch.limit_key is None else f", limit key {visible(dispatch.limit_key)}"
+    nobody = "" if dispatch.workers or dispatch.place == "ended" else ", no worker serves it"
+    return f"{dispatch.queue}, priority {dispatch.priority}{key}, {dispatch.place}{nobody}"
 
 
 def _json(value: object, *, indented: bool) -> str:

@@ -32,6 +32,7 @@ def run_to_rest(
     *,
     begin: Callable[[], Awaitable[object]] | None = None,
     since_seq: int = 0,
+    handed_over: bool = False,
 ) -> None:
     """Run an execution to rest, show it meanwhile, and end the command with what came of it.
 
@@ -43,6 +44,7 @@ def run_to_rest(
         output_format: ``table`` or ``json``.
         begin: Begins it, before anything is shown; what it refuses leaves stdout empty.
         since_seq: The events of its history that are known already.
+        handed_over: Whether workers run it, so that the end of this process changes nothing.
 
     Raises:
         Failure: It did not complete.
@@ -61,6 +63,9 @@ def run_to_rest(
             await engine.aclose()
 
     def how_to_go_on() -> str:
+        if handed_over:
+            hint = command_line(invocation, "status", execution_id, "--follow", with_app=False)
+            return f'The execution is not affected; "{hint}" follows it.'
         return f'"{command_line(invocation, "resume", execution_id)}" goes on where it was.'
 
     try:

@@ -271,7 +271,8 @@ class Worker:
         if record is None or record.definition_revision is not None:
             return
         logger.error(
-            'Execution "%s" waits for a worker that knows its workflow "%s"; it is not defined in this process',
+            'Execution "%s" waits for a worker that knows its workflow "%s"; it is not defined in this process: '
+            "begin one with the --app that defines it",
             execution_id,
             workflow_name,
         )

@@ -71,6 +71,7 @@ def _show(state: ClusterState) -> None:
             ]
             for queue in state.queues
         ],
+        flexible=0,
     )
     print_line()
     if not state.workers:
@@ -89,6 +90,7 @@ def _show(state: ClusterState) -> None:
             ]
             for worker in state.workers
         ],
+        flexible=3,
     )
 
 

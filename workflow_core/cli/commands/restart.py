@@ -30,7 +30,7 @@ workflow status --workflow order --status failed --quiet | xargs -n 1 workflow r
 def command(invocation: Invocation, execution_id: str, output_format: str) -> None:
     """Run a panicked or failed execution again in this process, and follow it to its end.
 
-    Completed steps are kept; all others get their attempts back.
+    Completed steps are kept; all others get their attempts back. One that was handed to workers is run by them.
     """
     with invocation.engine(runs_workflows=True) as engine:
         record = invocation.run(find_execution(engine, execution_id, changes_it=True))
@@ -44,4 +44,12 @@ def command(invocation: Invocation, execution_id: str, output_format: str) -> No
                 f'Execution "{name}" is {record.status}; only a panicked or failed one can be restarted{advice}', USAGE
             )
         invocation.run(require_defined(invocation, engine, record.workflow_name))
-        run_to_rest(invocation, engine, name, lambda: engine.restart(name), output_format, since_seq=view.last_seq)
+        run_to_rest(
+            invocation,
+            engine,
+            name,
+            lambda: engine.restart(name),
+            output_format,
+            since_seq=view.last_seq,
+            handed_over=view.record.queue is not None,
+        )

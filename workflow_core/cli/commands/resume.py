@@ -35,7 +35,7 @@ workflow resume 8f14e45f --format json | jq .output
 def command(invocation: Invocation, execution_id: str, output_format: str) -> None:
     """Go on with a sleeping or interrupted execution in this process, and follow it to its end.
 
-    What is left of a sleep is slept; completed steps do not run again.
+    What is left of a sleep is slept; completed steps do not run again. One that was handed to workers is run by them.
     """
     with invocation.engine(runs_workflows=True) as engine:
         record = invocation.run(find_execution(engine, execution_id, changes_it=True))
@@ -43,7 +43,15 @@ def command(invocation: Invocation, execution_id: str, output_format: str) -> No
         _check(invocation, view)
         invocation.run(require_defined(invocation, engine, record.workflow_name))
         name = record.execution_id
-        run_to_rest(invocation, engine, name, lambda: engine.resume(name), output_format, since_seq=view.last_seq)
+        run_to_rest(
+            invocation,
+            engine,
+            name,
+            lambda: engine.resume(name),
+            output_format,
+            since_seq=view.last_seq,
+            handed_over=view.record.queue is not None,
+        )
 
 
 def _check(invocation: Invocation, view: ExecutionView) -> None:
