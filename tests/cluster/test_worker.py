@@ -295,6 +295,22 @@ def test_a_limit_holds_on_workers(make_engine):
     asyncio.run(scenario())
 
 
+def test_a_worker_can_be_stopped_while_the_database_is_away(make_postgres_store, proxy, caplog):
+    async def scenario():
+        engine = WorkflowEngine(make_postgres_store(proxy.url), settings=FAST)
+        engine.define("plain", plain)
+        with caplog.at_level(logging.WARNING, "workflow_core"):
+            async with asyncio.timeout(20), working(engine, grace_ms=10):
+                proxy.close()
+        assert "ends while the database is away" in caplog.text
+
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
+    try:
+        asyncio.run(scenario())
+    finally:
+        logging.getLogger("psycopg.pool").setLevel(logging.NOTSET)
+
+
 def test_without_workers_an_execution_begins_here(tmp_path):
     async def scenario():
         async with WorkflowEngine(settings=Settings(directory=tmp_path)) as engine:

@@ -54,12 +54,18 @@ class PatientConnector(PsycopgConnector):
             conninfo=make_conninfo(conninfo, options=f"{options} -c search_path={schema},pg_catalog"),
             min_size=1,
             max_size=connections,
-            timeout=5,
+            timeout=1,
             configure=_without_transactions,
             pool_factory=_pool,
         )
         self._forsaken: set[int] = set()
+        self._hurries = False
+        self._is_away = False
         self.refusal: str | None = None
+
+    def hurry(self) -> None:
+        """Wait for the database no longer: the worker ends, and what it leaves is found by others."""
+        self._hurries = True
 
     def forsake(self, job_id: int) -> None:
         """Leave a job alone that this worker has lost to another one: Procrastinate would end it for that one, too."""
@@ -114,7 +120,7 @@ class PatientConnector(PsycopgConnector):
         while True:
             tries += 1
             try:
-                return await run()
+                result = await run()
             except exceptions.ConnectorException as error:
                 cause = error.__cause__
                 if tries > 1 and isinstance(cause, psycopg.errors.RaiseException):
@@ -125,8 +131,16 @@ class PatientConnector(PsycopgConnector):
                 if not isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)):
                     self.refusal = " ".join(str(cause or error).split())
                     raise
-                log = logger.warning if pause == _LONGEST_PAUSE_SECONDS and tries % 10 == 0 else logger.debug
-                log("The queue's database does not answer, and is asked again: %s", cause)
+                if self._hurries:
+                    raise
+                if tries > 1 and not self._is_away:
+                    self._is_away = True
+                    logger.warning("The database is away, and the worker waits for it: %s", cause)
+            else:
+                if self._is_away:
+                    self._is_away = False
+                    logger.warning("The database is back, and the worker goes on")
+                return result
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 

@@ -53,6 +53,8 @@ _UNREADABLE_MS: Final = 30_000
 
 _CONNECTIONS: Final = 4
 _LOOK_SECONDS: Final = 0.01
+_LEAVING_SECONDS: Final = 1.0
+"""How long a worker that ends waits for a database that is away."""
 
 
 class _NotDefinedHereError(WorkflowCoreError):
@@ -144,7 +146,14 @@ class Worker:
                 self._parking.after_ms = 0
                 self._parking.consider_all()
                 self._worker.stop()  # type: ignore[no-untyped-call]
-                await run
+                seconds = self.settings.grace_ms / 1_000 + _LEAVING_SECONDS
+                asyncio.get_running_loop().call_later(seconds, self._connector.hurry)
+                try:
+                    await run
+                except procrastinate.exceptions.ConnectorException as error:
+                    if not stop.is_set():
+                        raise self._refused() from error
+                    logger.warning("The worker ends while the database is away; others go on with what it leaves")
                 if not stop.is_set():
                     raise self._refused()
             finally:
@@ -170,6 +179,7 @@ class Worker:
             )
 
     async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
+        self._connector.hurry()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
