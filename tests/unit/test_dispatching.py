@@ -361,6 +361,71 @@ def test_processes_that_end_executions_at_once_never_give_a_slot_away_twice(run_
     run_cluster(scenario, Limits(concurrency=4, concurrency_per_key=2))
 
 
+def test_processes_that_want_the_same_limits_at_once_do_not_wait_for_each_other_for_ever(  # noqa: C901
+    run_cluster, make_postgres_store
+):
+    """Without one order of locks each of the three ends in deadlocks, which cost a second and an error each."""
+    limits = Limits(concurrency=1_000, held_while_waiting=False)
+    names = ["v", "w", "x"]
+
+    async def deadlocks(cluster):
+        return await cluster.store.fetch("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+
+    async def scenario(cluster):
+        before = await deadlocks(cluster)
+        stores = [make_postgres_store() for _ in range(3)]
+        for name in names:
+            await cluster.store.limits_noted(name, limits)
+        leases = []
+        for number in range(90):
+            new = NewExecution(names[number * number % 7 % 3], f"e{number:02}", None, "{}", "{}", None)
+            await cluster.store.execution_enqueued(new, Dispatch(limits=limits), NOW)
+            claim = await cluster.claim(new.execution_id)
+            leases.append(Lease(new.workflow_name, new.execution_id, claim.record.fencing_token))
+
+        async def end(store, some):
+            await asyncio.gather(*(store.execution_completed(lease, None, False, 2, NOW) for lease in some))
+
+        async def wake(store):
+            while await store.wake_due(10):
+                pass
+
+        await asyncio.gather(*(end(store, leases[nth:45:3]) for nth, store in enumerate(stores)))
+        now = to_epoch_ms(datetime.now(UTC))
+        for number, lease in enumerate(leases[45:]):
+            await cluster.store.execution_parked(lease, now - number * 7 % 45, NOW)
+        await asyncio.gather(*map(wake, stores))
+        assert list((await cluster.states()).values()) == ["ended"] * 45 + ["queued"] * 45
+
+        await cluster.store.limits_noted("y", Limits(concurrency=1))
+        for number in range(60):
+            new = NewExecution("y", f"y{number:02}", None, "{}", "{}", None)
+            await cluster.store.execution_enqueued(new, Dispatch(limits=Limits(concurrency=1)), NOW)
+
+        async def cancel(store, numbers):
+            for number in numbers:
+                await store.execution_cancelled(Lease("y", f"y{number:02}", 1), 2, NOW)
+
+        await asyncio.gather(*(cancel(store, range(nth, 60, 3)) for nth, store in enumerate(stores)))
+        assert (await cluster.states())["y59"] == "ended"
+        assert await deadlocks(cluster) == before
+
+    run_cluster(scenario)
+
+
+def test_who_is_cancelled_before_it_begins_leaves_its_moment_to_others(run_cluster):
+    async def scenario(cluster):
+        for execution_id in "abcd":
+            await cluster.enqueue(execution_id)
+        for execution_id in "bcd":
+            await cluster.store.execution_cancelled(Lease("w", execution_id, 1), 2, NOW)
+        await cluster.enqueue("e")
+        rows = await cluster.store.fetch("SELECT max(first_start_at) - min(first_start_at) FROM {s}.dispatches")
+        assert rows == [(timedelta(minutes=1),)]
+
+    run_cluster(scenario, Limits(starts=1, period_ms=60_000))
+
+
 def test_limits_that_cannot_be():
     with pytest.raises(ValidationError, match="limits nothing"):
         Limits()

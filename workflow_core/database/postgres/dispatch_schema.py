@@ -17,7 +17,8 @@ state       what it is
 The functions are what more than one process does, so that each happens in the transaction of what it belongs to:
 whoever ends an execution, be it by a cancellation from a shell, frees its slot and lets the next one in; whoever gives
 one back, queues it. The limits of a workflow are looked at with its row in ``limits`` locked, so two processes never
-give the last slot away twice. Rows are locked in one order: an execution, its dispatch, the limits.
+give the last slot away twice. Rows are locked in one order: executions, limits by the name of their workflow,
+dispatches. Who holds limits may let in whoever waits, so nobody waits for limits who has locked a dispatch that waits.
 
 The rate limits are sliding windows: the n-th execution may begin one period after the one n places before it. A job of
 one that has to wait for that is scheduled for that moment; when workers were away meanwhile, it is looked at again
@@ -133,6 +134,14 @@ BEGIN
 END
 $$""",
     f"""
+CREATE FUNCTION {{s}}.lock_limits(of_executions text[]) RETURNS void {_FUNCTION}
+BEGIN
+    PERFORM 1 FROM limits WHERE workflow_name IN (
+        SELECT workflow_name FROM dispatches WHERE execution_id = ANY (of_executions) AND is_limited
+    ) ORDER BY workflow_name FOR UPDATE;
+END
+$$""",
+    f"""
 CREATE FUNCTION {{s}}.admit(of_workflow text, of_key text) RETURNS void {_FUNCTION}
 DECLARE
     rule limits;
@@ -228,6 +237,8 @@ DECLARE
     begins timestamptz;
 BEGIN
     PERFORM 1 FROM executions WHERE id = of_execution FOR NO KEY UPDATE;
+    SELECT l.* INTO rule FROM limits l JOIN dispatches d USING (workflow_name)
+    WHERE d.execution_id = of_execution AND d.is_limited AND NOT d.has_started FOR UPDATE OF l;
     SELECT * INTO one FROM dispatches WHERE execution_id = of_execution AND job_id = by_job FOR UPDATE;
     IF NOT FOUND OR one.state NOT IN ('queued', 'claimed') THEN
         RETURN;
@@ -242,7 +253,6 @@ BEGIN
         RETURN;
     END IF;
     IF one.is_limited AND NOT one.has_started THEN
-        SELECT * INTO rule FROM limits WHERE workflow_name = one.workflow_name FOR UPDATE;
         IF begun_within(one, false, rule.period) >= rule.starts
             OR one.limit_key IS NOT NULL AND begun_within(one, true, rule.period) >= rule.starts_per_key
         THEN
@@ -271,8 +281,11 @@ DECLARE
     one dispatches;
     held boolean;
 BEGIN
-    SELECT * INTO one FROM dispatches WHERE execution_id = of_execution FOR UPDATE;
+    SELECT * INTO one FROM dispatches WHERE execution_id = of_execution;
     held := coalesce((SELECT held_while_waiting FROM limits WHERE workflow_name = one.workflow_name), true);
+    IF NOT held THEN
+        PERFORM lock_limits(ARRAY[of_execution]);
+    END IF;
     UPDATE dispatches SET state = 'parked', job_id = NULL, due_at = until,
         has_slot = has_slot AND held, has_key_slot = has_key_slot AND held
     WHERE execution_id = of_execution;
@@ -284,12 +297,17 @@ $$""",
     f"""
 CREATE FUNCTION {{s}}.wake_due(at_most bigint) RETURNS bigint {_FUNCTION}
 DECLARE
+    candidates text[] := ARRAY(
+        SELECT execution_id FROM dispatches WHERE state = 'parked' AND due_at <= clock_timestamp()
+        ORDER BY due_at LIMIT at_most
+    );
     due text;
     woken bigint := 0;
 BEGIN
+    PERFORM lock_limits(candidates);
     FOR due IN
-        SELECT execution_id FROM dispatches WHERE state = 'parked' AND due_at <= clock_timestamp()
-        ORDER BY due_at LIMIT at_most FOR UPDATE SKIP LOCKED
+        SELECT execution_id FROM dispatches WHERE execution_id = ANY (candidates) AND state = 'parked'
+        ORDER BY due_at FOR UPDATE SKIP LOCKED
     LOOP
         PERFORM queue_again(due);
         woken := woken + 1;
@@ -300,14 +318,21 @@ $$""",
     f"""
 CREATE FUNCTION {{s}}.queue_orphans(older_than interval) RETURNS bigint {_FUNCTION}
 DECLARE
-    orphan text;
-    found bigint := 0;
-BEGIN
-    FOR orphan IN
+    candidates text[] := ARRAY(
         SELECT d.execution_id FROM dispatches d JOIN executions e ON e.id = d.execution_id
         WHERE d.state IN ('queued', 'claimed') AND e.updated_at < clock_timestamp() - older_than
         AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.id = d.job_id AND j.status IN ('todo', 'doing'))
-        LIMIT 1000 FOR UPDATE OF d SKIP LOCKED
+        LIMIT 1000
+    );
+    orphan text;
+    found bigint := 0;
+BEGIN
+    PERFORM lock_limits(candidates);
+    FOR orphan IN
+        SELECT d.execution_id FROM dispatches d
+        WHERE d.execution_id = ANY (candidates) AND d.state IN ('queued', 'claimed')
+        AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.id = d.job_id AND j.status IN ('todo', 'doing'))
+        FOR UPDATE OF d SKIP LOCKED
     LOOP
         PERFORM queue_again(orphan);
         UPDATE dispatches SET due_at = NULL WHERE execution_id = orphan;
@@ -319,14 +344,20 @@ $$""",
     f"""
 CREATE FUNCTION {{s}}.follow_execution() RETURNS trigger {_FUNCTION}
 DECLARE
+    is_over boolean := NEW.status IN ('completed', 'failed', 'cancelled')
+        OR NEW.status = 'panicked' AND NEW.restart_at IS NULL;
     one dispatches;
 BEGIN
+    IF is_over OR coalesce(NEW.owner_id, '') = '' THEN
+        PERFORM lock_limits(ARRAY[NEW.id]);
+    END IF;
     SELECT * INTO one FROM dispatches WHERE execution_id = NEW.id FOR UPDATE;
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    IF NEW.status IN ('completed', 'failed', 'cancelled') OR NEW.status = 'panicked' AND NEW.restart_at IS NULL THEN
-        UPDATE dispatches SET state = 'ended', job_id = NULL, due_at = NULL, has_slot = false, has_key_slot = false
+    IF is_over THEN
+        UPDATE dispatches SET state = 'ended', job_id = NULL, due_at = NULL, has_slot = false, has_key_slot = false,
+            first_start_at = CASE WHEN has_started THEN first_start_at END
         WHERE execution_id = NEW.id;
         IF one.is_limited THEN
             PERFORM admit(one.workflow_name, one.limit_key);

@@ -94,9 +94,11 @@ _COMPLETED_TOGETHER: Final = Kind(
     {"id": "text", "token": "bigint", "output": "text", "seq": "bigint", "at": "timestamptz"},
     1,
     "NO KEY UPDATE",
-    "UPDATE {s}.executions e SET status = 'completed', completed_at = fence.at, output_data = fence.output,"
+    # Each row's trigger wants the limits of its workflow; two groups must not want the same ones in another order.
+    "WITH held AS (SELECT {s}.lock_limits(ARRAY(SELECT id FROM fence)))"
+    " UPDATE {s}.executions e SET status = 'completed', completed_at = fence.at, output_data = fence.output,"
     " error_message = NULL, error_data = NULL, owner_id = NULL, completed_seq = fence.seq, revision = e.revision + 1,"
-    " updated_at = fence.at FROM fence WHERE e.id = fence.id AND e.fencing_token = fence.token"
+    " updated_at = fence.at FROM fence, held WHERE e.id = fence.id AND e.fencing_token = fence.token"
     " AND e.completed_seq IS NULL RETURNING e.id",
 )
 _FAILED: Final = _changed(
