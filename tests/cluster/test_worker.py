@@ -260,6 +260,37 @@ def test_a_job_whose_fetch_was_lost_is_fetched_again(make_engine, postgres_url, 
     asyncio.run(scenario())
 
 
+def test_jobs_of_others_in_the_same_database_that_are_aborted_abort_none_of_ours(make_engine):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        begun, go_on, calls = asyncio.Event(), asyncio.Event(), []
+
+        async def body():
+            calls.append(1)
+            begun.set()
+            await go_on.wait()
+
+        async def held(ctx):
+            await ctx.step("a", body)
+
+        for each in (client, engine):
+            each.define("held", held)
+        async with working(engine):
+            await client.enqueue("held", "e")
+            await begun.wait()
+            await client.bare_store.fetch(
+                "SELECT pg_notify('procrastinate_queue_v1#default', json_build_object('type', 'abort_job_requested',"
+                " 'job_id', job_id)::text) FROM {s}.dispatches"
+            )
+            await client.enqueue("plain", "after", 1)  # is announced behind it
+            await client.wait("after")
+            go_on.set()
+            assert (await client.wait("e")).status == "completed"
+        assert calls == [1]
+
+    asyncio.run(scenario())
+
+
 def test_a_limit_holds_on_workers(make_engine):
     async def scenario():
         client, engine = make_engine(), make_engine()
