@@ -19,7 +19,19 @@ if TYPE_CHECKING:
     from workflow_core.settings import Settings
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["aware", "listing", "up_to_ten_thousand", "validated_id", "validated_name"]
+__all__ = [
+    "QUEUE_NAME",
+    "aware",
+    "listing",
+    "up_to_ten_thousand",
+    "validated_id",
+    "validated_name",
+    "validated_priority",
+    "validated_queue",
+]
+
+QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+"""The name of a queue: it ends that of a channel of PostgreSQL's ``NOTIFY``, which takes 63 bytes in all."""
 
 _GREATEST_PRIORITY = 1_000_000
 
@@ -103,9 +115,9 @@ def validated_queue(queue: str) -> str:
     Raises:
         ValidationError: It is not acceptable.
     """
-    if not isinstance(queue, str) or not WORKFLOW_NAME.fullmatch(queue):
+    if not isinstance(queue, str) or not QUEUE_NAME.fullmatch(queue):
         raise ValidationError(
-            f"Invalid queue {shown(queue)}: use 1 to 128 of the characters A-Z a-z 0-9 . _ -, beginning with a letter "
+            f"Invalid queue {shown(queue)}: use 1 to 40 of the characters A-Z a-z 0-9 . _ -, beginning with a letter "
             "or a digit"
         )
     return str.__str__(queue)

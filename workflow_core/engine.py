@@ -586,7 +586,7 @@ class WorkflowEngine:
             retry_config: How failing steps are retried.
             panic_config: What happens after a panic.
             timeout_ms: Longest duration of the whole execution from now on, in milliseconds.
-            queue: The queue whose workers run it: 1 to 128 of the characters ``A-Za-z0-9._-``.
+            queue: The queue whose workers run it: 1 to 40 of the characters ``A-Za-z0-9._-``.
             priority: Those with a greater number are begun first, from -1 000 000 to 1 000 000.
             limit_key: Its key, for the limits of a workflow that hold for each key.
 

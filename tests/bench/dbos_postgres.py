@@ -2,10 +2,10 @@
 
 Run it with ``python -m tests.bench.dbos_postgres --dbos PYTHON``, where ``PYTHON`` is the interpreter of an environment
 with ``pip install dbos``; it starts a server of its own. Both do the same: executions of ten small steps, which 1, 2
-and 4 worker processes share. DBOS' workers take them from a queue that was filled before; each engine is given its part
-of the ids. Both run as many at once in a process as suits them best on two cores (see the options), on the same server,
-one after the other. What is timed is from the moment at which the first execution begins to that at which the last one
-has ended, by the rows that both keep; processes that start and queues that are filled are not part of it.
+and 4 worker processes take from a queue that was filled before. Both run as many at once in a process as suits them
+best on two cores (see the options), on the same server, one after the other. What is timed is from the moment at which
+the first execution begins to that at which the last one has ended, by the rows that both keep; processes that start and
+queues that are filled are not part of it.
 
 ``--flush`` lets each commit wait for the disk, as a server in production does.
 """
@@ -63,11 +63,13 @@ def dbos_worker(url: str, number: int, at_once: int, executions: int) -> None:
     DBOS.destroy()
 
 
-def engine_worker(url: str, number: int, workers: int, at_once: int, executions: int) -> None:
-    """Be one process of the engine, with its part of the executions."""
+def engine_worker(url: str, number: int, at_once: int, executions: int) -> None:
+    """Be one process of the engine: a worker, or the one that fills the queue (number 0)."""
     from workflow_core import Settings, WorkflowContext, WorkflowEngine
+    from workflow_core.cluster.settings import WorkerSettings
+    from workflow_core.cluster.worker import Worker
 
-    workflows = WorkflowEngine(settings=Settings(database_url=url, database_schema="bench"))
+    workflows = WorkflowEngine(settings=Settings(database_url=url, database_schema="bench", recover_on_start=False))
 
     async def work() -> dict[str, object]:
         return dict(RESULT)
@@ -77,19 +79,30 @@ def engine_worker(url: str, number: int, workers: int, at_once: int, executions:
         for step in range(STEPS):
             await ctx.step(f"step-{step}", work)
 
+    async def fill() -> None:
+        left = iter(range(executions))
+
+        async def some() -> None:
+            for execution in left:
+                await workflows.enqueue("bench", f"execution-{execution}")
+
+        await asyncio.gather(*(some() for _ in range(20)))
+        await workflows.aclose()
+
     async def run() -> None:
-        async with workflows:
-            wait_for_word()
-            left = iter(range(number - 1, executions, workers))
+        wait_for_word()
+        stop = asyncio.Event()
 
-            async def some() -> None:
-                for execution in left:
-                    await workflows.start("bench", f"execution-{execution}")
-
-            await asyncio.gather(*(some() for _ in range(at_once)))
+        async def until_told() -> None:
             await asyncio.to_thread(wait_for_word)
+            stop.set()
 
-    asyncio.run(run())
+        task = asyncio.create_task(until_told())
+        await Worker(workflows, WorkerSettings(concurrency=at_once)).run(stop)
+        await task
+        await workflows.aclose()
+
+    asyncio.run(run() if number else fill())
 
 
 def wait_for_word() -> None:
@@ -105,7 +118,7 @@ ENDED = {
         "DROP SCHEMA IF EXISTS dbos CASCADE",
     ),
     "engine": (
-        """SELECT count(*), extract(epoch FROM max(completed_at) - min(started_at))
+        """SELECT count(*), extract(epoch FROM max(completed_at) - (SELECT min(started_at) FROM bench.steps))
         FROM bench.executions WHERE status = 'completed'""",
         "DROP SCHEMA IF EXISTS bench CASCADE",
     ),
@@ -141,6 +154,15 @@ def measure(connection: Any, kind: str, commands: list[list[str]], executions: i
     return executions * STEPS / float(seconds)
 
 
+def filled_and_measured(
+    connection: Any, kind: str, command: list[str], workers: int, numbers: tuple[int, int]
+) -> float:
+    """Fill a queue, and return the steps per second of the workers that empty it."""
+    commands = [[*command, *map(str, (worker, *numbers))] for worker in range(workers + 1)]
+    subprocess.run(commands[0], check=True, stdout=subprocess.DEVNULL)
+    return measure(connection, kind, commands[1:], numbers[1])
+
+
 def go_on(process: subprocess.Popen[str]) -> None:
     """Let a process go on that has said that it is ready."""
     assert process.stdin is not None
@@ -168,10 +190,10 @@ def main() -> None:
 
     import psycopg
 
-    from tests.postgres_server import FAST, Server, programs
+    from pytest_workflow.postgres.server import FAST, PostgresServer, programs
 
     file = str(Path(__file__).resolve())
-    server = Server(programs())
+    server = PostgresServer(programs())
     slow = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"} if options.flush else {}
     try:
         server.start({**FAST, "shared_buffers": "256MB", "max_connections": "200", **slow})
@@ -183,26 +205,23 @@ def main() -> None:
                 for number in range(options.rounds):
                     for _, removed in ENDED.values():
                         connection.execute(removed)
-                    fast = measure(
+                    fast = filled_and_measured(
                         connection,
                         "engine",
-                        [
-                            [sys.executable, file, "--process", "engine", server.url]
-                            + [str(n) for n in (worker + 1, workers, options.at_once, options.executions)]
-                            for worker in range(workers)
-                        ],
-                        options.executions,
+                        [sys.executable, file, "--process", "engine", server.url],
+                        workers,
+                        (options.at_once, options.executions),
                     )
                     if options.dbos is None:
                         print(f"  round {number + 1}: engine {fast:8.0f}/s", flush=True)
                         continue
-                    commands = [
-                        [str(options.dbos), file, "--process", "dbos", server.url]
-                        + [str(n) for n in (worker, options.dbos_at_once, options.dbos_executions)]
-                        for worker in range(workers + 1)
-                    ]
-                    subprocess.run(commands[0], check=True, stdout=subprocess.DEVNULL)
-                    theirs = measure(connection, "dbos", commands[1:], options.dbos_executions)
+                    theirs = filled_and_measured(
+                        connection,
+                        "dbos",
+                        [str(options.dbos), file, "--process", "dbos", server.url],
+                        workers,
+                        (options.dbos_at_once, options.dbos_executions),
+                    )
                     ratios.append(fast / theirs)
                     told = f"engine {fast:8.0f}/s   DBOS {theirs:8.0f}/s   ratio {fast / theirs:.2f}"
                     print(f"  round {number + 1}: {told}", flush=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from tests.postgres_server import FAST, Server, programs
+from pytest_workflow.postgres.server import FAST, PostgresServer, programs
 from workflow_core import Settings, WorkflowContext, WorkflowEngine
 from workflow_core.database.postgres.store import PostgresStore
 from workflow_core.ownership import Owner
@@ -60,7 +60,7 @@ def load(connection: psycopg.Connection[Any], owner: Owner, first: int, last: in
         connection.execute(f"VACUUM (ANALYZE) {SCHEMA}.{table}")
 
 
-def server_cpu(server: Server) -> float:
+def server_cpu(server: PostgresServer) -> float:
     """Return the seconds of CPU that the processes of the server have used, those that have ended left out."""
     ticks = 0
     for process in Path("/proc").iterdir():
@@ -101,7 +101,7 @@ async def waits(ctx: WorkflowContext) -> None:
     await ctx.sleep("nap", 300_000)
 
 
-def engine(server: Server) -> WorkflowEngine:
+def engine(server: PostgresServer) -> WorkflowEngine:
     """Return an engine, as a process that begins has one."""
     workflows = WorkflowEngine(PostgresStore(server.url, schema=SCHEMA), settings=Settings(lease_ms=None))
     workflows.define("workflow-1")(many_steps)
@@ -116,7 +116,9 @@ def measured(connection: psycopg.Connection[Any], sql: str, values: dict[str, ob
     return row  # type: ignore[no-any-return]
 
 
-async def writing(connection: psycopg.Connection[Any], server: Server, size: int, executions: int) -> dict[str, str]:
+async def writing(
+    connection: psycopg.Connection[Any], server: PostgresServer, size: int, executions: int
+) -> dict[str, str]:
     """Return what executions cost, many at once and one alone."""
     workflows = engine(server)
     left = iter(range(executions))
@@ -149,7 +151,7 @@ async def writing(connection: psycopg.Connection[Any], server: Server, size: int
     }
 
 
-async def reading(connection: psycopg.Connection[Any], server: Server) -> dict[str, str]:
+async def reading(connection: psycopg.Connection[Any], server: PostgresServer) -> dict[str, str]:
     """Return what lists cost."""
     workflows = engine(server)
     store = PostgresStore(server.url, schema=SCHEMA)
@@ -171,7 +173,7 @@ async def reading(connection: psycopg.Connection[Any], server: Server) -> dict[s
     return found
 
 
-async def recovering(server: Server, size: int) -> dict[str, str]:
+async def recovering(server: PostgresServer, size: int) -> dict[str, str]:
     """Return what it costs to take executions over."""
     workflows = engine(server)
     for number in range(100):
@@ -187,7 +189,7 @@ async def recovering(server: Server, size: int) -> dict[str, str]:
     return {"recover(), for each taken over": f"{elapsed / len(taken) * 1_000:.2f} ms"}
 
 
-async def measure(connection: psycopg.Connection[Any], server: Server, size: int, executions: int) -> None:
+async def measure(connection: psycopg.Connection[Any], server: PostgresServer, size: int, executions: int) -> None:
     """Print what is measured at one size."""
     told = {
         **await writing(connection, server, size, executions),
@@ -210,7 +212,7 @@ def main() -> None:
     parser.add_argument("--executions", type=int, default=600, help="executions in the crowd (default 600)")
     parser.add_argument("--flush", action="store_true", help="let each commit wait for the disk")
     options = parser.parse_args()
-    server = Server(programs())
+    server = PostgresServer(programs())
     settings = {**FAST, "shared_buffers": "512MB", "max_wal_size": "4GB", "autovacuum": "on"}
     if options.flush:
         settings |= {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}

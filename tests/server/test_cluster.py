@@ -194,6 +194,7 @@ async def test_a_database_without_workers_says_so_and_starts_nothing(directory):
         ({"queue": None, "priority": 1}, 'only with "queue"'),
         ({"queue": None, "limit_key": "ada"}, 'only with "queue"'),
         ({"queue": "no spaces"}, "body.queue"),
+        ({"queue": "q" * 41}, "body.queue"),
         ({"priority": 1_000_001}, "body.priority"),
         ({"priority": True}, "body.priority"),
         ({"limit_key": "k" * 256}, "body.limit_key"),
@@ -269,3 +270,13 @@ def test_a_bar_shows_what_is_there_and_is_never_too_long(numbers, greatest, widt
     )
     shown = [round(float(each["width"])) for tag, each in drawn.tags if tag == "rect" and each["class"] != "bar-ground"]
     assert shown == widths
+
+
+@pytest.mark.asyncio
+async def test_the_longest_name_of_a_queue_fits(serve, working):
+    longest = "q" * 40
+    async with serve() as served, working(longest):
+        answer = await served.client.post(
+            "/api/workflows/plain/executions?wait_ms=20000", json={"input": 1, "queue": longest}
+        )
+        assert (answer.status_code, answer.json()["output"]) == (200, 2)

@@ -13,6 +13,7 @@ from workflow_core.cli.output import COLOURS, Signs, in_colour
 from workflow_core.cli.texts import moment_text, one_line
 from workflow_core.clock import from_epoch_ms, to_epoch_ms
 from workflow_core.models import ErrorInfo
+from workflow_core.views.cluster import host_name
 from workflow_core.views.wording import remaining, status_of, step_status, took_text
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.database.dispatch import DispatchState
     from workflow_core.database.store import StepRecord
     from workflow_core.views.execution_view import ExecutionView
 
@@ -81,10 +83,33 @@ def _notes(view: ExecutionView, now: datetime) -> list[Text]:
         notes.append(Text(f"  restarts in {remaining(record.restart_at, now)}", style=_style("retrying")))
     if record.deadline_at is not None and not view.at_rest:
         notes.append(Text(f"  times out in {remaining(record.deadline_at, now)}", style="dim"))
+    if view.dispatch is not None and not view.at_rest:
+        notes += _place(view, view.dispatch, now)
     if view.interrupted:
         notes.append(
             Text(f'  nobody runs it; "workflow resume {record.execution_id}" goes on', style=_style("interrupted"))
         )
+    return notes
+
+
+def _place(view: ExecutionView, dispatch: DispatchState, now: datetime) -> list[Text]:
+    """Say where an execution stands that was handed to workers."""
+    where = ""
+    if dispatch.place == "ready" and dispatch.since is not None:
+        waited = took_text((now - dispatch.since).total_seconds() * 1_000)
+        where = f", ready for {waited}: no worker has taken it yet"
+    elif dispatch.place == "limited":
+        where = ": it waits for a limit of its workflow"
+    elif dispatch.place in {"scheduled", "parked"} and dispatch.until is not None:
+        what = "a rate limit lets it begin" if dispatch.place == "scheduled" else "a worker goes on with it"
+        where = f": {what} in {remaining(to_epoch_ms(dispatch.until), now)}"
+    elif dispatch.place == "running" and view.owner is not None:
+        where = f", pid {view.owner.pid} on {host_name(view.owner.host)}"
+    priority = f" (priority {dispatch.priority})" if dispatch.priority else ""
+    notes = [Text(f"  queue {dispatch.queue}{priority}{where}", style="dim")]
+    if not dispatch.workers:
+        command = f"workflow worker --app MODULE --queue {dispatch.queue}"
+        notes.append(Text(f"  no worker serves this queue: {command}", style=_style("interrupted")))
     return notes
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import psycopg
 from procrastinate import PsycopgConnector, exceptions, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -42,6 +43,9 @@ class PatientConnector(PsycopgConnector):
         conninfo: Where to.
         schema: The schema of the tables, quoted.
         connections: How many connections at most.
+
+    Attributes:
+        refusal: What the database said when it refused a statement for good; ``None`` if it never did.
     """
 
     def __init__(self, conninfo: str, schema: str, connections: int) -> None:
@@ -51,8 +55,11 @@ class PatientConnector(PsycopgConnector):
             min_size=1,
             max_size=connections,
             timeout=5,
+            configure=_without_transactions,
+            pool_factory=_pool,
         )
         self._forsaken: set[int] = set()
+        self.refusal: str | None = None
 
     def forsake(self, job_id: int) -> None:
         """Leave a job alone that this worker has lost to another one: Procrastinate would end it for that one, too."""
@@ -125,8 +132,19 @@ class PatientConnector(PsycopgConnector):
                     await super().execute_query_async(_BACK, worker_id=arguments["worker_id"])
                     continue
                 if not isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)):
+                    self.refusal = " ".join(str(cause or error).split())
                     raise
                 log = logger.warning if pause == _LONGEST_PAUSE_SECONDS and tries % 10 == 0 else logger.debug
                 log("The queue's database does not answer, and is asked again: %s", cause)
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+async def _without_transactions(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Let each statement be a transaction of its own, which each of Procrastinate's is."""
+    await connection.set_autocommit(True)
+
+
+def _pool(**options: Any) -> AsyncConnectionPool:  # noqa: ANN401 - those of the pool
+    """Make a pool that does not ask each connection first whether it works: whoever uses it tries again."""
+    return AsyncConnectionPool(**{**options, "check": None})

@@ -125,7 +125,8 @@ class Worker:
             when_ready: Called once, when the worker is about to look for work.
 
         Raises:
-            StorageError: The database cannot be used at the beginning. Later its return is waited for.
+            StorageError: The database cannot be used at the beginning, or refuses what the queue needs. When it is
+                away later, its return is waited for.
         """
         await self._store.make_queue()
         async with self._app.open_async():
@@ -144,8 +145,15 @@ class Worker:
                 self._parking.consider_all()
                 self._worker.stop()  # type: ignore[no-untyped-call]
                 await run
+                if not stop.is_set():
+                    raise self._refused()
             finally:
                 await self._end(tasks)
+
+    def _refused(self) -> StorageError:
+        """Return why the queue has ended by itself."""
+        location, reason = self._store.location(), self._connector.refusal or "its log says why"
+        return StorageError(f"{location}: the worker's queue has stopped: {reason}", location)
 
     async def _work(self) -> None:
         await self._worker.run()  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pydantic_core
 
+from workflow_core.cli.commands.worker import needs_queue
 from workflow_core.cli.completing import complete_workflows
 from workflow_core.cli.defined import require_defined
 from workflow_core.cli.endings import announce, show_ending
@@ -21,6 +22,7 @@ from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, styled
 from workflow_core.cli.running import run_to_rest
 from workflow_core.cli.texts import visible
+from workflow_core.database.dispatch import dispatching
 from workflow_core.errors import ExecutionNotFoundError
 from workflow_core.models import RetryConfig
 from workflow_core.views.execution_data import execution_data
@@ -42,6 +44,7 @@ workflow start data-pipeline --input '{"source": "database", "target": "s3"}'
 workflow start data-pipeline --input-file ./input.json
 workflow start my-workflow --max-retries 5 --retry-delay 2000
 workflow start order --app shop --execution-id order-1001
+workflow start order --app shop --queue default --priority 5
 echo '{"n": 1}' | workflow start order --input-file - --format json | jq .output
 """,
 )
@@ -92,7 +95,8 @@ def command(
     """Start a workflow execution in this process, and follow it to its end.
 
     An id that is in use is joined: an execution that ended shows its stored result, one that another process runs is
-    followed, one that was interrupted goes on. Ctrl-C stops it so that it can be resumed.
+    followed, one that was interrupted goes on. Ctrl-C stops it so that it can be resumed. With --queue it is handed to
+    workers instead, and the command returns at once.
     """
     given = _read_input(input_text, input_file)
     if priority is not None and queue is None:
@@ -101,15 +105,16 @@ def command(
         existing = None
         if execution_id is not None:
             existing = invocation.run(_existing(engine, execution_id))
-        if existing is not None and (existing.at_rest or not existing.interrupted):
+        handed_over = queue is not None and _queue_of(existing) is not None
+        if existing is not None and (existing.at_rest or not (existing.interrupted or handed_over)):
             _join(invocation, engine, existing, workflow, given, output_format)
             return
         invocation.run(require_defined(invocation, engine, workflow))
         retry = _retry_config(engine.definition(workflow).retry_config, max_retries, retry_delay)
         name = execution_id or str(uuid.uuid4())
-        if existing is not None:
+        if existing is not None and not handed_over:
             announce(f'Execution "{name}" was interrupted; it goes on where it was')
-        value = {} if given is None else given[0]
+        value = _value(invocation, engine, name, given, stored=handed_over)
         if queue is not None:
             _enqueue(invocation, engine, workflow, name, value, retry, timeout, queue, priority or 0, output_format)
             return
@@ -142,20 +147,36 @@ def _enqueue(
     output_format: str,
 ) -> None:
     """Hand an execution to workers, and say how to follow it."""
-    from workflow_core.cluster.worker import dispatching_store  # noqa: PLC0415 - not for help
-
-    dispatching_store(engine)
+    dispatching(engine.bare_store)
+    needs_queue()
     result = invocation.run(
         engine.enqueue(workflow, execution_id, value, retry, timeout_ms=timeout_ms, queue=queue, priority=priority)
     )
+    view = invocation.run(read_view(engine, execution_id))
     if output_format == "json":
-        print_json(execution_data(result, invocation.run(read_view(engine, execution_id))))
+        print_json(execution_data(result, view))
     elif invocation.quiet:
         print_line(execution_id)
     else:
         hint = command_line(invocation, "status", execution_id, "--follow", with_app=False)
-        print_line(f'Execution "{execution_id}" is {result.status} for the workers of queue "{queue}"')
+        print_line(f'Execution "{execution_id}" is {result.status} for the workers of queue "{view.record.queue}"')
+        if view.dispatch is not None and not view.dispatch.workers:
+            serving = command_line(invocation, "worker", "--queue", view.dispatch.queue)
+            print_line(f'No worker serves this queue yet: "{serving}" begins one')
         print_line(f'"{hint}" follows it')
+
+
+def _queue_of(existing: ExecutionView | None) -> str | None:
+    return None if existing is None else existing.record.queue
+
+
+def _value(
+    invocation: Invocation, engine: WorkflowEngine, execution_id: str, given: tuple[Any] | None, *, stored: bool
+) -> object:
+    """Return the input that is given; without one, what is stored, or nothing."""
+    if given is not None:
+        return given[0]
+    return invocation.run(engine.get_status(execution_id)).input if stored else {}
 
 
 def _read_input(text: str | None, file: str | None) -> tuple[Any] | None:
@@ -238,13 +259,16 @@ def _join(
         announce(f'Execution "{record.execution_id}" has ended before; this is its stored result, nothing runs again')
     else:
         where = f" (pid {existing.owner.pid})" if existing.owner else ""
-        announce(f'Execution "{record.execution_id}" runs in another process{where}; joined')
+        if record.queue is not None and existing.owner is None:
+            announce(f'Execution "{record.execution_id}" waits for the workers of queue "{record.queue}"; followed')
+        else:
+            announce(f'Execution "{record.execution_id}" runs in another process{where}; joined')
     if output_format != "json" and invocation.quiet:
         print_line(record.execution_id)
 
     def how_to_go_on() -> str:
         hint = command_line(invocation, "status", record.execution_id, "--follow", with_app=False)
-        return f'The execution runs on in its own process; "{hint}" follows it.'
+        return f'The execution is not affected; "{hint}" follows it.'
 
     invocation.run(join(), how_to_go_on)
     result = invocation.run(engine.get_status(record.execution_id))

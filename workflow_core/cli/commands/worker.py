@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,10 +11,11 @@ import click
 from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import print_line
+from workflow_core.views.wording import took_text
 
 if TYPE_CHECKING:
-    import asyncio
-
+    from workflow_core.cluster.settings import WorkerSettings
+    from workflow_core.cluster.worker import Worker
     from workflow_core.engine import WorkflowEngine
 
 __all__ = ["command", "needs_queue"]
@@ -116,7 +119,7 @@ def command(
             )
 
         def work(stop: asyncio.Event) -> Any:  # noqa: ANN401 - a coroutine
-            return _work(engine, worker, stop, lambda: _say(invocation, engine, settings))
+            return _work(invocation, engine, worker, stop)
 
         try:
             run_until_stopped(work)
@@ -124,14 +127,26 @@ def command(
             raise Failure("Stopped at once; what ran is taken over by other workers.", interrupted.exit_code) from None
 
 
-async def _work(engine: WorkflowEngine, worker: Any, stop: asyncio.Event, when_ready: Any) -> None:  # noqa: ANN401
+async def _work(invocation: Invocation, engine: WorkflowEngine, worker: Worker, stop: asyncio.Event) -> None:
+    stopping = asyncio.create_task(_say_when_stopped(invocation, worker.settings, stop), name="workflow worker's news")
     try:
-        await worker.run(stop, when_ready)
+        await worker.run(stop, lambda: _say(invocation, engine, worker.settings))
     finally:
+        stopping.cancel()
         await engine.aclose()
 
 
-def _say(invocation: Invocation, engine: WorkflowEngine, settings: Any) -> None:  # noqa: ANN401
+async def _say_when_stopped(invocation: Invocation, settings: WorkerSettings, stop: asyncio.Event) -> None:
+    await stop.wait()
+    if not invocation.quiet:
+        print_line(
+            f"Stopping: nothing new is begun, and what runs has {took_text(settings.grace_ms)} to end before it is "
+            "given to other workers  (a second signal stops it at once)"
+        )
+        sys.stdout.flush()
+
+
+def _say(invocation: Invocation, engine: WorkflowEngine, settings: WorkerSettings) -> None:
     if invocation.quiet:
         return
     names = engine.workflow_names()

@@ -180,20 +180,36 @@ END
 $$""",
     f"""
 CREATE FUNCTION {{s}}.enqueue(
-    of_execution text, of_workflow text, to_queue text, with_priority bigint, limited boolean, with_key text
-) RETURNS void {_FUNCTION}
+    of_execution text, of_workflow text, at timestamptz, input text, retry text, panic text, deadline bigint,
+    revision text, token bigint, to_queue text, with_priority bigint, limited boolean, with_key text
+) RETURNS boolean {_FUNCTION}
 DECLARE
     one dispatches;
 BEGIN
-    INSERT INTO dispatches (execution_id, workflow_name, queue, priority, is_limited, limit_key, state, has_key_slot)
-    VALUES (of_execution, of_workflow, to_queue, with_priority, limited, with_key, 'waiting', with_key IS NULL)
-    RETURNING * INTO one;
+    INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config, deadline_at,
+        created_at, updated_at, definition_revision, fencing_token, queue)
+    VALUES (of_execution, of_workflow, 'queued', at, input, retry, panic, deadline, at, at, revision, token, to_queue)
+    ON CONFLICT (id) DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    one.execution_id := of_execution;
+    one.workflow_name := of_workflow;
+    one.queue := to_queue;
+    one.priority := with_priority;
+    IF NOT limited THEN
+        one.state := 'queued';
+        one.queued_at := clock_timestamp();
+        one.job_id := defer_run(one, NULL);
+    END IF;
+    INSERT INTO dispatches (execution_id, workflow_name, queue, priority, is_limited, limit_key, state, has_key_slot,
+        queued_at, job_id)
+    VALUES (of_execution, of_workflow, to_queue, with_priority, limited, with_key, coalesce(one.state, 'waiting'),
+        with_key IS NULL, one.queued_at, one.job_id);
     IF limited THEN
         PERFORM admit(of_workflow, with_key);
-    ELSE
-        UPDATE dispatches SET state = 'queued', queued_at = clock_timestamp(), job_id = defer_run(one, NULL)
-        WHERE execution_id = of_execution;
     END IF;
+    RETURN true;
 END
 $$""",
     f"""
@@ -213,7 +229,8 @@ BEGIN
 END
 $$""",
     f"""
-CREATE FUNCTION {{s}}.claim(of_execution text, by_job bigint) RETURNS text {_FUNCTION}
+CREATE FUNCTION {{s}}.claim(of_execution text, by_job bigint, by_owner text, at timestamptz)
+RETURNS TABLE (kind text, execution {{s}}.executions) {_FUNCTION}
 DECLARE
     one dispatches;
     rule limits;
@@ -224,10 +241,16 @@ BEGIN
     WHERE d.execution_id = of_execution AND d.is_limited AND NOT d.has_started FOR UPDATE OF l;
     SELECT * INTO one FROM dispatches WHERE execution_id = of_execution AND job_id = by_job FOR UPDATE;
     IF NOT FOUND OR one.state NOT IN ('queued', 'claimed') THEN
-        RETURN NULL;
+        RETURN;
     END IF;
+    kind := CASE
+        WHEN one.state = 'queued' AND NOT one.has_started THEN 'begun'
+        WHEN one.state = 'queued' AND one.due_at IS NOT NULL THEN 'woken'
+        ELSE 'abandoned'
+    END;
     IF one.state = 'claimed' THEN
-        RETURN 'abandoned';
+        RETURN QUERY SELECT kind, e FROM executions e WHERE e.id = of_execution;
+        RETURN;
     END IF;
     IF one.is_limited AND NOT one.has_started THEN
         IF begun_within(one, false, rule.period) >= rule.starts
@@ -236,13 +259,20 @@ BEGIN
             begins := next_start(one, rule);
             UPDATE dispatches SET first_start_at = begins, queued_at = begins, job_id = defer_run(one, begins)
             WHERE execution_id = of_execution;
-            RETURN NULL;
+            RETURN;
         END IF;
     END IF;
     UPDATE dispatches SET state = 'claimed', has_started = true, due_at = NULL,
         first_start_at = CASE WHEN one.has_started OR NOT one.is_limited THEN first_start_at ELSE clock_timestamp() END
     WHERE execution_id = of_execution;
-    RETURN CASE WHEN NOT one.has_started THEN 'begun' WHEN one.due_at IS NOT NULL THEN 'woken' ELSE 'abandoned' END;
+    IF kind = 'abandoned' THEN
+        RETURN QUERY SELECT kind, e FROM executions e WHERE e.id = of_execution;
+    ELSE
+        RETURN QUERY UPDATE executions e SET owner_id = by_owner, fencing_token = e.fencing_token + 1,
+            status = CASE WHEN e.status IN ('sleeping', 'panicked') THEN e.status ELSE 'running' END,
+            revision = e.revision + 1, updated_at = at
+            WHERE e.id = of_execution RETURNING kind, e;
+    END IF;
 END
 $$""",
     f"""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from workflow_core.clock import from_epoch_ms
 from workflow_core.database.dispatch import Claim
@@ -30,26 +30,18 @@ _LIMITED: Final = (
     " starts_per_key = excluded.starts_per_key, period = excluded.period,"
     " held_while_waiting = excluded.held_while_waiting WHERE l IS DISTINCT FROM excluded"
 )
-_RECORDED: Final = (
-    "INSERT INTO {s}.executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
-    " deadline_at, created_at, updated_at, definition_revision, fencing_token, queue)"
-    " VALUES (%(id)s, %(workflow)s, 'queued', %(at)s, %(input)s::text, %(retry_config)s, %(panic_config)s,"
-    " %(deadline_at)s::bigint, %(at)s, %(at)s, %(revision)s::text, %(token)s, %(queue)s)"
-    " ON CONFLICT (id) DO NOTHING RETURNING id"
-)
 _DEFINED: Final = (
-    "INSERT INTO {s}.definitions (revision, document) VALUES (%(revision)s, %(document)s)"
-    " ON CONFLICT (revision) DO NOTHING"
+    "WITH defined AS (INSERT INTO {s}.definitions (revision, document) VALUES (%(revision)s, %(document)s)"
+    " ON CONFLICT (revision) DO NOTHING) "
 )
-_ENQUEUED: Final = "SELECT {s}.enqueue(%(id)s, %(workflow)s, %(queue)s, %(priority)s, %(limited)s, %(key)s::text)"
-
-_CLAIMED: Final = "SELECT {s}.claim(%(id)s, %(job)s)"
-_TAKEN: Final = (
-    "written AS (UPDATE {s}.executions e SET status = CASE WHEN status IN ('sleeping', 'panicked') THEN status"
-    " ELSE 'running' END, owner_id = %(owner)s, fencing_token = fencing_token + 1, revision = revision + 1,"
-    f" updated_at = %(at)s WHERE e.id = %(id)s RETURNING {EXECUTION_COLUMNS}) SELECT * FROM written"
+_ENQUEUED: Final = (
+    "SELECT {s}.enqueue(%(id)s, %(workflow)s, %(at)s, %(input)s::text, %(retry_config)s, %(panic_config)s,"
+    " %(deadline_at)s::bigint, %(revision)s::text, %(token)s, %(queue)s, %(priority)s, %(limited)s, %(key)s::text)"
 )
-_FOUND: Final = f"SELECT {EXECUTION_COLUMNS} FROM {{s}}.executions e WHERE e.id = %(id)s"
+_CLAIMED: Final = (
+    f"SELECT c.kind, {EXECUTION_COLUMNS.replace('e.', '(c.execution).')}"
+    " FROM {s}.claim(%(id)s, %(job)s, %(owner)s, %(at)s) c"
+)
 
 _PARKED: Final = (
     "WITH held AS (SELECT id FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s FOR NO KEY UPDATE)"
@@ -115,17 +107,10 @@ class DispatchStore(DefinitionStore):
             "key": dispatch.limit_key,
         }
 
-        async def both(connection: Connection) -> tuple[Any, ...] | None:
-            async with connection.pipeline(), connection.transaction():
-                if execution.definition_document is not None:
-                    await connection.execute(self.sql(_DEFINED), values)
-                written = await (await connection.execute(self.sql(_RECORDED), values)).fetchone()
-                if written is not None:
-                    await connection.execute(self.sql(_ENQUEUED), values)
-            return written
-
+        sql = _ENQUEUED if execution.definition_document is None else f"{_DEFINED}{_ENQUEUED}"
         while True:
-            if await self.together(both) is not None:
+            ((written,),) = await self.fetch(sql, values)
+            if written:
                 return None
             found = await self.load_execution(execution.execution_id)
             if found is not None:
@@ -145,19 +130,9 @@ class DispatchStore(DefinitionStore):
         values = {**owner_values(owner, lease_expires_at), "id": execution_id, "job": job_id, "at": at}
         part = self._owner_part(owner, lease_expires_at)
 
-        async def both(connection: Connection) -> Claim | None:
-            async with connection.pipeline(), connection.transaction():
-                row = await (await connection.execute(self.sql(_CLAIMED), values)).fetchone()
-                if row is None or row[0] is None:
-                    return None
-                sql = _FOUND if row[0] == "abandoned" else f"WITH {part}{_TAKEN}"
-                record = await (await connection.execute(self.sql(sql), values)).fetchone()
-            return None if record is None else Claim(execution_record(record), row[0])
-
-        claim = await self.together(both)
-        if claim is not None and claim.kind != "abandoned":
-            self._note_owner(part, owner, lease_expires_at)
-        return claim
+        rows = await self.fetch(f"WITH {part.rstrip(', ')} {_CLAIMED}" if part else _CLAIMED, values)
+        self._note_owner(part, owner, lease_expires_at)
+        return Claim(execution_record(rows[0][1:]), rows[0][0]) if rows else None
 
     async def execution_parked(self, lease: Lease, due_at: int, at: datetime) -> None:
         """Let go of an execution until a moment."""

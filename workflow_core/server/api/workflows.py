@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.responses import Response
 
+from workflow_core.arguments import QUEUE_NAME
 from workflow_core.definitions import load_definition
 from workflow_core.definitions.saving import create_workflow
 from workflow_core.engine import WorkflowEngine
@@ -83,7 +84,7 @@ class NewExecution(BaseModel):
     retry_config: RetryConfig | None = None
     panic_config: PanicConfig | None = None
     timeout_ms: WholeNumber | None = Field(default=None, ge=1, le=LONGEST_MS)
-    queue: str | None = Field(default=None, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    queue: str | None = Field(default=None, max_length=40, pattern=rf"^{QUEUE_NAME.pattern}$")
     priority: WholeNumber | None = Field(default=None, ge=-1_000_000, le=1_000_000)
     limit_key: str | None = Field(default=None, min_length=1, max_length=255)
 
