@@ -144,6 +144,7 @@ class Execution:
         self._bodies: dict[str, Coroutine[Any, Any, object]] = {}
         self._handler: Awaitable[object] | None = None
         self.task: asyncio.Task[None] | None = None
+        self.is_let_go = False
         self._waiting: dict[int, str] = {}
         self._moments: dict[int, int] = {}
         self._seq = self._first_seq = seq
@@ -385,7 +386,7 @@ class Execution:
             finally:
                 self._over = True
                 await self._stop_leftovers()
-            if self.doom is None:
+            if self.doom is None and not self.is_let_go:
                 text, _ = self.codec.encode(output, f"what {self} returned", self.definition.returns)
                 self._tell_of_steps_never_awaited()
                 seq, at = self.next_seq(), self.now()
@@ -401,6 +402,8 @@ class Execution:
             if isinstance(raised, asyncio.CancelledError) and cancelled_from_outside():
                 raise
             error = self.doom or raised
+        if self.is_let_go:  # whatever its handler makes of the cancellation: it has not ended
+            raise asyncio.CancelledError
         if error is not None:
             return await self._ended_by(error)
         if self.watched:

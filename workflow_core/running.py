@@ -161,6 +161,7 @@ class RunningExecutions:
         if active is None or active.execution is not execution or active.task is None or active.cancelled:
             return
         active.parked_until = until
+        execution.is_let_go = True
         execution.doomed(asyncio.CancelledError(f"{execution} waits, and a worker goes on with it"))
         active.task.cancel()
 

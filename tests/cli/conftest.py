@@ -1,6 +1,7 @@
 """The command in this process, on a runtime directory of the test's own."""
 
 import json
+import os
 import sys
 import uuid
 from dataclasses import dataclass
@@ -125,7 +126,10 @@ def app(make_app, monkeypatch):
 
 
 @pytest.fixture
-def cli(capsys):
+def cli(capsys, monkeypatch):
+    # An interrupted command ends its process at once while threads live, here those of other tests.
+    monkeypatch.setattr(os, "_exit", lambda code: None)
+
     def call(*arguments):
         code = run([str(argument) for argument in arguments])
         captured = capsys.readouterr()

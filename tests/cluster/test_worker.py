@@ -280,6 +280,35 @@ def test_a_worker_whose_queue_is_refused_ends_with_the_reason(make_engine, postg
         finally:
             await engine.aclose()
 
+
+def test_jobs_of_others_in_the_same_database_that_are_aborted_abort_none_of_ours(make_engine):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        begun, go_on, calls = asyncio.Event(), asyncio.Event(), []
+
+        async def body():
+            calls.append(1)
+            begun.set()
+            await go_on.wait()
+
+        async def held(ctx):
+            await ctx.step("a", body)
+
+        for each in (client, engine):
+            each.define("held", held)
+        async with working(engine):
+            await client.enqueue("held", "e")
+            await begun.wait()
+            await client.bare_store.fetch(
+                "SELECT pg_notify('procrastinate_queue_v1#default', json_build_object('type', 'abort_job_requested',"
+                " 'job_id', job_id)::text) FROM {s}.dispatches"
+            )
+            await client.enqueue("plain", "after", 1)  # is announced behind it
+            await client.wait("after")
+            go_on.set()
+            assert (await client.wait("e")).status == "completed"
+        assert calls == [1]
+
     asyncio.run(scenario())
 
 
@@ -291,6 +320,26 @@ def test_a_limit_holds_on_workers(make_engine):
                 await client.enqueue("limited", f"e{number}", number)
             outputs = [(await client.wait(f"e{number}")).output for number in range(5)]
             assert outputs == list(range(5))
+
+    asyncio.run(scenario())
+
+
+def test_a_handler_that_catches_its_cancellation_is_let_go_of_all_the_same(make_engine):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+
+        @engine.define("stubborn")
+        @client.define("stubborn")
+        async def stubborn(ctx):
+            try:
+                await ctx.sleep("pause", 60)
+            except asyncio.CancelledError:
+                return "caught"
+            return await ctx.step("after", lambda: "slept")
+
+        async with working(engine):
+            await client.enqueue("stubborn", "e")
+            assert (await client.wait("e")).output == "slept"
 
     asyncio.run(scenario())
 

@@ -103,11 +103,20 @@ class PatientConnector(PsycopgConnector):
         return rows or []
 
     async def listen_notify(self, on_notification: Notify, channels: Iterable[str]) -> None:
-        """Listen, and again when the connection is back."""
+        """Listen, and again when the connection is back.
+
+        Channels are those of a database, not of a schema, so what is heard may be of somebody else's jobs. That one of
+        these was inserted means a look for nothing; that one is to be aborted would end ours of the same number.
+        """
         names = list(channels)
+
+        async def told(*, channel: str, payload: str) -> None:
+            if '"job_inserted"' in payload:
+                await on_notification(channel=channel, payload=payload)
+
         while True:
             try:
-                await super().listen_notify(on_notification, names)
+                await super().listen_notify(told, names)
             except (exceptions.ConnectorException, psycopg.Error, OSError) as error:
                 logger.debug("The worker cannot listen: %s", error.__cause__ or error)
             await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
