@@ -6,9 +6,10 @@ import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
-__all__ = ["age_text", "moment_text", "one_line", "shortened", "visible"]
+__all__ = ["age_text", "moment_text", "one_line", "shortened", "visible", "workflows_text"]
 
 _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
@@ -50,3 +51,8 @@ def age_text(moment: datetime | None, now: datetime, missing: str = "-") -> str:
     if moment is None:
         return missing
     return moment_text(moment) if moment > now else ago_text(moment, now)
+
+
+def workflows_text(names: Sequence[str]) -> str:
+    """Return which workflows a process serves, in a few words."""
+    return f"{len(names)} workflows" if len(names) != 1 else f'the workflow "{names[0]}"'

@@ -12,6 +12,7 @@ import click
 from workflow_core.cli.failures import FAILED, USAGE, Failure
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import print_line
+from workflow_core.cli.texts import workflows_text
 
 if TYPE_CHECKING:
     import asyncio
@@ -163,7 +164,6 @@ def _say(invocation: Invocation, engine: WorkflowEngine, url: str) -> None:
         print_line(url)
         return
     names = engine.workflow_names()
-    what = f"{len(names)} workflows" if len(names) != 1 else f'the workflow "{names[0]}"'
-    print_line(f"Serving {what} of {engine.store.location()} at {url}  (Ctrl-C stops it)")
+    print_line(f"Serving {workflows_text(names)} of {engine.store.location()} at {url}  (Ctrl-C stops it)")
     if not names:
         print_line("No workflow can be started here: name the module that defines them with --app, or create one")

@@ -11,6 +11,7 @@ import click
 from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import print_line
+from workflow_core.cli.texts import workflows_text
 from workflow_core.views.wording import took_text
 
 if TYPE_CHECKING:
@@ -149,8 +150,7 @@ async def _say_when_stopped(invocation: Invocation, settings: WorkerSettings, st
 def _say(invocation: Invocation, engine: WorkflowEngine, settings: WorkerSettings) -> None:
     if invocation.quiet:
         return
-    names = engine.workflow_names()
-    what = f"{len(names)} workflows" if len(names) != 1 else f'the workflow "{names[0]}"'
+    what = workflows_text(engine.workflow_names())
     queues = ", ".join(settings.queues)
     print_line(
         f"Working on {what} from {'queues' if len(settings.queues) != 1 else 'queue'} {queues}, up to "

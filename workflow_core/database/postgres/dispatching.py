@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from workflow_core.clock import from_epoch_ms
 from workflow_core.database.dispatch import Claim
 from workflow_core.database.postgres.definitions import DefinitionStore
+from workflow_core.database.postgres.executions import DEFINITION, IS_RELEASED, new_values
 from workflow_core.database.postgres.owners import owner_values
 from workflow_core.database.postgres.queue_schema import make_queue
 from workflow_core.database.postgres.reading import EXECUTION_COLUMNS, execution_record
@@ -30,10 +31,6 @@ _LIMITED: Final = (
     " starts_per_key = excluded.starts_per_key, period = excluded.period,"
     " held_while_waiting = excluded.held_while_waiting WHERE l IS DISTINCT FROM excluded"
 )
-_DEFINED: Final = (
-    "WITH defined AS (INSERT INTO {s}.definitions (revision, document) VALUES (%(revision)s, %(document)s)"
-    " ON CONFLICT (revision) DO NOTHING) "
-)
 _ENQUEUED: Final = (
     "SELECT {s}.enqueue(%(id)s, %(workflow)s, %(at)s, %(input)s::text, %(retry_config)s, %(panic_config)s,"
     " %(deadline_at)s::bigint, %(revision)s::text, %(token)s, %(queue)s, %(priority)s, %(limited)s, %(key)s::text)"
@@ -50,10 +47,6 @@ _PARKED: Final = (
 _LET_GO: Final = (
     "UPDATE {s}.executions SET owner_id = NULL, fencing_token = fencing_token + 1, revision = revision + 1,"
     " updated_at = %(at)s WHERE id = %(id)s"
-)
-_IS_PARKED: Final = (
-    "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s + 1 AND updated_at = %(at)s"
-    " AND owner_id IS NULL"
 )
 
 
@@ -91,23 +84,14 @@ class DispatchStore(DefinitionStore):
         """Record a new execution and hand it to the workers."""
         await self.make_queue()
         values = {
-            "id": execution.execution_id,
-            "workflow": execution.workflow_name,
-            "at": at,
-            "input": execution.input_data,
-            "retry_config": execution.retry_config,
-            "panic_config": execution.panic_config,
-            "deadline_at": execution.deadline_at,
-            "revision": execution.definition_revision,
-            "document": execution.definition_document,
-            "token": execution.fencing_token,
+            **new_values(execution, at),
             "queue": dispatch.queue,
             "priority": dispatch.priority,
             "limited": dispatch.limits is not None,
             "key": dispatch.limit_key,
         }
 
-        sql = _ENQUEUED if execution.definition_document is None else f"{_DEFINED}{_ENQUEUED}"
+        sql = _ENQUEUED if execution.definition_document is None else f"WITH {DEFINITION.rstrip(', ')} {_ENQUEUED}"
         while True:
             ((written,),) = await self.fetch(sql, values)
             if written:
@@ -136,8 +120,8 @@ class DispatchStore(DefinitionStore):
 
     async def execution_parked(self, lease: Lease, due_at: int, at: datetime) -> None:
         """Let go of an execution until a moment."""
-        values = {"due_at": from_epoch_ms(due_at), "at": at}
-        await self._change_hands(lease, _PARKED, _LET_GO, values, _IS_PARKED)
+        values = {"due_at": from_epoch_ms(due_at), "at": at, "owner": None}
+        await self._change_hands(lease, _PARKED, _LET_GO, values, IS_RELEASED)
 
     async def wake_due(self, at_most: int = 1_000) -> int:
         """Queue parked executions that are due; return how many."""

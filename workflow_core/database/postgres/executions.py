@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner
 
-__all__ = ["ExecutionPoints"]
+__all__ = ["DEFINITION", "IS_RELEASED", "ExecutionPoints", "new_values"]
 
 _NOBODY: Final = ""
 """The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
 
-_DEFINITION: Final = (
+DEFINITION: Final = (
     "definition AS (INSERT INTO {s}.definitions (revision, document) VALUES (%(revision)s, %(document)s)"
     " ON CONFLICT (revision) DO NOTHING), "
 )
@@ -199,7 +199,7 @@ _STEPS_RELEASED: Final = (
     " UPDATE {s}.steps SET status = 'pending', attempt = attempt - 1, started_seq = NULL, revision = revision + 1,"
     f" updated_at = %(at)s WHERE {_IN_FLIGHT}"
 )
-_IS_RELEASED: Final = (
+IS_RELEASED: Final = (
     "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s + 1 AND updated_at = %(at)s"
     " AND owner_id IS NOT DISTINCT FROM %(owner)s::text"
 )
@@ -214,19 +214,10 @@ class ExecutionPoints(OwnerPoints):
         """Record a new execution; return ``None``, or the record of that id which was there already."""
         has_document = execution.definition_document is not None
         part = self._owner_part(owner, lease_expires_at)
-        sql = f"WITH {part}{_DEFINITION if has_document else ''}{_STARTED}"
+        sql = f"WITH {part}{DEFINITION if has_document else ''}{_STARTED}"
         values = {
             **owner_values(owner, lease_expires_at),
-            "id": execution.execution_id,
-            "workflow": execution.workflow_name,
-            "at": at,
-            "input": execution.input_data,
-            "retry_config": execution.retry_config,
-            "panic_config": execution.panic_config,
-            "deadline_at": execution.deadline_at,
-            "revision": execution.definition_revision,
-            "document": execution.definition_document,
-            "token": execution.fencing_token,
+            **new_values(execution, at),
         }
         found: ExecutionRecord | None = None
 
@@ -361,7 +352,7 @@ class ExecutionPoints(OwnerPoints):
         del seq  # a write that was refused may have taken a position in the history that nothing fills
         values = {"owner": None if give_back else _NOBODY, "at": at}
         second = _STEPS_RELEASED if give_back else None
-        await self._change_hands(lease, f"WITH {_RELEASED}", second, values, _IS_RELEASED)
+        await self._change_hands(lease, f"WITH {_RELEASED}", second, values, IS_RELEASED)
 
     async def _change_hands(
         self,
@@ -398,3 +389,19 @@ class ExecutionPoints(OwnerPoints):
 def _released(row: tuple[Any, ...]) -> dict[str, object]:
     """Return the data of a recovery: whether the execution had been given back, rather than left by a death."""
     return {"data": stored_json(released=True) if row[0] else None}
+
+
+def new_values(execution: NewExecution, at: datetime) -> dict[str, object]:
+    """Return the parameters of the statements that record a new execution."""
+    return {
+        "id": execution.execution_id,
+        "workflow": execution.workflow_name,
+        "at": at,
+        "input": execution.input_data,
+        "retry_config": execution.retry_config,
+        "panic_config": execution.panic_config,
+        "deadline_at": execution.deadline_at,
+        "revision": execution.definition_revision,
+        "document": execution.definition_document,
+        "token": execution.fencing_token,
+    }

@@ -7,13 +7,13 @@ that they use.
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING, Final
 
 from psycopg import errors
 
 from workflow_core.database.postgres.dispatch_schema import DISPATCH_SCHEMA
 from workflow_core.database.postgres.schema import SCHEMA, SCHEMA_VERSION, TABLES
+from workflow_core.database.postgres.turns import has_table, take_turn
 from workflow_core.errors import SchemaVersionError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {1: DISPATCH_SCHEMA}
 _VERSION: Final = "SELECT version FROM {s}.schema_version"
 _VERSION_TABLE: Final = "CREATE TABLE {s}.schema_version (version bigint NOT NULL, changed_at timestamptz NOT NULL)"
 _LOCKS: Final = 0x776F726B  # "work"
-"""The first key of the advisory locks; the second one is of the schema's name."""
+"""The first key of the advisory locks."""
 
 
 async def migrate(connection: Connection, address: Address) -> None:
@@ -53,7 +53,7 @@ async def migrate(connection: Connection, address: Address) -> None:
     if found == SCHEMA_VERSION:
         return
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(%s::int, %s::int)", (_LOCKS, _key(address)))
+        await take_turn(connection, _LOCKS, address.schema)
         found = await _version(connection, address)
         _check(found, address)
         if found == 0:
@@ -68,14 +68,7 @@ async def migrate(connection: Connection, address: Address) -> None:
 
 async def _version(connection: Connection, address: Address) -> int:
     """Return the version of a schema, 0 if there is none."""
-    # Not to_regclass: it may remember from before the lock was waited for that there is no such table.
-    row = await (
-        await connection.execute(
-            "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = 'schema_version'",
-            (address.schema.strip('"'),),
-        )
-    ).fetchone()
-    if row is None:
+    if not await has_table(connection, address.schema, "schema_version"):
         return 0
     rows = await (await connection.execute(_sql(_VERSION, address))).fetchall()
     return int(rows[0][0]) if rows else 0
@@ -108,10 +101,6 @@ def _check(found: int, address: Address) -> None:
             f"{SCHEMA_VERSION}: install the version that wrote it, or a newer one",
             str(address),
         )
-
-
-def _key(address: Address) -> int:
-    return zlib.crc32(address.schema.encode()) - 2**31
 
 
 def _sql(statement: str, address: Address) -> bytes:

@@ -6,10 +6,10 @@ the next. Which of these were run is kept in ``queue_migrations``.
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from workflow_core.database.postgres.turns import has_table, take_turn
 from workflow_core.errors import ValidationError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["make_queue"]
 
 _LOCKS: Final = 0x71756575  # "queu"
-"""The first key of the advisory locks; the second one is of the schema's name."""
+"""The first key of the advisory locks."""
 
 
 async def make_queue(connection: Connection, schema: str) -> None:
@@ -44,8 +44,7 @@ async def make_queue(connection: Connection, schema: str) -> None:
     if await _version(connection, schema) == latest:
         return
     async with connection.transaction():
-        key = zlib.crc32(schema.encode()) - 2**31
-        await connection.execute("SELECT pg_advisory_xact_lock(%s::int, %s::int)", (_LOCKS, key))
+        await take_turn(connection, _LOCKS, schema)
         found = await _version(connection, schema)
         if found is not None and found >= latest:
             return  # another process was faster, or has a newer version
@@ -69,14 +68,7 @@ def _migrations(directory: str) -> list[Path]:
 
 async def _version(connection: Connection, schema: str) -> str | None:
     """Return the name of the last migration that was run; ``None`` if there is no queue."""
-    # Not to_regclass: it may remember from before the lock was waited for that there is no such table.
-    row = await (
-        await connection.execute(
-            "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = %s AND tablename = 'queue_migrations'",
-            (schema.strip('"'),),
-        )
-    ).fetchone()
-    if row is None:
+    if not await has_table(connection, schema, "queue_migrations"):
         return None
     row = await (await connection.execute(f"SELECT max(name) FROM {schema}.queue_migrations".encode())).fetchone()
     return None if row is None else row[0]
