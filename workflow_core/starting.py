@@ -23,7 +23,6 @@ from workflow_core.limits import checked_key
 from workflow_core.models import PanicConfig, RetryConfig
 from workflow_core.running import Active
 from workflow_core.serialization import same_json
-from workflow_core.stored import load_record
 from workflow_core.timeouts import validate_timeout
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
     from workflow_core.joining import Ended, Joining
     from workflow_core.limits import Limits
+    from workflow_core.models import ExecutionStatus
     from workflow_core.running import RunningExecutions
 
 
@@ -158,11 +158,12 @@ class Starting:
                 self._noted_limits[name] = limits
         at = self._engine.clock.now()
         await self._define(order.definition, at)
-        found = await store.execution_enqueued(order.new(at), dispatch, at)
+        new = order.new(at)
+        found = await store.execution_enqueued(new, dispatch, at)
         if found is not None:
             self._check_same(found, order)
             return found
-        return await load_record(self._engine, order.execution_id)
+        return _record_of(new, at, "queued", None, dispatch.queue)
 
     def _order(
         self,
@@ -206,24 +207,7 @@ class Starting:
         existing = await self._engine.store.execution_started(new, self._engine.owner, self._engine.lease_expiry(), at)
         if existing is not None:
             return existing
-        record = ExecutionRecord(
-            execution_id=order.execution_id,
-            workflow_name=definition.name,
-            status="running",
-            started_at=at,
-            completed_at=None,
-            restart_attempt=1,
-            error_data=None,
-            input_data=order.text,
-            output_data=None,
-            retry_config=new.retry_config,
-            panic_config=new.panic_config,
-            deadline_at=new.deadline_at,
-            restart_at=None,
-            owner_id=self._engine.owner.owner_id,
-            fencing_token=new.fencing_token,
-            definition_revision=new.definition_revision,
-        )
+        record = _record_of(new, at, "running", self._engine.owner.owner_id)
         lease = Lease(definition.name, order.execution_id, new.fencing_token)
         execution = Execution(self._engine, definition, record, lease, order.retry, order.panic, order.value, {}, 1)
         execution.opens_with(ExecutionStarted(), 1, at)
@@ -253,6 +237,31 @@ class Starting:
                 f'Execution "{record.execution_id}" of workflow "{name}" was started with another input; choose '
                 "another id, or start it with the input it had"
             )
+
+
+def _record_of(
+    new: NewExecution, at: datetime, status: ExecutionStatus, owner_id: str | None, queue: str | None = None
+) -> ExecutionRecord:
+    """Return the row of an execution that was recorded just now."""
+    return ExecutionRecord(
+        execution_id=new.execution_id,
+        workflow_name=new.workflow_name,
+        status=status,
+        started_at=at,
+        completed_at=None,
+        restart_attempt=1,
+        error_data=None,
+        input_data=new.input_data,
+        output_data=None,
+        retry_config=new.retry_config,
+        panic_config=new.panic_config,
+        deadline_at=new.deadline_at,
+        restart_at=None,
+        owner_id=owner_id,
+        fencing_token=new.fencing_token,
+        definition_revision=new.definition_revision,
+        queue=queue,
+    )
 
 
 def _definition_file(definition: Definition, at: datetime) -> dict[str, object]:
