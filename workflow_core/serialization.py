@@ -187,7 +187,8 @@ class _Encoder:
         if cls is dict:
             return self._encode_dict(value, path, depth)
         if cls is list:
-            self._check_depth(value, path, depth)
+            if depth > MAX_DEPTH:
+                raise _too_deep(value, path)
             self._spend(2 * len(value))
             return [self.encode(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
         if cls is float:
@@ -197,7 +198,8 @@ class _Encoder:
         return self._encode_tagged(value, path, depth)
 
     def _encode_dict(self, value: dict[object, Any], path: str, depth: int) -> _Json:
-        self._check_depth(value, path, depth)
+        if depth > MAX_DEPTH:
+            raise _too_deep(value, path)
         self._spend(5 * len(value))
         encoded: dict[str, _Json] = {}
         for key, item in value.items():
@@ -205,8 +207,9 @@ class _Encoder:
                 raise _RefusedError(
                     f"{path or 'the value'} has the key {shown(key)}; JSON's keys are strings, so it would change"
                 )
-            if type(item) in _OF_FIXED_SIZE:
-                encoded[key] = item
+            cls = type(item)
+            if cls in _OF_FIXED_SIZE or (cls is str and len(item) <= _LONG_TEXT):
+                encoded[key] = item  # as `encode` would return it, without a call and a path
             else:
                 encoded[key] = self.encode(item, f"{path}.{key}" if path else key, depth + 1)
         if _TAG in encoded:
@@ -236,7 +239,8 @@ class _Encoder:
             self._spend(len(value))
             return {_TAG: "bytes", "value": base64.b64encode(value).decode("ascii")}
         if cls is tuple or cls is set or cls is frozenset:
-            self._check_depth(value, path, depth)
+            if depth > MAX_DEPTH:
+                raise _too_deep(value, path)
             self._spend(2 * len(value))
             items = [self.encode(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
             if cls is not tuple:
@@ -244,11 +248,10 @@ class _Encoder:
             return {_TAG: cls.__name__, "value": items}
         raise _NotPlainError(value, path)
 
-    @staticmethod
-    def _check_depth(value: object, path: str, depth: int) -> None:
-        if depth > MAX_DEPTH:
-            reason = "refers to itself" if _is_circular(value) else f"is nested deeper than {MAX_DEPTH} levels"
-            raise _RefusedError(f"{(path[:60] + '…') if path else 'the value'} {reason}")
+
+def _too_deep(value: object, path: str) -> _RefusedError:
+    reason = "refers to itself" if _is_circular(value) else f"is nested deeper than {MAX_DEPTH} levels"
+    return _RefusedError(f"{(path[:60] + '…') if path else 'the value'} {reason}")
 
 
 class _GivenEncoder(_Encoder):
