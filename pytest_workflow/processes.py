@@ -120,7 +120,7 @@ class MortalEngine(WorkflowEngine):
     def launch(self, execution: Execution) -> Active:
         """As `WorkflowEngine.launch`; threads and timers of the execution's are known as this process's, too."""
         active = self._context().run(super().launch, execution)
-        active.final.add_done_callback(self.successor.failures.note_end)
+        active.final.when_settled(self.successor.failures.note_end)
         return active
 
     def create_task(

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pydantic_core
 
@@ -54,6 +54,9 @@ __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["Execution", "result_of", "where"]
 
 ResultT = TypeVar("ResultT")
+
+
+_STARTED: Final = ExecutionStarted()
 
 
 class Execution:
@@ -108,7 +111,7 @@ class Execution:
         self.step_log = self.log if self.log is not None and self.log.logs_steps else None
         self.watched = self.observed or self.log is not None
         self.opening: Event | None = None
-        self.begun_by: Event = ExecutionStarted()
+        self.begun_by: Event = _STARTED
         self.run_began_at = record.started_at
         self.has_failed = False
         self.description: Run | None = None
@@ -361,9 +364,10 @@ class Execution:
                 output = await self._call_handler()
             finally:
                 self._over = True
-                await self._stop_leftovers()
+                if self._active:
+                    await self._stop_leftovers()
             if self.doom is None and not self.is_let_go:
-                text, _ = self.codec.encode(output, f"what {self} returned", self.definition.returns)
+                text, _ = self.codec.encode(output, lambda: f"what {self} returned", self.definition.returns)
                 self._tell_of_steps_never_awaited()
                 seq, at = self.next_seq(), self.now()
                 await self.store.execution_completed(self.lease, text, self._abandon_steps(), seq, at)
