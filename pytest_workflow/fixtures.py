@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from pytest_workflow.clock import VirtualClock
     from pytest_workflow.coverage_plugin import CoveragePlugin
     from pytest_workflow.database import WorkflowDatabase
+    from pytest_workflow.environment import Environment
     from pytest_workflow.faults import WorkflowFaults
-    from pytest_workflow.harness import Environment, WorkflowHarness
+    from pytest_workflow.harness import WorkflowHarness
     from pytest_workflow.power import WorkflowPower
     from pytest_workflow.replay import WorkflowReplay
     from pytest_workflow.scenarios import WorkflowCrashes
@@ -56,7 +57,7 @@ def workflow_plugins() -> list[object]:
 def _workflow_environment(
     request: pytest.FixtureRequest, workflow_settings: Settings, workflow_plugins: list[object]
 ) -> Generator[Environment, None, None]:
-    from pytest_workflow.harness import Environment  # noqa: PLC0415
+    from pytest_workflow.environment import Environment  # noqa: PLC0415
     from pytest_workflow.markers import arm, check_overrides, make_clock  # noqa: PLC0415 - not before the first workflow test
 
     item = request.node

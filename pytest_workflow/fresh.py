@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_workflow import items
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.commands import command
+from pytest_workflow.environment import Environment
 from pytest_workflow.freezer import Freezer
-from pytest_workflow.harness import HARNESS_SETTINGS, Environment, WorkflowHarness
+from pytest_workflow.harness import HARNESS_SETTINGS, WorkflowHarness
 from pytest_workflow.markers import arm, check_overrides, make_clock
 from pytest_workflow.schedules import Schedule
 from pytest_workflow.storages import MemoryStorage

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_workflow.crash_everywhere import Rerun
+    from pytest_workflow.environment import Environment
     from pytest_workflow.freezer import Freezer
-    from pytest_workflow.harness import Environment
     from pytest_workflow.injection import AttemptWrapper
     from pytest_workflow.invariants import Invariant
     from pytest_workflow.plan import Custom

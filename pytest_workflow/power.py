@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import pytest
 
 from pytest_workflow.clock import VirtualClock
-from pytest_workflow.harness import Environment
+from pytest_workflow.environment import Environment
 from pytest_workflow.invariants import DEFAULT_INVARIANTS, Comparison, Invariant
 from pytest_workflow.observation import Death, Observation, step_states
 from pytest_workflow.power_disk import Disk, Image, describe, image_digest

@@ -29,7 +29,7 @@ from workflow_core.report.sections import count, seconds_text
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from pytest_workflow.harness import Environment
+    from pytest_workflow.environment import Environment
 
 __all__ = ["ReportPlugin", "register"]
 
