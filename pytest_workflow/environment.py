@@ -15,7 +15,7 @@ from pytest_workflow.faults import WorkflowFaults
 from pytest_workflow.harness import HARNESS_SETTINGS, WorkflowHarness, history_of
 from pytest_workflow.history import History, table
 from pytest_workflow.hooks import Hooks
-from pytest_workflow.observation import Death, Observation, WaitingClock, Witness, observe, step_states
+from pytest_workflow.observation import Observation, WaitingClock, Witness, observe, step_states
 from pytest_workflow.places import ErrorPlaces
 from pytest_workflow.processes import MortalEngine, SimulatedCrash, SimulatedProcesses, execution_ids
 from pytest_workflow.storages import FileStorage, MemoryStorage
@@ -191,11 +191,9 @@ class Environment:
         self.engine.crashed = True
         seen = self.observation
         steps = step_states(self.database)
-        seen.deaths.append(Death(self.clock.monotonic() * 1_000, len(seen.passed), steps, dict(seen.bodies)))
+        seen.note_death(steps)
         seen.returned.clear()
-        for state in steps.values():
-            if state.is_cut_off:
-                self.faults.take_back(state.execution_id, state.step_id, state.started_seq)
+        self.faults.take_back_cut_off(steps.values())
         new = self.succeed()
         context = contextvars.copy_context()
         context.run(process.set, None)  # the recovery is not of the process that dies, which asks for it
