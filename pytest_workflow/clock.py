@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import math
 import numbers
 import threading
@@ -22,12 +21,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from pytest_workflow.loops import RESOLUTION, Attachment, SpareLoops
+from pytest_workflow.loops import RESOLUTION, Attachment, WorkflowStuckError
+from pytest_workflow.own_loop import OwnLoop
 from workflow_core.clock import WallTimer
+from workflow_core.event_loops import running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_workflow.own_loop import SpareLoops
     from pytest_workflow.schedules import Reorder
     from workflow_core.clock import TimerHandle
 
@@ -39,13 +41,7 @@ DEFAULT_START = datetime(2025, 1, 1, tzinfo=UTC)
 
 _MOST_JUMPS = 100_000
 _MOST_JUMPS_TO_END = 1_000
-_SECONDS_TO_END = 60
-_MOST_EXITS = 100
 _T = TypeVar("_T")
-
-
-class WorkflowStuckError(AssertionError):
-    """Nothing is runnable and no timer is set: the test would hang. The message tells who waits for what."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +88,7 @@ class VirtualClock:
         self._limit = float("inf") if automatic else 0.0
         self._jumps_left = _MOST_JUMPS
         self._attached: dict[asyncio.AbstractEventLoop, Attachment] = {}
-        self._loops = loops
-        self._own_loop: asyncio.AbstractEventLoop | None = None
+        self._own_loop = OwnLoop(self, loops)
         self._wall_timers: weakref.WeakKeyDictionary[WallTimer, asyncio.AbstractEventLoop] = weakref.WeakKeyDictionary()
         self._thread = threading.get_ident()
         self.earlier_threads = threading.enumerate()
@@ -154,7 +149,7 @@ class VirtualClock:
         if milliseconds < 0:
             raise ValueError(f"cannot advance by {duration!r}: time does not go backwards")
         target = self._elapsed + milliseconds / 1_000
-        if _is_running():
+        if running_loop() is not None:
             return self._advance_and_check(target)
         self.run(self._advance_to(target))
         self._check()
@@ -268,41 +263,17 @@ class VirtualClock:
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine to its end on this clock's own event loop, from synchronous code."""
         __tracebackhide__ = True
-        if _is_running():
+        if running_loop() is not None:
             coroutine.close()
             raise RuntimeError(
                 "this test is asynchronous: await workflow.start(...) or the methods of workflow.engine, not the "
                 "harness's synchronous methods"
             )
-        if self._own_loop is None:
-            self._own_loop = asyncio.SelectorEventLoop() if self._loops is None else self._loops.take()
-            self.attach(self._own_loop, own=True)
-        task = self._own_loop.create_task(coroutine)
-        try:
-            return self._own_loop.run_until_complete(task)
-        finally:
-            self._give_up(task)
-
-    def _give_up(self, task: asyncio.Task[Any]) -> None:
-        """Leave nothing of a call behind that an error of the loop's has cut off, such as `SystemExit` in a task."""
-        if task.done():
-            return
-        task.cancel()
-        self.settle()
-        if task.done() and not task.cancelled():
-            task.exception()
+        return self._own_loop.run(coroutine)
 
     def settle(self) -> None:
         """Run what is runnable in the clock's own loop, without letting time pass."""
-        loop = self._own_loop
-        if loop is None:
-            return
-        for _ in range(_MOST_EXITS):
-            try:
-                loop.run_until_complete(self._attached[loop].settled())
-            except SystemExit:  # of a task that was cut off; it has been raised where it happened
-                continue
-            return
+        self._own_loop.settle()
 
     def bury(self, process: object, doom: BaseException) -> None:
         """Let nothing of a simulated process go on that has died.
@@ -349,40 +320,22 @@ class VirtualClock:
         Raises:
             RuntimeError: Tasks of the test ignore that they are cancelled; everything is undone all the same.
         """
-        loop = self._own_loop
         self._limit = float("inf")  # what is cancelled may need time to end
         with contextlib.ExitStack() as stack:
-            if loop is not None:
-                stack.callback(loop.close if self._loops is None else functools.partial(self._loops.give_back, loop))
+            stack.callback(self._own_loop.close)
             stack.callback(self._attached.clear)
             for attachment in self._attached.values():
                 stack.callback(attachment.detach)
-            if loop is not None:
-                stubborn = self._end_everything(loop, self._attached[loop])
-                self._own_loop = None
-                if stubborn:
-                    raise RuntimeError(
-                        "these tasks were cancelled at the end of the test and went on all the same:\n"
-                        + "\n".join(f"  {line}" for line in stubborn)
-                    )
+            stubborn = self._own_loop.end_everything()
+            if stubborn:
+                raise RuntimeError(
+                    "these tasks were cancelled at the end of the test and went on all the same:\n"
+                    + "\n".join(f"  {line}" for line in stubborn)
+                )
 
-    def _end_everything(self, loop: asyncio.AbstractEventLoop, attachment: Attachment) -> list[str]:
-        """Let the tasks of a loop end, as `asyncio.run` does; describe those that do not."""
-        self.settle()
-        tasks = asyncio.all_tasks(loop)
-        for task in tasks:
-            task.cancel()
+    def stop_soon(self) -> None:
+        """Jump only a few times more unless something happens: what was cancelled has little to wait for."""
         self._jumps_left = _MOST_JUMPS_TO_END
-        stubborn: list[str] = []
-        if tasks:
-            with contextlib.suppress(WorkflowStuckError, SystemExit):
-                loop.run_until_complete(asyncio.wait(tasks, timeout=_SECONDS_TO_END))
-            self.settle()
-            stubborn = attachment.end(tasks)
-            self.settle()
-        if attachment.has_asynchronous_generators():
-            loop.run_until_complete(loop.shutdown_asyncgens())
-        return stubborn
 
     def pause(self) -> asyncio.Future[None]:
         """Let what is runnable in the running event loop wait until nothing else is runnable.
@@ -411,11 +364,3 @@ def _milliseconds(duration: object, verb: str) -> float:
     if not math.isfinite(duration):
         raise ValueError(f"cannot {verb} by {duration!r}: no moment is that far away")
     return float(duration)
-
-
-def _is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True

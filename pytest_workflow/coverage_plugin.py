@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from pytest_workflow.coverage import RunCoverage
-from pytest_workflow.entry import _environment_key
+from pytest_workflow.items import environment_key
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -104,7 +104,7 @@ class CoveragePlugin:
         """Let the last report of each test carry what was seen in it."""
         report = yield
         observer = item.stash.get(_observer_key, None)
-        environment = item.stash.get(_environment_key, None)
+        environment = item.stash.get(environment_key, None)
         if observer is not None and environment is not None:
             observer.knows(environment.engine.workflow_names())
         if call.when == "teardown":

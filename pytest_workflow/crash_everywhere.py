@@ -15,17 +15,16 @@ from _pytest.runner import runtestprotocol
 
 from pytest_workflow.commands import command
 from pytest_workflow.crashes import CrashReport, explore
+from pytest_workflow.items import invariants_of, leave_virtual_time, note_crashes, rerun_key, uses_workflow
 from pytest_workflow.observation import Observation, Place
 from pytest_workflow.places import located
 from pytest_workflow.storages import MemoryStorage
 from workflow_core.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from _pytest.nodes import Node
-
-    from pytest_workflow.invariants import Invariant
 
 __all__ = ["CrashEverywhere", "Exploration", "Rerun", "asked_places", "exploration_of"]
 
@@ -87,7 +86,7 @@ def exploration_of(item: pytest.Item, mode: Literal["all", "invariants"] | None)
     """
     marker = item.get_closest_marker(MARKER)
     at = asked_places(item.config)
-    if not isinstance(item, pytest.Function) or "_workflow_environment" not in item.fixturenames:
+    if not isinstance(item, pytest.Function) or not uses_workflow(item):
         if marker is not None:
             pytest.fail(f"@pytest.mark.{MARKER} is for a test that uses the workflow fixtures", pytrace=False)
         return None
@@ -138,26 +137,11 @@ class CrashEverywhere:
 
     Args:
         mode: What ``--workflow-crash-everywhere`` says.
-        rerun_key: Where the fixtures of a test find what they need in each run.
-        property_name: The user property that carries the summary to the terminal.
-        invariants: What must hold besides the default invariants.
-        left: Called with the test and the next one when all is torn down.
     """
 
-    def __init__(
-        self,
-        mode: Literal["all", "invariants"] | None,
-        rerun_key: pytest.StashKey[Rerun],
-        property_name: str,
-        invariants: Callable[[pytest.Item], Sequence[Invariant]],
-        left: Callable[[pytest.Item, pytest.Item | None], object],
-    ) -> None:
+    def __init__(self, mode: Literal["all", "invariants"] | None) -> None:
         self._mode = mode
-        self._rerun_key = rerun_key
         self._memory = MemoryStorage()
-        self._property_name = property_name
-        self._invariants = invariants
-        self._left = left
 
     @pytest.hookimpl
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -189,7 +173,7 @@ class CrashEverywhere:
                 command=command(item, [] if exploration.own_assertions else ["--workflow-crash-everywhere=invariants"]),
                 depth=exploration.depth,
                 nondeterministic=exploration.nondeterministic,
-                invariants=self._invariants(item),
+                invariants=invariants_of(item),
                 most_runs=exploration.most_runs,
                 at=exploration.at,
                 own_assertions=exploration.own_assertions,
@@ -206,13 +190,13 @@ class CrashEverywhere:
 
     def _run_once(self, item: pytest.Item, observation: Observation) -> list[pytest.TestReport]:
         self._memory.empty()
-        item.stash[self._rerun_key] = Rerun(observation, self._memory)
+        item.stash[rerun_key] = Rerun(observation, self._memory)
         if hasattr(item, "_request"):
             item._initrequest()  # type: ignore[attr-defined] # what makes fixtures anew; plugins that rerun tests call it
         try:
             return runtestprotocol(item, log=False, nextitem=cast("pytest.Item", _SameTestAgain(item)))
         finally:
-            del item.stash[self._rerun_key]
+            del item.stash[rerun_key]
 
     def _leave(self, item: pytest.Item, nextitem: pytest.Item | None) -> str | None:
         """Tear down what the next test does not need; return what went wrong."""
@@ -221,7 +205,7 @@ class CrashEverywhere:
         except Exception:  # noqa: BLE001 - a fixture may fail with anything
             return traceback.format_exc()
         finally:
-            self._left(item, nextitem)
+            leave_virtual_time(item, nextitem)
         return None
 
     def _tell(
@@ -244,7 +228,7 @@ class CrashEverywhere:
         """
         call = next((report for report in reports if report.when == "call"), reports[-1])
         call.duration = seconds
-        call.user_properties.append((self._property_name, found.summary()))
+        note_crashes(call.user_properties, found.summary())
         if not found.ok:
             call.outcome = "failed"
             call.longrepr = str(found)

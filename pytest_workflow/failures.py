@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    import asyncio
     from types import CodeType
 
     from workflow_core.models import ExecutionResult
+    from workflow_core.outcome import Outcome
 
 __all__ = ["AssertionFailures", "users_traceback"]
 
@@ -25,9 +25,9 @@ class AssertionFailures:
     def __init__(self) -> None:
         self._unseen: list[BaseException] = []
 
-    def note_end(self, final: asyncio.Future[ExecutionResult]) -> None:
+    def note_end(self, final: Outcome[ExecutionResult]) -> None:
         """Note how an execution ended."""
-        error = None if final.cancelled() else final.exception()
+        error = final.error
         if error is not None and _is_verdict(error) and not any(error is unseen for unseen in self._unseen):
             self._unseen.append(error)
 

@@ -8,11 +8,12 @@ import logging
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pytest_workflow import entry
+from pytest_workflow import items
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.commands import command
+from pytest_workflow.environment import Environment
 from pytest_workflow.freezer import Freezer
-from pytest_workflow.harness import HARNESS_SETTINGS, Environment, WorkflowHarness
+from pytest_workflow.harness import HARNESS_SETTINGS, WorkflowHarness
 from pytest_workflow.markers import arm, check_overrides, make_clock
 from pytest_workflow.schedules import Schedule
 from pytest_workflow.storages import MemoryStorage
@@ -93,9 +94,9 @@ def fresh_workflow(
     Raises:
         AssertionError: A strict fault never struck.
     """
-    item = entry.running[-1] if entry.running else None
-    outer = _active[-1] if _active else None if item is None else item.stash.get(entry._environment_key, None)
-    freezer = Freezer() if item is None else entry._freezer(item.config)
+    item = items.running[-1] if items.running else None
+    outer = _active[-1] if _active else None if item is None else item.stash.get(items.environment_key, None)
+    freezer = Freezer() if item is None else items.freezer_of(item.config)
     storage = _storage(item, outer)
     storage.empty()
     environment = _environment(item, settings, plugins, observation, storage)
@@ -109,7 +110,7 @@ def fresh_workflow(
             _remark(armed, item)
         with _quiet(), (schedule or Schedule()).leading(environment.clock):
             yield FreshWorkflow(environment)
-        environment.failures.surface_at_end(None if item is None else entry._code(item))
+        environment.failures.surface_at_end(None if item is None else items.code_of(item))
         _check_used(environment)
     except Exception:
         if (hypothesis := _examples()) is not None:
@@ -136,7 +137,7 @@ def _storage(item: pytest.Item | None, outer: Environment | None) -> Storage:
     """Return a database as the test's own; one in memory in the place of a file."""
     if outer is not None and not isinstance(outer.storage, MemoryStorage):
         return outer.storage.another()
-    if outer is None and item is not None and (storage := entry._on_server(item)) is not None:
+    if outer is None and item is not None and (storage := items.database_on_server(item)) is not None:
         return storage
     return _spare.pop() if _spare else MemoryStorage()
 
@@ -159,7 +160,7 @@ def _environment(
     check_overrides(settings, plugins)
     if (coverage := item.config.pluginmanager.get_plugin("workflow_coverage")) is not None:
         plugins = (*plugins, coverage.observer(item))
-    custom = functools.partial(entry._custom_fault, item)
+    custom = functools.partial(items.custom_fault, item)
     return Environment(clock, None, settings, plugins, observation, storage, custom)
 
 

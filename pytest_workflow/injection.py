@@ -19,11 +19,11 @@ from pytest_workflow.plan import (
     Raise,
     Return,
     TimeOut,
-    import_path,
     imported,
 )
 from workflow_core.errors import ValidationError
 from workflow_core.hookspecs import Attempt, AttemptHandler
+from workflow_core.serialization import class_path
 
 if TYPE_CHECKING:
     from pytest_workflow.clock import VirtualClock
@@ -189,7 +189,7 @@ def described_error(
     if isinstance(error, str):
         return lambda: RuntimeError(error), Raise(error="builtins:RuntimeError", args=(error,)), True
     if isinstance(error, type) and issubclass(error, BaseException):
-        return _tried(error), Raise(error=import_path(error)), _is_importable(error)
+        return _tried(error), Raise(error=class_path(error)), _is_importable(error)
     if isinstance(error, BaseException):
         described, portable = _portable(error)
         return lambda: error.with_traceback(None), described, portable
@@ -216,7 +216,7 @@ def _tried(cls: type[BaseException], args: tuple[object, ...] = ()) -> Callable[
 
 def _portable(error: BaseException) -> tuple[Raise, bool]:
     cls, args = type(error), error.args
-    bare = Raise(error=import_path(cls))
+    bare = Raise(error=class_path(cls))
     if not (_is_importable(cls) and all(is_json(item) for item in args)):
         return bare, False
     try:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import copy
 import weakref
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,11 +17,10 @@ from workflow_core.execution import where
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
     from concurrent.futures import Executor
-    from typing import Self
 
     from pytest_workflow.clock import VirtualClock
 
-__all__ = ["RESOLUTION", "Attachment", "SpareLoops", "background"]
+__all__ = ["RESOLUTION", "Attachment", "WorkflowStuckError", "background"]
 
 RESOLUTION = 1e-6
 _POLL_SECONDS = 0.1
@@ -31,6 +28,10 @@ _MOST_TASKS = 20
 
 background: contextvars.ContextVar[bool] = contextvars.ContextVar("pytest_workflow_background", default=False)
 """Whether timers that are set now bring nothing that anybody could wait for, such as the renewal of a lease."""
+
+
+class WorkflowStuckError(AssertionError):
+    """Nothing is runnable and no timer is set: the test would hang. The message tells who waits for what."""
 
 
 class Attachment:
@@ -298,53 +299,6 @@ class Attachment:
             yield "outside the event loop, nothing has come for a while from:"
             yield from (f"  {line}" for line in described)
             yield "use `with workflow_clock.outside_work():` around what has to wait longer for it"
-
-
-class SpareLoops:
-    """Event loops for runs that follow each other: to make one and to close it are a dozen system calls.
-
-    A loop is used again only if every attribute of it is as it was when it was made: nothing is left of the run before.
-    Closed as a context manager.
-    """
-
-    def __init__(self) -> None:
-        self._spare: list[asyncio.AbstractEventLoop] = []
-        self._new: dict[asyncio.AbstractEventLoop, dict[str, object]] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for loop in self._spare:
-            loop.close()
-
-    def take(self) -> asyncio.AbstractEventLoop:
-        """Return a loop of which nothing was used, as far as can be seen."""
-        if self._spare:
-            return self._spare.pop()
-        loop = asyncio.SelectorEventLoop()
-        self._new[loop] = _state(loop)
-        return loop
-
-    def give_back(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Keep a loop for the next run, or close it."""
-        if _state(loop) == self._new.get(loop):
-            self._spare.append(loop)
-        else:
-            self._new.pop(loop, None)
-            loop.close()
-
-
-def _state(loop: asyncio.AbstractEventLoop) -> dict[str, object]:
-    """Return what can be seen of a loop, with copies of what changes in place."""
-    state: dict[str, object] = {
-        name: copy.copy(value) if isinstance(value, (list, dict, deque)) else value
-        for name, value in vars(loop).items()
-        if name not in {"_asyncgens", "_transports"}
-    }
-    known = cast("Any", loop)
-    state["in use"] = len(known._asyncgens), len(known._transports), len(known._selector.get_map())
-    return state
 
 
 def _do_nothing() -> None:

@@ -16,7 +16,7 @@ from workflow_core.hookspecs import hookimpl
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pytest_workflow.harness import Environment
+    from pytest_workflow.environment import Environment
     from pytest_workflow.observed import Ask
     from workflow_core.engine import WorkflowEngine
     from workflow_core.execution import Execution

@@ -128,13 +128,11 @@ class Death:
     """One death of the process.
 
     Attributes:
-        at_ms: When, in virtual milliseconds since the test began.
         passed: How many durable points the scenario had passed.
         steps: The committed steps.
         bodies: How often the body of each step had run.
     """
 
-    at_ms: float
     passed: int
     steps: Mapping[StepKey, StepState]
     bodies: Mapping[StepKey, int]
@@ -177,6 +175,10 @@ class Observation:
     error: str | None = None
     elapsed_ms: float = 0.0
     derived: dict[Callable[[Observation], object], object] = field(default_factory=dict, repr=False, compare=False)
+
+    def note_death(self, steps: Mapping[StepKey, StepState]) -> None:
+        """Note that the process dies now, and which steps are committed."""
+        self.deaths.append(Death(len(self.passed), steps, dict(self.bodies)))
 
     def once(self, derive: Callable[[Observation], _T]) -> _T:
         """Return what is derived of a run, once for each time it is observed: many are compared with the same one."""

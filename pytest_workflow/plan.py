@@ -39,7 +39,6 @@ __all__ = [
     "TimeOut",
     "When",
     "Where",
-    "import_path",
     "imported",
 ]
 
@@ -355,11 +354,6 @@ class FaultPlan(_Data):
     def __add__(self, other: FaultPlan) -> FaultPlan:
         """Return a plan with the rules of both."""
         return FaultPlan(rules=(*self.rules, *other.rules))
-
-
-def import_path(cls: type) -> str:
-    """Return the import path of a class, such as ``"builtins:ValueError"``."""
-    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def imported(path: str) -> type[BaseException]:

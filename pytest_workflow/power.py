@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import pytest
 
 from pytest_workflow.clock import VirtualClock
-from pytest_workflow.harness import Environment
+from pytest_workflow.environment import Environment
 from pytest_workflow.invariants import DEFAULT_INVARIANTS, Comparison, Invariant
-from pytest_workflow.observation import Death, Observation, step_states
+from pytest_workflow.observation import Observation, step_states
 from pytest_workflow.power_disk import Disk, Image, describe, image_digest
 from pytest_workflow.power_report import PowerLossError, PowerReport
 from pytest_workflow.power_states import Commit, Recording, State, durable_state
@@ -211,12 +211,10 @@ class WorkflowPower:
         settings = outer.settings.model_copy(update={"synchronous": "NORMAL"})
         environment = Environment(clock, path, settings, outer.user_plugins, observation, custom=outer.custom_fault)
         steps = step_states(environment.database)
-        observation.deaths.append(Death(0.0, 0, steps, dict(observation.bodies)))
+        observation.note_death(steps)
         for row in environment.database.query("SELECT * FROM step_events WHERE type = 'StepStarted' ORDER BY seq"):
             environment.faults.note_run(row["execution_id"], row["step_id"], row["seq"])
-        for state in steps.values():
-            if state.is_cut_off:
-                environment.faults.take_back(state.execution_id, state.step_id, state.started_seq)
+        environment.faults.take_back_cut_off(steps.values())
         self._play(scenario, environment)
         return observation
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import uuid
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from pytest_workflow.loops import background as in_background
 from pytest_workflow.threads import process
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pytest_workflow.clock import VirtualClock
     from pytest_workflow.failures import AssertionFailures
     from workflow_core.execution import Execution
-    from workflow_core.models import ExecutionResult, PanicConfig, RetryConfig
+    from workflow_core.models import ExecutionResult
     from workflow_core.running import Active
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
@@ -96,6 +96,26 @@ def _outlives(
     return outliving
 
 
+def _begins(
+    method: Callable[Concatenate[WorkflowEngine, _P], Coroutine[Any, Any, _T]],
+) -> Callable[Concatenate[MortalEngine, _P], Coroutine[Any, Any, _T]]:
+    """As `_outlives`, for a call that begins an execution: an id that is made is the same in each run of a test."""
+    outliving: Callable[..., Coroutine[Any, Any, _T]] = _outlives(method)
+
+    async def begin(
+        self: MortalEngine,
+        name: str,
+        execution_id: str | None = None,
+        *args: Any,  # noqa: ANN401 - those of the method
+        **kwargs: Any,  # noqa: ANN401 - those of the method
+    ) -> _T:
+        chosen = self.successor.next_execution_id() if execution_id is None else execution_id
+        return await outliving(self, name, chosen, *args, **kwargs)
+
+    begin.__name__, begin.__doc__ = method.__name__, f"As `WorkflowEngine.{method.__name__}`."
+    return cast("Callable[Concatenate[MortalEngine, _P], Coroutine[Any, Any, _T]]", begin)
+
+
 class MortalEngine(WorkflowEngine):
     """An engine whose callers live on when it crashes, as the clients of a service do: they ask its successor.
 
@@ -120,7 +140,7 @@ class MortalEngine(WorkflowEngine):
     def launch(self, execution: Execution) -> Active:
         """As `WorkflowEngine.launch`; threads and timers of the execution's are known as this process's, too."""
         active = self._context().run(super().launch, execution)
-        active.final.add_done_callback(self.successor.failures.note_end)
+        active.final.when_settled(self.successor.failures.note_end)
         return active
 
     def create_task(
@@ -153,75 +173,8 @@ class MortalEngine(WorkflowEngine):
             await self.successor.recovered()
             operation = again or operation
 
-    async def start(
-        self,
-        name: str,
-        execution_id: str | None = None,
-        input: object = None,  # noqa: A002 - the field's own name for it
-        retry_config: RetryConfig | dict[str, Any] | None = None,
-        panic_config: PanicConfig | dict[str, Any] | None = None,
-        *,
-        timeout_ms: int | None = None,
-        detach: bool = False,
-    ) -> ExecutionResult:
-        """As `WorkflowEngine.start`; the id that it makes is the same in each run of a test."""
-        chosen = self.successor.next_execution_id() if execution_id is None else execution_id
-        return await self._outlive(
-            lambda engine: WorkflowEngine.start(
-                engine, name, chosen, input, retry_config, panic_config, timeout_ms=timeout_ms, detach=detach
-            )
-        )
-
     def dispatching_store(self) -> None:
         """No worker serves a test: what it enqueues begins in the test itself, on every store."""
-
-    async def enqueue(
-        self,
-        name: str,
-        execution_id: str | None = None,
-        input: object = None,  # noqa: A002 - the field's own name for it
-        retry_config: RetryConfig | dict[str, Any] | None = None,
-        panic_config: PanicConfig | dict[str, Any] | None = None,
-        *,
-        timeout_ms: int | None = None,
-        queue: str = "default",
-        priority: int = 0,
-        limit_key: str | None = None,
-    ) -> ExecutionResult:
-        """As `WorkflowEngine.enqueue`; the execution begins in the test itself."""
-        chosen = self.successor.next_execution_id() if execution_id is None else execution_id
-        return await self._outlive(
-            lambda engine: WorkflowEngine.enqueue(
-                engine,
-                name,
-                chosen,
-                input,
-                retry_config,
-                panic_config,
-                timeout_ms=timeout_ms,
-                queue=queue,
-                priority=priority,
-                limit_key=limit_key,
-            )
-        )
-
-    async def start_and_wait(
-        self,
-        name: str,
-        execution_id: str | None = None,
-        input: object = None,  # noqa: A002 - the field's own name for it
-        retry_config: RetryConfig | dict[str, Any] | None = None,
-        panic_config: PanicConfig | dict[str, Any] | None = None,
-        *,
-        timeout_ms: int | None = None,
-    ) -> ExecutionResult:
-        """As `WorkflowEngine.start_and_wait`; the id that it makes is the same in each run of a test."""
-        chosen = self.successor.next_execution_id() if execution_id is None else execution_id
-        return await self._outlive(
-            lambda engine: WorkflowEngine.start_and_wait(
-                engine, name, chosen, input, retry_config, panic_config, timeout_ms=timeout_ms
-            )
-        )
 
     async def resume(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """As `WorkflowEngine.resume`."""
@@ -255,6 +208,9 @@ class MortalEngine(WorkflowEngine):
 
         return await self._outlive(lambda engine: WorkflowEngine.cancel(engine, execution_id), again)
 
+    start = _begins(WorkflowEngine.start)
+    enqueue = _begins(WorkflowEngine.enqueue)
+    start_and_wait = _begins(WorkflowEngine.start_and_wait)
     wait = _outlives(WorkflowEngine.wait)
     get_status = _outlives(WorkflowEngine.get_status)
     history = _outlives(WorkflowEngine.history)

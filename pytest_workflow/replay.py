@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
+    from pytest_workflow.environment import Environment
     from pytest_workflow.freezer import Freezer
-    from pytest_workflow.harness import Environment
 
 __all__ = ["WorkflowReplay"]
 

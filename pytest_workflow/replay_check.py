@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_workflow.divergence import Divergence, ExecutionReplay, ReplayReport
-from pytest_workflow.harness import Environment, WorkflowHarness
+from pytest_workflow.harness import WorkflowHarness
 from pytest_workflow.memory_check import MemoryDrops
 from pytest_workflow.nondeterminism import environment_reads, other_randomness, suspects, unordered_loops
 from pytest_workflow.observed import ObservedDefinitions, unobserved
@@ -21,6 +21,7 @@ from pytest_workflow.replay_engine import replay_execution
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_workflow.environment import Environment
     from pytest_workflow.freezer import Freezer
     from pytest_workflow.nondeterminism import EnvironmentRead
     from pytest_workflow.observed import Ask

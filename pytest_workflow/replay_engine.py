@@ -8,13 +8,13 @@ is not run: it waits, until nothing else can happen.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import dataclasses
 import functools
 import heapq
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from pytest_workflow.at_once import outside_loops
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.divergence import Divergence, ExecutionReplay
 from pytest_workflow.observed import ObservedDefinitions, OwnHandlers, unobserved
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
     from workflow_core.execution import Execution
     from workflow_core.hookspecs import Attempt, AttemptHandler
 
-__all__ = ["outside_loops", "replay_execution"]
-
-_T = TypeVar("_T")
+__all__ = ["replay_execution"]
 
 _END_OF_TIME_SECONDS = 1e9
 """Some thirty years: what has not happened in virtual time by then is waited for in vain."""
@@ -85,16 +83,6 @@ def replay_execution(
             return replay.run()
 
     return outside_loops(replayed)
-
-
-def outside_loops(function: Callable[[], _T]) -> _T:
-    """Call a function that runs an event loop of its own; from asynchronous code in a thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return function()
-    with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        return thread.submit(function).result()
 
 
 def _put_back(database: sqlite3.Connection, execution: RecordedExecution) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.crashes import CrashExplorationError, CrashReport, explore
-from pytest_workflow.harness import Environment
-from pytest_workflow.loops import SpareLoops
+from pytest_workflow.environment import Environment
 from pytest_workflow.observation import Observation, Place
+from pytest_workflow.own_loop import SpareLoops
 from pytest_workflow.places import located_error
 from workflow_core.definition import Definitions
 

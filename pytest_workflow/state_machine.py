@@ -12,7 +12,7 @@ from hypothesis import strategies as st  # isort: skip
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule  # isort: skip
 
 from pytest_workflow.invariants import DEFAULT_INVARIANTS, Comparison
-from pytest_workflow.observation import Death, Observation, Place, observe, step_states
+from pytest_workflow.observation import Observation, Place, observe, step_states
 from pytest_workflow.plan import StorageFailure
 from workflow_core.database.store import DURABLE_POINTS
 from workflow_core.errors import InvalidStateError
@@ -123,9 +123,7 @@ class WorkflowStateMachine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         """Let the process die now, and open the database in a new one."""
-        seen, database = self.observation, self.harness.db
-        steps = step_states(database)
-        seen.deaths.append(Death(self.clock.monotonic() * 1_000, len(seen.passed), steps, dict(seen.bodies)))
+        self.observation.note_death(step_states(self.harness.db))
         self.harness.reopen()
 
     @precondition(lambda self: self.executions("failed", "panicked"))

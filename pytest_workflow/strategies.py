@@ -28,13 +28,13 @@ from pytest_workflow.plan import (
     StorageFailure,
     TimeOut,
     Where,
-    import_path,
 )
 from pytest_workflow.scenarios import run_scenario
 from pytest_workflow.schedules import Schedule
 from pytest_workflow.value_strategies import values
 from workflow_core.current import current_engine
 from workflow_core.errors import ValidationError
+from workflow_core.serialization import class_path
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
@@ -227,7 +227,7 @@ def _rules(
                 faults,
             )
 
-        made["raise"] = at_attempts(st.sampled_from([Raise(error=import_path(error)) for error in errors]))
+        made["raise"] = at_attempts(st.sampled_from([Raise(error=class_path(error)) for error in errors]))
         made["panic"] = at_attempts(st.just(Panic()))
         made["delay"] = at_attempts(st.integers(1, _LONGEST_DELAY_MS).map(lambda ms: Delay(ms=ms)))
         made["timeout"] = at_attempts(st.just(TimeOut()))

@@ -19,10 +19,11 @@ from workflow_core.database.diagnosis import storage_error
 from workflow_core.hookspecs import Attempt, AttemptHandler, DurablePoint, hookimpl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pytest_workflow.clock import VirtualClock
     from pytest_workflow.injection import ArmedFault, AttemptWrapper
+    from pytest_workflow.observation import StepState
     from pytest_workflow.plan import Where
     from workflow_core.engine import WorkflowEngine
     from workflow_core.models import CircuitStatus
@@ -168,6 +169,16 @@ class StrikingFaults:
             run.count -= 1
             run.seq = None
             run.visit.take_back()
+
+    def take_back_cut_off(self, steps: Iterable[StepState]) -> None:
+        """Forget the attempts that a crash cut off.
+
+        Args:
+            steps: The steps that it found committed.
+        """
+        for step in steps:
+            if step.is_cut_off:
+                self.take_back(step.execution_id, step.step_id, step.started_seq)
 
     @hookimpl
     def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler] | None:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pydantic_core
 
+from pytest_workflow.at_once import outside_loops
 from pytest_workflow.clock import VirtualClock
-from pytest_workflow.harness import Environment
+from pytest_workflow.environment import Environment
 from pytest_workflow.observed import ObservedDefinitions
 from pytest_workflow.recorded_history import read_executions
-from pytest_workflow.replay_engine import outside_loops
 from workflow_core.events import Event, StepStarted
 from workflow_core.hookspecs import hookimpl
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_core import circuit_breaker
 from workflow_core.clock import to_epoch_ms
+from workflow_core.current_step import current_step
 from workflow_core.database.store import CircuitChange
 from workflow_core.errors import (
     CircuitOpenError,
@@ -145,20 +146,26 @@ class StepRun(StepParts):
         if execution.extensions.wraps_attempts:
             for wrap in execution.extensions.attempt_wrappers(self._describe(attempt)):
                 call = wrap(call)
-        with execution.frame(attempt, builder.step_id):
+        token = current_step.set((execution, attempt, builder.step_id))
+        try:
             if builder._timeout_ms is None:
                 return await call()
-            timeout = Timeout(execution.engine.clock, builder._timeout_ms)
-            try:
-                async with timeout:
-                    return await call()
-            except TimeoutError as error:
-                if not timeout.expired:
-                    raise
-                raise StepTimeoutError(
-                    f'{execution}: attempt {attempt} of step "{builder.step_id}" took longer than its timeout_ms of '
-                    f"{builder._timeout_ms} ms"
-                ) from error
+            return await self._call_in_time(call, attempt, builder._timeout_ms)
+        finally:
+            current_step.reset(token)
+
+    async def _call_in_time(self, call: AttemptHandler, attempt: int, timeout_ms: float) -> object:
+        timeout = Timeout(self.execution.engine.clock, timeout_ms)
+        try:
+            async with timeout:
+                return await call()
+        except TimeoutError as error:
+            if not timeout.expired:
+                raise
+            raise StepTimeoutError(
+                f'{self.execution}: attempt {attempt} of step "{self.record.step_id}" took longer than its timeout_ms '
+                f"of {timeout_ms} ms"
+            ) from error
 
     # What becomes of an attempt --------------------------------------------------------------------------------------
 
@@ -223,8 +230,11 @@ class StepRun(StepParts):
             self._announce(name, error)
             try:
                 call = self._wrapped(name, error, functools.partial(invoke, handler, error, execution.context))
-                with execution.frame(record.attempt, record.step_id):
+                token = current_step.set((execution, record.attempt, record.step_id))
+                try:
                     value = await call()
+                finally:
+                    current_step.reset(token)
                 text, value = self._encode(value)
             except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - passes on to the next handler
                 error = self._as_failure(raised)
@@ -299,8 +309,11 @@ class StepRun(StepParts):
             call = self._wrapped(
                 "on_open", None, functools.partial(execution.engine.invoke, on_open, execution.context)
             )
-            with execution.frame(record.attempt, record.step_id):
+            token = current_step.set((execution, record.attempt, record.step_id))
+            try:
                 value = await call()
+            finally:
+                current_step.reset(token)
             text, value = self._encode(value)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - on_open may fail with anything
             return await self._failed(self._as_failure(raised), counts=False)

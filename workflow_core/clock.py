@@ -22,6 +22,7 @@ __all__ = [
     "WallTimers",
     "as_utc",
     "from_epoch_ms",
+    "stored_moment",
     "to_epoch_ms",
 ]
 
@@ -46,6 +47,11 @@ def to_epoch_ms(moment: datetime) -> int:
 def from_epoch_ms(milliseconds: int) -> datetime:
     """Return the aware UTC datetime of a number of milliseconds since 1970."""
     return EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def stored_moment(milliseconds: int | None) -> datetime | None:
+    """Return the aware UTC datetime of a stored number of milliseconds since 1970, if one is stored."""
+    return None if milliseconds is None else from_epoch_ms(milliseconds)
 
 
 def as_utc(moment: datetime) -> datetime:

@@ -40,6 +40,8 @@ class Definition:
         document: The document that it was made of, as JSON, if it is declarative; executions keep it.
         revision: Tells one document from another.
         limits: How many of its executions run, and begin, at the same time on workers.
+        retry_json: The first configuration as executions that have no other one keep it.
+        panic_json: The same of the second.
     """
 
     name: str
@@ -53,6 +55,12 @@ class Definition:
     document: str | None = None
     revision: str | None = None
     limits: Limits | None = None
+    retry_json: str = field(init=False, repr=False)
+    panic_json: str = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "retry_json", self.retry_config.model_dump_json())
+        object.__setattr__(self, "panic_json", self.panic_config.model_dump_json())
 
     def is_revision_of(self, other: Definition) -> bool:
         """Tell whether both are made of the same document."""

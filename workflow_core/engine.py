@@ -30,7 +30,7 @@ from workflow_core.errors import InvalidStateError, StorageError, ValidationErro
 from workflow_core.extensions import Extensions
 from workflow_core.interception import guarded, guarded_for
 from workflow_core.intervening import Interventions
-from workflow_core.invoking import invoked
+from workflow_core.invoking import invoked, is_coroutine_function
 from workflow_core.joining import Ended, Joining, as_joined
 from workflow_core.leases import Leases
 from workflow_core.log_files import LogFiles
@@ -261,6 +261,8 @@ class WorkflowEngine:
 
     def invoke(self, function: Callable[..., Any], *args: object) -> Coroutine[Any, Any, object]:
         """Call a user's function: in the task that awaits this if it is asynchronous, else where the settings say."""
+        if is_coroutine_function(function):
+            return function(*args)  # type: ignore[no-any-return]  # what such a function returns
         return invoked(function, args, self.clock, in_thread=self.settings.sync_handlers == "thread")
 
     # Definitions -----------------------------------------------------------------------------------------------------

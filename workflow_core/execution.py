@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import functools
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pydantic_core
 
 from workflow_core.clock import from_epoch_ms, to_epoch_ms
 from workflow_core.context import WorkflowContext
+from workflow_core.current_step import current_step
 from workflow_core.database.store import ABANDONED, UNFINISHED_STEPS
 from workflow_core.errors import (
     InvalidStateError,
@@ -34,7 +34,7 @@ from workflow_core.events import (
     ExecutionStarted,
 )
 from workflow_core.failures import error_name
-from workflow_core.models import ErrorInfo, ExecutionResult, StepResult
+from workflow_core.models import TERMINAL_STATUSES, ErrorInfo, ExecutionResult, StepResult
 from workflow_core.timeouts import Timeout, cancelled_from_outside
 
 if TYPE_CHECKING:
@@ -55,25 +55,8 @@ __all__ = ["Execution", "result_of", "where"]
 
 ResultT = TypeVar("ResultT")
 
-_frame: contextvars.ContextVar[tuple[Execution, int, str] | None] = contextvars.ContextVar(
-    "workflow_core_frame", default=None
-)
-"""The execution, the attempt and the step that run in this task."""
 
-
-class _Frame:
-    """Sets the current attempt of a task and resets it."""
-
-    __slots__ = ("_frame", "_token")
-
-    def __init__(self, execution: Execution, attempt: int, step_id: str) -> None:
-        self._frame = (execution, attempt, step_id)
-
-    def __enter__(self) -> None:
-        self._token = _frame.set(self._frame)
-
-    def __exit__(self, *exc_info: object) -> None:
-        _frame.reset(self._token)
+_STARTED: Final = ExecutionStarted()
 
 
 class Execution:
@@ -128,7 +111,7 @@ class Execution:
         self.step_log = self.log if self.log is not None and self.log.logs_steps else None
         self.watched = self.observed or self.log is not None
         self.opening: Event | None = None
-        self.begun_by: Event = ExecutionStarted()
+        self.begun_by: Event = _STARTED
         self.run_began_at = record.started_at
         self.has_failed = False
         self.description: Run | None = None
@@ -206,17 +189,13 @@ class Execution:
 
     def current_attempt(self) -> int:
         """Return the attempt of the step that runs in this task; 1 outside every step."""
-        frame = _frame.get()
+        frame = current_step.get()
         return frame[1] if frame is not None and frame[0] is self else 1
 
     def current_step(self) -> str | None:
         """Return the id of the step that runs in this task; ``None`` outside every step."""
-        frame = _frame.get()
+        frame = current_step.get()
         return frame[2] if frame is not None and frame[0] is self else None
-
-    def frame(self, attempt: int, step_id: str) -> _Frame:
-        """Make ``attempt`` of a step the current one in this task, in a ``with`` block."""
-        return _Frame(self, attempt, step_id)
 
     def begin_activity(self, step_id: str) -> None:
         """Mark a step or sleep as running.
@@ -385,9 +364,10 @@ class Execution:
                 output = await self._call_handler()
             finally:
                 self._over = True
-                await self._stop_leftovers()
+                if self._active:
+                    await self._stop_leftovers()
             if self.doom is None and not self.is_let_go:
-                text, _ = self.codec.encode(output, f"what {self} returned", self.definition.returns)
+                text, _ = self.codec.encode(output, lambda: f"what {self} returned", self.definition.returns)
                 self._tell_of_steps_never_awaited()
                 seq, at = self.next_seq(), self.now()
                 await self.store.execution_completed(self.lease, text, self._abandon_steps(), seq, at)
@@ -624,31 +604,38 @@ def result_of(
         codec: Reads the stored values.
         definition: The workflow, whose declared types its input and output are read as; ``None`` if it is unknown here.
     """
-    return ExecutionResult.trusted(
-        execution_id=record.execution_id,
-        workflow_name=record.workflow_name,
-        status=record.status,
-        input=_read(codec, record.input_data, definition.input_type if definition else None),
-        output=_read(codec, record.output_data, definition.returns if definition else None),
-        error=ErrorInfo.model_validate_json(record.error_data) if record.error_data else None,
-        started_at=record.started_at,
-        completed_at=record.completed_at,
-        restart_attempt=record.restart_attempt,
-        steps={
-            step.step_id: StepResult.trusted(
-                step_id=step.step_id,
-                status=step.status,
-                result=codec.decode_for_display(step.result_data),
-                error=(errors.get(step.step_id) or ErrorInfo(type="Error", message=step.error_message))
-                if step.error_message is not None
-                else None,
-                attempt=step.attempt,
-                started_at=step.started_at,
-                completed_at=step.completed_at,
-            )
-            for step in steps.values()
-        },
-    )
+    make_steps = functools.partial(_step_results, steps, errors, codec)
+    fields = {
+        "execution_id": record.execution_id,
+        "workflow_name": record.workflow_name,
+        "status": record.status,
+        "input": _read(codec, record.input_data, definition.input_type if definition else None),
+        "output": _read(codec, record.output_data, definition.returns if definition else None),
+        "error": ErrorInfo.model_validate_json(record.error_data) if record.error_data else None,
+        "started_at": record.started_at,
+        "completed_at": record.completed_at,
+        "restart_attempt": record.restart_attempt,
+    }
+    if record.status in TERMINAL_STATUSES:  # nothing changes in its steps any more
+        return ExecutionResult.with_steps_later(make_steps, **fields)
+    return ExecutionResult.trusted(**fields, steps=make_steps())
+
+
+def _step_results(steps: dict[str, StepRecord], errors: dict[str, ErrorInfo], codec: Codec) -> dict[str, StepResult]:
+    return {
+        step.step_id: StepResult.trusted(
+            step_id=step.step_id,
+            status=step.status,
+            result=codec.decode_for_display(step.result_data),
+            error=(errors.get(step.step_id) or ErrorInfo(type="Error", message=step.error_message))
+            if step.error_message is not None
+            else None,
+            attempt=step.attempt,
+            started_at=step.started_at,
+            completed_at=step.completed_at,
+        )
+        for step in steps.values()
+    }
 
 
 def _read(codec: Codec, text: str | None, declared: Any) -> Any:  # noqa: ANN401 - what was stored

@@ -15,7 +15,7 @@ import pydantic_core
 
 from workflow_core.database.store import ErrorRecord
 from workflow_core.errors import PanicError, RecordedError, error_text, printable
-from workflow_core.serialization import find_class
+from workflow_core.serialization import class_path, find_class
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -42,7 +42,7 @@ def classes_of(error: BaseException, known_classes: Iterable[type] = ()) -> list
     """
     if not isinstance(error, RecordedError):
         return [(cls, cls.__name__) for cls in type(error).__mro__]
-    known = {_class_path(cls): cls for cls in known_classes}
+    known = {class_path(cls): cls for cls in known_classes}
     bases = [(known.get(path), re.split("[.:]", path)[-1]) for path in error.class_paths]
     return [(bases[0][0] if bases else None, error.error_type), *bases[1:]]
 
@@ -50,10 +50,6 @@ def classes_of(error: BaseException, known_classes: Iterable[type] = ()) -> list
 def type_names(error: BaseException) -> list[str]:
     """Return the class names that an error answers to, the most specific first."""
     return [name for _, name in classes_of(error)]
-
-
-def _class_path(cls: type) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def record_error(
@@ -94,7 +90,7 @@ def _stack(error: BaseException) -> str:
 def _parts(error: BaseException, codec: Codec, depth: int = 0) -> dict[str, object]:
     if isinstance(error, RecordedError):
         return {"classes": error.class_paths}
-    parts: dict[str, object] = {"classes": [_class_path(cls) for cls in type(error).__mro__]}
+    parts: dict[str, object] = {"classes": [class_path(cls) for cls in type(error).__mro__]}
     if depth <= _DEEPEST:
         args, attributes = _taken_apart(error)
         named = {printable(name): _item(value, codec, depth) for name, value in attributes.items()}
@@ -152,7 +148,7 @@ def rebuild_error(record: ErrorRecord, step_id: str, known_classes: Iterable[typ
         that as its original error.
     """
     parts: dict[str, Any] = pydantic_core.from_json(record.error_data or "{}")
-    known = {_class_path(cls): cls for cls in known_classes}
+    known = {class_path(cls): cls for cls in known_classes}
     error = _built({"type": record.error_type, "message": record.error_message, **parts}, known, codec)
     if "panic" not in parts:
         return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from workflow_core.database.store import DURABLE_POINTS, Lease, NewExecution, StepRecord
@@ -10,7 +11,7 @@ from workflow_core.errors import StorageError
 from workflow_core.hookspecs import DurablePoint
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from workflow_core.database.store import Store, WorkflowStore
     from workflow_core.extensions import Extensions
@@ -53,10 +54,9 @@ def guarded(store: Store, extensions: Extensions, patience: Patience | None) -> 
         extensions: Whose ``before_durable_point`` and ``after_durable_point`` are called, if anybody has them.
         patience: How transient failures are waited out; ``None`` for not at all.
     """
-    observers = extensions if extensions.intercepts else None
-    if observers is None and patience is None:
-        return store
-    return cast("Store", _Guarded(store, observers, patience, None))
+    if extensions.intercepts:
+        return cast("Store", _Observed(store, patience, None, extensions))
+    return store if patience is None else cast("Store", _Guarded(store, patience, None))
 
 
 def guarded_for(store: Store, workflow_name: str, execution: Tenacious) -> WorkflowStore:
@@ -67,75 +67,102 @@ def guarded_for(store: Store, workflow_name: str, execution: Tenacious) -> Workf
 
 
 class _Guarded:
-    """Passes everything through; durable points by way of the hooks, and what can be tried again by way of patience."""
+    """Passes everything through; what can be tried again, by way of patience.
 
-    def __init__(
-        self,
-        inner: Store | WorkflowStore,
-        observers: Extensions | None,
-        patience: Patience | None,
-        execution: Tenacious | None,
-    ) -> None:
+    Each execution has one, so its methods are made once for all, below.
+    """
+
+    def __init__(self, inner: Store | WorkflowStore, patience: Patience | None, execution: Tenacious | None) -> None:
         self._inner = inner
-        self._observers = observers
         self._patience = patience
         self._execution = execution
 
     def workflow(self, workflow_name: str, execution: Tenacious | None = None) -> _Guarded:
         """Return the store of one workflow, guarded as well, for an execution of it if one is given."""
-        return _Guarded(cast("Store", self._inner).workflow(workflow_name), self._observers, self._patience, execution)
+        return _Guarded(cast("Store", self._inner).workflow(workflow_name), self._patience, execution)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of a store
-        attribute = getattr(self._inner, name)
-        if self._observers is not None and name in DURABLE_POINTS:
-            attribute = functools.partial(self._observed, self._observers, name, attribute)
-        elif self._patience is not None and name in _WAITED_FOR:
-            attribute = self._trying(self._patience, attribute)
-        else:
-            return attribute
-        self.__dict__[name] = attribute
-        return attribute
+        return getattr(self._inner, name)
 
-    def _trying(self, patience: Patience, method: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
-        async def tried(*args: object, **kwargs: object) -> object:
-            try:
-                return await method(*args, **kwargs)
-            except StorageError as error:
-                if not error.is_transient:
-                    raise
-                failure = error
-            return await patience.again(failure, functools.partial(method, *args, **kwargs), self._execution)
 
-        return tried
+async def _tried(
+    guarded_store: _Guarded,
+    method: Callable[..., Awaitable[object]],
+    args: tuple[object, ...] = (),
+    kwargs: Mapping[str, object] = MappingProxyType({}),
+) -> object:
+    patience = guarded_store._patience
+    try:
+        return await method(*args, **kwargs)
+    except StorageError as error:
+        if patience is None or not error.is_transient:
+            raise
+        failure = error
+    return await patience.again(failure, functools.partial(method, *args, **kwargs), guarded_store._execution)
 
-    async def _observed(
-        self, observers: Extensions, name: str, method: Callable[..., Awaitable[object]], *args: object
-    ) -> object:
-        point = _describe(name, args)
 
-        async def attempt() -> object:
-            try:
-                observers.before_durable_point(point)
-                return await method(*args)
-            except StorageError as error:
-                self._locate(error, point)
-                raise
+def _patient(name: str) -> Callable[..., Awaitable[object]]:
+    def method(self: _Guarded, *args: object, **kwargs: object) -> Awaitable[object]:
+        return _tried(self, getattr(self._inner, name), args, kwargs)
 
-        if self._patience is not None and name in _WAITED_FOR:
-            result = await self._trying(self._patience, attempt)()
-        else:
-            result = await attempt()
+    return method
+
+
+for _name in _WAITED_FOR:
+    setattr(_Guarded, _name, _patient(_name))
+
+
+class _Observed(_Guarded):
+    """Tells the plugins of durable points besides."""
+
+    def __init__(
+        self,
+        inner: Store | WorkflowStore,
+        patience: Patience | None,
+        execution: Tenacious | None,
+        observers: Extensions,
+    ) -> None:
+        super().__init__(inner, patience, execution)
+        self._observers = observers
+
+    def workflow(self, workflow_name: str, execution: Tenacious | None = None) -> _Observed:
+        """Return the store of one workflow, guarded as well, for an execution of it if one is given."""
+        inner = cast("Store", self._inner).workflow(workflow_name)
+        return _Observed(inner, self._patience, execution, self._observers)
+
+    async def _attempt(self, name: str, point: DurablePoint, args: tuple[object, ...]) -> object:
         try:
-            observers.after_durable_point(point)
+            self._observers.before_durable_point(point)
+            return await getattr(self._inner, name)(*args)
         except StorageError as error:
             self._locate(error, point)
             raise
-        return result
 
     def _locate(self, error: StorageError, point: DurablePoint) -> None:
         """Give an error the place of the database: a plugin speaks for it."""
         if error.location is None:
             error.location = self._inner.location(point.workflow_name)
+
+
+def _observed(name: str) -> Callable[..., Awaitable[object]]:
+    is_waited_for = name in _WAITED_FOR
+
+    async def method(self: _Observed, *args: object) -> object:
+        point = _describe(name, args)
+        attempt = functools.partial(self._attempt, name, point, args)
+        result = await (_tried(self, attempt) if is_waited_for else attempt())
+        try:
+            self._observers.after_durable_point(point)
+        except StorageError as error:
+            self._locate(error, point)
+            raise
+        return result
+
+    return method
+
+
+for _name in DURABLE_POINTS:
+    setattr(_Observed, _name, _observed(_name))
 
 
 def _describe(name: str, args: tuple[object, ...]) -> DurablePoint:

@@ -90,7 +90,7 @@ class Interventions:
             )
         try:
             active = await self._recovery.take_over(record)
-            return active.execution.snapshot() if detach else await asyncio.shield(active.first)
+            return active.execution.snapshot() if detach else await active.first.wait()
         except LeaseLostError:
             if (await load_record(self._engine, execution_id)).fencing_token == record.fencing_token:
                 raise
@@ -114,7 +114,7 @@ class Interventions:
                 return as_joined(await self._joining.poll(execution_id))
             active.renew_first()
             active.restart_now.set()
-            return active.execution.snapshot() if detach else await asyncio.shield(active.first)
+            return active.execution.snapshot() if detach else await active.first.wait()
         record = await load_record(self._engine, execution_id)
         if record.status not in {"panicked", "failed"} or active is not None:
             raise InvalidStateError(
@@ -131,16 +131,15 @@ class Interventions:
                     "somebody else at the same moment; wait for it with wait()"
                 ) from None
             if record.queue is not None:  # its workers are to run it
-                await execution.store.execution_released(
-                    execution.lease, give_back=True, at=execution.now(), seq=execution.next_seq()
-                )
+                seq, at = execution.next_seq(), execution.now()
+                await execution.store.execution_released(execution.lease, True, at, seq)  # noqa: FBT003 - as it is observed
             else:
                 active = self._engine.launch(execution)
         if active is None:
             if detach:
                 return await self._running.status(execution_id)
             return as_joined(await self._joining.poll(execution_id))
-        return execution.snapshot() if detach else await asyncio.shield(active.first)
+        return execution.snapshot() if detach else await active.first.wait()
 
     async def cancel(self, execution_id: str) -> ExecutionResult:
         """Do what `WorkflowEngine.cancel` says."""

@@ -13,11 +13,18 @@ if TYPE_CHECKING:
     from workflow_core.clock import Clock
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["invoked"]
+__all__ = ["invoked", "is_coroutine_function"]
+
+
+def is_coroutine_function(function: Callable[..., Any]) -> bool:
+    """Tell whether a function was written with ``async def``, and nothing stands around it; cheap to ask."""
+    code: object = getattr(function, "__code__", None)
+    # a proxy has whatever attribute it is asked for, so having a __code__ says little
+    return isinstance(code, types.CodeType) and bool(code.co_flags & inspect.CO_COROUTINE)
 
 
 async def invoked(function: Callable[..., Any], args: tuple[object, ...], clock: Clock, *, in_thread: bool) -> object:
-    """Call a user's function, in this task if it is asynchronous.
+    """Call a user's function of whatever kind, in this task if it is asynchronous.
 
     Args:
         function: The function.
@@ -25,10 +32,7 @@ async def invoked(function: Callable[..., Any], args: tuple[object, ...], clock:
         clock: The engine's.
         in_thread: Whether it is called in a thread if it is a plain function.
     """
-    code: object = getattr(function, "__code__", None)
-    # a proxy has whatever attribute it is asked for, so having a __code__ says little
-    is_coroutine = isinstance(code, types.CodeType) and code.co_flags & inspect.CO_COROUTINE
-    if is_coroutine or inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function):
         return await function(*args)
     if in_thread:
         result = await asyncio.to_thread(_call_in_thread, function, args)

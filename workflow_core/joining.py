@@ -105,7 +105,7 @@ class Joining:
             Exception: What ended the execution, as `start` raises it.
         """
         try:
-            return await asyncio.shield(active.first)
+            return await active.first.wait()
         except LeaseLostError as error:
             if error.execution_id != active.execution.execution_id or self._engine.closed:
                 raise
@@ -114,7 +114,7 @@ class Joining:
     async def final_result(self, active: Active) -> ExecutionResult:
         """As `first_result`, for the final result, whatever its status."""
         try:
-            return await asyncio.shield(active.final)
+            return await active.final.wait()
         except LeaseLostError as error:
             if error.execution_id != active.execution.execution_id or self._engine.closed:
                 raise

@@ -8,7 +8,6 @@ written is in the stored history, from which `LogFiles.complete` adds it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -16,9 +15,11 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from workflow_core.event_loops import running_loop
 from workflow_core.logs import LEVELS, event_line, level_of, parse_line, step_line
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Iterable
     from datetime import date, datetime
     from pathlib import Path
@@ -95,7 +96,7 @@ class LogFiles:
         if loop is None or loop.is_closed():
             return
         self._timer_set = True
-        if loop is _running_loop():
+        if loop is running_loop():
             self._set_timer()
         else:
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile; closing the engine writes the rest
@@ -205,13 +206,6 @@ def _line(noted: _Step | _Line) -> str:
 
 def _encoded(lines: list[str]) -> bytes:
     return "".join(lines).encode("utf-8", "backslashreplace")
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _append(path: Path, data: bytes) -> tuple[bool, OSError | None]:

@@ -12,6 +12,7 @@ from workflow_core.errors import PanicError, ValidationError, WorkflowError, Wor
 from workflow_core.timeouts import LONGEST_MS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
@@ -168,6 +169,9 @@ class StepResult(Model):
     completed_at: datetime | None = None
 
 
+_fields_of, _set_fields_of = vars(BaseModel)["__dict__"].__get__, vars(BaseModel)["__dict__"].__set__
+
+
 class ExecutionResult(Model):
     """What is known of one execution; datetimes are aware and in UTC."""
 
@@ -181,6 +185,39 @@ class ExecutionResult(Model):
     completed_at: datetime | None = None
     restart_attempt: int = 1
     steps: dict[str, StepResult] = Field(default_factory=dict)
+
+    __slots__ = ("_make_steps",)
+
+    @classmethod
+    def with_steps_later(cls, make_steps: Callable[[], dict[str, StepResult]], **fields: Any) -> Self:  # noqa: ANN401
+        """Return a trusted result whose steps are made when somebody looks at them: most callers never do.
+
+        Args:
+            make_steps: Makes them, the same whenever it is called.
+            **fields: All other fields.
+        """
+        result = cls.trusted(**fields)
+        object.__setattr__(result, "__pydantic_fields_set__", set(cls.model_fields))
+        object.__setattr__(result, "_make_steps", make_steps)
+        return result
+
+    if not TYPE_CHECKING:  # these are no fields, and what is not there is still a mistake
+
+        def __getattr__(self, name: str) -> object:
+            return self.__dict__["steps"] if name == "steps" else super().__getattr__(name)
+
+        @property
+        def __dict__(self) -> dict[str, object]:
+            """All fields: pydantic takes them from here to compare, to copy, to show and to dump a model."""
+            fields = _fields_of(self)
+            if "steps" not in fields and (make_steps := getattr(self, "_make_steps", None)) is not None:
+                fields["steps"] = make_steps()
+                object.__setattr__(self, "_make_steps", None)  # and let go of what it holds
+            return fields
+
+        @__dict__.setter
+        def __dict__(self, fields: dict[str, object]) -> None:
+            _set_fields_of(self, fields)
 
     def raise_for_status(self) -> ExecutionResult:
         """Return this result if the execution did not fail.

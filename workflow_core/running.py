@@ -17,6 +17,7 @@ from workflow_core.database.dispatch import Dispatches
 from workflow_core.describing import described
 from workflow_core.errors import ExecutionNotFoundError, InvalidStateError, LeaseLostError, StorageError
 from workflow_core.models import TERMINAL_STATUSES, ExecutionResult
+from workflow_core.outcome import Outcome
 from workflow_core.stored import complete_log, load_record, stored_result
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ logger = logging.getLogger("workflow_core")
 _CLAIM_POLL_MS = 1
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Active:
     """An execution that runs in this engine.
 
@@ -51,8 +52,8 @@ class Active:
 
     execution: Execution
     loop: asyncio.AbstractEventLoop
-    first: asyncio.Future[ExecutionResult]
-    final: asyncio.Future[ExecutionResult]
+    first: Outcome[ExecutionResult] = field(default_factory=Outcome)
+    final: Outcome[ExecutionResult] = field(default_factory=Outcome)
     task: asyncio.Task[None] | None = None
     begun: bool = False
     cancelled: bool = False
@@ -64,28 +65,28 @@ class Active:
 
     def finish_first(self, result: ExecutionResult | BaseException) -> None:
         """Settle what `start` waits for, unless it is settled."""
-        _settle(self.first, result)
+        self.first.settle(result)
 
     def renew_first(self) -> None:
         """Let whoever joins from now on wait for the next run, unless somebody waits for it already."""
-        if self.first.done():
-            self.first = self.loop.create_future()
+        if self.first.is_settled:
+            self.first = Outcome()
 
     def tell(self, error: StorageError | None) -> None:
         """Raise an error to all who wait now, if there is one; who comes later waits for the execution again."""
         self.trouble = error
         if error is None:
             return
-        first_was_open = not self.first.done()
+        first_was_open = not self.first.is_settled
         self.finish(error)
-        self.final = self.loop.create_future()
+        self.final = Outcome()
         if first_was_open:
-            self.first = self.loop.create_future()
+            self.first = Outcome()
 
     def finish(self, result: ExecutionResult | BaseException) -> None:
         """Settle everything that is waited for."""
-        _settle(self.first, result)
-        _settle(self.final, result)
+        self.first.settle(result)
+        self.final.settle(result)
 
 
 class _Claim:
@@ -194,7 +195,7 @@ class RunningExecutions:
         loop = asyncio.get_running_loop()
         if self._engine.log_files is not None:
             self._engine.log_files.begin(loop)
-        active = Active(execution, loop, loop.create_future(), loop.create_future())
+        active = Active(execution, loop)
         self._active[execution.execution_id] = active
         active.task = self._engine.create_task(self._drive(active), f"workflow {execution.execution_id}")
         execution.task = active.task
@@ -205,7 +206,8 @@ class RunningExecutions:
         """Let nobody wait for an execution whose task has ended, be it that it was cancelled before it had begun."""
         if not task.cancelled():
             task.exception()  # marks it as seen: who waits for the execution meets it, and nobody asks the task
-        active.finish(_interrupted(active.execution))
+        if not active.final.is_settled:
+            active.finish(_interrupted(active.execution))
         self._forget(active)
         active.between_runs.set()
 
@@ -280,7 +282,7 @@ class RunningExecutions:
                 error = await execution.run()
                 if error is None:
                     return
-                if execution.status == "failed" and (extensions.is_fatal(error) or not active.first.done()):
+                if execution.status == "failed" and (extensions.is_fatal(error) or not active.first.is_settled):
                     active.finish_first(error)
                 if extensions.is_fatal(error):
                     active.finish(error)
@@ -361,16 +363,6 @@ class RunningExecutions:
         if result.status in TERMINAL_STATUSES:
             return result
         return LeaseLostError(f"{active.execution}: another process has taken it over", execution_id)
-
-
-def _settle(future: asyncio.Future[ExecutionResult], result: ExecutionResult | BaseException) -> None:
-    if future.done():
-        return
-    if isinstance(result, BaseException):
-        future.set_exception(result)
-        future.exception()  # marks it as seen: nobody need be waiting
-    else:
-        future.set_result(result)
 
 
 def _interrupted(execution: Execution) -> InvalidStateError:

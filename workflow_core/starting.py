@@ -17,7 +17,6 @@ from workflow_core.database.dispatch import Dispatch
 from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
 from workflow_core.definition import configured, validated
 from workflow_core.errors import ExecutionConflictError, ExecutionNotFoundError
-from workflow_core.events import ExecutionStarted
 from workflow_core.execution import Execution
 from workflow_core.limits import checked_key
 from workflow_core.models import PanicConfig, RetryConfig
@@ -54,16 +53,17 @@ class _Order:
 
     def new(self, at: datetime) -> NewExecution:
         """Return what is stored of it when it is accepted."""
+        definition, retry, panic = self.definition, self.retry, self.panic
         deadline = None if self.timeout_ms is None else to_epoch_ms(at + timedelta(milliseconds=self.timeout_ms))
         return NewExecution(
-            workflow_name=self.definition.name,
+            workflow_name=definition.name,
             execution_id=self.execution_id,
             input_data=self.text,
-            retry_config=self.retry.model_dump_json(),
-            panic_config=self.panic.model_dump_json(),
+            retry_config=definition.retry_json if retry is definition.retry_config else retry.model_dump_json(),
+            panic_config=definition.panic_json if panic is definition.panic_config else panic.model_dump_json(),
             deadline_at=deadline,
-            definition_revision=self.definition.revision,
-            definition_document=self.definition.document,
+            definition_revision=definition.revision,
+            definition_document=definition.document,
             fencing_token=to_epoch_ms(at),
         )
 
@@ -210,10 +210,12 @@ class Starting:
         record = _record_of(new, at, "running", self._engine.owner.owner_id)
         lease = Lease(definition.name, order.execution_id, new.fencing_token)
         execution = Execution(self._engine, definition, record, lease, order.retry, order.panic, order.value, {}, 1)
-        execution.opens_with(ExecutionStarted(), 1, at)
+        execution.opens_with(execution.begun_by, 1, at)
         return self._engine.launch(execution)
 
     def _encode_input(self, definition: Definition, execution_id: str, value: object) -> tuple[str | None, object]:
+        if value is None and definition.input_type is None:
+            return None, None
         what = f'input of workflow "{definition.name}", execution "{execution_id}"'
         advice = "declare the type (annotate the handler's parameter as WorkflowContext[...]) or pass plain data"
         declared = definition.input_type

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from pytest_workflow.harness import unreadable
+from pytest_workflow.environment import unreadable
 from pytest_workflow.report.model import WorkflowRecord
 from workflow_core.report.model import ErrorEntry, EventEntry, ExecutionEntry, StepEntry
 from workflow_core.report.reading import readable_json, shortened
@@ -13,7 +13,7 @@ from workflow_core.report.timeline import FaultStrike
 
 if TYPE_CHECKING:
     from pytest_workflow.database import Row
-    from pytest_workflow.harness import Environment
+    from pytest_workflow.environment import Environment
     from pytest_workflow.injection import ArmedFault
     from workflow_core.hookspecs import Attempt, DurablePoint
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from pytest_workflow.entry import CRASHES_PROPERTY
+from pytest_workflow.items import crash_summaries
 from pytest_workflow.report.capture import FaultWatch, capture
 from pytest_workflow.report.model import Outcome, Report, TestEntry, WorkflowRecord
 from pytest_workflow.report.page import render
@@ -29,7 +29,7 @@ from workflow_core.report.sections import count, seconds_text
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from pytest_workflow.harness import Environment
+    from pytest_workflow.environment import Environment
 
 __all__ = ["ReportPlugin", "register"]
 
@@ -217,13 +217,7 @@ def _version(distribution: str) -> str:
 def _test(record: WorkflowRecord, reports: list[pytest.TestReport]) -> TestEntry:
     first = reports[0]
     failures = [report.longreprtext for report in reports if report.failed]
-    crashes = [
-        ("Crash exploration", str(summary))
-        for report in reports
-        if report.when == "call"
-        for name, summary in report.user_properties
-        if name == CRASHES_PROPERTY
-    ]
+    crashes = [("Crash exploration", summary) for report in reports for summary in crash_summaries(report)]
     record = record.model_copy(update={"sections": (*crashes, *record.sections)})
     file, line, _ = first.location
     return TestEntry(

@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_workflow.clock import VirtualClock
+from pytest_workflow.environment import Environment
 from pytest_workflow.freezer import Freezer
-from pytest_workflow.harness import Environment
 from pytest_workflow.scenarios import WorkflowCrashes
 from workflow_core import Workflow, WorkflowContext
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_workflow.clock import VirtualClock
+from pytest_workflow.environment import Environment
 from pytest_workflow.freezer import Freezer
-from pytest_workflow.harness import Environment
 from pytest_workflow.postgres.databases import PostgresDatabases
 from pytest_workflow.postgres.server import PostgresServer, programs
 from pytest_workflow.storages import FileStorage, MemoryStorage

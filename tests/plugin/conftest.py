@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import hypothesis  # noqa: F401 - pytester forgets what a run within this process imports, and each would import again
 import pytest
 
-import pytest_workflow.freezer
-import pytest_workflow.harness  # noqa: F401 - same
 from workflow_core.definition import SHARED_DEFINITIONS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 from pytest_workflow import VirtualClock
-from pytest_workflow.harness import Environment
+from pytest_workflow.environment import Environment
 from workflow_core import Settings, Workflow
 
 pytest_plugins = ["pytester"]

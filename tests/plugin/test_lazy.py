@@ -1,4 +1,4 @@
-"""A run without workflow tests pays for the entry module alone."""
+"""A run without workflow tests pays for the plugin's own four modules alone."""
 
 from __future__ import annotations
 
@@ -47,6 +47,9 @@ def test_without_workflow_tests(pytester, modules_at_the_end, arguments):
     assert {name for name in modules if name.partition(".")[0] == "pytest_workflow"} == {
         "pytest_workflow",
         "pytest_workflow.entry",
+        "pytest_workflow.fixtures",
+        "pytest_workflow.items",
+        "pytest_workflow.options",
     }
     assert not HEAVY & modules
 

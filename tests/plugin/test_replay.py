@@ -21,6 +21,8 @@ from pytest_workflow.timeline import Timeline
 from workflow_core import Settings, Workflow, WorkflowContext, WorkflowEngine, WorkflowRedefinedWarning
 from workflow_core.definition import SHARED_DEFINITIONS
 
+pytest_plugins = ["pytester"]
+
 HERE = Path(__file__).name
 ran: list[str] = []
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from pytest_workflow.clock import VirtualClock
-from pytest_workflow.loops import SpareLoops
+from pytest_workflow.own_loop import SpareLoops
 
 
 async def nothing():

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_workflow import Sleep, VirtualClock, WorkflowStuckError
-from pytest_workflow.harness import Environment
+from pytest_workflow.environment import Environment
 from pytest_workflow.threads import sleep_in_thread
 
 pytest_plugins = ["pytester"]

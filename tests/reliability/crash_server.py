@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from examples.order_processing import workflow as order_workflow
 from examples.order_processing.services import Services
 from pytest_workflow.clock import VirtualClock
-from pytest_workflow.harness import Environment
+from pytest_workflow.environment import Environment
 from pytest_workflow.observation import Place
 from workflow_core import hookimpl
 

@@ -10,7 +10,7 @@ import pytest
 
 from examples.order_processing import workflow as order_workflow
 from pytest_workflow.clock import VirtualClock
-from pytest_workflow.harness import Environment
+from pytest_workflow.environment import Environment
 from pytest_workflow.observation import Observation
 from tests.reliability.crash_server import scenario
 

@@ -14,9 +14,9 @@ from starlette.datastructures import QueryParams
 from tests.server.conftest import serving
 from workflow_core.server.dashboard.filters import Filters
 from workflow_core.server.dashboard.json_tree import json_tree
-from workflow_core.server.dashboard.overview_page import rate_text
 from workflow_core.server.dashboard.strip import draw_strip
 from workflow_core.summaries import ExecutionSummary
+from workflow_core.views.wording import rate_text
 
 OLDER, NEWER = "Older \u203a", "\u2039 Newer"
 

@@ -144,7 +144,7 @@ def test_an_index_row_without_an_execution_does_not_hold_its_id(tmp_path):
     engine.define("wa", lambda ctx: "a")
     engine.define("wb", lambda ctx: "b")
     engine.run("wa", "warm")
-    store._registry_rows("INSERT INTO execution_index VALUES ('x', 'wa')")
+    store._registry._rows("INSERT INTO execution_index VALUES ('x', 'wa')")
     assert engine.run("wb", "x").output == "b"
     assert asyncio.run(engine.get_status("x")).workflow_name == "wb"
     engine.close()

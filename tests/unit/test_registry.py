@@ -162,7 +162,7 @@ def test_who_comes_second_does_not_move_the_new_one_aside(root):
     first, second = (Registry(RuntimeLayout(root), "NORMAL", 5_000) for _ in range(2))
     first.open()
     second._replace_damaged()  # it had found the damage before the first one moved the file
-    assert len(second.rows("SELECT * FROM execution_index")) == 5
+    assert len(second._rows("SELECT * FROM execution_index")) == 5
     assert len(list(root.glob("registry.db.damaged-*"))) == 1
     first.close()
     second.close()

@@ -289,7 +289,7 @@ def test_nothing_is_left_of_a_removed_execution(engine, clock):
     if isinstance(store, SQLiteStore):
         assert store.select("SELECT count(*) FROM removed_executions") == [(0,)]
     if isinstance(engine.store, DirectoryStore):
-        index = engine.store._registry_rows("SELECT execution_id FROM execution_index")
+        index = engine.store._registry._rows("SELECT execution_id FROM execution_index")
         assert {row[0] for row in index} == {"sleeping", "panicked-due"}
 
 
@@ -465,7 +465,7 @@ def test_a_log_that_cannot_be_removed_is_a_warning(directory, clock, monkeypatch
 def states(directory):
     store = directory.store
     rows = {row[0] for row in store.workflow("work").select("SELECT id FROM executions")}
-    index = {str(row[0]) for row in store._registry_rows("SELECT execution_id FROM execution_index")}
+    index = {str(row[0]) for row in store._registry._rows("SELECT execution_id FROM execution_index")}
     return rows, index
 
 

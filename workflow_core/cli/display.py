@@ -11,7 +11,7 @@ from rich.text import Text
 
 from workflow_core.cli.output import COLOURS, Signs, in_colour
 from workflow_core.cli.texts import moment_text, one_line
-from workflow_core.clock import from_epoch_ms, to_epoch_ms
+from workflow_core.clock import stored_moment, to_epoch_ms
 from workflow_core.models import ErrorInfo
 from workflow_core.views.cluster import host_name
 from workflow_core.views.wording import remaining, status_of, step_status, took_text
@@ -233,4 +233,4 @@ def _style(status: str) -> str:
 
 def moment_of(milliseconds: int | None) -> str:
     """Return a stored number of milliseconds as local time."""
-    return moment_text(None if milliseconds is None else from_epoch_ms(milliseconds))
+    return moment_text(stored_moment(milliseconds))

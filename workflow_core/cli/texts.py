@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
+
+from workflow_core.unseen import UNSEEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,15 +12,10 @@ if TYPE_CHECKING:
 
 __all__ = ["age_text", "moment_text", "one_line", "shortened", "visible", "workflows_text"]
 
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
-)
-"""Characters that would move the cursor, change colours or reorder what is read."""
-
 
 def visible(text: object) -> str:
     """Return a text that cannot steer a terminal: control characters are shown by their number."""
-    return _UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
+    return UNSEEN.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
 
 
 def one_line(text: object) -> str:

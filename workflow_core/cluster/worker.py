@@ -270,7 +270,7 @@ class Worker:
         except asyncio.CancelledError:  # the time that was left for it to end is over
             active.task.cancel()
             await asyncio.wait([active.task])
-        lost = active.final.done() and isinstance(active.final.exception(), LeaseLostError)
+        lost = isinstance(active.final.error, LeaseLostError)
         if lost and active.parked_until is None:
             self._connector.forsake(job_id)
 

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from workflow_core.database import removal
 from workflow_core.database.backup import back_up
 from workflow_core.database.changes import ChangeMarker
-from workflow_core.database.connection import after_fork, closed_error, roll_back
+from workflow_core.database.connection import after_fork, closed_error
 from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.registry import Registry
 from workflow_core.database.sqlite import SQLiteStore
-from workflow_core.database.store import WorkflowRecord
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.database.rows import UnfinishedExecution
-    from workflow_core.database.store import ExecutionRecord, NewExecution
+    from workflow_core.database.store import ExecutionRecord, NewExecution, WorkflowRecord
     from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner
     from workflow_core.summaries import ExecutionSummary, Position
@@ -93,21 +92,13 @@ class DirectoryStore:
         if self._closed:
             raise closed_error(str(self.layout.root))
 
-    def _registry_rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    def _open_registry(self) -> Registry:
         self._check_open()
-        return self._registry.rows(sql, parameters)
+        return self._registry
 
     def workflow_names(self) -> list[str]:
         """Return the names of the workflows in the registry."""
-        if not self._registry.exists():
-            return []
-        return [str(row[0]) for row in self._registry_rows("SELECT name FROM workflow_registry ORDER BY name")]
-
-    def _workflow_of(self, execution_id: str) -> str | None:
-        if not self._registry.exists():
-            return None
-        rows = self._registry_rows("SELECT workflow_name FROM execution_index WHERE execution_id = ?", (execution_id,))
-        return str(rows[0][0]) if rows else None
+        return self._open_registry().workflow_names()
 
     def workflow(self, workflow_name: str) -> SQLiteStore:
         """Return the store of one workflow; its directories and database are made at the first use, if need be."""
@@ -167,65 +158,33 @@ class DirectoryStore:
         store.open()
         self.layout.write_definition(workflow_name, definition)
         self.layout.make_config(workflow_name, _NEW_CONFIG)
-        self._registry_rows(
-            "INSERT INTO workflow_registry (name, db_path, workflow_dir, log_dir, created_at) VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT (name) DO NOTHING",
-            (
-                workflow_name,
-                self.layout.relative(self.layout.database(workflow_name)),
-                self.layout.relative(self.layout.workflow_dir(workflow_name)) + "/",
-                self.layout.relative(self.layout.log_dir(workflow_name)) + "/",
-                at.isoformat(timespec="microseconds"),
-            ),
-        )
+        self._open_registry().add_workflow(workflow_name, at)
 
     async def execution_started(
         self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
         name, execution_id = execution.workflow_name, execution.execution_id
-        store = self.workflow(name)
-        if self._workflow_of(execution_id) == name:  # who only asks again need not wait for the registry's lock
+        store, registry = self.workflow(name), self._open_registry()
+        if registry.workflow_of(execution_id) == name:  # who only asks again need not wait for the registry's lock
             existing = await store.load_execution(execution_id)
             if existing is not None:
                 return existing
-        self._registry_rows(
-            "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            (execution_id, name),
-        )
+        registry.add_execution(execution_id, name)
         while True:
             # While the registry is locked nobody else can move the id to another workflow. The index is committed
             # before the execution is: a crash in between leaves an id without an execution, never the reverse.
-            with self._registry.transaction() as registry:
-                holder = self._workflow_of(execution_id)
+            with registry.transaction() as connection:
+                holder = registry.workflow_of(execution_id)
                 if holder == name:
                     found = store.execution_started_at_once(execution, owner, lease_expires_at, at)
                     if found is None:
-                        self._count_execution(registry, name, at)
+                        registry.count_execution(connection, name, at)
                     return found
                 existing = None if holder is None else await self.workflow(holder).load_execution(execution_id)
                 if existing is not None:
                     return existing
-                registry.execute(
-                    "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?)"
-                    " ON CONFLICT (execution_id) DO UPDATE SET workflow_name = excluded.workflow_name",
-                    (execution_id, name),
-                )
-
-    def _count_execution(self, registry: sqlite3.Connection, workflow_name: str, at: datetime) -> None:
-        """Count a new execution, which is committed already: what goes wrong here must not make it look as if not."""
-        try:
-            registry.execute(
-                "UPDATE workflow_registry SET last_execution_at = ?, execution_count = execution_count + 1"
-                " WHERE name = ?",
-                (at.isoformat(timespec="microseconds"), workflow_name),
-            )
-            registry.execute("COMMIT")
-        except sqlite3.Error as error:
-            logger.warning(
-                "An execution was started, but not counted: %s", storage_error(error, str(self.layout.registry))
-            )
-            roll_back(registry)
+                registry.move_execution(connection, execution_id, name)
 
     async def owner_retired(self, owner: Owner) -> None:
         """Forget an owner that ended in an orderly way."""
@@ -242,28 +201,16 @@ class DirectoryStore:
 
     async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
         """Read an execution."""
-        name = self._workflow_of(execution_id)
+        name = self._open_registry().workflow_of(execution_id)
         return None if name is None else await self.workflow(name).load_execution(execution_id)
 
     async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
         """Read the ids that begin with a prefix, sorted."""
-        if not self._registry.exists():
-            return []
-        rows = self._registry_rows(
-            "SELECT execution_id FROM execution_index WHERE execution_id >= ?1 AND execution_id < ?1 || '~'"
-            " ORDER BY execution_id LIMIT ?2",
-            (prefix, limit),
-        )
-        return [str(row[0]) for row in rows]
+        return self._open_registry().find_execution_ids(prefix, limit)
 
     async def list_workflows(self) -> list[WorkflowRecord]:
         """Read the workflows, sorted by name."""
-        if not self._registry.exists():
-            return []
-        rows = self._registry_rows(
-            "SELECT name, status, created_at, last_execution_at, execution_count FROM workflow_registry ORDER BY name"
-        )
-        return [WorkflowRecord.of_row(row) for row in rows]
+        return self._open_registry().workflows()
 
     async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
         """Read the circuits by workflow name and step id."""
@@ -390,13 +337,10 @@ class DirectoryStore:
         """
         store = self.workflow(workflow_name)
         while store.names_removed(1):
-            with self._registry.transaction() as registry:
+            with self._registry.transaction() as connection:
                 found = store.names_removed(_REMOVED_AT_A_TIME)
                 gone = [execution_id for execution_id, in_use in found if not in_use]
-                registry.executemany(
-                    "DELETE FROM execution_index WHERE execution_id = ? AND workflow_name = ?",
-                    [(execution_id, workflow_name) for execution_id in gone],
-                )
+                self._registry.remove_executions(connection, gone, workflow_name)
                 for execution_id in gone:
                     self.layout.remove_execution_log(workflow_name, execution_id)
             store.forget_removed([execution_id for execution_id, _ in found])

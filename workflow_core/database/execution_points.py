@@ -28,6 +28,13 @@ _SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
 _BEGINS_AGAIN: Final = f"(status NOT IN ('completed', 'skipped', 'sleeping') OR {_SKIPPED_UNTRIED})"
 """Steps that a restart begins again."""
 
+_INSERT_EXECUTION: Final = (
+    "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
+    " deadline_at, owner_id, created_at, updated_at, definition_revision, fencing_token)"
+    " VALUES (?1, ?2, 'running', ?3, ?4, ?5, ?6, ?7, ?8, ?3, ?3, ?9, ?10)"
+    " ON CONFLICT (id) DO NOTHING"
+)
+
 _NOBODY: Final = ""
 """The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
 
@@ -39,7 +46,8 @@ class ExecutionPoints(WritableDatabase):
         self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
     ) -> ExecutionRecord | None:
         """Record a new execution; return ``None``, or the record of that id which was there already."""
-        return await self._commit(self._starting(execution, owner, lease_expires_at, at))
+        is_single = execution.definition_document is None and self._is_recorded(owner, lease_expires_at)
+        return await self._commit(self._starting(execution, owner, lease_expires_at, at), is_single=is_single)
 
     def execution_started_at_once(
         self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
@@ -59,29 +67,23 @@ class ExecutionPoints(WritableDatabase):
                     "INSERT INTO definitions (revision, document) VALUES (?, ?) ON CONFLICT (revision) DO NOTHING",
                     (execution.definition_revision, execution.definition_document),
                 )
-            cursor = connection.execute(
-                "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
-                " deadline_at, owner_id, created_at, updated_at, definition_revision, fencing_token)"
-                " VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (id) DO NOTHING",
-                (
-                    execution.execution_id,
-                    execution.workflow_name,
-                    now,
-                    execution.input_data,
-                    execution.retry_config,
-                    execution.panic_config,
-                    execution.deadline_at,
-                    owner.owner_id,
-                    now,
-                    now,
-                    execution.definition_revision,
-                    execution.fencing_token,
-                ),
+            values = (
+                execution.execution_id,
+                execution.workflow_name,
+                now,
+                execution.input_data,
+                execution.retry_config,
+                execution.panic_config,
+                execution.deadline_at,
+                owner.owner_id,
+                execution.definition_revision,
+                execution.fencing_token,
             )
-            if cursor.rowcount == 1:
-                return None
-            return parts.select_execution(connection, execution.execution_id)
+            while connection.execute(_INSERT_EXECUTION, values).rowcount != 1:
+                existing = parts.select_execution(connection, execution.execution_id)
+                if existing is not None:
+                    return existing  # else another process has removed it in between
+            return None
 
         return write
 
@@ -130,7 +132,7 @@ class ExecutionPoints(WritableDatabase):
             if abandoned_steps:
                 parts.abandon_steps(connection, lease.execution_id, now)
 
-        await self._commit(write)
+        await self._commit(write, is_single=not abandoned_steps)
 
     async def execution_failed(self, lease: Lease, error_data: str, message: str, seq: int, at: datetime) -> None:
         """Record that the execution failed for good."""

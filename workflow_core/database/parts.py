@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
+from workflow_core.clock import EPOCH
 from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ EXECUTION_COLUMNS: Final = (
     "e.definition_revision"
 )
 
+_LAST_MICROSECOND: Final = 999_999
+_THREE_DIGITS: Final = tuple(f"{number:03}" for number in range(1_000))  # twice these are faster than to format six
+_UTC: Final = "+00:00"
+
 CIRCUIT_EVENTS: Final[Mapping[CircuitStatus, str]] = {
     "open": "CircuitOpened",
     "half_open": "CircuitHalfOpened",
@@ -51,9 +56,28 @@ CIRCUIT_EVENTS: Final[Mapping[CircuitStatus, str]] = {
 }
 
 
+class _Second:
+    """The second in which a moment was written last: of the next one most often only the microseconds are new."""
+
+    __slots__ = ("begin", "end", "text")
+
+    def __init__(self, at: datetime) -> None:
+        self.begin = at.replace(microsecond=0)
+        self.end = at.replace(microsecond=_LAST_MICROSECOND)
+        self.text = self.begin.isoformat(timespec="seconds").removesuffix(_UTC)
+
+
+_second = _Second(EPOCH)
+
+
 def stored_text(at: datetime) -> str:
-    """Return a moment as it is stored."""
-    return at.isoformat() if at.microsecond else at.isoformat(timespec="microseconds")  # the former is faster
+    """Return a moment, in UTC, as it is stored."""
+    global _second  # noqa: PLW0603 - a memory of one second, replaced as a whole, so threads may share it
+    second = _second
+    if not second.begin <= at <= second.end:
+        second = _second = _Second(at)
+    microsecond = at.microsecond
+    return f"{second.text}.{_THREE_DIGITS[microsecond // 1_000]}{_THREE_DIGITS[microsecond % 1_000]}{_UTC}"
 
 
 def stored_json(**data: object) -> str:

@@ -19,6 +19,7 @@ import pydantic_core
 from workflow_core.database.connection import leave_to_parent, open_database, roll_back
 from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
+from workflow_core.database.store import WorkflowRecord
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Registry:
                 self._connection.close()
                 self._connection = None
 
-    def rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    def _rows(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
         """Run a statement in a transaction of its own, and return its rows."""
         with self.lock:
             try:
@@ -81,6 +82,81 @@ class Registry:
                 return self.open().execute(sql, parameters).fetchall()
             except sqlite3.Error as error:
                 raise storage_error(error, self._path) from error
+
+    # Reading ---------------------------------------------------------------------------------------------------------
+
+    def workflow_names(self) -> list[str]:
+        """Return the names of the workflows, sorted."""
+        return [str(row[0]) for row in self._found("SELECT name FROM workflow_registry ORDER BY name")]
+
+    def workflows(self) -> list[WorkflowRecord]:
+        """Return the workflows, sorted by name."""
+        rows = self._found(
+            "SELECT name, status, created_at, last_execution_at, execution_count FROM workflow_registry ORDER BY name"
+        )
+        return [WorkflowRecord.of_row(row) for row in rows]
+
+    def workflow_of(self, execution_id: str) -> str | None:
+        """Return the workflow to which an id belongs, whether there is such an execution or not."""
+        rows = self._found("SELECT workflow_name FROM execution_index WHERE execution_id = ?", (execution_id,))
+        return str(rows[0][0]) if rows else None
+
+    def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
+        """Return the ids that begin with a prefix, sorted."""
+        rows = self._found(
+            "SELECT execution_id FROM execution_index WHERE execution_id >= ?1 AND execution_id < ?1 || '~'"
+            " ORDER BY execution_id LIMIT ?2",
+            (prefix, limit),
+        )
+        return [str(row[0]) for row in rows]
+
+    def _found(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+        return self._rows(sql, parameters) if self.exists() else []
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    def add_workflow(self, name: str, at: datetime) -> None:
+        """Put a workflow in; does nothing if it is there."""
+        self._rows(
+            "INSERT INTO workflow_registry (name, db_path, workflow_dir, log_dir, created_at) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (name) DO NOTHING",
+            (name, *_paths(self._layout, name), at.isoformat(timespec="microseconds")),
+        )
+
+    def add_execution(self, execution_id: str, workflow_name: str) -> None:
+        """Give an id to a workflow, unless it belongs to one."""
+        self._rows(
+            "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (execution_id, workflow_name),
+        )
+
+    def move_execution(self, connection: sqlite3.Connection, execution_id: str, workflow_name: str) -> None:
+        """Give an id to a workflow, in a `transaction`, whichever it belongs to."""
+        connection.execute(
+            "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?)"
+            " ON CONFLICT (execution_id) DO UPDATE SET workflow_name = excluded.workflow_name",
+            (execution_id, workflow_name),
+        )
+
+    def count_execution(self, connection: sqlite3.Connection, workflow_name: str, at: datetime) -> None:
+        """Count a new execution, which is committed already: what goes wrong here must not make it look as if not."""
+        try:
+            connection.execute(
+                "UPDATE workflow_registry SET last_execution_at = ?, execution_count = execution_count + 1"
+                " WHERE name = ?",
+                (at.isoformat(timespec="microseconds"), workflow_name),
+            )
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            logger.warning("An execution was started, but not counted: %s", storage_error(error, self._path))
+            roll_back(connection)
+
+    def remove_executions(self, connection: sqlite3.Connection, execution_ids: list[str], workflow_name: str) -> None:
+        """Take ids from a workflow, in a `transaction`."""
+        connection.executemany(
+            "DELETE FROM execution_index WHERE execution_id = ? AND workflow_name = ?",
+            [(execution_id, workflow_name) for execution_id in execution_ids],
+        )
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -272,9 +348,7 @@ def register(
         " last_execution_at = excluded.last_execution_at, execution_count = excluded.execution_count",
         (
             name,
-            layout.relative(layout.database(name)),
-            layout.relative(layout.workflow_dir(name)) + "/",
-            layout.relative(layout.log_dir(name)) + "/",
+            *_paths(layout, name),
             _made_at(layout, name) or min(began, default=None) or datetime.now(UTC).isoformat(timespec="microseconds"),
             max(began, default=None),
             len(executions),
@@ -283,6 +357,15 @@ def register(
     connection.executemany(
         "INSERT INTO execution_index (execution_id, workflow_name) VALUES (?, ?) ON CONFLICT DO NOTHING",
         [(execution_id, name) for execution_id, _ in executions],
+    )
+
+
+def _paths(layout: RuntimeLayout, name: str) -> tuple[str, str, str]:
+    """Return where a workflow's database, directory and logs lie, as the registry tells it."""
+    return (
+        layout.relative(layout.database(name)),
+        layout.relative(layout.workflow_dir(name)) + "/",
+        layout.relative(layout.log_dir(name)) + "/",
     )
 
 

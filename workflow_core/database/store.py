@@ -1,26 +1,36 @@
 """What the engine asks of a database: one method for each durable point, and a few reads.
 
 A durable point is one transaction that either happened or did not. Its method is named after what happened, and that
-name is also the name of the place where a process can die.
+name is also the name of the place where a process can die. What the methods are given and return is defined in
+`workflow_core.database.records`, and handed on here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from workflow_core.errors import LeaseLostError
+from workflow_core.database.records import (
+    ABANDONED,
+    UNFINISHED_STEPS,
+    CircuitChange,
+    ErrorRecord,
+    ExecutionRecord,
+    Lease,
+    NewExecution,
+    StepRecord,
+    WorkflowRecord,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
+    from datetime import datetime
 
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.crash_loops import Recoveries
     from workflow_core.database.removal import Candidate, Expiry, Space
     from workflow_core.database.rows import UnfinishedExecution
     from workflow_core.events import Event
-    from workflow_core.models import ExecutionStatus, StepStatus
+    from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner
     from workflow_core.summaries import ExecutionSummary, Position
 
@@ -62,155 +72,6 @@ DURABLE_POINTS: tuple[str, ...] = (
     "circuit_forced",
 )
 """The names of all durable points, which are methods of `WorkflowStore`; the first one is a method of `Store`."""
-
-
-UNFINISHED_STEPS: frozenset[StepStatus] = frozenset({"pending", "running", "retrying", "sleeping"})
-"""What a step cannot stay once its execution has ended."""
-
-ABANDONED = "the execution ended without it"
-"""The error of a step that was still unfinished when its execution ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to write one execution: good for as long as the stored fencing token is the same.
-
-    Fencing tokens after M. Kleppmann, "Designing Data-Intensive Applications" (2017), chapter 8.
-    """
-
-    workflow_name: str
-    execution_id: str
-    fencing_token: int
-
-    def lost(self) -> LeaseLostError:
-        """Return the error of a lease that is not good any more."""
-        return LeaseLostError(
-            f'Execution "{self.execution_id}" of workflow "{self.workflow_name}" was taken over, ended or cancelled '
-            "elsewhere; this process no longer writes it",
-            self.execution_id,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class NewExecution:
-    """What is stored when an execution starts; ``deadline_at`` is milliseconds since 1970.
-
-    The fencing token begins with the time, in milliseconds since 1970: the id of a removed execution can be used again,
-    and whoever was stopped while it held that one must not be able to write to its successor.
-
-    An execution of a declarative workflow keeps the document that it was started with, by the revision of that: it
-    goes on with it after the workflow was changed.
-    """
-
-    workflow_name: str
-    execution_id: str
-    input_data: str | None
-    retry_config: str
-    panic_config: str
-    deadline_at: int | None
-    definition_revision: str | None = None
-    definition_document: str | None = None
-    fencing_token: int = 1
-
-
-@dataclass(slots=True)
-class ExecutionRecord:
-    """One row of ``executions``.
-
-    Attributes:
-        queue: The queue whose workers run it; ``None`` if it runs in the process that started it.
-    """
-
-    execution_id: str
-    workflow_name: str
-    status: ExecutionStatus
-    started_at: datetime
-    completed_at: datetime | None
-    restart_attempt: int
-    error_data: str | None
-    input_data: str | None
-    output_data: str | None
-    retry_config: str
-    panic_config: str
-    deadline_at: int | None
-    restart_at: int | None
-    owner_id: str | None
-    fencing_token: int
-    definition_revision: str | None = None
-    queue: str | None = None
-
-
-@dataclass(slots=True)
-class StepRecord:
-    """One row of ``steps``; ``kind`` is ``step`` or ``sleep``."""
-
-    step_id: str
-    kind: str = "step"
-    status: StepStatus = "pending"
-    attempt: int = 0
-    started_at: datetime | None = None
-    completed_at: datetime | None = None
-    result_data: str | None = None
-    error_message: str | None = None
-    handled_by: str | None = None
-    next_attempt_at: int | None = None
-    wake_time: int | None = None
-    duration_ms: int | None = None
-    started_seq: int | None = None
-    completed_seq: int | None = None
-    stored: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorRecord:
-    """One row of ``step_errors``.
-
-    Attributes:
-        error_data: JSON from which the error can be built again.
-        error_stack: The traceback as text.
-    """
-
-    error_type: str
-    error_message: str
-    error_stack: str | None
-    error_data: str | None
-    attempt: int
-    timestamp: int
-
-
-@dataclass(frozen=True, slots=True)
-class CircuitChange:
-    """How a durable point changes the circuit of its step.
-
-    Attributes:
-        transition: Pure function from the stored state to the new one; runs inside the transaction.
-        seq: Position in the history for the event, if the transition changes the status.
-    """
-
-    transition: Callable[[CircuitState], CircuitState]
-    seq: int
-
-
-@dataclass(frozen=True, slots=True)
-class WorkflowRecord:
-    """One workflow that a store knows.
-
-    Attributes:
-        status: ``active`` or ``inactive``.
-        execution_count: How many executions were started, those that were removed since included.
-    """
-
-    name: str
-    status: str
-    created_at: datetime
-    last_execution_at: datetime | None
-    execution_count: int
-
-    @classmethod
-    def of_row(cls, row: Sequence[Any]) -> WorkflowRecord:
-        """Make one of a row with name, status, two moments as text, and a count."""
-        last = None if row[3] is None else datetime.fromisoformat(row[3])
-        return cls(row[0], row[1], datetime.fromisoformat(row[2]), last, row[4])
 
 
 class WorkflowStore(Protocol):

@@ -46,14 +46,28 @@ class WritableDatabase(ReadableDatabase):
 
     # Transactions ----------------------------------------------------------------------------------------------------
 
-    async def _commit(self, write: Callable[[sqlite3.Connection], T]) -> T:
-        """Write in a transaction, shared with the durable points that other tasks make in this turn of the loop."""
+    async def _commit(self, write: Callable[[sqlite3.Connection], T], *, is_single: bool = False) -> T:
+        """Write in a transaction, shared with the durable points that other tasks make in this turn of the loop.
+
+        Args:
+            write: Writes on the connection it is given, and returns the durable point's result.
+            is_single: It runs one statement that writes, and raises an error only if that has changed nothing: so the
+                statement needs no transaction around it.
+        """
         if self.groups.is_alone():
-            return self._commit_at_once(write)
-        return await self.groups.commit(write, is_single=False)
+            return self._write_one(write) if is_single else self._commit_at_once(write)
+        return await self.groups.commit(write, is_single=is_single)
+
+    def _write_one(self, write: Callable[[sqlite3.Connection], T]) -> T:
+        """Write by one statement, which is its own transaction."""
+        with self.lock:
+            try:
+                return write(self._connection or self.connection)
+            except sqlite3.Error as error:
+                raise storage_error(error, self.location()) from error
 
     def _change_one(self, lease: Lease, statement: str, values: tuple[object, ...]) -> None:
-        """Change one row by one statement, which needs no transaction of its own."""
+        """Change one row by one statement: as `_write_one`, and without a function for it."""
         with self.lock:
             try:
                 changed = (self._connection or self.connection).execute(statement, values).rowcount
@@ -76,9 +90,13 @@ class WritableDatabase(ReadableDatabase):
 
     # Parts of transactions -------------------------------------------------------------------------------------------
 
-    def _ensure_owner(self, connection: sqlite3.Connection, owner: Owner, lease_expires_at: int | None) -> None:
+    def _is_recorded(self, owner: Owner, lease_expires_at: int | None) -> bool:
+        """Tell whether an owner is in the database already, with a lease that is as good."""
         known = self._known_owners.get(owner.owner_id, 0)
-        if known is None or (lease_expires_at is not None and lease_expires_at - known < _LEASE_TOLERANCE_MS):
+        return known is None or (lease_expires_at is not None and lease_expires_at - known < _LEASE_TOLERANCE_MS)
+
+    def _ensure_owner(self, connection: sqlite3.Connection, owner: Owner, lease_expires_at: int | None) -> None:
+        if self._is_recorded(owner, lease_expires_at):
             return
         connection.execute(
             "INSERT INTO owners (owner_id, host, pid, process_started, lease_expires_at) VALUES (?, ?, ?, ?, ?)"

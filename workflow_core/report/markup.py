@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import html
-import re
 from typing import TypeAlias
 
-__all__ = ["Child", "Markup", "escaped", "join", "tag"]
+from workflow_core.unseen import UNSEEN
 
-_UNSEEN = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
-)
-"""Characters that HTML cannot hold, that cannot be encoded, or that reorder what is read; shown by their number."""
+__all__ = ["Child", "Markup", "escaped", "join", "tag"]
 
 _VOID = frozenset({"br", "input", "meta"})
 
@@ -30,7 +26,7 @@ def escaped(text: object) -> Markup:
     """Return any text as HTML, fit for content and for quoted attributes; characters that hide become visible."""
     if isinstance(text, Markup):
         return text
-    return Markup(html.escape(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))))
+    return Markup(html.escape(UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", str(text))))
 
 
 def join(*children: Child) -> Markup:

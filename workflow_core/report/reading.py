@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord
     from workflow_core.events import Event
 
-__all__ = ["LONGEST_TEXT", "MOST_EVENTS", "entry_of", "readable_json", "shortened"]
+__all__ = ["LONGEST_TEXT", "MOST_EVENTS", "entry_of", "error_entries", "readable_json", "shortened"]
 
 MOST_EVENTS = 2_000
 """The further events of one execution are left out, and counted."""
@@ -66,14 +66,19 @@ def entry_of(
             StepEntry(step_id=step.step_id, status=step.status, result=readable_json(step.result_data))
             for step in steps
         ),
-        errors=tuple(
-            ErrorEntry(
-                step_id=step_id,
-                attempt=error.attempt,
-                type=error.error_type,
-                message=shortened(error.error_message),
-                stack=error.error_stack and shortened(error.error_stack),
-            )
-            for step_id, error in errors
-        ),
+        errors=error_entries(errors),
+    )
+
+
+def error_entries(errors: Iterable[tuple[str, ErrorRecord]]) -> tuple[ErrorEntry, ...]:
+    """Describe the errors of steps by their rows, each given with its step id."""
+    return tuple(
+        ErrorEntry(
+            step_id=step_id,
+            attempt=error.attempt,
+            type=error.error_type,
+            message=shortened(error.error_message),
+            stack=error.error_stack and shortened(error.error_stack),
+        )
+        for step_id, error in errors
     )

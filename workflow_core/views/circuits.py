@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workflow_core.clock import from_epoch_ms
+from workflow_core.clock import stored_moment
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class CircuitView:
             step_id,
             state.status,
             state.failures,
-            _moment(state.last_failure_time),
-            _moment(state.reset_time),
+            stored_moment(state.last_failure_time),
+            stored_moment(state.reset_time),
             state.probe_execution_id,
         )
 
@@ -78,7 +78,3 @@ async def read_circuits(
     return [
         CircuitView.of(*place, state) for place, state in sorted(circuits.items(), key=lambda item: item[0])
     ], problems
-
-
-def _moment(milliseconds: int | None) -> datetime | None:
-    return None if milliseconds is None else from_epoch_ms(milliseconds)

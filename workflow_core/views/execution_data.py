@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from workflow_core.clock import from_epoch_ms
+from workflow_core.clock import stored_moment
 from workflow_core.report.model import EventEntry
 
 if TYPE_CHECKING:
@@ -29,15 +29,15 @@ def execution_data(result: ExecutionResult, view: ExecutionView | None = None) -
     }
     if view is not None:
         data["interrupted"] = view.interrupted
-        data["restart_at"] = _moment(view.record.restart_at)
-        data["deadline_at"] = _moment(view.record.deadline_at)
+        data["restart_at"] = stored_moment(view.record.restart_at)
+        data["deadline_at"] = stored_moment(view.record.deadline_at)
         for step_id, record in view.steps.items():
             if step_id in steps:
                 steps[step_id] |= {
                     "kind": record.kind,
                     "handled_by": record.handled_by,
-                    "wake_at": _moment(record.wake_time),
-                    "next_attempt_at": _moment(record.next_attempt_at),
+                    "wake_at": stored_moment(record.wake_time),
+                    "next_attempt_at": stored_moment(record.next_attempt_at),
                 }
         data["owner"] = _owner(view)
         data["dispatch"] = None if view.dispatch is None else asdict(view.dispatch)
@@ -62,7 +62,7 @@ def error_data(step_id: str, error: ErrorRecord) -> dict[str, object]:
         "attempt": error.attempt,
         "type": error.error_type,
         "message": error.error_message,
-        "at": _moment(error.timestamp),
+        "at": stored_moment(error.timestamp),
         "traceback": error.error_stack,
     }
 
@@ -85,8 +85,4 @@ def _owner(view: ExecutionView) -> dict[str, object] | None:
 
 
 def _circuit(state: CircuitState) -> dict[str, object]:
-    return {"status": state.status, "failures": state.failures, "probe_at": _moment(state.reset_time)}
-
-
-def _moment(milliseconds: int | None) -> object:
-    return None if milliseconds is None else from_epoch_ms(milliseconds)
+    return {"status": state.status, "failures": state.failures, "probe_at": stored_moment(state.reset_time)}

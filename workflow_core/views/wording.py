@@ -1,4 +1,4 @@
-"""How durations, ages and statuses are worded, wherever they are shown."""
+"""How durations, ages, rates and statuses are worded, wherever they are shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from workflow_core.database.store import StepRecord
     from workflow_core.views.execution_view import ExecutionView
 
-__all__ = ["ago_text", "remaining", "status_of", "step_status", "took_text"]
+__all__ = ["ago_text", "rate_text", "remaining", "status_of", "step_status", "took_text"]
 
 _TENTHS_BELOW_MS = 10_000
 _SECOND_MS, _MINUTE_MS = 1_000, 60_000
@@ -38,6 +38,13 @@ def took_text(milliseconds: float) -> str:
     """Return how long something took: to the millisecond, the tenth of a second, or from a minute on to the second."""
     digits = 0 if milliseconds < _SECOND_MS else -2 if milliseconds < _MINUTE_MS else -3
     return duration_text(round(max(milliseconds, 0.0), digits))
+
+
+def rate_text(rate: float | None) -> str:
+    """Return a rate in per cent; never rounded up to 100, because one failure is worth a look."""
+    if rate is None:
+        return "-"
+    return "100 %" if rate >= 1 else f"{min(rate * 100, 99.9):.1f} %"
 
 
 def status_of(view: ExecutionView) -> str:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from workflow_core.clock import from_epoch_ms
+from workflow_core.clock import from_epoch_ms, stored_moment
 from workflow_core.events import StepCompleted, StepSkipped
 from workflow_core.models import TERMINAL_STATUSES, ErrorInfo
-from workflow_core.report.model import ErrorEntry
-from workflow_core.report.reading import shortened
 from workflow_core.views.wording import status_of, step_status
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ __all__ = [
     "StepRow",
     "Wait",
     "actions_of",
-    "error_entries",
     "error_of",
     "place_of",
     "results_of",
@@ -109,7 +106,7 @@ def rows_of(view: ExecutionView) -> list[StepRow]:
                 started_at=step.started_at,
                 took_ms=took,
                 going_on_since=step.started_at if status == "running" else None,
-                until=None if until is None else from_epoch_ms(until),
+                until=stored_moment(until),
                 duration_ms=step.duration_ms,
                 handled_by=step.handled_by,
                 result=step.result_data,
@@ -178,17 +175,3 @@ def results_of(view: ExecutionView, events: Iterable[Event]) -> dict[int, str]:
             if step is not None and step.result_data is not None and len(step.result_data) <= _LONGEST_RESULT:
                 found[event.seq] = step.result_data
     return found
-
-
-def error_entries(view: ExecutionView) -> list[ErrorEntry]:
-    """Return the errors of the steps, to be shown."""
-    return [
-        ErrorEntry(
-            step_id=step_id,
-            attempt=error.attempt,
-            type=error.error_type,
-            message=shortened(error.error_message),
-            stack=error.error_stack and shortened(error.error_stack),
-        )
-        for step_id, error in view.errors
-    ]

@@ -11,6 +11,7 @@ from workflow_core.database.directory import DirectoryStore
 from workflow_core.errors import ExecutionNotFoundError
 from workflow_core.report.drawing import draw_timeline, timeline_definitions
 from workflow_core.report.page import key
+from workflow_core.report.reading import error_entries
 from workflow_core.report.sections import history_table
 from workflow_core.server.dashboard import execution_facts as facts
 from workflow_core.server.dashboard.rendering import engine_of, read, render
@@ -53,7 +54,7 @@ async def execution(request: Request, execution_id: str, show: str = "") -> Resp
         actions=facts.actions_of(view),
         rows=shown_rows,
         rows_left_out=len(rows) - len(shown_rows),
-        errors=facts.error_entries(view),
+        errors=error_entries(view.errors),
         events_left_out=left_out,
         timeline=draw_timeline(events, title=f"Timeline of {name}", anchor="e"),
         definitions=timeline_definitions(),

@@ -6,7 +6,7 @@ import heapq
 import itertools
 from collections import Counter
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from fastapi import APIRouter, Request
@@ -19,24 +19,25 @@ from workflow_core.server.dashboard.strip import draw_strip
 from workflow_core.views.circuits import read_circuits
 from workflow_core.views.cluster import possible_statuses
 from workflow_core.views.overviews import Overview, read_overviews
-from workflow_core.views.statistics import read_statistics
+from workflow_core.views.statistics import WorkflowStatistics, read_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workflow_core.engine import WorkflowEngine
+    from workflow_core.models import ExecutionStatus
     from workflow_core.report.markup import Markup
     from workflow_core.summaries import ExecutionSummary
     from workflow_core.views.circuits import CircuitView
 
-__all__ = ["rate_text", "router"]
+__all__ = ["router"]
 
 router = APIRouter(include_in_schema=False)
 
 _STRIP: Final = 30
 _WRONG: Final = 5
 _WINDOW: Final = timedelta(hours=24)
-_NOT_AT_REST: Final = ("queued", "running", "sleeping", "restarting", "panicked")
+_NOT_AT_REST: Final[Sequence[ExecutionStatus]] = ("queued", "running", "sleeping", "restarting", "panicked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +45,37 @@ class _Row:
     """One workflow.
 
     Attributes:
-        now: How many executions are not at rest, by status.
-        rate: Completed ones of those that completed or failed in the window.
+        overview: What is known of it.
+        problem: Why no more can be read; ``None`` if it can.
+        statistics: What became of the executions of the window; ``None`` if there are none.
+        strip: Its latest executions.
     """
 
-    name: str
-    description: str
+    overview: Overview
     problem: str | None
-    total: int
-    last: datetime | None
-    now: Sequence[tuple[str, int]]
-    rate: float | None
-    rate_text: str
-    p50_ms: float | None
-    p95_ms: float | None
+    statistics: WorkflowStatistics | None
     strip: Markup
+
+    @property
+    def total(self) -> int:
+        """How many executions there are."""
+        return sum(self.overview.counts.values())
+
+    @property
+    def rate(self) -> float | None:
+        """Completed ones of those that completed or failed in the window."""
+        return None if self.statistics is None else self.statistics.success_rate
+
+    @property
+    def has_durations(self) -> bool:
+        """Whether any completed in the window."""
+        return self.statistics is not None and self.statistics.p50_ms is not None
+
+    @property
+    def now(self) -> list[tuple[str, int]]:
+        """How many of them are not at rest, by status."""
+        counts = {} if self.problem is not None else self.overview.counts
+        return [(status, counts[status]) for status in _NOT_AT_REST if counts.get(status)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +103,6 @@ async def overview(request: Request) -> Response:
     )
 
 
-def rate_text(rate: float | None) -> str:
-    """Return a rate in per cent; never rounded up to 100, because one failure is worth a look."""
-    if rate is None:
-        return "-"
-    return "100 %" if rate >= 1 else f"{min(rate * 100, 99.9):.1f} %"
-
-
 async def _read(engine: WorkflowEngine, base: str) -> _Overview:
     rows, wrong, totals = [], [], Counter[str]()
     since = engine.clock.now() - _WINDOW
@@ -116,37 +126,13 @@ async def _read(engine: WorkflowEngine, base: str) -> _Overview:
     )
 
 
-async def _row(engine: WorkflowEngine, each: Overview, base: str) -> _Row:
-    if each.problem is not None or not each.counts:
-        return _bare_row(each, base, each.problem)
-    statistics = await read_statistics(engine, each.name, _WINDOW)
-    latest = await engine.list_executions(each.name, limit=_STRIP)
-    return _Row(
-        name=each.name,
-        description=each.description,
-        problem=None,
-        total=sum(each.counts.values()),
-        last=each.last_execution_at,
-        now=[(status, each.counts[status]) for status in _NOT_AT_REST if each.counts.get(status)],
-        rate=statistics.success_rate,
-        rate_text=rate_text(statistics.success_rate),
-        p50_ms=statistics.p50_ms,
-        p95_ms=statistics.p95_ms,
-        strip=draw_strip(latest, _STRIP, base, each.name),
-    )
+async def _row(engine: WorkflowEngine, overview: Overview, base: str) -> _Row:
+    if overview.problem is not None or not overview.counts:
+        return _bare_row(overview, base, overview.problem)
+    statistics = await read_statistics(engine, overview.name, _WINDOW)
+    latest = await engine.list_executions(overview.name, limit=_STRIP)
+    return _Row(overview, None, statistics, draw_strip(latest, _STRIP, base, overview.name))
 
 
-def _bare_row(each: Overview, base: str, problem: str | None) -> _Row:
-    return _Row(
-        name=each.name,
-        description=each.description,
-        problem=problem,
-        total=sum(each.counts.values()),
-        last=each.last_execution_at,
-        now=(),
-        rate=None,
-        rate_text="-",
-        p50_ms=None,
-        p95_ms=None,
-        strip=draw_strip((), _STRIP, base, each.name),
-    )
+def _bare_row(overview: Overview, base: str, problem: str | None) -> _Row:
+    return _Row(overview, problem, None, draw_strip((), _STRIP, base, overview.name))

@@ -20,7 +20,7 @@ from workflow_core.report.sections import count
 from workflow_core.server.dashboard import paths
 from workflow_core.server.dashboard.icons import badge, icon, label
 from workflow_core.server.dashboard.json_tree import json_tree, one_line_json
-from workflow_core.views.wording import ago_text, remaining, took_text
+from workflow_core.views.wording import ago_text, rate_text, remaining, took_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -117,6 +117,7 @@ def _environment() -> jinja2.Environment:
         "label": label,
         "moment": _moment,
         "one_line_json": one_line_json,
+        "rate_text": rate_text,
         "theme_mark": _THEME,
         "took_text": took_text,
         "value_path": paths.value_path,

@@ -11,14 +11,13 @@ from fastapi.responses import HTMLResponse, Response
 
 from workflow_core.arguments import validated_name
 from workflow_core.database.directory import DirectoryStore
-from workflow_core.errors import ExecutionNotFoundError, StorageError, WorkflowNotFoundError
-from workflow_core.server.dashboard.overview_page import rate_text
+from workflow_core.errors import ExecutionNotFoundError, StorageError
 from workflow_core.server.dashboard.paths import base_of
 from workflow_core.server.dashboard.rendering import engine_of, read, render
 from workflow_core.server.dashboard.strip import draw_strip
 from workflow_core.stored import load_record
 from workflow_core.views.circuits import CircuitView, read_circuits
-from workflow_core.views.overviews import Overview, read_overviews
+from workflow_core.views.overviews import Overview, read_overview
 from workflow_core.views.statistics import WorkflowStatistics, read_statistics
 from workflow_core.views.workflow_data import workflow_data
 
@@ -66,7 +65,6 @@ async def workflow(request: Request, name: str, input_of: str = "") -> Response:
         schema=json.dumps(schema) if schema else None,
         configuration=data["config"],
         configured_in=engine.configurations.where(name),
-        rate=rate_text(found.statistics.success_rate if found.statistics else None),
         strip=draw_strip(found.latest, len(found.latest), base_of(request), name),
         latest=found.latest[:_LATEST],
         given=await _input_of(engine, input_of) if input_of else "",
@@ -75,9 +73,7 @@ async def workflow(request: Request, name: str, input_of: str = "") -> Response:
 
 
 async def _read(engine: WorkflowEngine, name: str) -> _Read:
-    overview = next((each for each in await read_overviews(engine) if each.name == name), None)
-    if overview is None:
-        raise WorkflowNotFoundError(f'There is no workflow "{name}" in {engine.bare_store.location()}')
+    overview = await read_overview(engine, name)
     if overview.problem is not None:
         return _Read(overview, None, (), (), overview.problem)
     try:
