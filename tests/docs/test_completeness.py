@@ -13,7 +13,7 @@ import pytest
 import pytest_workflow
 import workflow_core
 from tests.docs import cli_reference
-from tests.docs.test_docs import LOOP_SCOPE, PAGES, ROOT, run_pytest, text_of
+from tests.docs.test_docs import PAGES, ROOT, pytest_of, run_pytest, text_of
 from workflow_core.hookspecs import WorkflowHooks
 
 CODE = [Path(package.__file__).parent for package in (workflow_core, pytest_workflow)]
@@ -46,7 +46,7 @@ def lacking(names, text):
 def of_pytest():
     """Return what pytest says that the plugin adds: fixtures, markers, options and ini values."""
     listed, marked, helped = (
-        run_pytest(*asked, "-o", LOOP_SCOPE, "-p", "no:randomly", str(ROOT / "tests" / "docs" / "sessions.py")).stdout
+        run_pytest(*asked, str(ROOT / "tests" / "docs" / "sessions.py"), environment=pytest_of("")).stdout
         for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
     )
     return {

@@ -201,20 +201,6 @@ def test_every_hook_is_documented():
             assert f"`{name}(" in text, name
 
 
-def test_every_fixture_option_and_marker_is_documented(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = everything()
-    listed, marked, helped = (
-        run_pytest(*asked, "-o", LOOP_SCOPE).stdout for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
-    )
-    fixtures = re.findall(r"^(workflow\w*)\b", listed, re.MULTILINE)
-    assert "workflow_faults" in fixtures
-    markers = re.findall(r"pytest\.mark\.(workflow_\w+)", marked)
-    options = re.findall(r"--workflow-[\w-]+", helped)
-    for name in {*fixtures, *markers, *options}:
-        assert name in text, name
-
-
 def test_every_column_is_documented(workflow_db):
     text = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
     tables = {"executions": "executions", "circuit_breakers": "circuit_breaker_state"}

@@ -2,6 +2,7 @@
 
     python tests/mutation/run.py step
     python tests/mutation/run.py engine --sample 120
+    python tests/mutation/run.py pytest_workflow/history
 
 What is mutated and which tests are run stands in `pyproject.toml`, in the table ``tool.mutmut``.
 """
@@ -24,9 +25,15 @@ SEED = 20261126
 KILLED = {"killed", "timeout"}
 
 
+def source(module: str) -> Path:
+    """Return the file of a module, below the root: of `workflow_core`, unless its path names another package."""
+    file = Path(f"{module}.py")
+    return file if (ROOT / file).is_file() else "workflow_core" / file
+
+
 def results(module: str) -> dict[str, str]:
     """Return what became of each mutant of a module, in the words of mutmut."""
-    path = ROOT / "mutants" / "workflow_core" / f"{module}.py.meta"
+    path = ROOT / "mutants" / f"{source(module)}.meta"
     if not path.exists():
         return {}
     codes = json.loads(path.read_text())["exit_code_by_key"]
@@ -48,12 +55,13 @@ def mutmut(*arguments: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("module", help="path below workflow_core without .py, such as step or database/reading")
+    parser.add_argument("module", help="path without .py, such as step, database/reading or pytest_workflow/history")
     parser.add_argument("--sample", type=int, help="how many mutants are drawn, always the same; default: all")
     given = parser.parse_args()
-    if not (ROOT / "workflow_core" / f"{given.module}.py").is_file():
-        parser.error(f"there is no workflow_core/{given.module}.py")
-    pattern = f"workflow_core.{given.module.replace('/', '.')}.*"
+    file = source(given.module)
+    if not (ROOT / file).is_file():
+        parser.error(f"there is no {file}")
+    pattern = f"{'.'.join(file.with_suffix('').parts)}.*"
     if given.sample is None:
         mutmut("run", "--max-children", "1", pattern)
         chosen = results(given.module)
@@ -67,7 +75,7 @@ def main() -> None:
         found = results(given.module)
         chosen = {name: found[name] for name in names}
     if not chosen:
-        parser.error(f"workflow_core/{given.module}.py has no mutants; is it among `only_mutate` in pyproject.toml?")
+        parser.error(f"{file} has no mutants; is it among `only_mutate` in pyproject.toml?")
     killed = sum(status in KILLED for status in chosen.values())
     low, high = wilson(killed, len(chosen))
     print(f"\n{given.module}: {killed} of {len(chosen)} mutants killed, {killed / len(chosen):.1%}", end="")

@@ -13,7 +13,7 @@ from workflow_core.definition import SHARED_DEFINITIONS
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-UNUSED = ("hypothesispytest", "anyio", "benchmark", "pytest_cov", "syrupy", "timeout")
+UNUSED = ("hypothesispytest", "anyio", "benchmark", "platformdirs", "pytest_cov", "schemathesis", "syrupy", "timeout")
 """Plugins that cost a process seconds to import; a test that is about one of them says that it is ``needed``."""
 
 WITHIN = [

@@ -62,25 +62,29 @@ class FakeClock:
         """Move the time on, from one timer to the next."""
         end = self.time + timedelta(milliseconds=milliseconds)
         await self.settle()
-        while due := [timer for timer in self.timers if not timer.cancelled and timer.when <= end]:
-            first = min(due, key=lambda timer: timer.when)
-            self.timers.remove(first)
-            self.time = max(self.time, first.when)
-            first.callback()
-            await self.settle()
+        while (timer := self._next()) is not None and timer.when <= end:
+            await self._fire(timer)
         self.time = end
-        await self.settle()
 
     async def finish(self, awaitable, limit_ms=10_000_000):
         """Move the time on until ``awaitable`` is done, and return its result."""
         task = asyncio.ensure_future(awaitable)
         await self.settle()
         while not task.done():
-            waiting = [timer.when for timer in self.timers if not timer.cancelled]
-            assert waiting, "it waits for something that is not the clock"
-            await self.advance(max(0, (min(waiting) - self.time) / timedelta(milliseconds=1)))
+            timer = self._next()
+            assert timer is not None, "it waits for something that is not the clock"
+            await self._fire(timer)
             assert self.elapsed_ms < limit_ms, "it takes too long"
         return await task
+
+    def _next(self):
+        return min((timer for timer in self.timers if not timer.cancelled), key=lambda timer: timer.when, default=None)
+
+    async def _fire(self, timer):
+        self.timers.remove(timer)
+        self.time = max(self.time, timer.when)
+        timer.callback()
+        await self.settle()
 
 
 async def sql(store, statement):

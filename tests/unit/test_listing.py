@@ -56,23 +56,23 @@ async def every_page(engine, limit, **filters):
     return pages
 
 
-@pytest.mark.parametrize("workflow_name", [None, "b"])
-@pytest.mark.parametrize("status", [None, "failed", ["completed", "sleeping"], list(EXECUTION_STATUSES), []])
-def test_pages_are_the_list(engine, clock, workflow_name, status):
+def test_pages_are_the_list(engine, clock):
     async def main():
         await begin(engine, clock)
-        chosen = EXECUTION_STATUSES if status is None else [status] if isinstance(status, str) else status
-        expected = sorted(
-            (
-                (clock.start + timedelta(milliseconds=number), f"{name}-{kind}-{number}")
-                for number, name, kind in itertools.product(range(3), "abc", KINDS)
-                if kind in chosen and workflow_name in {None, name}
-            ),
-            reverse=True,
-        )
-        for limit in (1, 4, 100):
+        statuses = (None, "failed", ["completed", "sleeping"], list(EXECUTION_STATUSES), [])
+        for workflow_name, status, limit in itertools.product((None, "b"), statuses, (1, 4, 100)):
+            chosen = EXECUTION_STATUSES if status is None else [status] if isinstance(status, str) else status
+            expected = sorted(
+                (
+                    (clock.start + timedelta(milliseconds=number), f"{name}-{kind}-{number}")
+                    for number, name, kind in itertools.product(range(3), "abc", KINDS)
+                    if kind in chosen and workflow_name in {None, name}
+                ),
+                reverse=True,
+            )
             found = await every_page(engine, limit, workflow_name=workflow_name, status=status)
-            assert [(summary.started_at, summary.execution_id) for summary in found] == expected
+            pages = [(summary.started_at, summary.execution_id) for summary in found]
+            assert pages == expected, (workflow_name, status, limit)
 
     asyncio.run(main())
 
