@@ -213,7 +213,7 @@ def test_an_abandoned_execution_that_had_not_begun_tells_who_waits(engine):
 
     async def scenario():
         await engine.start("w", "x", detach=True)
-        waiting = asyncio.ensure_future(engine._running.find("x").final)
+        waiting = asyncio.ensure_future(engine._running.find("x").final.wait())
         engine.abandon()
         with pytest.raises(InvalidStateError, match="stopped before it ended"):
             await waiting

@@ -20,7 +20,7 @@ LONGER = {
     "workflow_core/engine.py": "the engine's public face: half of its lines are docstrings of methods that hand on",
     "workflow_core/execution.py": "one execution: what its handler, its steps and its engine share is one object",
     "workflow_core/database/connection.py": "opening a database of SQLite: each setting has its reason beside it",
-    "workflow_core/database/postgres/executions.py": "the durable points of executions on PostgreSQL: one SQL text each",
+    "workflow_core/database/postgres/executions.py": "the durable points of executions on PostgreSQL: one text each",
 }
 """The modules that are longer than `MOST_LINES`, and why each of them is still one subject."""
 
