@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
+    "MAINTENANCE_QUEUE",
     "QUEUE_NAME",
     "aware",
     "listing",
@@ -32,6 +33,9 @@ __all__ = [
 
 QUEUE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 """The name of a queue: it ends that of a channel of PostgreSQL's ``NOTIFY``, which takes 63 bytes in all."""
+
+MAINTENANCE_QUEUE = "workflow_core"
+"""The queue of the jobs that keep the others going; every worker serves it, and nobody else may use it."""
 
 _GREATEST_PRIORITY = 1_000_000
 
@@ -120,6 +124,8 @@ def validated_queue(queue: str) -> str:
             f"Invalid queue {shown(queue)}: use 1 to 40 of the characters A-Z a-z 0-9 . _ -, beginning with a letter "
             "or a digit"
         )
+    if queue == MAINTENANCE_QUEUE:
+        raise ValidationError(f'Invalid queue "{queue}": workers keep themselves going with it; choose another name')
     return str.__str__(queue)
 
 

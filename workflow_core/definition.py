@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import typing
 import warnings
 from collections.abc import Callable
@@ -42,6 +43,7 @@ class Definition:
         limits: How many of its executions run, and begin, at the same time on workers.
         retry_json: The first configuration as executions that have no other one keep it.
         panic_json: The same of the second.
+        made_at: When it was made, in seconds of the monotonic clock.
     """
 
     name: str
@@ -55,12 +57,18 @@ class Definition:
     document: str | None = None
     revision: str | None = None
     limits: Limits | None = None
+    made_at: float = field(default_factory=time.monotonic, compare=False)
     retry_json: str = field(init=False, repr=False)
     panic_json: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "retry_json", self.retry_config.model_dump_json())
         object.__setattr__(self, "panic_json", self.panic_config.model_dump_json())
+
+    @property
+    def age_ms(self) -> int:
+        """How long ago it was made, in milliseconds."""
+        return round((time.monotonic() - self.made_at) * 1_000)
 
     def is_revision_of(self, other: Definition) -> bool:
         """Tell whether both are made of the same document."""

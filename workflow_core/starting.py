@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from workflow_core.definition import Definition
     from workflow_core.engine import WorkflowEngine
     from workflow_core.joining import Ended, Joining
-    from workflow_core.limits import Limits
     from workflow_core.models import ExecutionStatus
     from workflow_core.running import RunningExecutions
 
@@ -82,7 +81,7 @@ class Starting:
         self._running = running
         self._joining = joining
         self._known_workflows: set[str] = set()
-        self._noted_limits: dict[str, Limits] = {}
+        self._declared: dict[str, Definition] = {}
 
     async def begin(
         self,
@@ -149,15 +148,16 @@ class Starting:
                 name, execution_id, input_value, retry_config, panic_config, timeout_ms, detach=True
             )
         order = self._order(name, execution_id, input_value, retry_config, panic_config, timeout_ms)
-        limits = order.definition.limits
+        definition, limits = order.definition, order.definition.limits
         if limits is not None:
             plain = None if order.text is None or limits.key is None else pydantic_core.from_json(order.text)
-            dispatch = replace(dispatch, limits=limits, limit_key=limits.key_of(plain, limit_key))
-            if self._noted_limits.get(name) != limits:
-                await store.limits_noted(name, limits)
-                self._noted_limits[name] = limits
+            limit_key = limits.key_of(plain, limit_key)
+        dispatch = replace(dispatch, limits=limits, limit_key=limit_key)
+        if self._declared.get(name) is not definition:
+            await store.limits_noted(name, limits, definition.age_ms)
+            self._declared[name] = definition
         at = self._engine.clock.now()
-        await self._define(order.definition, at)
+        await self._define(definition, at)
         new = order.new(at)
         found = await store.execution_enqueued(new, dispatch, at)
         if found is not None:

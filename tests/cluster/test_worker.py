@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from datetime import timedelta
 
 import pytest
 
@@ -14,6 +15,7 @@ from workflow_core import (
     StorageError,
     ValidationError,
     WorkflowEngine,
+    WorkflowRedefinedWarning,
 )
 from workflow_core.limits import Limits
 
@@ -324,6 +326,49 @@ def test_a_limit_holds_on_workers(make_engine):
     asyncio.run(scenario())
 
 
+def test_the_limits_of_the_newest_definition_hold_as_soon_as_a_worker_begins(make_engine):
+    async def limited_executions(client):
+        rows = await client.bare_store.fetch("SELECT execution_id FROM {s}.dispatches WHERE state = 'waiting'")
+        return sorted(execution_id for (execution_id,) in rows)
+
+    async def scenario():
+        older, client, newer = make_engine(), make_engine(), make_engine()
+        for execution_id in "abc":
+            await client.enqueue("limited", execution_id, queue="elsewhere")
+        assert await limited_executions(client) == ["b", "c"]
+        with pytest.warns(WorkflowRedefinedWarning):
+            newer.define("limited", plain)
+        async with working(newer):
+            assert await limited_executions(client) == []
+        async with working(older):
+            await older.enqueue("limited", "d", queue="elsewhere")
+            assert await limited_executions(client) == []
+        async with working(make_engine()):  # as after a rollback
+            await client.enqueue("limited", "e", queue="elsewhere")
+            assert await limited_executions(client) == ["e"]
+
+    asyncio.run(scenario())
+
+
+def test_a_rate_limit_lets_the_next_one_begin_on_time(make_engine):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        for each in (client, engine):
+            each.define("rated", limited, limits=Limits(starts=1, period_ms=100))
+        async with working(engine):
+            for number in range(4):
+                await client.enqueue("rated", f"e{number}", number)
+            for number in range(4):
+                assert (await client.wait(f"e{number}")).output == number
+        rows = await client.bare_store.fetch(
+            "SELECT first_start_at - lag(first_start_at) OVER (ORDER BY first_start_at) FROM {s}.dispatches"
+        )
+        pauses = [pause for (pause,) in rows if pause is not None]
+        assert min(pauses) >= timedelta(milliseconds=100)
+
+    asyncio.run(scenario())
+
+
 def test_a_handler_that_catches_its_cancellation_is_let_go_of_all_the_same(make_engine):
     async def scenario():
         client, engine = make_engine(), make_engine()
@@ -373,7 +418,9 @@ def test_without_workers_an_execution_begins_here(tmp_path):
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("wrong", [{"queue": "a b"}, {"queue": ""}, {"priority": True}, {"priority": 10**9}])
+@pytest.mark.parametrize(
+    "wrong", [{"queue": "a b"}, {"queue": "workflow_core"}, {"queue": ""}, {"priority": True}, {"priority": 10**9}]
+)
 def test_arguments_that_cannot_be(make_engine, wrong):
     async def scenario():
         with pytest.raises(ValidationError):

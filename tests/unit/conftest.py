@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.unit.dispatch_cluster import Cluster
 from workflow_core import Settings, WorkflowEngine, outside
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.sqlite import SQLiteStore
@@ -214,3 +215,11 @@ def own_executors(monkeypatch):
     """Forget, after the test, the executors that it registers."""
     executors.known_types()
     monkeypatch.setattr(executors, "_executors", dict(executors._executors))
+
+
+@pytest.fixture
+def run_cluster(make_postgres_store):
+    def run(scenario, limits=None):
+        asyncio.run(scenario(Cluster(make_postgres_store(), limits)))
+
+    return run

@@ -11,7 +11,7 @@ import procrastinate
 from procrastinate.utils import utcnow
 from procrastinate.worker import Worker as QueueWorker
 
-from workflow_core.arguments import validated_queue
+from workflow_core.arguments import MAINTENANCE_QUEUE, validated_queue
 from workflow_core.clock import to_epoch_ms
 from workflow_core.cluster.connector import PatientConnector
 from workflow_core.cluster.settings import WorkerSettings
@@ -33,12 +33,13 @@ __all__ = ["Worker", "dispatching_store"]
 
 logger = logging.getLogger("workflow_core")
 
-_MAINTENANCE: Final = "workflow_core"
-"""The queue of the jobs that keep the others going; every worker serves it."""
 _FIRST: Final = 2**31 - 1
-"""Their priority."""
+"""The priority of the jobs that keep the others going."""
 
 _SECONDLY: Final = "* * * * * *"
+_TICK_MS: Final = 1_000
+_LEAST_PAUSE_MS: Final = 50
+"""The shortest time between two looks at what rate limits let begin."""
 _ORPHANED_MS: Final = 60_000
 """How long nothing must have happened in an execution without a job before it gets another one."""
 
@@ -105,10 +106,11 @@ class Worker:
         self._parking = engine.let_go_after(self.settings.rest_ms)
         self._fetched: set[int] = set()
         self._worker_id: int | None = None
+        self._waking: asyncio.Task[None] | None = None
         self._app = self._make_app()
         self._worker = QueueWorker(
             self._app,
-            queues=[_MAINTENANCE, *self.settings.queues],
+            queues=[MAINTENANCE_QUEUE, *self.settings.queues],
             concurrency=self.settings.concurrency,
             fetch_job_polling_interval=self.settings.poll_ms / 1_000,
             abort_job_polling_interval=60,
@@ -131,6 +133,7 @@ class Worker:
                 away later, its return is waited for.
         """
         await self._store.make_queue()
+        await self._declare_limits()
         async with self._app.open_async():
             run = asyncio.create_task(self._work(), name="workflow worker")
             tasks: list[asyncio.Task[Any]] = [
@@ -164,6 +167,12 @@ class Worker:
         location, reason = self._store.location(), self._connector.refusal or "its log says why"
         return StorageError(f"{location}: the worker's queue has stopped: {reason}", location)
 
+    async def _declare_limits(self) -> None:
+        """Let the limits hold that the workflows have here, also for executions that were enqueued before."""
+        for name in self._engine.workflow_names():
+            definition = self._engine.definition(name)
+            await self._store.limits_noted(name, definition.limits, definition.age_ms)
+
     async def _work(self) -> None:
         await self._worker.run()  # type: ignore[no-untyped-call]
 
@@ -180,6 +189,8 @@ class Worker:
 
     async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
         self._connector.hurry()
+        if self._waking is not None:
+            tasks.append(self._waking)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -200,11 +211,10 @@ class Worker:
                 await self._run(job_id, execution_id, workflow_name)
 
         @app.periodic(cron=_SECONDLY)
-        @app.task(name="workflow_core.wake", queue=_MAINTENANCE, priority=_FIRST, pass_context=True)
+        @app.task(name="workflow_core.wake", queue=MAINTENANCE_QUEUE, priority=_FIRST, pass_context=True)
         async def wake(context: procrastinate.JobContext, timestamp: int) -> None:
             with self._at_work_on(context):
-                while await self._store.wake_due():
-                    pass
+                await self._wake()
                 if timestamp % max(1, self.settings.heartbeat_ms // 1_000) == 0:
                     await self._take_from_the_dead()
 
@@ -219,6 +229,23 @@ class Worker:
         finally:
             self._fetched.discard(job_id)
 
+    async def _wake(self) -> None:
+        """Queue what may go on now; what a rate limit lets begin before the next tick, as soon as it does."""
+        while await self._store.wake_due():
+            pass
+        delay_ms = await self._store.next_start_ms()
+        if delay_ms is not None and delay_ms < _TICK_MS and (self._waking is None or self._waking.done()):
+            self._waking = asyncio.create_task(self._wake_within(delay_ms), name="workflow worker's rate limits")
+
+    async def _wake_within(self, delay_ms: int | None) -> None:
+        clock, left_ms = self._engine.clock, _TICK_MS
+        with contextlib.suppress(StorageError):
+            while delay_ms is not None and (delay_ms := max(delay_ms, _LEAST_PAUSE_MS)) < left_ms:
+                await clock.sleep(delay_ms)
+                left_ms -= delay_ms
+                await self._store.wake_due()
+                delay_ms = await self._store.next_start_ms()
+
     async def _take_from_the_dead(self) -> None:
         """Let the jobs of workers that give no sign of life be fetched again, and those that have disappeared."""
         manager = self._app.job_manager
@@ -227,6 +254,7 @@ class Worker:
                 await manager.retry_job(job)
         await manager.prune_stalled_workers(self._forgotten_seconds)
         await self._store.queue_orphans(_ORPHANED_MS)
+        await self._store.admit_missed()
 
     async def _look_for_lost_jobs(self) -> None:
         """Let jobs be fetched again that were given to this worker, which was not told: the answer was lost."""

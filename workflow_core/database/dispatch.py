@@ -156,8 +156,17 @@ class DispatchState:
 class Dispatches(Protocol):
     """A store whose executions workers can run."""
 
-    async def limits_noted(self, workflow_name: str, limits: Limits) -> None:
-        """Note the limits of a workflow; those of the latest call hold, for executions that wait already as well."""
+    async def limits_noted(self, workflow_name: str, limits: Limits | None, age_ms: int = 0) -> None:
+        """Note the limits of a workflow, for executions that wait already as well.
+
+        Those of the definition hold that was made last, whichever process notes its own later: so a process of an older
+        deployment does not bring its limits back.
+
+        Args:
+            workflow_name: The workflow.
+            limits: Its limits; ``None`` for none.
+            age_ms: How long ago the definition was made, in milliseconds.
+        """
 
     async def execution_enqueued(
         self, execution: NewExecution, dispatch: Dispatch, at: datetime

@@ -20,23 +20,24 @@ one back, queues it. The limits of a workflow are looked at with its row in ``li
 give the last slot away twice. Rows are locked in one order: executions, limits by the name of their workflow,
 dispatches. Who holds limits may let in whoever waits, so nobody waits for limits who has locked a dispatch that waits.
 
-The rate limits are sliding windows: the n-th execution may begin one period after the one n places before it. A job of
-one that has to wait for that is scheduled for that moment; when workers were away meanwhile, it is looked at again
-before it begins.
+How limits are kept is in `workflow_core.database.postgres.limit_functions`.
+
+Version 3 of the schema has these tables and functions. `DISPATCH_CHANGES` makes them of those of version 2: what is so
+already they leave as it is, since an older schema gets today's at once.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["DISPATCH_SCHEMA", "RUN_TASK"]
+from workflow_core.database.postgres.limit_functions import FUNCTION, LIMIT_FUNCTIONS
+
+__all__ = ["DISPATCH_CHANGES", "DISPATCH_SCHEMA", "RUN_TASK"]
 
 RUN_TASK: Final = "workflow_core.run"
 """The name of the task, in Procrastinate, that runs an execution."""
 
-_FUNCTION: Final = "LANGUAGE plpgsql SET search_path = {s}, pg_catalog, pg_temp AS $$"
-
-DISPATCH_SCHEMA: Final = (
+_TABLES: Final = (
     "ALTER TABLE {s}.executions ADD COLUMN queue text",
     """
 CREATE TABLE {s}.limits (
@@ -46,7 +47,8 @@ CREATE TABLE {s}.limits (
     starts              bigint,
     starts_per_key      bigint,
     period              interval NOT NULL,
-    held_while_waiting  boolean NOT NULL
+    held_while_waiting  boolean NOT NULL,
+    declared_at         timestamptz NOT NULL DEFAULT '-infinity'
 )""",
     """
 CREATE TABLE {s}.dispatches (
@@ -79,62 +81,36 @@ CREATE TABLE {s}.workers (
     "CREATE INDEX idx_dispatches_open ON {s}.dispatches (queue, state, queued_at) WHERE state <> 'ended'",
     "CREATE INDEX idx_dispatches_due ON {s}.dispatches (due_at) WHERE state = 'parked'",
     "CREATE INDEX idx_dispatches_at_work ON {s}.dispatches (job_id) WHERE state IN ('queued', 'claimed')",
-    """
-CREATE INDEX idx_dispatches_waiting ON {s}.dispatches (workflow_name, priority DESC, position)
-    WHERE state = 'waiting' AND has_key_slot""",
-    """
-CREATE INDEX idx_dispatches_waiting_for_key ON {s}.dispatches (workflow_name, limit_key, priority DESC, position)
-    WHERE state = 'waiting' AND NOT has_key_slot""",
     "CREATE INDEX idx_dispatches_slots ON {s}.dispatches (workflow_name) WHERE has_slot",
     "CREATE INDEX idx_dispatches_key_slots ON {s}.dispatches (workflow_name, limit_key) WHERE has_key_slot",
     "CREATE INDEX idx_dispatches_starts ON {s}.dispatches (workflow_name, first_start_at) WHERE is_limited",
     """
 CREATE INDEX idx_dispatches_starts_of_key ON {s}.dispatches (workflow_name, limit_key, first_start_at)
     WHERE is_limited AND limit_key IS NOT NULL""",
+)
+_WAITING_INDEXES: Final = (
+    """
+CREATE INDEX IF NOT EXISTS idx_dispatches_let_in ON {s}.dispatches
+    (workflow_name, has_started, priority DESC, position) WHERE state = 'waiting' AND has_key_slot""",
+    """
+CREATE INDEX IF NOT EXISTS idx_dispatches_let_in_of_key ON {s}.dispatches
+    (workflow_name, limit_key, has_started, priority DESC, position) WHERE state = 'waiting' AND NOT has_key_slot""",
+    """
+CREATE INDEX IF NOT EXISTS idx_dispatches_scheduled ON {s}.dispatches (first_start_at)
+    WHERE state = 'waiting' AND NOT has_started""",
+)
+_FUNCTIONS: Final = (
     f"""
-CREATE FUNCTION {{s}}.defer_run(one {{s}}.dispatches, at timestamptz) RETURNS bigint {_FUNCTION}
+CREATE OR REPLACE FUNCTION {{s}}.defer_run(one {{s}}.dispatches) RETURNS bigint {FUNCTION}
 BEGIN
     RETURN (procrastinate_defer_jobs_v1(ARRAY[ROW(
         one.queue, '{RUN_TASK}', one.priority, NULL, NULL,
-        jsonb_build_object('execution_id', one.execution_id, 'workflow_name', one.workflow_name),
-        CASE WHEN at > clock_timestamp() THEN at END
+        jsonb_build_object('execution_id', one.execution_id, 'workflow_name', one.workflow_name), NULL
     )::procrastinate_job_to_defer_v1]))[1];
 END
 $$""",
     f"""
-CREATE FUNCTION {{s}}.next_start(one {{s}}.dispatches, rule {{s}}.limits) RETURNS timestamptz {_FUNCTION}
-DECLARE
-    of_all timestamptz;
-    of_key timestamptz;
-BEGIN
-    IF rule.starts IS NOT NULL THEN
-        SELECT first_start_at + rule.period INTO of_all FROM dispatches
-        WHERE workflow_name = one.workflow_name AND is_limited AND first_start_at IS NOT NULL
-        AND execution_id <> one.execution_id
-        ORDER BY first_start_at DESC OFFSET rule.starts - 1 LIMIT 1;
-    END IF;
-    IF rule.starts_per_key IS NOT NULL AND one.limit_key IS NOT NULL THEN
-        SELECT first_start_at + rule.period INTO of_key FROM dispatches
-        WHERE workflow_name = one.workflow_name AND limit_key = one.limit_key AND is_limited
-        AND first_start_at IS NOT NULL AND execution_id <> one.execution_id
-        ORDER BY first_start_at DESC OFFSET rule.starts_per_key - 1 LIMIT 1;
-    END IF;
-    RETURN greatest(clock_timestamp(), of_all, of_key);
-END
-$$""",
-    f"""
-CREATE FUNCTION {{s}}.begun_within(one {{s}}.dispatches, of_key boolean, period interval) RETURNS bigint {_FUNCTION}
-BEGIN
-    RETURN (
-        SELECT count(*) FROM dispatches
-        WHERE workflow_name = one.workflow_name AND is_limited AND has_started
-        AND first_start_at > clock_timestamp() - period
-        AND (NOT of_key OR limit_key = one.limit_key)
-    );
-END
-$$""",
-    f"""
-CREATE FUNCTION {{s}}.lock_limits(of_executions text[]) RETURNS void {_FUNCTION}
+CREATE OR REPLACE FUNCTION {{s}}.lock_limits(of_executions text[]) RETURNS void {FUNCTION}
 BEGIN
     PERFORM 1 FROM limits WHERE workflow_name IN (
         SELECT workflow_name FROM dispatches WHERE execution_id = ANY (of_executions) AND is_limited
@@ -142,47 +118,10 @@ BEGIN
 END
 $$""",
     f"""
-CREATE FUNCTION {{s}}.admit(of_workflow text, of_key text) RETURNS void {_FUNCTION}
-DECLARE
-    rule limits;
-    free bigint;
-    one dispatches;
-    begins timestamptz;
-BEGIN
-    SELECT * INTO rule FROM limits WHERE workflow_name = of_workflow FOR UPDATE;
-    IF rule.concurrency_per_key IS NULL THEN
-        UPDATE dispatches SET has_key_slot = true
-        WHERE workflow_name = of_workflow AND state = 'waiting' AND NOT has_key_slot;
-    ELSIF of_key IS NOT NULL THEN
-        SELECT greatest(rule.concurrency_per_key - count(*), 0) INTO free FROM dispatches
-        WHERE workflow_name = of_workflow AND limit_key = of_key AND has_key_slot;
-        UPDATE dispatches SET has_key_slot = true WHERE execution_id IN (
-            SELECT execution_id FROM dispatches
-            WHERE workflow_name = of_workflow AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
-            ORDER BY priority DESC, position LIMIT free
-        );
-    END IF;
-    free := NULL;
-    IF rule.concurrency IS NOT NULL THEN
-        SELECT greatest(rule.concurrency - count(*), 0) INTO free FROM dispatches
-        WHERE workflow_name = of_workflow AND has_slot;
-    END IF;
-    FOR one IN
-        SELECT * FROM dispatches WHERE workflow_name = of_workflow AND state = 'waiting' AND has_key_slot
-        ORDER BY priority DESC, position LIMIT free
-    LOOP
-        begins := CASE WHEN one.has_started THEN clock_timestamp() ELSE next_start(one, rule) END;
-        UPDATE dispatches SET state = 'queued', has_slot = true, job_id = defer_run(one, begins),
-            queued_at = begins, first_start_at = CASE WHEN has_started THEN first_start_at ELSE begins END
-        WHERE execution_id = one.execution_id;
-    END LOOP;
-END
-$$""",
-    f"""
-CREATE FUNCTION {{s}}.enqueue(
+CREATE OR REPLACE FUNCTION {{s}}.enqueue(
     of_execution text, of_workflow text, at timestamptz, input text, retry text, panic text, deadline bigint,
     revision text, token bigint, to_queue text, with_priority bigint, limited boolean, with_key text
-) RETURNS boolean {_FUNCTION}
+) RETURNS boolean {FUNCTION}
 DECLARE
     one dispatches;
 BEGIN
@@ -197,23 +136,27 @@ BEGIN
     one.workflow_name := of_workflow;
     one.queue := to_queue;
     one.priority := with_priority;
-    IF NOT limited THEN
+    one.is_limited := limited OR EXISTS (
+        SELECT 1 FROM limits WHERE workflow_name = of_workflow
+        AND coalesce(concurrency, concurrency_per_key, starts, starts_per_key) IS NOT NULL
+    );
+    IF NOT one.is_limited THEN
         one.state := 'queued';
         one.queued_at := clock_timestamp();
-        one.job_id := defer_run(one, NULL);
+        one.job_id := defer_run(one);
     END IF;
     INSERT INTO dispatches (execution_id, workflow_name, queue, priority, is_limited, limit_key, state, has_key_slot,
         queued_at, job_id)
-    VALUES (of_execution, of_workflow, to_queue, with_priority, limited, with_key, coalesce(one.state, 'waiting'),
-        with_key IS NULL, one.queued_at, one.job_id);
-    IF limited THEN
+    VALUES (of_execution, of_workflow, to_queue, with_priority, one.is_limited, with_key,
+        coalesce(one.state, 'waiting'), with_key IS NULL, one.queued_at, one.job_id);
+    IF one.is_limited THEN
         PERFORM admit(of_workflow, with_key);
     END IF;
     RETURN true;
 END
 $$""",
     f"""
-CREATE FUNCTION {{s}}.queue_again(of_execution text) RETURNS void {_FUNCTION}
+CREATE OR REPLACE FUNCTION {{s}}.queue_again(of_execution text) RETURNS void {FUNCTION}
 DECLARE
     one dispatches;
 BEGIN
@@ -223,22 +166,18 @@ BEGIN
         WHERE execution_id = of_execution;
         PERFORM admit(one.workflow_name, one.limit_key);
     ELSE
-        UPDATE dispatches SET state = 'queued', queued_at = clock_timestamp(), job_id = defer_run(one, NULL)
+        UPDATE dispatches SET state = 'queued', queued_at = clock_timestamp(), job_id = defer_run(one)
         WHERE execution_id = of_execution;
     END IF;
 END
 $$""",
     f"""
-CREATE FUNCTION {{s}}.claim(of_execution text, by_job bigint, by_owner text, at timestamptz)
-RETURNS TABLE (kind text, execution {{s}}.executions) {_FUNCTION}
+CREATE OR REPLACE FUNCTION {{s}}.claim(of_execution text, by_job bigint, by_owner text, at timestamptz)
+RETURNS TABLE (kind text, execution {{s}}.executions) {FUNCTION}
 DECLARE
     one dispatches;
-    rule limits;
-    begins timestamptz;
 BEGIN
     PERFORM 1 FROM executions WHERE id = of_execution FOR NO KEY UPDATE;
-    SELECT l.* INTO rule FROM limits l JOIN dispatches d USING (workflow_name)
-    WHERE d.execution_id = of_execution AND d.is_limited AND NOT d.has_started FOR UPDATE OF l;
     SELECT * INTO one FROM dispatches WHERE execution_id = of_execution AND job_id = by_job FOR UPDATE;
     IF NOT FOUND OR one.state NOT IN ('queued', 'claimed') THEN
         RETURN;
@@ -251,16 +190,6 @@ BEGIN
     IF one.state = 'claimed' THEN
         RETURN QUERY SELECT kind, e FROM executions e WHERE e.id = of_execution;
         RETURN;
-    END IF;
-    IF one.is_limited AND NOT one.has_started THEN
-        IF begun_within(one, false, rule.period) >= rule.starts
-            OR one.limit_key IS NOT NULL AND begun_within(one, true, rule.period) >= rule.starts_per_key
-        THEN
-            begins := next_start(one, rule);
-            UPDATE dispatches SET first_start_at = begins, queued_at = begins, job_id = defer_run(one, begins)
-            WHERE execution_id = of_execution;
-            RETURN;
-        END IF;
     END IF;
     UPDATE dispatches SET state = 'claimed', has_started = true, due_at = NULL,
         first_start_at = CASE WHEN one.has_started OR NOT one.is_limited THEN first_start_at ELSE clock_timestamp() END
@@ -276,7 +205,7 @@ BEGIN
 END
 $$""",
     f"""
-CREATE FUNCTION {{s}}.park(of_execution text, until timestamptz) RETURNS void {_FUNCTION}
+CREATE OR REPLACE FUNCTION {{s}}.park(of_execution text, until timestamptz) RETURNS void {FUNCTION}
 DECLARE
     one dispatches;
     held boolean;
@@ -295,16 +224,22 @@ BEGIN
 END
 $$""",
     f"""
-CREATE FUNCTION {{s}}.wake_due(at_most bigint) RETURNS bigint {_FUNCTION}
+CREATE OR REPLACE FUNCTION {{s}}.wake_due(at_most bigint) RETURNS bigint {FUNCTION}
 DECLARE
     candidates text[] := ARRAY(
         SELECT execution_id FROM dispatches WHERE state = 'parked' AND due_at <= clock_timestamp()
         ORDER BY due_at LIMIT at_most
     );
+    scheduled text[] := ARRAY(
+        SELECT execution_id FROM dispatches
+        WHERE state = 'waiting' AND NOT has_started AND first_start_at <= clock_timestamp()
+        ORDER BY first_start_at LIMIT at_most
+    );
     due text;
+    one dispatches;
     woken bigint := 0;
 BEGIN
-    PERFORM lock_limits(candidates);
+    PERFORM lock_limits(candidates || scheduled);
     FOR due IN
         SELECT execution_id FROM dispatches WHERE execution_id = ANY (candidates) AND state = 'parked'
         ORDER BY due_at FOR UPDATE SKIP LOCKED
@@ -312,11 +247,18 @@ BEGIN
         PERFORM queue_again(due);
         woken := woken + 1;
     END LOOP;
+    UPDATE dispatches SET first_start_at = NULL
+    WHERE execution_id = ANY (scheduled) AND state = 'waiting' AND NOT has_started;
+    FOR one.workflow_name, one.limit_key IN
+        SELECT DISTINCT workflow_name, limit_key FROM dispatches WHERE execution_id = ANY (scheduled) ORDER BY 1, 2
+    LOOP
+        woken := woken + admit(one.workflow_name, one.limit_key);
+    END LOOP;
     RETURN woken;
 END
 $$""",
     f"""
-CREATE FUNCTION {{s}}.queue_orphans(older_than interval) RETURNS bigint {_FUNCTION}
+CREATE OR REPLACE FUNCTION {{s}}.queue_orphans(older_than interval) RETURNS bigint {FUNCTION}
 DECLARE
     candidates text[] := ARRAY(
         SELECT d.execution_id FROM dispatches d JOIN executions e ON e.id = d.execution_id
@@ -342,7 +284,7 @@ BEGIN
 END
 $$""",
     f"""
-CREATE FUNCTION {{s}}.follow_execution() RETURNS trigger {_FUNCTION}
+CREATE OR REPLACE FUNCTION {{s}}.follow_execution() RETURNS trigger {FUNCTION}
 DECLARE
     is_over boolean := NEW.status IN ('completed', 'failed', 'cancelled')
         OR NEW.status = 'panicked' AND NEW.restart_at IS NULL;
@@ -370,11 +312,28 @@ BEGIN
     RETURN NULL;
 END
 $$""",
-    """
+    *LIMIT_FUNCTIONS,
+)
+_TRIGGER: Final = """
 CREATE TRIGGER dispatch_follows_execution AFTER UPDATE OF status, owner_id ON {s}.executions
     FOR EACH ROW WHEN (
         NEW.queue IS NOT NULL
         AND (NEW.status IS DISTINCT FROM OLD.status OR NEW.owner_id IS DISTINCT FROM OLD.owner_id)
-    ) EXECUTE FUNCTION {s}.follow_execution()""",
-)
+    ) EXECUTE FUNCTION {s}.follow_execution()"""
+
+DISPATCH_SCHEMA: Final = (*_TABLES, *_WAITING_INDEXES, *_FUNCTIONS, _TRIGGER)
 """The statements that make them, with ``{s}`` for the schema."""
+
+DISPATCH_CHANGES: Final = (
+    "ALTER TABLE {s}.limits ADD COLUMN IF NOT EXISTS declared_at timestamptz NOT NULL DEFAULT '-infinity'",
+    "DROP INDEX IF EXISTS {s}.idx_dispatches_waiting, {s}.idx_dispatches_waiting_for_key",
+    *_WAITING_INDEXES,
+    """
+UPDATE {s}.dispatches SET state = 'waiting', job_id = NULL, has_slot = false
+    WHERE state = 'queued' AND NOT has_started AND queued_at > now()""",
+    """
+DROP FUNCTION IF EXISTS {s}.defer_run({s}.dispatches, timestamptz), {s}.admit(text, text),
+    {s}.next_start({s}.dispatches, {s}.limits), {s}.begun_within({s}.dispatches, boolean, interval)""",
+    *_FUNCTIONS,
+)
+"""The statements that make them of those of version 2: there a job of what a rate limit delays is scheduled."""

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["DispatchStore"]
 
 _LIMITED: Final = (
-    "INSERT INTO {s}.limits AS l VALUES (%(workflow)s, %(concurrency)s::bigint, %(concurrency_per_key)s::bigint,"
-    " %(starts)s::bigint, %(starts_per_key)s::bigint, %(period_ms)s * interval '1 millisecond', %(held)s)"
-    " ON CONFLICT (workflow_name) DO UPDATE SET concurrency = excluded.concurrency,"
-    " concurrency_per_key = excluded.concurrency_per_key, starts = excluded.starts,"
-    " starts_per_key = excluded.starts_per_key, period = excluded.period,"
-    " held_while_waiting = excluded.held_while_waiting WHERE l IS DISTINCT FROM excluded"
+    "SELECT {s}.declare_limits(%(workflow)s, %(concurrency)s::bigint, %(concurrency_per_key)s::bigint,"
+    " %(starts)s::bigint, %(starts_per_key)s::bigint, %(period_ms)s * interval '1 millisecond', %(held)s,"
+    " %(age_ms)s * interval '1 millisecond')"
+)
+_NEXT_START: Final = (
+    "SELECT ceil(extract(epoch FROM min(first_start_at) - clock_timestamp()) * 1000)::bigint FROM {s}.dispatches"
+    " WHERE state = 'waiting' AND NOT has_started"
 )
 _ENQUEUED: Final = (
     "SELECT {s}.enqueue(%(id)s, %(workflow)s, %(at)s, %(input)s::text, %(retry_config)s, %(panic_config)s,"
@@ -65,18 +66,21 @@ class DispatchStore(DefinitionStore):
             await self.together(made)
             self._has_queue = True
 
-    async def limits_noted(self, workflow_name: str, limits: Limits) -> None:
-        """Note the limits of a workflow; those of the latest call hold, for executions that wait already as well."""
+    async def limits_noted(self, workflow_name: str, limits: Limits | None, age_ms: int = 0) -> None:
+        """Note the limits of a workflow, unless those of a newer definition were noted."""
         values = {
             "workflow": workflow_name,
-            "concurrency": limits.concurrency,
-            "concurrency_per_key": limits.concurrency_per_key,
-            "starts": limits.starts,
-            "starts_per_key": limits.starts_per_key,
-            "period_ms": limits.period_ms,
-            "held": limits.held_while_waiting,
+            "concurrency": None,
+            "concurrency_per_key": None,
+            "starts": None,
+            "starts_per_key": None,
+            "period_ms": 0,
+            "held": True,
+            "age_ms": age_ms,
         }
-        await self.fetch(f"{_LIMITED} RETURNING 1", values)
+        if limits is not None:
+            values |= limits.model_dump(exclude={"key", "held_while_waiting"}) | {"held": limits.held_while_waiting}
+        await self.fetch(_LIMITED, values)
 
     async def execution_enqueued(
         self, execution: NewExecution, dispatch: Dispatch, at: datetime
@@ -124,8 +128,18 @@ class DispatchStore(DefinitionStore):
         await self._change_hands(lease, _PARKED, _LET_GO, values, IS_RELEASED)
 
     async def wake_due(self, at_most: int = 1_000) -> int:
-        """Queue parked executions that are due; return how many."""
+        """Queue parked executions that are due, and those that a rate limit lets begin by now; return how many."""
         ((count,),) = await self.fetch("SELECT {s}.wake_due(%(limit)s)", {"limit": at_most})
+        return int(count)
+
+    async def next_start_ms(self) -> int | None:
+        """Return in how many milliseconds a rate limit lets an execution begin; ``None`` if none waits for one."""
+        ((milliseconds,),) = await self.fetch(_NEXT_START)
+        return None if milliseconds is None else max(0, int(milliseconds))
+
+    async def admit_missed(self) -> int:
+        """Queue executions that limits let begin, and that nobody has told; return how many."""
+        ((count,),) = await self.fetch("SELECT {s}.admit_missed()")
         return int(count)
 
     async def queue_orphans(self, older_than_ms: int) -> int:

@@ -31,18 +31,19 @@ _WORKERS: Final = (
     " WHERE j.worker_id = w.worker_id AND j.status = 'doing')"
     " FROM {s}.workers w JOIN {s}.procrastinate_workers p ON p.id = w.worker_id ORDER BY w.host, w.pid, w.worker_id"
 )
+_IS_SCHEDULED: Final = "state = 'waiting' AND NOT has_started AND first_start_at IS NOT NULL"
+"""What a rate limit keeps waiting, until a moment that is known."""
 _QUEUES: Final = (
-    "SELECT queue, count(*) FILTER (WHERE state = 'queued' AND queued_at <= clock_timestamp()),"
-    " count(*) FILTER (WHERE state = 'queued' AND queued_at > clock_timestamp()),"
-    " count(*) FILTER (WHERE state = 'waiting'), count(*) FILTER (WHERE state = 'claimed'),"
-    " count(*) FILTER (WHERE state = 'parked'),"
-    " min(queued_at) FILTER (WHERE state = 'queued' AND queued_at <= clock_timestamp())"
+    "SELECT queue, count(*) FILTER (WHERE state = 'queued'),"
+    f" count(*) FILTER (WHERE {_IS_SCHEDULED}),"
+    f" count(*) FILTER (WHERE state = 'waiting' AND NOT ({_IS_SCHEDULED})), count(*) FILTER (WHERE state = 'claimed'),"
+    " count(*) FILTER (WHERE state = 'parked'), min(queued_at) FILTER (WHERE state = 'queued')"
     " FROM {s}.dispatches WHERE state <> 'ended' GROUP BY queue"
 )
 _DISPATCHED: Final = (
-    "SELECT d.queue, d.priority, d.limit_key, CASE d.state WHEN 'waiting' THEN 'limited' WHEN 'claimed' THEN 'running'"
-    " WHEN 'queued' THEN CASE WHEN d.queued_at > clock_timestamp() THEN 'scheduled' ELSE 'ready' END"
-    " ELSE d.state END, d.queued_at, d.due_at,"
+    f"SELECT d.queue, d.priority, d.limit_key, CASE WHEN {_IS_SCHEDULED} THEN 'scheduled'"
+    " WHEN d.state = 'waiting' THEN 'limited' WHEN d.state = 'claimed' THEN 'running'"
+    " WHEN d.state = 'queued' THEN 'ready' ELSE d.state END, d.queued_at, d.due_at, d.first_start_at,"
     " (SELECT count(*) FROM {s}.workers w JOIN {s}.procrastinate_workers p ON p.id = w.worker_id"
     " WHERE d.queue = ANY (w.queues) AND p.last_heartbeat > clock_timestamp() - 3 * w.heartbeat)"
     " FROM {s}.dispatches d WHERE d.execution_id = %(id)s"
@@ -99,11 +100,11 @@ class WorkerStore(DispatchStore):
 
     async def dispatch_state(self, execution_id: str) -> DispatchState | None:
         """Read where an execution stands."""
-        for queue, priority, limit_key, place, queued_at, due_at, workers in await self.fetch(
+        for queue, priority, limit_key, place, queued_at, due_at, first_start_at, workers in await self.fetch(
             _DISPATCHED, {"id": execution_id}
         ):
             since = utc(queued_at) if place == "ready" else None
-            until = {"scheduled": queued_at, "parked": due_at}.get(place)
+            until = {"scheduled": first_start_at, "parked": due_at}.get(place)
             return DispatchState(
                 queue, priority, limit_key, place, since, None if until is None else utc(until), workers
             )

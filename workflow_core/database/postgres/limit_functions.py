@@ -1,0 +1,229 @@
+"""The functions that keep the limits of workflows, whoever begins, ends or parks their executions.
+
+An execution passes two gates: that of its key, which gives it ``has_key_slot``, and that of its workflow, which gives
+it ``has_slot`` and queues it. One without a key has passed the first. Each gate has the same two limits: how many hold
+a slot, and how many begin within a period. So what waits at one gate holds nothing of the other, but that one that
+waits for its workflow has passed the gate of its key; else nobody would know whose turn it is.
+
+The rate limits are sliding windows. Those that have been let in and have not begun count as well as those that began
+within the period, so nothing need be asked when a worker begins one, however late that is. The first one that a rate
+limit keeps waiting has ``first_start_at``, the moment at which the gate is to be looked at again.
+
+Whoever looks at a gate has locked the row of the workflow in ``limits``, and counts with one statement, which sees the
+tables as of one moment.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["FUNCTION", "LIMIT_FUNCTIONS"]
+
+FUNCTION: Final = "LANGUAGE plpgsql SET search_path = {s}, pg_catalog, pg_temp AS $$"
+"""What each function of the schema has in common."""
+
+_AT_ONCE: Final = 1_000
+"""How many a gate lets in within one transaction; the others follow when the gate is looked at again, at once."""
+
+LIMIT_FUNCTIONS: Final = (
+    f"""
+CREATE OR REPLACE FUNCTION {{s}}.declare_limits(
+    of_workflow text, of_all bigint, of_key bigint, starts_of_all bigint, starts_of_key bigint, within interval,
+    held boolean, age interval
+) RETURNS void {FUNCTION}
+DECLARE
+    since timestamptz := clock_timestamp() - age;
+    before limits;
+    rule limits;
+    waiting_key text;
+BEGIN
+    INSERT INTO limits VALUES (of_workflow, NULL, NULL, NULL, NULL, within, held, '-infinity') ON CONFLICT DO NOTHING;
+    SELECT * INTO before FROM limits WHERE workflow_name = of_workflow FOR UPDATE;
+    IF before.declared_at > since THEN
+        RETURN;
+    END IF;
+    UPDATE limits SET concurrency = of_all, concurrency_per_key = of_key, starts = starts_of_all,
+        starts_per_key = starts_of_key, period = within, held_while_waiting = held, declared_at = since
+    WHERE workflow_name = of_workflow RETURNING * INTO rule;
+    before.declared_at := since;
+    IF before IS NOT DISTINCT FROM rule THEN
+        RETURN;
+    END IF;
+    IF NOT held THEN
+        UPDATE dispatches SET has_slot = false, has_key_slot = false
+        WHERE workflow_name = of_workflow AND has_slot AND state = 'parked';
+    END IF;
+    UPDATE dispatches SET has_key_slot = limit_key IS NULL,
+        first_start_at = CASE WHEN has_started THEN first_start_at END
+    WHERE workflow_name = of_workflow AND state = 'waiting'
+    AND (has_key_slot <> (limit_key IS NULL) OR NOT has_started AND first_start_at IS NOT NULL);
+    FOR waiting_key IN
+        SELECT DISTINCT limit_key FROM dispatches
+        WHERE workflow_name = of_workflow AND state = 'waiting' AND NOT has_key_slot
+    LOOP
+        PERFORM let_key_in(rule, waiting_key);
+    END LOOP;
+    PERFORM let_in(rule);
+END
+$$""",
+    f"""
+CREATE OR REPLACE FUNCTION {{s}}.next_start(rule {{s}}.limits, of_key text, let_in bigint)
+RETURNS timestamptz {FUNCTION}
+DECLARE
+    latest timestamptz;
+BEGIN
+    IF of_key IS NULL AND let_in < rule.starts THEN
+        SELECT first_start_at INTO latest FROM dispatches
+        WHERE workflow_name = rule.workflow_name AND is_limited AND has_started
+        ORDER BY first_start_at DESC OFFSET rule.starts - let_in - 1 LIMIT 1;
+    ELSIF let_in < rule.starts_per_key THEN
+        SELECT first_start_at INTO latest FROM dispatches
+        WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND is_limited AND has_started
+        ORDER BY first_start_at DESC OFFSET rule.starts_per_key - let_in - 1 LIMIT 1;
+    END IF;
+    RETURN coalesce(latest, clock_timestamp()) + rule.period;
+END
+$$""",
+    f"""
+CREATE OR REPLACE FUNCTION {{s}}.let_key_in(rule {{s}}.limits, of_key text) RETURNS void {FUNCTION}
+DECLARE
+    free bigint;
+    free_starts bigint;
+    not_begun bigint;
+    granted bigint;
+BEGIN
+    IF coalesce(rule.concurrency_per_key, rule.starts_per_key) IS NOT NULL THEN
+        SELECT CASE WHEN rule.concurrency_per_key IS NOT NULL THEN
+                greatest(0, rule.concurrency_per_key - count(*)) END,
+            count(*) FILTER (WHERE NOT has_started),
+            CASE WHEN rule.starts_per_key IS NOT NULL THEN
+                greatest(0, rule.starts_per_key - count(*) FILTER (WHERE NOT has_started) - (
+                    SELECT count(*) FROM dispatches
+                    WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND is_limited AND has_started
+                    AND first_start_at > clock_timestamp() - rule.period
+                ))
+            END
+        INTO free, not_begun, free_starts
+        FROM dispatches WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND has_key_slot;
+    END IF;
+    UPDATE dispatches SET has_key_slot = true, first_start_at = CASE WHEN has_started THEN first_start_at END
+    WHERE execution_id IN (
+        SELECT execution_id FROM (
+            (SELECT * FROM dispatches
+             WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
+             AND has_started ORDER BY priority DESC, position LIMIT free)
+            UNION ALL
+            (SELECT * FROM dispatches
+             WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
+             AND NOT has_started ORDER BY priority DESC, position LIMIT least(free, free_starts))
+        ) candidates ORDER BY priority DESC, position LIMIT free
+    );
+    GET DIAGNOSTICS granted = ROW_COUNT;
+    IF free_starts IS NOT NULL AND (free IS NULL OR granted < free) THEN
+        UPDATE dispatches SET first_start_at = next_start(rule, of_key, not_begun + granted)
+        WHERE execution_id = (
+            SELECT execution_id FROM dispatches
+            WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
+            AND NOT has_started ORDER BY priority DESC, position LIMIT 1
+        ) AND coalesce(first_start_at <= clock_timestamp(), true);
+    END IF;
+END
+$$""",
+    f"""
+CREATE OR REPLACE FUNCTION {{s}}.let_in(rule {{s}}.limits) RETURNS bigint {FUNCTION}
+DECLARE
+    free bigint := {_AT_ONCE};
+    free_starts bigint;
+    not_begun bigint := 0;
+    one dispatches;
+    granted bigint := 0;
+BEGIN
+    IF coalesce(rule.concurrency, rule.starts) IS NOT NULL THEN
+        SELECT CASE WHEN rule.concurrency IS NULL THEN {_AT_ONCE}
+                ELSE least({_AT_ONCE}, greatest(0, rule.concurrency - count(*))) END,
+            count(*) FILTER (WHERE NOT has_started),
+            CASE WHEN rule.starts IS NOT NULL THEN
+                greatest(0, rule.starts - count(*) FILTER (WHERE NOT has_started) - (
+                    SELECT count(*) FROM dispatches
+                    WHERE workflow_name = rule.workflow_name AND is_limited AND has_started
+                    AND first_start_at > clock_timestamp() - rule.period
+                ))
+            END
+        INTO free, not_begun, free_starts
+        FROM dispatches WHERE workflow_name = rule.workflow_name AND has_slot;
+    END IF;
+    FOR one IN
+        SELECT * FROM (
+            (SELECT * FROM dispatches
+             WHERE workflow_name = rule.workflow_name AND state = 'waiting' AND has_key_slot AND has_started
+             ORDER BY priority DESC, position LIMIT free)
+            UNION ALL
+            (SELECT * FROM dispatches
+             WHERE workflow_name = rule.workflow_name AND state = 'waiting' AND has_key_slot AND NOT has_started
+             ORDER BY priority DESC, position LIMIT least(free, free_starts))
+        ) candidates ORDER BY priority DESC, position LIMIT free
+    LOOP
+        UPDATE dispatches SET state = 'queued', has_slot = true, job_id = defer_run(one),
+            queued_at = clock_timestamp(), first_start_at = CASE WHEN has_started THEN first_start_at END
+        WHERE execution_id = one.execution_id;
+        granted := granted + 1;
+        not_begun := not_begun + (NOT one.has_started)::int;
+        free_starts := free_starts - (NOT one.has_started)::int;
+    END LOOP;
+    IF granted = {_AT_ONCE} OR free_starts = 0 AND granted < free THEN
+        UPDATE dispatches SET first_start_at =
+            CASE WHEN free_starts = 0 THEN next_start(rule, NULL, not_begun) ELSE clock_timestamp() END
+        WHERE execution_id = (
+            SELECT execution_id FROM dispatches
+            WHERE workflow_name = rule.workflow_name AND state = 'waiting' AND has_key_slot AND NOT has_started
+            ORDER BY priority DESC, position LIMIT 1
+        ) AND coalesce(first_start_at <= clock_timestamp(), true);
+    END IF;
+    RETURN granted;
+END
+$$""",
+    f"""
+CREATE OR REPLACE FUNCTION {{s}}.admit(of_workflow text, of_key text) RETURNS bigint {FUNCTION}
+DECLARE
+    rule limits;
+BEGIN
+    SELECT * INTO rule FROM limits WHERE workflow_name = of_workflow FOR UPDATE;
+    rule.workflow_name := of_workflow;
+    IF of_key IS NOT NULL THEN
+        PERFORM let_key_in(rule, of_key);
+    END IF;
+    RETURN let_in(rule);
+END
+$$""",
+    f"""
+CREATE OR REPLACE FUNCTION {{s}}.admit_missed() RETURNS bigint {FUNCTION}
+DECLARE
+    one dispatches;
+    admitted bigint := 0;
+BEGIN
+    FOR one.workflow_name, one.limit_key IN
+        WITH scheduled AS (
+            SELECT DISTINCT workflow_name, limit_key FROM dispatches
+            WHERE state = 'waiting' AND NOT has_started AND first_start_at > clock_timestamp()
+        ), held AS (
+            SELECT workflow_name, limit_key, count(*) AS number FROM dispatches
+            WHERE has_key_slot AND limit_key IS NOT NULL GROUP BY 1, 2
+        )
+        SELECT DISTINCT d.workflow_name, d.limit_key FROM dispatches d
+        LEFT JOIN limits l USING (workflow_name) LEFT JOIN held h USING (workflow_name, limit_key)
+        WHERE d.state = 'waiting' AND NOT d.has_key_slot
+        AND coalesce(l.concurrency_per_key > coalesce(h.number, 0), true)
+        AND NOT EXISTS (
+            SELECT 1 FROM scheduled s WHERE s.workflow_name = d.workflow_name AND s.limit_key = d.limit_key
+        )
+        UNION
+        SELECT DISTINCT workflow_name, NULL FROM dispatches WHERE state = 'waiting' AND has_key_slot
+        ORDER BY 1, 2
+    LOOP
+        admitted := admitted + admit(one.workflow_name, one.limit_key);
+    END LOOP;
+    RETURN admitted;
+END
+$$""",
+)
+"""The statements that make them, with ``{s}`` for the schema."""
