@@ -1,6 +1,7 @@
 """What all tests share: a PostgreSQL server, started when the first test asks for it."""
 
 from tests.postgres_server import (
+    make_poor_role,
     make_postgres_store,
     make_schema,
     postgres_schema,
@@ -9,4 +10,12 @@ from tests.postgres_server import (
     proxy,
 )
 
-__all__ = ["make_postgres_store", "make_schema", "postgres_schema", "postgres_server", "postgres_url", "proxy"]
+__all__ = [
+    "make_poor_role",
+    "make_postgres_store",
+    "make_schema",
+    "postgres_schema",
+    "postgres_server",
+    "postgres_url",
+    "proxy",
+]

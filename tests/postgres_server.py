@@ -78,6 +78,28 @@ def postgres_schema(make_schema):
 
 
 @pytest.fixture
+def make_poor_role(postgres_url, postgres_schema):
+    """Give a function that makes a role with the privileges that are named alone, and returns its URL."""
+    import psycopg
+
+    name = f"poor_{os.getpid()}_{next(_schemas)}"
+    if "//postgres@" not in postgres_url:
+        pytest.skip("only a server of the tests' own lets every role in")
+
+    def make(*grants):
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(f"CREATE ROLE {name} LOGIN")
+            for grant in grants:
+                connection.execute(f"GRANT {grant.format(schema=postgres_schema)} TO {name}")
+        return postgres_url.replace("//postgres@", f"//{name}@")
+
+    yield make
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute(f"DROP OWNED BY {name}")
+        connection.execute(f"DROP ROLE {name}")
+
+
+@pytest.fixture
 def make_postgres_store(postgres_url, postgres_schema):
     """Give a function that opens a store, by default each one in the same schema; they are closed after the test."""
     from workflow_core.database.postgres.store import PostgresStore

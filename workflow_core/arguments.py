@@ -89,6 +89,7 @@ def listing(
     started_after: datetime | None,
     started_before: datetime | None,
     search: str | None,
+    queue: str | None = None,
 ) -> Listing:
     """Return which executions a list is asked to hold.
 
@@ -103,6 +104,7 @@ def listing(
         aware("started_after", started_after),
         aware("started_before", started_before),
         (search or "").strip() or None,
+        None if queue is None else validated_queue(queue),
     )
 
 

@@ -16,7 +16,7 @@ from workflow_core.clock import Clock, SystemClock, to_epoch_ms
 from workflow_core.config import Configurations
 from workflow_core.current import activated
 from workflow_core.database.directory import DirectoryStore
-from workflow_core.database.dispatch import Dispatches
+from workflow_core.database.dispatch import Dispatches, dispatching
 from workflow_core.database.store import ExecutionRecord
 from workflow_core.definition import (
     MISSING,
@@ -788,6 +788,7 @@ class WorkflowEngine:
         before: ExecutionSummary | str | None = None,
         limit: int = 100,
         search: str | None = None,
+        queue: str | None = None,
     ) -> list[ExecutionSummary]:
         """Return executions in short, the latest started first, of all workflows of the store or of one.
 
@@ -803,13 +804,16 @@ class WorkflowEngine:
             limit: How many at most (1 to 10 000).
             search: With this text in the id or in the error message, whatever its case. A text that few executions
                 hold is looked for in all of them, in portions between which the event loop runs.
+            queue: Handed to the workers of this queue; all are looked through for that, likewise.
 
         Raises:
             ValidationError: An argument is not acceptable.
             StorageError: The database cannot be read.
         """
         up_to_ten_thousand("limit", limit)
-        wanted = listing(workflow_name, status, started_after, started_before, search)
+        wanted = listing(workflow_name, status, started_after, started_before, search, queue)
+        if queue is not None:
+            dispatching(self._bare_store)
         return (await listed(self.store, wanted, position(before), limit))[0]
 
     async def stats(self, workflow_name: str | None = None) -> list[WorkflowStats]:

@@ -6,7 +6,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from workflow_core.arguments import validated_id
-from workflow_core.database.store import Lease
 from workflow_core.errors import InvalidStateError, LeaseLostError
 from workflow_core.events import ExecutionCancelled
 from workflow_core.joining import as_joined
@@ -172,10 +171,9 @@ class Interventions:
                 raise InvalidStateError(
                     f'Execution "{execution_id}" of workflow "{record.workflow_name}" is {record.status} already'
                 )
-            lease = Lease(record.workflow_name, record.execution_id, record.fencing_token)
             at = self._engine.clock.now()
             try:
-                await self._engine.store.workflow(record.workflow_name).execution_cancelled(lease, 0, at)
+                await self._engine.store.workflow(record.workflow_name).execution_cancelled(record.lease, 0, at)
             except LeaseLostError:
                 continue  # it changed hands since it was read; whoever has it now loses it to the next try
             return record, at

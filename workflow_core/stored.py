@@ -6,14 +6,13 @@ import logging
 from typing import TYPE_CHECKING
 
 from workflow_core.arguments import validated_id
-from workflow_core.database.store import ExecutionRecord, Lease
 from workflow_core.errors import ExecutionNotFoundError, WorkflowCoreError
 from workflow_core.events import ExecutionFailed, ExecutionRestarted
 from workflow_core.execution import Execution, result_of
 from workflow_core.models import TERMINAL_STATUSES, ErrorInfo, ExecutionResult, PanicConfig, RetryConfig
 
 if TYPE_CHECKING:
-    from workflow_core.database.store import StepRecord
+    from workflow_core.database.store import ExecutionRecord, StepRecord
     from workflow_core.definition import Definition
     from workflow_core.engine import WorkflowEngine
 
@@ -82,7 +81,7 @@ async def revive(engine: WorkflowEngine, record: ExecutionRecord, *, is_new: boo
         engine,
         definition,
         record,
-        Lease(record.workflow_name, record.execution_id, record.fencing_token),
+        record.lease,
         RetryConfig.model_validate_json(record.retry_config),
         PanicConfig.model_validate_json(record.panic_config),
         engine.codec.decode(

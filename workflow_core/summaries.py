@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, get_args
 
@@ -33,6 +33,9 @@ __all__ = [
 EXECUTION_STATUSES: tuple[ExecutionStatus, ...] = get_args(ExecutionStatus)
 """Every status that an execution can have."""
 
+_PORTION = 1_000
+"""How many executions are looked at together."""
+
 Position = tuple[datetime, str]
 """A place in a list: when an execution started, and its id."""
 
@@ -42,6 +45,7 @@ class ExecutionSummary(Model):
 
     Attributes:
         error: Type and message of what ended it, or of the panic that it waits to be restarted after.
+        queue: The queue whose workers run it; ``None`` if it was not handed to workers.
     """
 
     execution_id: str
@@ -51,6 +55,7 @@ class ExecutionSummary(Model):
     completed_at: datetime | None = None
     restart_attempt: int = 1
     error: str | None = None
+    queue: str | None = None
 
     @property
     def cursor(self) -> str:
@@ -84,6 +89,7 @@ class Listing:
         started_after: Those that started then or later.
         started_before: Those that started earlier than that.
         search: Those with this text in the id or in the error message.
+        queue: Those that were handed to the workers of this queue.
     """
 
     workflow_name: str | None = None
@@ -91,6 +97,7 @@ class Listing:
     started_after: datetime | None = None
     started_before: datetime | None = None
     search: str | None = None
+    queue: str | None = None
 
 
 async def listed(
@@ -107,11 +114,14 @@ async def listed(
         listing: Which list.
         before: The place that the part begins behind; ``None`` for the beginning.
         limit: How many executions at most.
-        enough: Asked between the portions of a search, which says with ``True`` that the rest is for the next part.
+        enough: Asked between the portions of a search, or of what is looked through for a queue, which says with
+            ``True`` that the rest is for the next part.
 
     Returns:
         The executions, and the place that the next part begins behind; ``None`` at the end of the list.
     """
+    if listing.queue is not None:
+        return await _of_queue(store, listing, before, limit, enough)
     started_after, started_before = listing.started_after, listing.started_before
     if listing.search is None:
         found = await store.list_executions(
@@ -139,6 +149,22 @@ async def listed(
         )
         found += more
         if before is None or len(found) == limit or enough():
+            return found, before
+        await asyncio.sleep(0)
+
+
+async def _of_queue(
+    store: Store, listing: Listing, before: Position | None, limit: int, enough: Callable[[], bool]
+) -> tuple[list[ExecutionSummary], Position | None]:
+    """Look the list through that the queue is left out of: no index leads to a queue, which few lists ask for."""
+    found: list[ExecutionSummary] = []
+    everything = replace(listing, queue=None)
+    while True:
+        portion, before = await listed(store, everything, before, _PORTION, enough)
+        found += [each for each in portion if each.queue == listing.queue]
+        if len(found) > limit or (len(found) == limit and before is not None):
+            return found[:limit], (found[limit - 1].started_at, found[limit - 1].execution_id)
+        if before is None or enough():
             return found, before
         await asyncio.sleep(0)
 

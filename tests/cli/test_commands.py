@@ -680,6 +680,50 @@ def test_a_start_for_workers_is_repeated_without_waiting(cli, app, monkeypatch, 
     assert resumed.err == 'Interrupted. The execution is not affected; "workflow status o-1 --follow" follows it.\n'
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        (["start", "order", "--id", "o-1"], "Did you mean '--execution-id'?"),
+        (["start", "order", "--execution-di", "o-1"], "Did you mean '--execution-id'?"),
+        (["status", "--json"], "Did you mean '--format json'?"),
+        (["start", "order", "--retries", "3"], "Did you mean '--max-retries'?"),
+        (["status", "--nonsense"], "No such option '--nonsense'.\n"),
+    ],
+)
+def test_an_option_that_there_is_not(cli, app, line, meant):
+    done = cli(*line)
+    assert done.code == 2
+    assert meant in done.err
+
+
+def test_a_list_shows_queues_and_those_of_one(cli, app, monkeypatch, postgres_url, postgres_schema):
+    monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    for execution_id, queue in (("o-1", "mail"), ("o-2", "default"), ("o-3", "mail")):
+        assert cli("start", "order", "--execution-id", execution_id, "--queue", queue).code == 0
+    assert re.search(r"o-2 +order +default +queued", cli("status", "--status", "queued").out)
+    assert cli("status", "--queue", "mail", "--quiet").out == "o-3\no-1\n"
+    assert cli("status", "--queue", "mail", "--limit", "1", "--quiet").out == "o-3\n"
+    (found,) = cli("status", "--queue", "default", "-F", "json").data
+    assert (found["execution_id"], found["queue"]) == ("o-2", "default")
+    assert "No executions found" in cli("status", "--queue", "other").out
+
+
+def test_a_queue_is_asked_for_where_there_are_none(cli, app):
+    done = cli("status", "--queue", "mail")
+    assert (done.code, done.out) == (2, "")
+    assert "Workers need PostgreSQL" in done.err
+
+
+@pytest.mark.parametrize("line", [["start", "order", "--queue"], ["worker", "--queue"], ["status", "--queue"]])
+def test_the_queue_that_workers_keep_themselves_going_with(cli, app, line, monkeypatch, postgres_url, postgres_schema):
+    monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    done = cli(*line, "workflow_core")
+    assert (done.code, done.out) == (2, "")
+    assert 'Invalid queue "workflow_core": workers keep themselves going with it' in done.err
+
+
 def test_a_priority_is_for_a_queue(cli, app):
     done = cli("start", "order", "--priority", "3")
     assert (done.code, done.err) == (2, "Error: --priority means something only with --queue\n")

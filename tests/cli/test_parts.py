@@ -167,6 +167,31 @@ def test_a_cluster_shows_numbers_and_heartbeats_on_a_narrow_terminal(monkeypatch
     assert "9 min 1 s ago, lost" in text
 
 
+def test_a_cluster_shows_a_thousand_queues_and_names_that_would_steer_a_terminal(capsys):
+    queues = [
+        QueueState(queue=name, ready=0, scheduled=0, waiting=0, running=0, parked=0, lag_ms=None, workers=0)
+        for name in ("\x1b[31mred\u202e", *map(str, range(1_000)))
+    ]
+    cluster._show(ClusterState(read_at=NOW, workers=[], queues=queues))
+    text = capsys.readouterr().out
+    assert "\\x1b[31mred\\x202e" in text
+    assert "\x1b[31m" not in text
+    assert len(text.splitlines()) == 2 + 1_001 + 2
+    assert text.endswith("\nNo worker runs.\n")
+
+
+@pytest.mark.parametrize(("level", "shown"), [("debug", True), ("info", False), ("", False)])
+def test_the_queue_says_nothing_of_itself_unless_for_debugging(monkeypatch, capsys, level, shown):
+    monkeypatch.setenv("LOG_LEVEL", level)
+    with log_to_stderr():
+        logging.getLogger("procrastinate.worker").error("Database error.")
+        logging.getLogger("psycopg.pool").warning("error connecting")
+        logging.getLogger("workflow_core").warning("The database is away")
+    told = capsys.readouterr().err
+    assert ("Database error." in told, "error connecting" in told) == (shown, shown)
+    assert "The database is away" in told
+
+
 @pytest.fixture
 def order(app, cli, directory):
     cli("start", "order", "--execution-id", "o-1")

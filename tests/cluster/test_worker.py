@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import re
 from datetime import timedelta
 
 import pytest
@@ -23,6 +24,8 @@ psycopg = pytest.importorskip("psycopg")
 worker_module = pytest.importorskip("workflow_core.cluster.worker")
 from workflow_core.cluster.settings import WorkerSettings  # noqa: E402
 
+LOOKING = "USAGE ON SCHEMA {schema}", "SELECT ON ALL TABLES IN SCHEMA {schema}"
+WRITING = "INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}"
 FAST = Settings(poll_interval_ms=10, sync_handlers="inline")
 PLAIN = {"heartbeat_ms": 500, "poll_ms": 50, "rest_ms": 30, "grace_ms": 5_000}
 
@@ -150,6 +153,41 @@ def test_who_rests_leaves_its_place_and_goes_on_when_it_is_due(make_engine, work
         assert "ExecutionRecovered" not in names(await client.history("e"))
 
     asyncio.run(scenario())
+
+
+def test_the_log_tells_of_each_execution_what_a_person_wants_to_know(make_engine, caplog):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        for each in (client, engine):
+            each.define("declined", failing_step, retry_config=RetryConfig(max_attempts=1))
+        with caplog.at_level(logging.INFO, "workflow_core"):
+            async with working(engine):
+                await client.enqueue("sleeper", "e")
+                await client.wait("e")
+                await client.enqueue("declined", "d")
+                await client.wait("d")
+        told = [
+            (record.levelno, re.sub(r"until .* UTC|after .*", "...", record.getMessage()))
+            for record in caplog.records
+            if record.name == "workflow_core" and record.getMessage().startswith("Execution")
+        ]
+        assert told == [
+            (logging.INFO, 'Execution "e" of workflow "sleeper" begins, from queue default'),
+            (logging.INFO, 'Execution "e" of workflow "sleeper" waits ..., and leaves its place, ...'),
+            (logging.INFO, 'Execution "e" of workflow "sleeper" goes on, from queue default'),
+            (logging.INFO, 'Execution "e" of workflow "sleeper" has completed, ...'),
+            (logging.INFO, 'Execution "d" of workflow "declined" begins, from queue default'),
+            (logging.INFO, 'Execution "d" of workflow "declined" has failed, ...'),
+        ]
+
+    asyncio.run(scenario())
+
+
+async def failing_step(ctx):
+    def body():
+        raise ValueError("no")
+
+    return await ctx.step("a", body)
 
 
 def test_others_run_in_the_place_of_who_rests(make_engine):
@@ -281,6 +319,25 @@ def test_a_worker_whose_queue_is_refused_ends_with_the_reason(make_engine, postg
                 await worker_module.Worker(engine, WorkerSettings(**PLAIN)).run(asyncio.Event())
         finally:
             await engine.aclose()
+
+
+def test_a_worker_that_lacks_a_privilege_names_what_to_grant(make_engine, make_postgres_store, make_poor_role):
+    async def scenario():
+        store = make_engine().bare_store
+        await store.make_queue()
+        engine = WorkflowEngine(make_postgres_store(make_poor_role(*LOOKING, WRITING)), settings=FAST)
+        engine.define("plain", plain)
+        try:
+            with pytest.raises(StorageError, match="queue has stopped: permission denied for sequence") as caught:
+                await worker_module.Worker(engine, WorkerSettings(**PLAIN)).run(asyncio.Event())
+        finally:
+            await engine.aclose()
+        assert f'(who owns it gives the privilege: GRANT USAGE ON ALL SEQUENCES IN SCHEMA {store.schema} TO "poor_' in (
+            str(caught.value)
+        )
+        assert "CONTEXT" not in str(caught.value)
+
+    asyncio.run(scenario())
 
 
 def test_jobs_of_others_in_the_same_database_that_are_aborted_abort_none_of_ours(make_engine):

@@ -128,6 +128,37 @@ async def test_an_execution_is_handed_to_workers_and_can_be_waited_for(serve, wo
 
 
 @pytest.mark.asyncio
+async def test_lists_name_queues_and_show_those_of_one(serve):
+    async with serve(dashboard=True) as served:
+        for number, queue in enumerate(("mail", "default", "mail", "mail")):
+            await enqueue(served, "plain", f"e-{number}", input=1, queue=queue)
+        page = await served.get("/api/executions?queue=mail&limit=2")
+        assert [(each["execution_id"], each["queue"]) for each in page["executions"]] == [
+            ("e-3", "mail"),
+            ("e-2", "mail"),
+        ]
+        rest = await served.get(f"/api/executions?queue=mail&limit=2&cursor={page['next']}")
+        assert ([each["execution_id"] for each in rest["executions"]], rest["next"]) == (["e-0"], None)
+        assert (await served.get("/api/executions?queue=mail&search=E-2"))["executions"][0]["execution_id"] == "e-2"
+        assert "characters" in (await served.get("/api/executions?queue=%3Cb%3E", 422))["detail"]
+        refused = await served.post("/api/workflows/plain/executions", 422, json={"input": 1, "queue": "workflow_core"})
+        assert "workers keep themselves going with it" in refused["detail"]
+        shown = (await served.client.get("/executions?queue=mail")).text
+        assert "<option selected>mail</option>" in shown
+        assert "e-3" in shown and "e-1" not in shown
+        hostile = await served.client.get("/executions?queue=%3Cscript%3Ealert(1)%3C/script%3E")
+        assert hostile.status_code == 400
+        assert "<script>alert(1)" not in hostile.text
+
+
+@pytest.mark.asyncio
+async def test_where_there_are_no_workers_there_are_no_queues(directory):
+    async with serving(directory, dashboard=True) as served:
+        assert NOT_HERE in (await served.get("/api/executions?queue=mail", 409))["detail"]
+        assert 'name="queue"' not in (await served.client.get("/executions")).text
+
+
+@pytest.mark.asyncio
 async def test_each_execution_says_where_it_stands(serve, working):
     async with serve() as served, working(concurrency=5):
         await enqueue(served, "plain", "other", input=1, queue="mail")

@@ -10,6 +10,8 @@ import pytest
 from workflow_core import PanicConfig, RetryConfig, ValidationError
 from workflow_core.definitions import StepDefinition, WorkflowDefinition, load_definition
 from workflow_core.definitions.executors import Executor, register_executor
+from workflow_core.definitions.running import compiled
+from workflow_core.limits import Limits
 
 LOG = {"id": "a", "type": "log"}
 
@@ -50,6 +52,23 @@ def test_camel_case_and_snake_case_mean_the_same():
     assert camel.panic_config == PanicConfig(max_restart_attempts=2, restart_delay_ms=10_000)
 
 
+def test_a_document_declares_limits():
+    given = {"concurrency": 20, "concurrencyPerKey": 1, "key": "customer.id", "heldWhileWaiting": False}
+    definition = load_definition({**steps(LOG), "limits": given})
+    assert definition.limits == Limits(
+        concurrency=20, concurrency_per_key=1, key="customer.id", held_while_waiting=False
+    )
+    assert compiled(definition).limits == definition.limits
+    assert load_definition(json.loads(definition.text)) == definition
+    assert definition.digest != load_definition(steps(LOG)).digest
+    assert "limits" not in load_definition(steps(LOG)).document()
+
+
+def test_limits_of_a_document_that_limit_nothing():
+    assert "it limits nothing" in mistakes({**steps(LOG), "limits": {"key": "a"}})["limits"]
+    assert mistakes({**steps(LOG), "limits": 3})["limits"] == "must be an object with fields of Limits"
+
+
 def test_all_mistakes_are_told_at_once_each_with_its_path():
     found = mistakes(
         {
@@ -57,6 +76,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_path():
             "stepz": 1,
             "retryConfig": {"maxAttempts": 11, "backofMs": 1},
             "panicConfig": [],
+            "limits": {"concurency": 3, "concurrencyPerKey": 0},
             "steps": [
                 {"id": "a", "type": "htp"},
                 {"id": "a", "type": "http", "config": {"urll": "x", "timeout": "long"}, "timout": 3},
@@ -73,6 +93,8 @@ def test_all_mistakes_are_told_at_once_each_with_its_path():
         "retryConfig.maxAttempts",
         "retryConfig.backofMs",
         "panicConfig",
+        "limits.concurency",
+        "limits.concurrencyPerKey",
         "steps.0.type",
         "steps.1.id",
         "steps.1.timout",

@@ -172,6 +172,30 @@ def test_what_is_not_acceptable(engine, arguments):
         asyncio.run(engine.list_executions(**arguments))
 
 
+def test_a_queue_is_looked_for_page_by_page(make_postgres_store, monkeypatch):
+    async def main():
+        engine = WorkflowEngine(make_postgres_store(), settings=Settings(sync_handlers="inline"))
+        engine.define("w", lambda ctx: None)
+        async with engine:
+            for number in range(12):
+                await engine.enqueue("w", f"e-{number}", queue="mail" if number % 3 else "other")
+            await engine.start("w", "here")
+            wanted = [f"e-{number}" for number in range(11, -1, -1) if number % 3]
+            for limit in (1, 3, 8, 50):
+                pages = await every_page(engine, limit, queue="mail")
+                assert [each.execution_id for each in pages] == wanted
+            assert {each.queue for each in await engine.list_executions()} == {"mail", "other", None}
+
+    monkeypatch.setattr("workflow_core.summaries._PORTION", 4)
+    asyncio.run(main())
+
+
+def test_a_queue_is_looked_for_where_there_are_none(tmp_path):
+    engine = WorkflowEngine(SQLiteStore())
+    with pytest.raises(ValidationError, match="Workers need PostgreSQL"):
+        asyncio.run(engine.list_executions(queue="mail"))
+
+
 def test_a_cursor_is_text_that_leads_back(engine):
     summary = ExecutionSummary(
         execution_id="e|f", workflow_name="a", status="running", started_at=datetime(2026, 1, 1, 2, tzinfo=UTC)

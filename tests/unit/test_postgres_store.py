@@ -268,6 +268,34 @@ def test_what_the_states_mean(state, reason):
     assert str(error).startswith(f"there: it said so [{state}] (")
 
 
+@pytest.mark.parametrize(
+    ("grants", "denied", "grant"),
+    [
+        ([], "schema", "GRANT USAGE ON SCHEMA {schema} TO {role}, with CREATE where its tables are to be made"),
+        (
+            ["USAGE ON SCHEMA {schema}"],
+            "table",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema}",
+        ),
+    ],
+)
+def test_a_missing_privilege_is_told_with_what_to_grant(make_postgres_store, make_poor_role, grants, denied, grant):
+    store = make_postgres_store()
+    asyncio.run(store.open())
+    url = make_poor_role(*grants)
+    with pytest.raises(StorageError, match=f"permission denied for {denied}") as caught:
+        asyncio.run(make_postgres_store(url).open())
+    role = '"' + url.partition("//")[2].partition("@")[0] + '"'
+    assert f"gives the privilege: {grant.format(schema=store.schema, role=role)}" in str(caught.value)
+    assert caught.value.reason == "read_only"
+
+
+def test_a_role_that_may_not_make_the_schema_is_told_so(make_postgres_store, make_poor_role):
+    url = make_poor_role()
+    with pytest.raises(StorageError, match='GRANT CREATE ON DATABASE "postgres" TO "poor_'):
+        asyncio.run(make_postgres_store(url).open())
+
+
 def test_a_server_that_refuses_is_told_at_once(make_postgres_store, postgres_server):
     for url, told in (
         (postgres_server.url.replace("/postgres?", "/absent?"), 'database "absent" does not exist'),

@@ -182,6 +182,29 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params.extend(_shared())
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the command line; of an option that there is not, say which one may have been meant."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            meant = self._resembling(error.option_name.lstrip("-"))
+            if not meant:
+                raise
+            named = " or ".join(f"'{option}'" for option in meant)
+            raise click.UsageError(f"No such option '{error.option_name}'. Did you mean {named}?", ctx) from None
+
+    def _resembling(self, name: str) -> list[str]:
+        """Return the options that have a word of this name in theirs, or this name as one of their values."""
+        words = set(name.split("-"))
+        found = []
+        for option in self.params:
+            for each in option.opts if isinstance(option, click.Option) else ():
+                if each.startswith("--") and words & set(each[2:].split("-")):
+                    found.append(each)
+                elif each.startswith("--") and isinstance(option.type, click.Choice) and name in option.type.choices:
+                    found.append(f"{each} {name}")
+        return found
+
 
 def epilog_of(examples: str) -> str:
     """Return the end of a command's help: command lines, one a line."""

@@ -23,6 +23,9 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING,
 _OF_WORKFLOWS = ("workflow_core.workflow",)
 """The logger of what workflows say themselves: without LOG_LEVEL that is shown from info on, all else from warn on."""
 
+_OF_THE_QUEUE = ("procrastinate", "psycopg.pool")
+"""The loggers of what hands executions to workers: the worker says itself what matters of it."""
+
 
 class _Formatter(logging.Formatter):
     """One line a record; tracebacks are for debugging."""
@@ -65,6 +68,8 @@ def log_to_stderr() -> Iterator[None]:
     handler.setFormatter(_Formatter(with_tracebacks=level == logging.DEBUG))
     root = logging.getLogger()
     levels = {root: level} | {logging.getLogger(each): logging.INFO for each in _OF_WORKFLOWS if not name}
+    if level != logging.DEBUG:
+        levels |= {logging.getLogger(each): logging.CRITICAL for each in _OF_THE_QUEUE}
     before = {logger: logger.level for logger in levels}
     root.addHandler(handler)
     for logger, its_level in levels.items():

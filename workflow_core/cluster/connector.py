@@ -45,7 +45,7 @@ class PatientConnector(PsycopgConnector):
         connections: How many connections at most.
 
     Attributes:
-        refusal: What the database said when it refused a statement for good; ``None`` if it never did.
+        refusal: The error with which the database refused a statement for good; ``None`` if it never did.
     """
 
     def __init__(self, conninfo: str, schema: str, connections: int) -> None:
@@ -61,7 +61,7 @@ class PatientConnector(PsycopgConnector):
         self._forsaken: set[int] = set()
         self._hurries = False
         self._is_away = False
-        self.refusal: str | None = None
+        self.refusal: psycopg.Error | None = None
 
     def hurry(self) -> None:
         """Wait for the database no longer: the worker ends, and what it leaves is found by others."""
@@ -138,7 +138,7 @@ class PatientConnector(PsycopgConnector):
                     await super().execute_query_async(_BACK, worker_id=arguments["worker_id"])
                     continue
                 if not isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)):
-                    self.refusal = " ".join(str(cause or error).split())
+                    self.refusal = cause if isinstance(cause, psycopg.Error) else None
                     raise
                 if self._hurries:
                     raise

@@ -15,10 +15,10 @@ from workflow_core.arguments import MAINTENANCE_QUEUE, validated_queue
 from workflow_core.clock import to_epoch_ms
 from workflow_core.cluster.connector import PatientConnector
 from workflow_core.cluster.settings import WorkerSettings
+from workflow_core.cluster.telling import Teller
 from workflow_core.database.dispatch import dispatching
 from workflow_core.database.postgres.dispatch_schema import RUN_TASK
 from workflow_core.database.postgres.store import PostgresStore
-from workflow_core.database.store import Lease
 from workflow_core.errors import LeaseLostError, StorageError, ValidationError, WorkflowCoreError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ class Worker:
         self._fetched: set[int] = set()
         self._worker_id: int | None = None
         self._waking: asyncio.Task[None] | None = None
+        self._teller = Teller(engine.clock)
         self._app = self._make_app()
         self._worker = QueueWorker(
             self._app,
@@ -164,8 +165,11 @@ class Worker:
 
     def _refused(self) -> StorageError:
         """Return why the queue has ended by itself."""
-        location, reason = self._store.location(), self._connector.refusal or "its log says why"
-        return StorageError(f"{location}: the worker's queue has stopped: {reason}", location)
+        what = "the worker's queue has stopped"
+        if self._connector.refusal is not None:
+            return self._store.failure(self._connector.refusal, what)
+        location = self._store.location()
+        return StorageError(f"{location}: {what}: its log says why, with LOG_LEVEL=debug", location)
 
     async def _declare_limits(self) -> None:
         """Let the limits hold that the workflows have here, also for executions that were enqueued before."""
@@ -293,11 +297,14 @@ class Worker:
             return
         if active.task is None:
             return
+        self._teller.begins(claim)
+        began = engine.clock.monotonic()
         try:
             await asyncio.wait([active.task])
         except asyncio.CancelledError:  # the time that was left for it to end is over
             active.task.cancel()
             await asyncio.wait([active.task])
+        self._teller.ends(active, began)
         lost = isinstance(active.final.error, LeaseLostError)
         if lost and active.parked_until is None:
             self._connector.forsake(job_id)
@@ -308,17 +315,10 @@ class Worker:
         record = await self._store.load_execution(execution_id)
         if record is None or record.definition_revision is not None:
             return
-        logger.error(
-            'Execution "%s" waits for a worker that knows its workflow "%s"; it is not defined in this process: '
-            "begin one with the --app that defines it",
-            execution_id,
-            workflow_name,
-        )
+        self._teller.is_unknown(execution_id, workflow_name)
         raise _NotDefinedHereError(f'Workflow "{workflow_name}" is not defined in this worker')
 
     async def _put_off(self, claim: Claim) -> None:
-        record = claim.record
-        lease = Lease(record.workflow_name, record.execution_id, record.fencing_token)
         now = self._engine.clock.now()
         with contextlib.suppress(LeaseLostError):
-            await self._store.execution_parked(lease, to_epoch_ms(now) + _UNREADABLE_MS, now)
+            await self._store.execution_parked(claim.record.lease, to_epoch_ms(now) + _UNREADABLE_MS, now)

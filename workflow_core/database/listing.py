@@ -32,7 +32,7 @@ __all__ = [
     "unfinished_executions",
 ]
 
-_SUMMARY: Final = "id, workflow_name, status, started_at, completed_at, restart_attempt, error_message"
+_SUMMARY: Final = "id, workflow_name, status, started_at, completed_at, restart_attempt, error_message, NULL"
 
 _NAMES: Final = """
 WITH RECURSIVE found (name) AS (

@@ -101,6 +101,11 @@ class ExecutionRecord:
     definition_revision: str | None = None
     queue: str | None = None
 
+    @property
+    def lease(self) -> Lease:
+        """What a process writes to it with that has just read it."""
+        return Lease(self.workflow_name, self.execution_id, self.fencing_token)
+
 
 @dataclass(slots=True)
 class StepRecord:

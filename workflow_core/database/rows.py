@@ -85,7 +85,7 @@ def summary(row: tuple[Any, ...], moment: ReadsMoment) -> ExecutionSummary:
     """Return an execution in short.
 
     Args:
-        row: Its id, workflow, status, two moments, restart attempt and error message.
+        row: Its id, workflow, status, two moments, restart attempt, error message and queue.
         moment: Reads a moment as the database stores it.
     """
     return ExecutionSummary(
@@ -96,6 +96,7 @@ def summary(row: tuple[Any, ...], moment: ReadsMoment) -> ExecutionSummary:
         completed_at=None if row[4] is None else moment(row[4]),
         restart_attempt=row[5],
         error=row[6],
+        queue=row[7],
     )
 
 

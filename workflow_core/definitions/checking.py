@@ -23,6 +23,7 @@ from workflow_core.definitions.expressions import (
 from workflow_core.definitions.mistakes import Mistakes, did_you_mean
 from workflow_core.definitions.ordering import CycleError, Needs, ancestors, order_of
 from workflow_core.errors import ValidationError
+from workflow_core.limits import Limits
 from workflow_core.models import CircuitBreakerConfig, PanicConfig, RetryConfig
 from workflow_core.serialization import MAX_DEPTH
 from workflow_core.step import validate_step_id
@@ -62,7 +63,7 @@ def check_document(
     mistakes = Mistakes()
     document = dict(data)
     _check_twice(document, document_model, (), mistakes)
-    for model in (RetryConfig, PanicConfig):
+    for model in (RetryConfig, PanicConfig, Limits):
         _check_settings(document, model, (), mistakes, as_model=True)
     name = document.get("name")
     if isinstance(name, str) and not WORKFLOW_NAME.fullmatch(name):
@@ -96,13 +97,13 @@ def _check_twice(
 
 def _check_settings(
     owner: dict[str, Any],
-    model: type[RetryConfig | PanicConfig | CircuitBreakerConfig],
+    model: type[RetryConfig | PanicConfig | CircuitBreakerConfig | Limits],
     location: Location,
     mistakes: Mistakes,
     *,
     as_model: bool = False,
 ) -> None:
-    """Validate a retry, panic or circuit configuration, and leave it in its place with keys in snake_case."""
+    """Validate a configuration of retries, panics, a circuit or limits, and leave it there with keys in snake_case."""
     name = _SETTINGS[model]
     key = name if name in owner else to_camel(name)
     given = owner.get(key)
@@ -128,8 +129,7 @@ def _check_settings(
         config = model(**settings)
     except ValidationError as error:
         for item in error.errors:
-            first, *rest = item["loc"] or ("",)
-            item["loc"] = (as_given.get(str(first), first), *rest)
+            item["loc"] = (*(as_given.get(str(first), first) for first in item["loc"][:1]), *item["loc"][1:])
         mistakes.add_errors(error.errors, model, location)
         return
     owner[key] = config if as_model else config.model_dump(mode="json", exclude_unset=True)
@@ -139,6 +139,7 @@ _SETTINGS: dict[type[pydantic.BaseModel], str] = {
     RetryConfig: "retry_config",
     PanicConfig: "panic_config",
     CircuitBreakerConfig: "circuit_breaker",
+    Limits: "limits",
 }
 
 

@@ -14,6 +14,7 @@ from pydantic.alias_generators import to_camel
 from workflow_core.definitions.checking import check_document
 from workflow_core.definitions.expressions import steps_read_by
 from workflow_core.definitions.ordering import Order, order_of
+from workflow_core.limits import Limits
 from workflow_core.models import Model, PanicConfig, RetryConfig
 from workflow_core.timeouts import LONGEST_MS
 
@@ -70,6 +71,7 @@ class WorkflowDefinition(Model):
             end. A step's own setting goes before this one.
         retry_config: How failing steps are retried, unless an execution is started with a configuration of its own.
         panic_config: What happens after a panic, likewise.
+        limits: How many of its executions run, and begin, at the same time on workers.
 
     Raises:
         ValidationError: The document has mistakes; all of them are named, each with its path.
@@ -85,6 +87,7 @@ class WorkflowDefinition(Model):
     continue_on_error: _Flag = False
     retry_config: RetryConfig = RetryConfig()
     panic_config: PanicConfig = PanicConfig()
+    limits: Limits | None = None
 
     def __init__(self, /, **data: Any) -> None:  # noqa: ANN401 - a document
         cleaned, mistakes = check_document(data, type(self), StepDefinition)
@@ -108,7 +111,9 @@ class WorkflowDefinition(Model):
 
     def document(self) -> dict[str, Any]:
         """Return the definition as plain data, from which it can be made again; what is as by default is left out."""
-        plain: dict[str, Any] = self.model_dump(mode="json", exclude={"steps", "retry_config", "panic_config"})
+        plain: dict[str, Any] = self.model_dump(
+            mode="json", exclude={"steps", "retry_config", "panic_config", "limits"}
+        )
         kept = {key: value for key, value in plain.items() if value != _PLAIN_DEFAULTS.get(key)}
         for key, config, default in (
             ("retry_config", self.retry_config, RetryConfig()),
@@ -116,6 +121,8 @@ class WorkflowDefinition(Model):
         ):
             if config != default:
                 kept[key] = config.model_dump(mode="json")
+        if self.limits is not None:
+            kept["limits"] = self.limits.model_dump(mode="json", exclude_defaults=True)
         return {**kept, "steps": [step.model_dump(mode="json", exclude_defaults=True) for step in self.steps]}
 
     @functools.cached_property

@@ -68,6 +68,7 @@ def compiled(definition: WorkflowDefinition) -> Definition:
         version=definition.version,
         retry_config=definition.retry_config,
         panic_config=definition.panic_config,
+        limits=definition.limits,
         document=definition.text,
         revision=definition.digest,
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from workflow_core.arguments import listing, up_to_ten_thousand
+from workflow_core.database.dispatch import dispatching
 from workflow_core.errors import ValidationError
 from workflow_core.summaries import cursor as cursor_of
 from workflow_core.summaries import listed, position
@@ -45,6 +46,7 @@ async def read_page(
     started_after: datetime | None = None,
     started_before: datetime | None = None,
     search: str | None = None,
+    queue: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
     search_ms: float = 250,
@@ -58,6 +60,7 @@ async def read_page(
         started_after: Started at this moment or later.
         started_before: Started before this moment.
         search: With this text in the id or in the error message, whatever its case.
+        queue: Handed to the workers of this queue.
         cursor: What the page before says is ``next``.
         limit: How many at most (1 to 10 000).
         search_ms: How long a search goes on, in milliseconds, before it leaves the rest to the next page.
@@ -67,7 +70,9 @@ async def read_page(
         StorageError: The database cannot be read.
     """
     up_to_ten_thousand("limit", limit)
-    wanted = listing(workflow, status or None, started_after, started_before, search)
+    wanted = listing(workflow, status or None, started_after, started_before, search, queue)
+    if queue is not None:
+        dispatching(engine.bare_store)
     deadline = engine.clock.monotonic() + search_ms / 1_000
     found, end = await listed(engine.store, wanted, _place(cursor), limit, lambda: engine.clock.monotonic() >= deadline)
     return ExecutionPage(found, None if end is None else _text(end))

@@ -26,6 +26,7 @@ def workflow_data(engine: WorkflowEngine, overview: Overview) -> dict[str, objec
         "version": definition.version if definition else None,
         "retry_config": definition.retry_config if definition else None,
         "panic_config": definition.panic_config if definition else None,
+        "limits": definition.limits if definition else None,
         "document": json.loads(definition.document) if definition and definition.document else None,
         "input_schema": _input_schema(definition) if definition else None,
         "config": configuration_data(engine, overview.name),

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from workflow_core.cli.commands.worker import needs_queue
 from workflow_core.cli.invocation import Invocation, epilog_of, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
+from workflow_core.database.dispatch import dispatching
 from workflow_core.views.cluster import ClusterView, host_name
 from workflow_core.views.wording import took_text
 
@@ -38,11 +38,8 @@ def status(invocation: Invocation, output_format: str) -> None:
 
     The lag is the time for which the execution that is ready longest has been waiting for a worker.
     """
-    needs_queue()
-    from workflow_core.cluster.worker import dispatching_store  # noqa: PLC0415 - not for help
-
     with invocation.engine() as engine:
-        state = invocation.run(dispatching_store(engine).cluster_state())
+        state = invocation.run(dispatching(engine.bare_store).cluster_state())
     if output_format == "json":
         print_json(ClusterView(state).data())
         return

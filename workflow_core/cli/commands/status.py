@@ -45,6 +45,7 @@ STATUSES = list(ExecutionStatus.__args__)  # type: ignore[attr-defined]  # a Lit
 workflow status
 workflow status --workflow my-workflow
 workflow status --workflow my-workflow --status failed --limit 5
+workflow status --queue mail --status queued
 workflow status abc123def-456-789
 workflow status abc123def-456-789 --follow
 workflow status abc123def-456-789 --format json | jq .status
@@ -55,6 +56,7 @@ workflow status abc123def-456-789 --format json | jq .status
     "--workflow", "-w", metavar="NAME", shell_complete=complete_workflows, help="Show the executions of a workflow."
 )
 @click.option("--status", "-s", "wanted", type=click.Choice(STATUSES), help="Show executions of this status.")
+@click.option("--queue", "-Q", metavar="NAME", help="Show executions that were handed to the workers of this queue.")
 @click.option(
     "--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many executions at most."
 )
@@ -66,26 +68,26 @@ def command(
     execution_id: str | None,
     workflow: str | None,
     wanted: ExecutionStatus | None,
+    queue: str | None,
     limit: int,
     output_format: str,
     follow: bool,  # noqa: FBT001 - click passes options by name
 ) -> None:
     """Check the status of workflows and executions.
 
-    Without an id: an overview of all workflows, or with --workflow and --status the latest
-    executions. With an id, or the
-    beginning of one: that execution with its steps. With --follow it is shown live until it ends, on a terminal as a
-    picture, through a pipe as a line for each event; the exit code is then 0 if it completed, else 1.
+    Without an id: an overview of all workflows, or with --workflow, --status and --queue the latest executions. With an
+    id, or the beginning of one: that execution with its steps. With --follow it is shown live until it ends, on a
+    terminal as a picture, through a pipe as a line for each event; the exit code is then 0 if it completed, else 1.
     """
     if follow and execution_id is None:
         raise Failure("--follow needs the id of an execution", USAGE)
     with invocation.engine() as engine:
         if execution_id is not None:
-            if workflow is not None or wanted is not None:
-                raise Failure("An execution id, and --workflow or --status, exclude each other", USAGE)
+            if not workflow is wanted is queue is None:
+                raise Failure("An execution id, and --workflow, --status or --queue, exclude each other", USAGE)
             _show_execution(invocation, engine, execution_id, output_format, follow=follow)
-        elif workflow is not None or wanted is not None:
-            _show_executions(invocation, engine, workflow, wanted, limit, output_format)
+        elif not workflow is wanted is queue is None:
+            _show_executions(invocation, engine, workflow, wanted, queue, limit, output_format)
         else:
             _show_workflows(invocation, engine, output_format)
 
@@ -121,12 +123,13 @@ def _show_executions(
     engine: WorkflowEngine,
     workflow: str | None,
     wanted: ExecutionStatus | None,
+    queue: str | None,
     limit: int,
     output_format: str,
 ) -> None:
     if workflow is not None:
         invocation.run(require_workflow(engine, workflow))
-    executions, problems = invocation.run(_latest(engine, workflow, wanted, limit))
+    executions, problems = invocation.run(_latest(engine, workflow, wanted, queue, limit))
     views = [invocation.run(read_view(engine, execution.execution_id)) for execution in executions]
     if output_format == "json":
         print_json(
@@ -139,6 +142,7 @@ def _show_executions(
                     "started_at": view.record.started_at,
                     "completed_at": view.record.completed_at,
                     "restart_attempt": view.record.restart_attempt,
+                    "queue": view.record.queue,
                     "steps": len(view.steps),
                 }
                 for view in views
@@ -150,6 +154,7 @@ def _show_executions(
     elif not views:
         print_line(f"No executions found{f' for workflow: {workflow}' if workflow else ''}")
     else:
+        names_queues = any(view.record.queue is not None for view in views)
         rows = []
         for view in views:
             record, end = view.record, view.record.completed_at or view.read_at
@@ -158,6 +163,7 @@ def _show_executions(
                 [
                     record.execution_id,
                     *([] if workflow else [record.workflow_name]),
+                    *([record.queue or "-"] if names_queues else []),
                     status_of(view),
                     age_text(record.started_at, view.read_at),
                     took if record.completed_at or not view.at_rest else "-",
@@ -165,26 +171,27 @@ def _show_executions(
                     len(view.steps),
                 ]
             )
-        names = ["Execution ID", *([] if workflow else ["Workflow"]), "Status", "Started", "Took", "Restarts", "Steps"]
+        of_all = [*([] if workflow else ["Workflow"]), *(["Queue"] if names_queues else [])]
+        names = ["Execution ID", *of_all, "Status", "Started", "Took", "Restarts", "Steps"]
         print_table(names, rows, flexible=0)
     if problems:
         raise Failure("\n".join(problems), STORAGE)
 
 
 async def _latest(
-    engine: WorkflowEngine, workflow: str | None, wanted: ExecutionStatus | None, limit: int
+    engine: WorkflowEngine, workflow: str | None, wanted: ExecutionStatus | None, queue: str | None, limit: int
 ) -> tuple[list[ExecutionSummary], list[str]]:
     """Return the latest executions, and of which databases they cannot be read."""
     problems: list[str] = []
     try:
-        return await engine.list_executions(workflow, wanted, limit=limit), problems
+        return await engine.list_executions(workflow, wanted, limit=limit, queue=queue), problems
     except StorageError:
         if workflow is not None:
             raise
     found: list[ExecutionSummary] = []
     for name in await known_workflows(engine):
         try:
-            found += await engine.list_executions(name, wanted, limit=limit)
+            found += await engine.list_executions(name, wanted, limit=limit, queue=queue)
         except StorageError as error:
             problems.append(str(error))
     return sorted(found, key=lambda summary: summary.started_at, reverse=True)[:limit], problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,14 +12,41 @@ from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import print_line
 from workflow_core.cli.texts import workflows_text
+from workflow_core.cluster.settings import WorkerSettings
 from workflow_core.views.wording import took_text
 
 if TYPE_CHECKING:
-    from workflow_core.cluster.settings import WorkerSettings
+    from collections.abc import Callable
+
     from workflow_core.cluster.worker import Worker
     from workflow_core.engine import WorkflowEngine
 
 __all__ = ["command", "needs_queue"]
+
+FunctionT = TypeVar("FunctionT", bound="Callable[..., Any]")
+
+
+_SETTINGS = WorkerSettings.model_json_schema()["properties"]
+
+
+def _option(name: str, *names_and_texts: str) -> Callable[[FunctionT], FunctionT]:
+    """Make the option of a setting that is a number, with the setting's default and bounds.
+
+    Args:
+        name: Its name.
+        names_and_texts: A short name, if it has one; what its value is called, and what it means.
+    """
+    *short, metavar, text = names_and_texts
+    setting = _SETTINGS[f"{name}_ms" if metavar == "MS" else name]
+    return click.option(
+        f"--{name}",
+        *short,
+        type=click.IntRange(setting["minimum"], None if metavar == "MS" else setting["maximum"]),
+        default=setting["default"],
+        show_default=True,
+        metavar=metavar,
+        help=text,
+    )
 
 
 @make_command(
@@ -31,54 +58,22 @@ workflow start order --app shop --input '{"item": "book"}' --queue default
 workflow cluster status
 """,
 )
-@click.option(
-    "--concurrency",
-    "-c",
-    type=click.IntRange(1, 10_000),
-    default=10,
-    show_default=True,
-    metavar="N",
-    help="How many executions to run at once.",
-)
+@_option("concurrency", "-c", "N", "How many executions to run at once.")
 @click.option(
     "--queue",
     "-Q",
     "queues",
     multiple=True,
+    default=WorkerSettings().queues,
+    show_default=True,
     metavar="NAME",
-    help="A queue to serve; can be given several times.  [default: default]",
+    help="A queue to serve; can be given several times.",
 )
-@click.option(
-    "--grace",
-    type=click.IntRange(min=0),
-    default=10_000,
-    show_default=True,
-    metavar="MS",
-    help="How long running executions may go on after Ctrl-C or SIGTERM, in milliseconds.",
-)
-@click.option(
-    "--rest",
-    type=click.IntRange(min=0),
-    default=2_000,
-    show_default=True,
-    metavar="MS",
-    help="Let go of executions that wait for this long at least, in milliseconds.",
-)
-@click.option(
-    "--poll",
-    type=click.IntRange(min=10),
-    default=1_000,
-    show_default=True,
-    metavar="MS",
-    help="How often to look for work that was not announced, in milliseconds.",
-)
-@click.option(
-    "--heartbeat",
-    type=click.IntRange(min=100),
-    default=10_000,
-    show_default=True,
-    metavar="MS",
-    help="How often to give a sign of life, in milliseconds; after three without one, others take over.",
+@_option("grace", "MS", "How long running executions may go on after Ctrl-C or SIGTERM, in milliseconds.")
+@_option("rest", "MS", "Let go of executions that wait for this long at least, in milliseconds.")
+@_option("poll", "MS", "How often to look for work that was not announced, in milliseconds.")
+@_option(
+    "heartbeat", "MS", "How often to give a sign of life, in milliseconds; after three without one, others take over."
 )
 @click.pass_obj
 def command(
@@ -99,11 +94,10 @@ def command(
     """
     needs_queue()
     from workflow_core.cli.interruption import Interrupted, run_until_stopped  # noqa: PLC0415 - not for help
-    from workflow_core.cluster.settings import WorkerSettings  # noqa: PLC0415
     from workflow_core.cluster.worker import Worker  # noqa: PLC0415
 
     settings = WorkerSettings(
-        queues=queues or ("default",),
+        queues=queues,
         concurrency=concurrency,
         grace_ms=grace,
         rest_ms=rest,

@@ -41,12 +41,13 @@ class Address:
 
     Attributes:
         schema: The name of the schema, quoted for SQL.
+        role: The role that connects.
 
     Raises:
         ValidationError: It is no such URL, or the schema's name is not acceptable.
     """
 
-    __slots__ = ("_conninfo", "_shown", "schema")
+    __slots__ = ("_conninfo", "_shown", "role", "schema")
 
     def __init__(self, url: str, schema: str) -> None:
         if not isinstance(url, str) or not url.startswith(_SCHEMES):
@@ -68,6 +69,7 @@ class Address:
         self._conninfo = make_conninfo("", **{**_DEFAULTS, **_texts(given), "client_encoding": "UTF8"})
         self._shown = f'{_without_secrets(given)}, schema "{schema}"'
         self.schema = f'"{schema}"'
+        self.role = str(given.get("user") or _default_role())
 
     def __repr__(self) -> str:
         return f"<{self._shown}>"
@@ -80,6 +82,12 @@ class Address:
     def conninfo(self) -> str:
         """What libpq connects with, the password included: for connecting alone."""
         return self._conninfo
+
+
+def _default_role() -> str:
+    """Return as whom libpq connects where a URL does not say so."""
+    found = (option.val for option in psycopg.pq.Conninfo.get_defaults() if option.keyword == b"user")
+    return (next(found, None) or b"").decode(errors="replace")
 
 
 def _texts(given: Mapping[str, object]) -> dict[str, str]:

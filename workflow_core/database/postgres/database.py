@@ -19,7 +19,7 @@ from workflow_core.database.cancellation import deliver_later
 from workflow_core.database.connection import after_fork
 from workflow_core.database.postgres.address import Address
 from workflow_core.database.postgres.connections import Connections
-from workflow_core.database.postgres.diagnosis import storage_error
+from workflow_core.database.postgres.diagnosis import Session, storage_error
 from workflow_core.database.postgres.migrations import migrate
 from workflow_core.errors import StorageError
 
@@ -83,6 +83,15 @@ class PostgresDatabase:
         del workflow_name
         return str(self._address)
 
+    def failure(self, error: psycopg.Error, what: str = "") -> StorageError:
+        """Return what an error of a connection means, and what to do about it.
+
+        Args:
+            error: The error.
+            what: What cannot go on, if it is not the call that met it.
+        """
+        return storage_error(error, self.location(), session=Session(self._address.role, self.schema), what=what)
+
     def wait_for_locks(self, location: str, *, wait: bool) -> None:
         """Nothing to do: whoever waits for a lock in the server holds nobody up here."""
 
@@ -140,7 +149,7 @@ class PostgresDatabase:
             except psycopg.errors.UniqueViolation:
                 raise
             except psycopg.Error as error:
-                failure = storage_error(error, self.location())
+                failure = self.failure(error)
                 if self._closed:
                     failure = StorageError(f"{self.location()}: the store is closed", self.location(), "closed")
                 elif failure.reason in {"unavailable", "read_only"}:  # another server may be the one to write to now

@@ -33,7 +33,7 @@ names (name) AS (
 """
 """The names of the workflows, by one step along the index for each (a loose index scan)."""
 
-_SUMMARY: Final = "id, workflow_name, status, started_at, completed_at, restart_attempt, error_message"
+_SUMMARY: Final = "id, workflow_name, status, started_at, completed_at, restart_attempt, error_message, queue"
 _LATEST: Final = (
     "started_at >= %(since)s AND (started_at, id) < (%(until)s, %(until_id)s)"
     " ORDER BY started_at DESC, id DESC LIMIT %(limit)s"

@@ -37,6 +37,7 @@ _SUMMARY = {
     "completed_at": _LATER,
     "restart_attempt": 1,
     "error": "NetworkError: 503",
+    "queue": None,
 }
 _EVENT: dict[str, JsonValue] = {
     "seq": 3,

@@ -10,7 +10,8 @@ from workflow_core.logs import Level
 from workflow_core.models import ExecutionStatus
 from workflow_core.report.reading import MOST_EVENTS
 from workflow_core.report.timeline import lay_out
-from workflow_core.server.api.dependencies import ExecutionId, JsonAnswer, Read, answered
+from workflow_core.server.api.cluster import require_workers
+from workflow_core.server.api.dependencies import Engine, ExecutionId, JsonAnswer, Read, answered
 from workflow_core.server.api.execution_models import (
     ErrorList,
     EventList,
@@ -47,11 +48,13 @@ _SINCE = Query(description="From this moment on.", examples=["2026-11-26T08:30:0
                     "description": "The next page, as `rel=next`, unless the list is at its end.",
                 }
             }
-        }
+        },
+        **documented(409),
     },
 )
 async def list_executions(
     request: Request,
+    engine: Engine,
     read: Read,
     workflow: Annotated[str | None, Query(description="Of this workflow alone.", examples=["order"])] = None,
     status: Annotated[list[ExecutionStatus] | None, Query(description="In one of these statuses alone.")] = None,
@@ -65,6 +68,9 @@ async def list_executions(
             examples=["timeout"],
         ),
     ] = None,
+    queue: Annotated[
+        str | None, Query(max_length=40, description="Handed to the workers of this queue.", examples=["default"])
+    ] = None,
     cursor: Annotated[str | None, Query(max_length=1_000, description="What the page before says is `next`.")] = None,
     limit: Annotated[int, Query(ge=1, le=1_000, description="How many at most.")] = 50,
 ) -> JsonAnswer:
@@ -73,6 +79,8 @@ async def list_executions(
     A page begins behind the last execution of the page before, so nothing is shown twice or missed when others start
     meanwhile. A search answers after a quarter of a second at the latest; `next` then goes on with it.
     """
+    if queue is not None:
+        require_workers(engine)
     page = await read(
         lambda engine: read_page(
             engine,
@@ -81,6 +89,7 @@ async def list_executions(
             started_after=started_after,
             started_before=started_before,
             search=search,
+            queue=queue,
             cursor=cursor,
             limit=limit,
         )

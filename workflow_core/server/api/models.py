@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from workflow_core.limits import Limits
 from workflow_core.models import CircuitStatus, ExecutionStatus, PanicConfig, RetryConfig
 
 __all__ = [
@@ -109,6 +110,7 @@ class WorkflowDetails(WorkflowEntry):
         version: The workflow's own version.
         retry_config: For executions that are started without one.
         panic_config: For executions that are started without one.
+        limits: How many of its executions run, and begin, at the same time on workers.
         document: The document that it is made of, if it is declarative.
         input_schema: JSON schema of its input, if the type of that is declared.
         config: Its configuration; of secrets, only where they are read from.
@@ -117,6 +119,7 @@ class WorkflowDetails(WorkflowEntry):
     version: str | None
     retry_config: RetryConfig | None
     panic_config: PanicConfig | None
+    limits: Limits | None
     document: dict[str, Any] | None
     input_schema: dict[str, Any] | None
     config: Configuration

@@ -12,7 +12,7 @@ from workflow_core.errors import ValidationError
 from workflow_core.server.dashboard.filters import SPANS, Filters
 from workflow_core.server.dashboard.rendering import engine_of, read, render
 from workflow_core.summaries import EXECUTION_STATUSES
-from workflow_core.views.cluster import possible_statuses
+from workflow_core.views.cluster import possible_statuses, read_cluster
 from workflow_core.views.execution_pages import ExecutionPage, read_page
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class _List:
     """What the page shows.
 
     Attributes:
+        queues: The names of the queues that hold something; ``None`` if the database has no workers.
         total: How many executions the whole list has; ``None`` if that would have to be counted.
         mistake: Why the filter cannot be used.
     """
@@ -37,6 +38,7 @@ class _List:
     page: ExecutionPage
     total: int | None
     workflows: list[str]
+    queues: list[str] | None
     mistake: str
 
 
@@ -53,6 +55,7 @@ async def executions(request: Request) -> Response:
         page=found.page,
         total=found.total,
         workflows=found.workflows,
+        queues=found.queues,
         mistake=found.mistake,
         statuses=possible_statuses(engine_of(request)),
         spans=SPANS,
@@ -61,6 +64,8 @@ async def executions(request: Request) -> Response:
 
 async def _read(engine: WorkflowEngine, filters: Filters) -> _List:
     workflows = sorted({*(found.name for found in await engine.store.list_workflows()), *engine.workflow_names()})
+    cluster = await read_cluster(engine)
+    queues = None if cluster is None else [queue.queue for queue in cluster.state.queues]
     try:
         now = engine.clock.now()
         page = await read_page(
@@ -70,17 +75,18 @@ async def _read(engine: WorkflowEngine, filters: Filters) -> _List:
             started_after=filters.started_after(now),
             started_before=filters.started_before(),
             search=filters.search or None,
+            queue=filters.queue or None,
             cursor=filters.before or None,
             limit=_PAGE,
         )
     except ValidationError as error:
-        return _List(ExecutionPage((), None), None, workflows, str(error))
-    return _List(page, await _total(engine, filters), workflows, "")
+        return _List(ExecutionPage((), None), None, workflows, queues, str(error))
+    return _List(page, await _total(engine, filters), workflows, queues, "")
 
 
 async def _total(engine: WorkflowEngine, filters: Filters) -> int | None:
     """Count the executions of a filter, if their index alone tells."""
-    if filters.search or filters.span or filters.start or filters.end:
+    if filters.search or filters.queue or filters.span or filters.start or filters.end:
         return None
     wanted = filters.status or EXECUTION_STATUSES
     stats = await engine.stats(filters.workflow or None)

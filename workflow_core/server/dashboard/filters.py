@@ -38,6 +38,7 @@ class Filters:
         span: One of `SPANS`, or empty.
         start: Started then or later, as it was written: a time in ISO 8601, in UTC if it names no zone.
         end: Started earlier than that, likewise.
+        queue: Handed to the workers of this queue.
         search: Part of an id, of an error, or of other texts.
         before: The cursor behind which the page begins; empty for the first page.
         back: The cursors of the pages between the first one and this one, so that the way back shows what was seen.
@@ -48,6 +49,7 @@ class Filters:
     span: str = ""
     start: str = ""
     end: str = ""
+    queue: str = ""
     search: str = ""
     before: str = ""
     back: tuple[str, ...] = ()
@@ -61,6 +63,7 @@ class Filters:
             span=query.get("started", ""),
             start=query.get("from", ""),
             end=query.get("to", ""),
+            queue=query.get("queue", ""),
             search=query.get("q", "").strip()[:_LONGEST_SEARCH],
             before=query.get("before", ""),
             back=tuple(query.getlist("back")[-_LONGEST_WAY_BACK:]),
@@ -69,7 +72,7 @@ class Filters:
     @property
     def narrows(self) -> bool:
         """Whether some executions may be left out."""
-        return bool(self.workflow or self.status or self.span or self.start or self.end or self.search)
+        return bool(self.workflow or self.status or self.span or self.start or self.end or self.queue or self.search)
 
     def statuses(self) -> Sequence[ExecutionStatus] | None:
         """Return the statuses.
@@ -104,6 +107,7 @@ class Filters:
         named = [
             ("q", self.search),
             ("workflow", self.workflow),
+            ("queue", self.queue),
             *(("status", status) for status in self.status),
             ("started", self.span),
             ("from", self.start),
