@@ -56,7 +56,6 @@ _CLAIMED_TOGETHER: Final = Kind(
     " FOR UPDATE OF d SKIP LOCKED),"
     " claimed AS (UPDATE {s}.dispatches d SET state = 'claimed', has_started = true, due_at = NULL FROM held"
     " WHERE d.execution_id = held.execution_id), ",
-    most_under_way=1,
 )
 
 _PARKED: Final = (

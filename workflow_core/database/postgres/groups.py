@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import weakref
-from collections import Counter, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import psycopg
@@ -55,18 +55,16 @@ class Kind:
         written: The common table expression of that name. It reads ``fence``, which has the columns of the durable
             points that may be written, and returns their keys, and behind them what is told of each.
         before: Further ones that it reads.
-        most_under_way: So many of its statements are under way at once in an event loop.
 
     Attributes:
         sql: The statement.
     """
 
-    __slots__ = ("columns", "key", "most_under_way", "sql")
+    __slots__ = ("columns", "key", "sql")
 
-    def __init__(self, columns: dict[str, str], key: int, lock: str | None, written: str, before: str = "", most_under_way: int = _MOST_UNDER_WAY) -> None:
+    def __init__(self, columns: dict[str, str], key: int, lock: str | None, written: str, before: str = "") -> None:
         self.columns = tuple(columns)
         self.key = key
-        self.most_under_way = most_under_way
         arrays = ", ".join(f"%({name})s::{kind}[]" for name, kind in columns.items())
         given = f"unnest({arrays}) AS given ({', '.join(columns)})"
         is_good = " AND e.fencing_token = given.token" if "token" in columns else ""
@@ -82,11 +80,10 @@ class Kind:
 class _OfLoop:
     """What waits, and how much is under way, in one event loop."""
 
-    __slots__ = ("is_called", "lines", "of_kind", "tasks", "under_way", "waiting")
+    __slots__ = ("is_called", "lines", "tasks", "under_way", "waiting")
 
     def __init__(self) -> None:
         self.under_way = 0
-        self.of_kind: Counter[Kind] = Counter()
         self.is_called = False
         self.waiting: dict[Kind, dict[Hashable, _Member]] = {}
         self.tasks: set[asyncio.Task[None]] = set()
@@ -239,10 +236,8 @@ class Groups:
 
     def _send(self, here: _OfLoop) -> None:
         """Send what waits, one group for each kind, as long as there are not too many under way."""
-        while here.under_way < _MOST_UNDER_WAY:
-            kind = next((kind for kind in here.waiting if here.of_kind[kind] < kind.most_under_way), None)
-            if kind is None:
-                return
+        while here.waiting and here.under_way < _MOST_UNDER_WAY:
+            kind = next(iter(here.waiting))
             members = list(here.waiting.pop(kind).values())
             if len(members) > _MOST_MEMBERS:
                 here.waiting[kind] = {member.row[: kind.key]: member for member in members[_MOST_MEMBERS:]}
@@ -250,7 +245,6 @@ class Groups:
             for member in members:
                 member.line.joining = None
             here.under_way += 1
-            here.of_kind[kind] += 1
             task = asyncio.ensure_future(self._write(here, kind, members))
             here.tasks.add(task)
             task.add_done_callback(here.tasks.discard)
@@ -266,7 +260,6 @@ class Groups:
             logger.debug("%d durable points are written one by one: %s", len(members), error)
         finally:
             here.under_way -= 1
-            here.of_kind[kind] -= 1
             for member in members:
                 if not member.settled.done():
                     member.settled.set_result(written.get(member.row[: kind.key]))
