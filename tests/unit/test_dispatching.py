@@ -147,3 +147,45 @@ def test_several_processes_make_the_queue_at_the_same_moment(make_postgres_store
         assert count == 1
 
     asyncio.run(scenario())
+
+
+def test_what_is_claimed_together_is_what_is_claimed_one_by_one(run_cluster, monkeypatch):
+    async def scenario(cluster):
+        ids = [f"e{number}" for number in range(8)]
+        for execution_id in ids:
+            await cluster.enqueue(execution_id)
+        await cluster.claim("e7")
+        await cluster.store.execution_parked(lease_of(await cluster.claim("e6")), 1, NOW)
+        await cluster.store.wake_due()
+        cluster.limits = Limits(concurrency=1)
+        await cluster.enqueue("limited")
+        await cluster.enqueue("waits")
+        sent, fetch = [], cluster.store._groups._fetch
+
+        async def noted(statement, values=None):
+            sent.append(statement)
+            return await fetch(statement, values)
+
+        monkeypatch.setattr(cluster.store._groups, "_fetch", noted)
+        monkeypatch.setattr(cluster.store, "fetch", noted)
+        jobs = {execution_id: await cluster.job(execution_id) for execution_id in [*ids, "limited"]}
+        sent.clear()
+        claims = await asyncio.gather(
+            *(cluster.store.execution_claimed(name, job, OTHER, None, NOW) for name, job in jobs.items()),
+            cluster.store.execution_claimed("e0", 999, OTHER, None, NOW),
+        )
+        assert [claim and claim.kind for claim in claims] == [
+            *["begun"] * 6,
+            "woken",
+            "abandoned",
+            "begun",
+            None,
+        ]
+        assert [claim.record.owner_id for claim in claims[:-1]] == [*["two"] * 7, "one", "two"]
+        for claim in claims[:-1]:
+            assert claim.record == await cluster.store.load_execution(claim.record.execution_id)
+        assert set((await cluster.states()).values()) == {"claimed", "waiting"}
+        assert sum("unnest" in statement for statement in sent) in (1, 2)
+        assert sum("INTO {s}.owners" in statement for statement in sent) == 1
+
+    run_cluster(scenario)
