@@ -169,6 +169,8 @@ def test_what_is_claimed_together_is_what_is_claimed_one_by_one(run_cluster, mon
         monkeypatch.setattr(cluster.store._groups, "_fetch", noted)
         monkeypatch.setattr(cluster.store, "fetch", noted)
         jobs = {execution_id: await cluster.job(execution_id) for execution_id in [*ids, "limited"]}
+        await asyncio.gather(*(cluster.store.owner_recorded(OTHER, None) for _ in range(5)))
+        assert sum("INTO {s}.owners" in statement for statement in sent) == 1
         sent.clear()
         claims = await asyncio.gather(
             *(cluster.store.execution_claimed(name, job, OTHER, None, NOW) for name, job in jobs.items()),
@@ -185,7 +187,6 @@ def test_what_is_claimed_together_is_what_is_claimed_one_by_one(run_cluster, mon
         for claim in claims[:-1]:
             assert claim.record == await cluster.store.load_execution(claim.record.execution_id)
         assert set((await cluster.states()).values()) == {"claimed", "waiting"}
-        assert sum("unnest" in statement for statement in sent) in (1, 2)
-        assert sum("INTO {s}.owners" in statement for statement in sent) == 1
+        assert sum("unnest" in statement for statement in sent) <= 2
 
     run_cluster(scenario)
