@@ -9,6 +9,7 @@ from tests.unit.dispatch_cluster import NOW, OTHER, OWNER, lease_of
 from workflow_core import LeaseLostError
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.store import Lease, NewExecution
+from workflow_core.limits import Limits
 
 
 def test_an_execution_and_its_job_are_recorded_together(run_cluster):

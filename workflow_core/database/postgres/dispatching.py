@@ -49,12 +49,13 @@ _CLAIMED_TOGETHER: Final = Kind(
     " status = CASE WHEN e.status IN ('sleeping', 'panicked') THEN e.status ELSE 'running' END,"
     " revision = e.revision + 1, updated_at = held.at FROM held WHERE e.id = held.execution_id"
     f" RETURNING e.id, held.job_id, held.kind, {EXECUTION_COLUMNS}",
-    # What begins within a limit, and what another worker has left, is claimed by itself.
+    # What another worker has left is claimed by itself.
     "held AS (SELECT d.execution_id, d.job_id, CASE WHEN d.has_started THEN 'woken' ELSE 'begun' END AS kind,"
     " fence.owner, fence.at FROM fence JOIN {s}.dispatches d ON d.execution_id = fence.id AND d.job_id = fence.job"
-    " WHERE d.state = 'queued' AND CASE WHEN d.has_started THEN d.due_at IS NOT NULL ELSE NOT d.is_limited END"
+    " WHERE d.state = 'queued' AND (NOT d.has_started OR d.due_at IS NOT NULL)"
     " FOR UPDATE OF d SKIP LOCKED),"
-    " claimed AS (UPDATE {s}.dispatches d SET state = 'claimed', has_started = true, due_at = NULL FROM held"
+    " claimed AS (UPDATE {s}.dispatches d SET state = 'claimed', has_started = true, due_at = NULL, first_start_at ="
+    " CASE WHEN d.has_started OR NOT d.is_limited THEN d.first_start_at ELSE clock_timestamp() END FROM held"
     " WHERE d.execution_id = held.execution_id), ",
 )
 
