@@ -25,6 +25,8 @@ logger = logging.getLogger("workflow_core")
 
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
+_POOL_SECONDS: Final = 1.0
+"""How long the pool tries to connect by itself: it waits ever longer, up to as long as the database was away."""
 
 _BACK: Final = (
     "INSERT INTO procrastinate_workers (id) OVERRIDING SYSTEM VALUE VALUES (%(worker_id)s) ON CONFLICT DO NOTHING"
@@ -36,8 +38,8 @@ class PatientConnector(PsycopgConnector):
     """Runs statements again until the database is back.
 
     A statement whose answer was lost may have been run. Procrastinate's statements can be run twice, but for two: the
-    end of a job, whose second try is refused because the first one has succeeded, and the fetch of a job, which leaves
-    a job that nobody works on; `workflow_core.cluster.worker` looks for those.
+    end of a job, which is refused when the job has ended already, and the fetch of a job, which leaves a job that
+    nobody works on; `workflow_core.cluster.worker` looks for those.
 
     Args:
         conninfo: Where to.
@@ -55,6 +57,7 @@ class PatientConnector(PsycopgConnector):
             min_size=1,
             max_size=connections,
             timeout=1,
+            reconnect_timeout=_POOL_SECONDS,
             configure=_without_transactions,
             pool_factory=_pool,
         )
@@ -132,8 +135,8 @@ class PatientConnector(PsycopgConnector):
                 result = await run()
             except exceptions.ConnectorException as error:
                 cause = error.__cause__
-                if tries > 1 and isinstance(cause, psycopg.errors.RaiseException):
-                    return None  # the first try did it, and its answer was lost
+                if isinstance(cause, psycopg.errors.RaiseException):
+                    return None  # the job has ended: by a try whose answer was lost, or by who took this one for dead
                 if isinstance(cause, psycopg.errors.ForeignKeyViolation) and "worker_id" in arguments:
                     await super().execute_query_async(_BACK, worker_id=arguments["worker_id"])
                     continue

@@ -37,7 +37,8 @@ _ENQUEUED: Final = (
     " %(deadline_at)s::bigint, %(revision)s::text, %(token)s, %(queue)s, %(priority)s, %(limited)s, %(key)s::text)"
 )
 _CLAIMED: Final = (
-    f"SELECT c.kind, {EXECUTION_COLUMNS.replace('e.', '(c.execution).')}"
+    "SELECT c.kind, (c.execution).owner_id = %(owner)s AND (c.execution).updated_at = %(at)s, (c.execution).revision,"
+    f" {EXECUTION_COLUMNS.replace('e.', '(c.execution).')}"
     " FROM {s}.claim(%(id)s, %(job)s, %(owner)s, %(at)s) c"
 )
 
@@ -120,7 +121,12 @@ class DispatchStore(DefinitionStore):
 
         rows = await self.fetch(f"WITH {part.rstrip(', ')} {_CLAIMED}" if part else _CLAIMED, values)
         self._note_owner(part, owner, lease_expires_at)
-        return Claim(execution_record(rows[0][1:]), rows[0][0]) if rows else None
+        if not rows:
+            return None
+        ((kind, is_ours, revision, *columns),) = rows
+        if kind == "abandoned" and is_ours:  # the answer was lost, and this is the second try
+            kind = "begun" if revision == 1 else "woken"
+        return Claim(execution_record(columns), kind)
 
     async def execution_parked(self, lease: Lease, due_at: int, at: datetime) -> None:
         """Let go of an execution until a moment."""
