@@ -30,6 +30,9 @@ class Fleet:
         schema: The schema of the tables.
         app: What they run.
         settings: Of their engines.
+
+    Attributes:
+        settings: Those of the engines of what is begun from now on.
     """
 
     def __init__(self, nursery: Nursery, directory: Path, schema: str, app: str = APP, **settings: object) -> None:
@@ -39,7 +42,7 @@ class Fleet:
         self._nursery = nursery
         self._numbers = itertools.count(1)
         self._app = app
-        self._settings = {"lease_ms": 5_000, "storage_patience_ms": 500, **settings}
+        self.settings = {"lease_ms": 5_000, "storage_patience_ms": 500, **settings}
 
     def run(self, url: str, *arguments: str) -> Command:
         """Begin a process of the command line on a database."""
@@ -48,7 +51,7 @@ class Fleet:
             "WORKFLOW_DATABASE_SCHEMA": self.schema,
             "WORKFLOW_APP": self._app,
             "STORM_DIRECTORY": str(self.directory),
-            "STORM_SETTINGS": json.dumps(self._settings),
+            "STORM_SETTINGS": json.dumps(self.settings),
         }
         log = self.directory / f"process-{next(self._numbers)}.log"
         return Command(self._nursery, arguments, environment, log)
@@ -92,10 +95,8 @@ class Fleet:
         import psycopg
 
         queries = (
-            "SELECT id, status, owner_id, fencing_token, updated_at, now() FROM executions"
-            " WHERE status NOT IN ('completed', 'failed', 'cancelled')",
-            "SELECT execution_id, state, job_id, has_slot, has_key_slot, queued_at, due_at FROM dispatches"
-            " WHERE state <> 'ended'",
+            "SELECT id, status, owner_id, updated_at FROM executions WHERE status NOT IN ('completed', 'cancelled')",
+            "SELECT execution_id, state, job_id, has_slot, has_key_slot FROM dispatches WHERE state <> 'ended'",
             "SELECT id, task_name, status, scheduled_at, attempts, worker_id, args FROM procrastinate_jobs",
             "SELECT id, now() - last_heartbeat FROM procrastinate_workers",
         )

@@ -136,7 +136,6 @@ def _wait(request: dict[str, Any]) -> int:
 
 def main() -> None:
     """Answer requests until there are no more."""
-    import tests.reliability.storm_workflows
     import workflow_core.cli.commands.cleanup
     import workflow_core.cli.commands.start
     import workflow_core.cli.commands.worker

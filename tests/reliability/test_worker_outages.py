@@ -69,6 +69,7 @@ def test_workers_wait_for_a_server_that_crashed_and_is_away(
     tmp_path, fleet, postgres_server, serve, seconds, heartbeat
 ):
     serve(DURABLE)
+    fleet.settings["lease_ms"] = 5 * heartbeat  # so longer, too, or shorter
     workers = [fleet.begin(postgres_server.url, heartbeat=heartbeat) for _ in range(3)]
 
     async def scenario():
@@ -137,8 +138,9 @@ def test_workers_wait_for_a_connection_when_the_server_takes_no_more(tmp_path, f
     text = worker.text()
     assert fleet.end() == [0]
     assert fleet.checked(postgres_server.url, 1).violations == []
-    assert text.count("The database is away, and the worker waits for it") == 1, text
-    assert text.count("The database is back") == 1, text
+    assert 0 < text.count("The database is away, and the worker waits for it") == text.count("The database is back"), (
+        text
+    )
 
 
 @pytest.mark.timeout(240)
@@ -167,11 +169,9 @@ async def _fill_and_clear(tmp_path, disk, worker):
     engine = make_engine(tmp_path)
     await engine.bare_store.make_queue()
     await until(lambda: "Working on" in worker.text())
+    await enqueue(engine, BATCHES)
     disk.fill()
-    enqueued = asyncio.create_task(enqueue(engine, BATCHES))
-    await until(lambda: "No space left on device" in worker.text() or enqueued.done())
-    print(worker.text(), enqueued)
+    await until(lambda: "No space left on device" in worker.text())
     disk.clear()
-    await enqueued
     await to_rest(engine, BATCHES, MOST_SECONDS)
     await engine.aclose()
