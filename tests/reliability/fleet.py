@@ -41,7 +41,7 @@ class Fleet:
         self.workers: list[Command] = []
         self._nursery = nursery
         self._numbers = itertools.count(1)
-        self._app = app
+        self.app = app
         self.settings = {"lease_ms": 5_000, "storage_patience_ms": 500, **settings}
 
     def run(self, url: str, *arguments: str) -> Command:
@@ -49,7 +49,7 @@ class Fleet:
         environment = {
             "WORKFLOW_DATABASE_URL": url,
             "WORKFLOW_DATABASE_SCHEMA": self.schema,
-            "WORKFLOW_APP": self._app,
+            "WORKFLOW_APP": self.app,
             "STORM_DIRECTORY": str(self.directory),
             "STORM_SETTINGS": json.dumps(self.settings),
         }

@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ class Nursery:
     """Gives birth to processes, and knows how they end."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.reliability.nursery"],
             cwd=ROOT,
@@ -44,9 +46,10 @@ class Nursery:
         """Send a request, and return its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return int(json.loads(self._process.stdout.readline()))
+        with self._lock:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            return int(json.loads(self._process.stdout.readline()))
 
     def close(self) -> None:
         """End the nursery, and with it every process that it gave birth to."""
@@ -88,8 +91,10 @@ class Command:
 
     def wait(self, seconds: float = LONGEST_SECONDS) -> int:
         """Wait for its end, and return its exit code; a signal that ended it is negative."""
-        code = self.nursery.ask(act="wait", pid=self.pid, seconds=seconds)
-        assert code != STILL_RUNS, f"process {self.pid} has not ended after {seconds} s:\n{self.text()}"
+        deadline = time.monotonic() + seconds
+        while (code := self.nursery.ask(act="look", pid=self.pid)) == STILL_RUNS:
+            assert time.monotonic() < deadline, f"process {self.pid} has not ended after {seconds} s:\n{self.text()}"
+            time.sleep(LOOK_SECONDS)
         return code
 
     def kill(self) -> None:
@@ -99,7 +104,7 @@ class Command:
 
 
 STILL_RUNS = 1_000
-"""What is answered for a process that has not ended in time; no exit code is that large."""
+"""What is answered for a process that has not ended; no exit code is that large."""
 
 
 def _begin(request: dict[str, Any]) -> int:
@@ -124,14 +129,9 @@ def _begin(request: dict[str, Any]) -> int:
         os._exit(code)
 
 
-def _wait(request: dict[str, Any]) -> int:
-    deadline = time.monotonic() + request["seconds"]
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(request["pid"], os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(LOOK_SECONDS)
-    return STILL_RUNS
+def _look(request: dict[str, Any]) -> int:
+    pid, status = os.waitpid(request["pid"], os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if pid else STILL_RUNS
 
 
 def main() -> None:
@@ -141,7 +141,7 @@ def main() -> None:
     import workflow_core.cli.commands.worker
     import workflow_core.cluster.worker  # noqa: F401 - what its children would import
 
-    acts = {"begin": _begin, "wait": _wait}
+    acts = {"begin": _begin, "look": _look}
     for line in sys.stdin:
         request = json.loads(line)
         sys.stdout.write(f"{acts[request['act']](request)}\n")
