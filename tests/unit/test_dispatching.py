@@ -69,7 +69,7 @@ def test_what_a_dead_worker_left_is_claimed_by_the_same_job_and_belongs_to_the_d
         zombie = lease_of(await cluster.claim("e"))
         again = await cluster.claim("e", OTHER)
         assert (again.kind, again.record.owner_id) == ("abandoned", "one")
-        await cluster.store.execution_recovered(lease_of(again), OTHER, None, "running", 2, NOW)
+        await cluster.store.execution_recovered(lease_of(again), OTHER, None, 2, NOW)
         with pytest.raises(LeaseLostError):
             await cluster.store.execution_completed(zombie, None, False, 2, NOW)
 

@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from typing import LiteralString
 
     from procrastinate.connector import Notify
@@ -29,6 +29,8 @@ _MOST_TOGETHER: Final = 20
 
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
+_POOL_SECONDS: Final = 1.0
+"""How long the pool tries to connect by itself: it waits ever longer, up to as long as the database was away."""
 
 _BACK: Final = (
     "INSERT INTO procrastinate_workers (id) OVERRIDING SYSTEM VALUE VALUES (%(worker_id)s) ON CONFLICT DO NOTHING"
@@ -53,10 +55,17 @@ FROM fetched WHERE (job).id IS NOT NULL ORDER BY number
 """Fetches one job after the other, as Procrastinate does, until there is none."""
 
 _FINISH_TOGETHER: Final = """
-SELECT procrastinate_finish_job_v1(id, status, is_deleted)
-FROM unnest(%(job_id)s::bigint[], %(status)s::procrastinate_job_status[], %(delete_job)s::boolean[])
-    AS job (id, status, is_deleted)
+SELECT procrastinate_finish_job_v1(id, end_status, is_deleted) FROM (
+    SELECT job.id, ending.end_status, ending.is_deleted
+    FROM unnest(%(job_id)s::bigint[], %(status)s::procrastinate_job_status[], %(delete_job)s::boolean[])
+        AS ending (id, end_status, is_deleted)
+    JOIN procrastinate_jobs job ON job.id = ending.id
+    WHERE job.status IN ('todo', 'doing') ORDER BY job.id FOR UPDATE OF job
+) AS held
 """
+"""Ends jobs, but for those that have ended already: by a try whose answer was lost, or by who took this worker for
+dead."""
+
 _HAND_BACK: Final = """
 SELECT procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL) FROM procrastinate_jobs
 WHERE id = ANY (%(ids)s::bigint[]) AND worker_id = %(worker_id)s AND status = 'doing'
@@ -86,8 +95,8 @@ class PatientConnector(PsycopgConnector):
     one. Those that end while the end of others is under way are ended together.
 
     A statement whose answer was lost may have been run. Procrastinate's statements can be run twice, but for two: the
-    end of jobs, whose second try is refused because the first one has succeeded, and the fetch of jobs, which leaves
-    jobs that nobody works on; `workflow_core.cluster.worker` looks for those.
+    end of jobs, which passes over those that have ended already, and the fetch of jobs, which leaves jobs that nobody
+    works on; `workflow_core.cluster.worker` looks for those.
 
     Args:
         conninfo: Where to.
@@ -107,6 +116,7 @@ class PatientConnector(PsycopgConnector):
             min_size=1,
             max_size=connections,
             timeout=1,
+            reconnect_timeout=_POOL_SECONDS,
             configure=_without_transactions,
             pool_factory=_pool,
         )
@@ -227,28 +237,20 @@ class PatientConnector(PsycopgConnector):
     async def _end_all(self) -> None:
         while self._endings:
             endings, self._endings = self._endings, []
-            await self._end_together(sorted(endings, key=lambda ending: ending.job_id))
-
-    async def _end_together(self, endings: Sequence[_Ending]) -> None:
-        """End some jobs, in the order in which others lock them too."""
-        ids, statuses, are_deleted, all_settled = zip(*endings, strict=True)
-        arguments = {"job_id": list(ids), "status": list(statuses), "delete_job": list(are_deleted)}
-        failure: exceptions.ConnectorException | None = None
-        try:
-            await self._execute(_FINISH_TOGETHER, arguments)
-        except exceptions.ConnectorException as error:
-            if len(endings) > 1 and isinstance(error.__cause__, psycopg.errors.RaiseException):
-                for ending in endings:  # one that has ended already must not keep the others from it
-                    await self._end_together([ending])
-                return
-            failure = error
-        for settled in all_settled:
-            if settled.done():
-                continue
-            if failure is None:
-                settled.set_result(None)
-            else:
-                settled.set_exception(failure)
+            ids, statuses, are_deleted, all_settled = zip(*endings, strict=True)
+            arguments = {"job_id": list(ids), "status": list(statuses), "delete_job": list(are_deleted)}
+            failure: exceptions.ConnectorException | None = None
+            try:
+                await self._execute(_FINISH_TOGETHER, arguments)
+            except exceptions.ConnectorException as error:
+                failure = error
+            for settled in all_settled:
+                if settled.done():
+                    continue
+                if failure is None:
+                    settled.set_result(None)
+                else:
+                    settled.set_exception(failure)
 
     async def _until_it_works(
         self, run: Callable[[], Awaitable[ResultT]], arguments: Mapping[str, object]
@@ -261,8 +263,8 @@ class PatientConnector(PsycopgConnector):
                 result = await run()
             except exceptions.ConnectorException as error:
                 cause = error.__cause__
-                if tries > 1 and isinstance(cause, psycopg.errors.RaiseException):
-                    return None  # the first try did it, and its answer was lost
+                if isinstance(cause, psycopg.errors.RaiseException):
+                    return None  # the job has ended: by a try whose answer was lost, or by who took this one for dead
                 if isinstance(cause, psycopg.errors.ForeignKeyViolation) and "worker_id" in arguments:
                     await super().execute_query_async(_BACK, worker_id=arguments["worker_id"])
                     continue

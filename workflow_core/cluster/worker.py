@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from workflow_core.database.dispatch import Claim
     from workflow_core.engine import WorkflowEngine
+    from workflow_core.running import Active
 
 __all__ = ["Worker", "dispatching_store"]
 
@@ -266,37 +267,49 @@ class Worker:
     # Executions ------------------------------------------------------------------------------------------------------
 
     async def _run(self, job_id: int, execution_id: str, workflow_name: str) -> None:
-        engine = self._engine
         await self._require_defined(execution_id, workflow_name)
-        claim = await self._store.execution_claimed(
-            execution_id, job_id, engine.owner, engine.lease_expiry(), engine.clock.now()
+        began = self._engine.clock.monotonic()
+        beginning = asyncio.create_task(
+            self._begin(job_id, execution_id), name=f"workflow worker begins {execution_id}"
         )
-        if claim is None:
-            return
         try:
-            active = await engine.run_claimed(claim)
-        except LeaseLostError:
-            self._connector.forsake(job_id)
-            return
-        except StorageError:
-            raise
-        except WorkflowCoreError:
-            logger.exception('Execution "%s" cannot go on; it is tried again later', execution_id)
-            await self._put_off(claim)
-            return
-        if active.task is None:
-            return
-        self._teller.begins(claim)
-        began = engine.clock.monotonic()
-        try:
+            active = await asyncio.shield(beginning)
+            if active is None or active.task is None:
+                return
             await asyncio.wait([active.task])
-        except asyncio.CancelledError:  # the time that was left for it to end is over
+        except asyncio.CancelledError:  # the time that was left for it to end is over; what was claimed is given back
+            active = await beginning
+            if active is None or active.task is None:
+                return
+            await asyncio.sleep(0)  # only what has begun gives itself back
             active.task.cancel()
             await asyncio.wait([active.task])
         self._teller.ends(active, began)
         lost = isinstance(active.final.error, LeaseLostError)
         if lost and active.parked_until is None:
             self._connector.forsake(job_id)
+
+    async def _begin(self, job_id: int, execution_id: str) -> Active | None:
+        """Claim an execution and let it run; return ``None`` if there is nothing to run, or not now."""
+        engine = self._engine
+        claim = await self._store.execution_claimed(
+            execution_id, job_id, engine.owner, engine.lease_expiry(), engine.clock.now()
+        )
+        if claim is None:
+            return None
+        try:
+            active = await engine.run_claimed(claim)
+        except LeaseLostError:
+            self._connector.forsake(job_id)
+            return None
+        except StorageError:
+            raise
+        except WorkflowCoreError:
+            logger.exception('Execution "%s" cannot go on; it is tried again later', execution_id)
+            await self._put_off(claim)
+            return None
+        self._teller.begins(claim)
+        return active
 
     async def _require_defined(self, execution_id: str, workflow_name: str) -> None:
         if self._engine.known_definition(workflow_name) is not None:

@@ -38,7 +38,8 @@ _ENQUEUED: Final = (
     " %(deadline_at)s::bigint, %(revision)s::text, %(token)s, %(queue)s, %(priority)s, %(limited)s, %(key)s::text)"
 )
 _CLAIMED: Final = (
-    f"SELECT c.kind, {EXECUTION_COLUMNS.replace('e.', '(c.execution).')}"
+    "SELECT c.kind, (c.execution).owner_id = %(owner)s AND (c.execution).updated_at = %(at)s, (c.execution).revision,"
+    f" {EXECUTION_COLUMNS.replace('e.', '(c.execution).')}"
     " FROM {s}.claim(%(id)s, %(job)s, %(owner)s, %(at)s) c"
 )
 _CLAIMED_TOGETHER: Final = Kind(
@@ -139,11 +140,14 @@ class DispatchStore(DefinitionStore):
 
         async def by_itself() -> None:
             nonlocal claimed
-            claimed = next(iter(await self.fetch(_CLAIMED, values)), None)
+            for kind, is_ours, revision, *columns in await self.fetch(_CLAIMED, values):
+                if kind == "abandoned" and is_ours:  # the answer was lost, and this is the second try
+                    claimed = ("begun" if revision == 1 else "woken", *columns)
+                else:
+                    claimed = (kind, *columns)
 
-        told = await self._groups.write(_CLAIMED_TOGETHER, tuple(values.values()), by_itself)
-        kind, *columns = told or claimed or (None,)
-        return None if kind is None else Claim(execution_record(columns), kind)
+        claimed = await self._groups.write(_CLAIMED_TOGETHER, tuple(values.values()), by_itself) or claimed
+        return None if claimed is None else Claim(execution_record(claimed[1:]), claimed[0])
 
     async def execution_parked(self, lease: Lease, due_at: int, at: datetime) -> None:
         """Let go of an execution until a moment."""
