@@ -1,11 +1,16 @@
-"""A proxy in front of a PostgreSQL server that counts round trips, loses answers, and cuts connections."""
+"""A proxy in front of a PostgreSQL server that counts round trips, loses and delays answers, and cuts connections."""
 
 import contextlib
+import itertools
+import random
 import socket
 import threading
 
 _IDLE = b"Z\x00\x00\x00\x05I"
 """ReadyForQuery, outside of a transaction: what was asked for is committed."""
+
+_ANNOUNCEMENT = b"A"
+"""The type of NotificationResponse, which a server sends by itself to a session that is idle."""
 
 
 class Proxy:
@@ -16,13 +21,22 @@ class Proxy:
         lost: How many answers were lost since `lose_answer` was called.
         struck: How many answers were lost in all, and connections cut.
         refusing: Whether connections are refused.
+        delay: For how long, in seconds, everything is held back in each direction: from, and to.
+        swallowing: Whether announcements (``NOTIFY``) are kept from those who listen.
+        swallowed: How many were.
+        deaf: Whether a session that wants to listen is cut off.
+        listens: How often one has asked to listen.
+        lost_of: How many answers of each kind were lost, see `lose_answers_of`.
     """
 
     def __init__(self, directory, server):
         self.url = f"postgresql://postgres@/postgres?host={directory}"
         self.requests, self.lost, self.struck, self.refusing = 0, 0, 0, False
+        self.delay, self.swallowing, self.swallowed, self.deaf, self.listens = None, False, 0, False, 0
+        self.lost_of, self._every, self._seen, self._when_lost = {}, 0, {}, lambda: None
         self._server, self._to_lose = str(server), None
         self._ends, self._lock = [], threading.Lock()
+        self._over = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(directory / ".s.PGSQL.5432"))
         self._listener.listen()
@@ -33,8 +47,20 @@ class Proxy:
         """Cut the connection instead of telling of the end of a transaction: of the next one if ``number`` is 0."""
         self._to_lose, self.lost = number, 0
 
+    def lose_answers_of(self, *kinds, every, when_lost=lambda: None):
+        """Lose answers of statements with certain texts: of the first one of each, and of one in ``every`` after it.
+
+        Args:
+            kinds: The texts.
+            every: How often; 0 loses the first one alone.
+            when_lost: Called when the server has committed, before the connection is cut.
+        """
+        self.lost_of = dict.fromkeys(kinds, 0)
+        self._seen = {kind: itertools.count() for kind in kinds}
+        self._every, self._when_lost = every, when_lost
+
     def stop_losing(self):
-        self._to_lose = None
+        self._to_lose, self._seen = None, {}
 
     def cut(self):
         """Cut all connections."""
@@ -46,6 +72,7 @@ class Proxy:
                 end.shutdown(socket.SHUT_RDWR)
 
     def close(self):
+        self._over.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -70,27 +97,64 @@ class Proxy:
                 continue
             with self._lock:
                 self._ends += [client, server]
+            session = _Session()
             for target in (self._requests, self._answers):
-                thread = threading.Thread(target=target, args=(client, server), daemon=True)
+                thread = threading.Thread(target=target, args=(client, server, session), daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    def _requests(self, client, server):
+    def _requests(self, client, server, session):
         with contextlib.suppress(OSError):
             while data := client.recv(65_536):
                 self.requests += 1
+                self._hold_back()
+                if b"LISTEN " in data:
+                    self.listens += 1
+                    if self.deaf:
+                        break
+                for kind in self._asked_for(session, data):
+                    if self._is_next(kind):
+                        session.lost_kind = kind
                 server.sendall(data)
         _shut(client, server)
 
-    def _answers(self, client, server):
+    def _answers(self, client, server, session):
         with contextlib.suppress(OSError):
             while data := server.recv(65_536):
-                if data.endswith(_IDLE) and self._is_to_be_lost():
+                self._hold_back()
+                if self.swallowing and data.startswith(_ANNOUNCEMENT):
+                    self.swallowed += 1
+                    continue
+                if data.endswith(_IDLE) and (self._loses_kind(session) or self._is_to_be_lost()):
                     break
                 client.sendall(data)
         _shut(client, server)
         client.close()
         server.close()
+
+    def _hold_back(self):
+        if self.delay is not None:
+            self._over.wait(random.uniform(*self.delay))
+
+    def _asked_for(self, session, data):
+        """Return the kinds of answers to lose that a request will have."""
+        texts = session.texts_of(data)
+        return [kind for kind in self._seen if any(kind.encode() in text for text in texts)]
+
+    def _is_next(self, kind):
+        with self._lock:
+            number = next(self._seen[kind])
+        return number == 0 if self._every == 0 else number % self._every == 0
+
+    def _loses_kind(self, session):
+        kind, session.lost_kind = session.lost_kind, None
+        if kind is None:
+            return False
+        with self._lock:
+            self.lost_of[kind] += 1
+            self.struck += 1
+        self._when_lost()
+        return True
 
     def _is_to_be_lost(self):
         if self._to_lose is None:
@@ -100,6 +164,40 @@ class Proxy:
             return False
         self._to_lose, self.lost, self.struck = None, self.lost + 1, self.struck + 1
         return True
+
+
+class _Session:
+    """What is known of one connection.
+
+    Attributes:
+        statements: The texts of prepared statements, by name.
+        lost_kind: Of which kind the answer is that is lost when it comes; ``None`` for none.
+    """
+
+    def __init__(self):
+        self.statements = {}
+        self.lost_kind = None
+        self._has_begun = False
+        self._rest = b""
+
+    def texts_of(self, data):
+        """Return the texts of the statements that are run by what a client sends, prepared ones too."""
+        data, texts = self._rest + data, []
+        if not self._has_begun:  # the first message has no type
+            self._has_begun, data = True, data[int.from_bytes(data[:4]) :]
+        while len(data) >= 5 and (end := 1 + int.from_bytes(data[1:5])) <= len(data):
+            kind, body = data[:1], data[5:end]
+            if kind == b"Q":
+                texts.append(body)
+            elif kind == b"P":
+                name, text, _ = body.split(b"\0", 2)
+                self.statements[name] = text
+            elif kind == b"B":
+                _, name, _ = body.split(b"\0", 2)
+                texts.append(self.statements.get(name, b""))
+            data = data[end:]
+        self._rest = data
+        return texts
 
 
 def _shut(*ends):

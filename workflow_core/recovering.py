@@ -11,7 +11,7 @@ from workflow_core.clock import to_epoch_ms
 from workflow_core.crash_loops import in_peace, interrupted_too_often, load_deaths
 from workflow_core.errors import LeaseLostError, StorageError, WorkflowCoreError
 from workflow_core.events import ExecutionRecovered, ExecutionStarted
-from workflow_core.stored import revive
+from workflow_core.stored import load_record, revive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -265,10 +265,13 @@ class Recovery:
         execution = await revive(self._engine, record)
         deaths = await self._deaths_of(record) if deaths is None else deaths
         seq, at = execution.next_seq(), self._engine.clock.now()
-        status: ExecutionStatus = record.status if record.status in {"sleeping", "panicked"} else "running"
         lease = await execution.store.execution_recovered(
-            execution.lease, self._engine.owner, self._engine.lease_expiry(), status, seq, at
+            execution.lease, self._engine.owner, self._engine.lease_expiry(), seq, at
         )
+        if lease.recovered_seq not in {None, seq}:  # its last owner lives, and has written since this was read
+            record = await load_record(self._engine, record.execution_id)
+            execution, seq = await revive(self._engine, record), lease.recovered_seq
+        status: ExecutionStatus = record.status if record.status in {"sleeping", "panicked"} else "running"
         execution.taken_over(lease, status)
         if self._engine.settings.max_recoveries is not None and deaths >= self._engine.settings.max_recoveries:
             execution.hopeless = interrupted_too_often(execution, deaths)

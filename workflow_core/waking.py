@@ -73,7 +73,7 @@ class SleepingExecutions:
                 return
             lease, at = Lease(found.workflow_name, found.execution_id, found.fencing_token), self._engine.clock.now()
             lease = await self._engine.store.workflow(found.workflow_name).execution_recovered(
-                lease, self._engine.owner, self._engine.lease_expiry(), found.status, 0, at
+                lease, self._engine.owner, self._engine.lease_expiry(), 0, at
             )
             self._sleepers.add(lease, due_at, at)
         self._leases.keep()

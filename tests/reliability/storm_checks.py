@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter, defaultdict
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,7 +24,7 @@ MAY_FAIL = {"StepInterruptedError", "CircuitOpenError"}
 
 
 class Counts(Protocol):
-    """What the checks count, and complain of."""
+    """What the checks count, and complain of; `Counted` is the plain form of it."""
 
     executions: int
     recoveries: int
@@ -32,6 +33,19 @@ class Counts(Protocol):
     kills: int
     statuses: dict[str, int]
     violations: list[str]
+
+
+@dataclass
+class Counted:
+    """What the checks have counted."""
+
+    executions: int = 0
+    recoveries: int = 0
+    interruptions: int = 0
+    calls: int = 0
+    kills: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
 
 
 def check(directory: Path, batches: int, summary: Counts) -> None:

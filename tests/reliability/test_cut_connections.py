@@ -4,27 +4,15 @@ import asyncio
 import os
 import random
 import threading
-from dataclasses import dataclass, field
 
 import pytest
 
 from tests.reliability.postgres_copy import copy
-from tests.reliability.storm_checks import check
+from tests.reliability.storm_checks import Counted, check
 from tests.reliability.storm_workflows import KINDS, make_engine, work
 
 SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "7"))
 BATCHES = 3
-
-
-@dataclass
-class Counts:
-    executions: int = 0
-    recoveries: int = 0
-    interruptions: int = 0
-    calls: int = 0
-    kills: int = 0
-    statuses: dict = field(default_factory=dict)
-    violations: list = field(default_factory=list)
 
 
 @pytest.mark.timeout(180)
@@ -43,7 +31,7 @@ def test_connections_that_break_all_the_time_lose_nothing_and_repeat_nothing(
                 proxy.lose_answer(moments.randrange(3))
 
     striking = threading.Thread(target=strike)
-    counts = Counts()
+    counts = Counted()
 
     async def run():
         engine = make_engine(tmp_path)

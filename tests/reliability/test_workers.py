@@ -2,14 +2,13 @@
 
 import asyncio
 import os
-from dataclasses import dataclass, field
 
 import pytest
 
 pytest.importorskip("procrastinate")
 
 from tests.reliability.postgres_copy import copy
-from tests.reliability.storm_checks import check
+from tests.reliability.storm_checks import Counted, check
 from tests.reliability.storm_workflows import KINDS, ids_of, make_engine
 from tests.reliability.worker_storm import Storm, to_rest
 
@@ -21,24 +20,13 @@ STOPPED = ("counted backwards", "was called more than once", "the last call was"
 """What a worker that was stopped between the record of an attempt and its call may seem to have done afterwards."""
 
 
-@dataclass
-class Counts:
-    executions: int = 0
-    recoveries: int = 0
-    interruptions: int = 0
-    calls: int = 0
-    kills: int = 0
-    statuses: dict = field(default_factory=dict)
-    violations: list = field(default_factory=list)
-
-
 @pytest.mark.timeout(240)
 def test_eight_workers_that_are_killed_and_stopped_lose_nothing_and_repeat_nothing(
     tmp_path, monkeypatch, postgres_server, postgres_schema
 ):
     monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_server.url)
     monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
-    storm, counts = Storm(tmp_path, SEED), Counts()
+    storm, counts = Storm(tmp_path, SEED), Counted()
 
     def restart_the_server():
         postgres_server.stop()

@@ -9,6 +9,7 @@ from tests.unit.dispatch_cluster import NOW, OTHER, OWNER, lease_of
 from workflow_core import LeaseLostError
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.store import Lease, NewExecution
+from workflow_core.limits import Limits
 
 
 def test_an_execution_and_its_job_are_recorded_together(run_cluster):
@@ -68,7 +69,7 @@ def test_what_a_dead_worker_left_is_claimed_by_the_same_job_and_belongs_to_the_d
         zombie = lease_of(await cluster.claim("e"))
         again = await cluster.claim("e", OTHER)
         assert (again.kind, again.record.owner_id) == ("abandoned", "one")
-        await cluster.store.execution_recovered(lease_of(again), OTHER, None, "running", 2, NOW)
+        await cluster.store.execution_recovered(lease_of(again), OTHER, None, 2, NOW)
         with pytest.raises(LeaseLostError):
             await cluster.store.execution_completed(zombie, None, False, 2, NOW)
 
@@ -147,3 +148,46 @@ def test_several_processes_make_the_queue_at_the_same_moment(make_postgres_store
         assert count == 1
 
     asyncio.run(scenario())
+
+
+def test_what_is_claimed_together_is_what_is_claimed_one_by_one(run_cluster, monkeypatch):
+    async def scenario(cluster):
+        ids = [f"e{number}" for number in range(8)]
+        for execution_id in ids:
+            await cluster.enqueue(execution_id)
+        await cluster.claim("e7")
+        await cluster.store.execution_parked(lease_of(await cluster.claim("e6")), 1, NOW)
+        await cluster.store.wake_due()
+        cluster.limits = Limits(concurrency=1)
+        await cluster.enqueue("limited")
+        await cluster.enqueue("waits")
+        sent, fetch = [], cluster.store._groups._fetch
+
+        async def noted(statement, values=None):
+            sent.append(statement)
+            return await fetch(statement, values)
+
+        monkeypatch.setattr(cluster.store._groups, "_fetch", noted)
+        monkeypatch.setattr(cluster.store, "fetch", noted)
+        jobs = {execution_id: await cluster.job(execution_id) for execution_id in [*ids, "limited"]}
+        await asyncio.gather(*(cluster.store.owner_recorded(OTHER, None) for _ in range(5)))
+        assert sum("INTO {s}.owners" in statement for statement in sent) == 1
+        sent.clear()
+        claims = await asyncio.gather(
+            *(cluster.store.execution_claimed(name, job, OTHER, None, NOW) for name, job in jobs.items()),
+            cluster.store.execution_claimed("e0", 999, OTHER, None, NOW),
+        )
+        assert [claim and claim.kind for claim in claims] == [
+            *["begun"] * 6,
+            "woken",
+            "abandoned",
+            "begun",
+            None,
+        ]
+        assert [claim.record.owner_id for claim in claims[:-1]] == [*["two"] * 7, "one", "two"]
+        for claim in claims[:-1]:
+            assert claim.record == await cluster.store.load_execution(claim.record.execution_id)
+        assert set((await cluster.states()).values()) == {"claimed", "waiting"}
+        assert sum("unnest" in statement for statement in sent) <= 2
+
+    run_cluster(scenario)

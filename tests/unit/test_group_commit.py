@@ -225,7 +225,7 @@ def test_an_owner_whose_record_was_taken_back_is_recorded_again(store):
     other = Owner("host", 2, "0")
 
     def recover(execution_id, token=1):
-        return store.execution_recovered(Lease("w", execution_id, token), other, 5_000, "running", 2, NOW)
+        return store.execution_recovered(Lease("w", execution_id, token), other, 5_000, 2, NOW)
 
     found = results(store, start(store, "a"), start(store, "b"), recover("c", token=7))
     assert [type(one) for one in found] == [type(None), type(None), LeaseLostError]

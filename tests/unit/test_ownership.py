@@ -225,3 +225,50 @@ def test_who_comes_back_after_losing_the_lease_writes_nothing(two_machines, cloc
     result, events = asyncio.run(main())
     assert result.output == "done"
     assert [event.step_id for event in events if type(event).__name__ == "StepStarted"] == ["s"]
+
+
+def test_what_the_last_owner_writes_while_it_is_taken_over_is_not_done_again(two_machines, clock):
+    """It was taken for dead, and wrote between the moment when its state was read and the one when its lease ended."""
+    one, two = two_machines
+    calls = []
+
+    def define(engine):
+        @engine.define("v")
+        async def flow(ctx):
+            async def body(step_id):
+                calls.append((step_id, engine is one))
+                if engine is one:
+                    await may_end[step_id].wait()
+
+            for step_id in ("a", "b"):
+                await ctx.step(step_id, lambda step_id=step_id: body(step_id))
+            return "done"
+
+    async def main():
+        await one.start("v", "e", detach=True)
+        await clock.advance(1_000)
+        one._leases.renewal.cancel()
+        await clock.advance(30_000)
+        take = two.bare_store.execution_recovered
+
+        async def while_the_other_writes(*arguments):
+            may_end["a"].set()
+            while ("b", True) not in calls:
+                await clock.advance(1)
+            return await take(*arguments)
+
+        two.bare_store.execution_recovered = while_the_other_writes
+        assert await two.recover() == ["e"]
+        result = await clock.finish(two.wait("e"))
+        events = await two.history("e")
+        await asyncio.gather(*one.abandon(), return_exceptions=True)
+        await two.aclose()
+        return result, events
+
+    may_end = {"a": asyncio.Event(), "b": asyncio.Event()}
+    for engine in two_machines:
+        define(engine)
+    result, events = asyncio.run(main())
+    assert result.output == "done"
+    assert calls == [("a", True), ("b", True), ("b", False)]
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))

@@ -88,7 +88,7 @@ LATER = NOW + timedelta(seconds=1)
 FAILED = '{"type":"E","message":"m"}'
 ACTS = [
     Act("execution_started", nothing, lambda store: store.execution_started(NEW, OWNER, 5_000, NOW), running),
-    Act("execution_recovered", running, lambda s: s.execution_recovered(LEASE, OTHER, None, "running", 3, LATER)),
+    Act("execution_recovered", running, lambda s: s.execution_recovered(LEASE, OTHER, None, 3, LATER)),
     Act("execution_completed", running, lambda s: s.execution_completed(LEASE, "1", True, 3, LATER)),
     Act("execution_failed", running, lambda s: s.execution_failed(LEASE, FAILED, "m", 3, LATER)),
     Act("execution_panicked", running, lambda s: s.execution_panicked(LEASE, FAILED, "m", 5, "{}", 3, LATER)),
@@ -260,11 +260,11 @@ def test_a_take_over_of_somebody_else_is_not_taken_for_our_own(make_postgres_sto
     async def scenario():
         one, two = make_postgres_store(), make_postgres_store()
         await running(one)
-        assert await one.execution_recovered(LEASE, OTHER, None, "running", 3, NOW) == NEXT
+        assert await one.execution_recovered(LEASE, OTHER, None, 3, NOW) == NEXT
         with pytest.raises(LeaseLostError):
-            await two.execution_recovered(LEASE, OWNER, None, "running", 3, NOW)
+            await two.execution_recovered(LEASE, OWNER, None, 3, NOW)
         with pytest.raises(LeaseLostError):
-            await two.execution_recovered(LEASE, OTHER, None, "running", 3, LATER)
+            await two.execution_recovered(LEASE, OTHER, None, 3, LATER)
 
     asyncio.run(scenario())
 

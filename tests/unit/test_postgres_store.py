@@ -438,11 +438,11 @@ def test_a_take_over_that_meets_a_lock_leaves_nothing(make_postgres_store, postg
             async with connection.transaction():
                 await connection.execute(store.sql("SELECT 1 FROM {s}.executions FOR UPDATE"))
                 with pytest.raises(StorageError) as caught:
-                    await hurried.execution_recovered(LEASE, Owner("host", 2, "0"), None, "running", 2, NOW)
+                    await hurried.execution_recovered(LEASE, Owner("host", 2, "0"), None, 2, NOW)
                 return caught.value.reason
 
         assert await store.together(hold) == "locked"
-        taken = await hurried.execution_recovered(LEASE, Owner("host", 2, "0"), None, "running", 2, NOW)
+        taken = await hurried.execution_recovered(LEASE, Owner("host", 2, "0"), None, 2, NOW)
         assert taken.fencing_token == 2
 
     asyncio.run(scenario())
@@ -465,9 +465,7 @@ def test_who_takes_over_waits_for_who_writes_and_sees_what_was_written(make_post
         async def write_slowly(connection):
             async with connection.transaction():
                 await connection.execute(writer.sql("SELECT 1 FROM {s}.executions WHERE id = 'e' FOR SHARE"))
-                taking = asyncio.ensure_future(
-                    taker.execution_recovered(LEASE, Owner("host", 2, "0"), None, "running", 2, NOW)
-                )
+                taking = asyncio.ensure_future(taker.execution_recovered(LEASE, Owner("host", 2, "0"), None, 2, NOW))
                 await until_somebody_waits(writer)
                 await connection.execute(
                     writer.sql("INSERT INTO {s}.event_log (execution_id, seq, type, at) VALUES ('e', 41, 'x', now())")

@@ -61,8 +61,8 @@ def test_a_step_is_one_row_and_two_events(store):
 def test_an_owner_is_there_although_its_first_write_was_refused(store):
     lease, second = begin(store), Owner("host", 2, "0")
     with pytest.raises(LeaseLostError):
-        asyncio.run(store.execution_recovered(Lease("w", "e", 7), second, 5_000, "running", 2, NOW))
-    asyncio.run(store.execution_recovered(lease, second, 5_000, "running", 2, NOW))
+        asyncio.run(store.execution_recovered(Lease("w", "e", 7), second, 5_000, 2, NOW))
+    asyncio.run(store.execution_recovered(lease, second, 5_000, 2, NOW))
     assert asyncio.run(store.load_owner(second.owner_id)) == (second, 5_000)
 
 
@@ -94,13 +94,13 @@ def test_starting_an_id_again_returns_what_is_there(store):
         lambda store, lease, step: store.execution_restarted(lease, OWNER, None, 2, None, 9, NOW),
         lambda store, lease, step: store.execution_cancelled(lease, 9, NOW),
         lambda store, lease, step: store.execution_released(lease, True, NOW, 9),
-        lambda store, lease, step: store.execution_recovered(lease, OWNER, None, "running", 9, NOW),
+        lambda store, lease, step: store.execution_recovered(lease, OWNER, None, 9, NOW),
     ],
 )
 def test_without_the_lease_nothing_is_written(store, write):
     lease = begin(store)
     step = start_step(store, lease)
-    asyncio.run(store.execution_recovered(lease, Owner("other", 2, "0"), None, "running", 3, NOW))
+    asyncio.run(store.execution_recovered(lease, Owner("other", 2, "0"), None, 3, NOW))
     before = everything(store)
     with pytest.raises(LeaseLostError):
         asyncio.run(write(store, lease, step))

@@ -1,10 +1,11 @@
-"""Procrastinate's connections to the database, which outlast its restarts."""
+"""Procrastinate's connections to the database: they outlast its restarts, and fetch and end jobs together."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from procrastinate import PsycopgConnector, exceptions, sql
@@ -23,43 +24,110 @@ ResultT = TypeVar("ResultT")
 
 logger = logging.getLogger("workflow_core")
 
+_MOST_TOGETHER: Final = 20
+"""So many jobs are fetched by one statement; more would leave nothing to other workers that are as free as this one."""
+
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 2.0
+_POOL_SECONDS: Final = 1.0
+"""How long the pool tries to connect by itself: it waits ever longer, up to as long as the database was away."""
 
 _BACK: Final = (
     "INSERT INTO procrastinate_workers (id) OVERRIDING SYSTEM VALUE VALUES (%(worker_id)s) ON CONFLICT DO NOTHING"
 )
 """A worker that was taken for dead, because it was stopped or the database was away, is one again when it fetches."""
 
+_IN_ORDER: Final = "-c enable_sort=off"
+"""Lets the next job be found by the index of priorities, whatever the statistics say: they may be of a time when the
+queue was empty, and then each fetch would sort all that wait."""
+
+_FETCH_TOGETHER: Final = """
+WITH RECURSIVE fetched AS (
+    SELECT 1 AS number, procrastinate_fetch_job_v2(%(queues)s::varchar[], %(worker_id)s) AS job
+    UNION ALL
+    SELECT number + 1, procrastinate_fetch_job_v2(%(queues)s::varchar[], %(worker_id)s)
+    FROM fetched WHERE (job).id IS NOT NULL AND number < %(at_most)s
+)
+SELECT (job).id, (job).status, (job).task_name, (job).priority, (job).lock, (job).queueing_lock, (job).args,
+    (job).scheduled_at, (job).queue_name, (job).attempts, (job).worker_id
+FROM fetched WHERE (job).id IS NOT NULL ORDER BY number
+"""
+"""Fetches one job after the other, as Procrastinate does, until there is none."""
+
+_FINISH_TOGETHER: Final = """
+SELECT procrastinate_finish_job_v1(id, end_status, is_deleted) FROM (
+    SELECT job.id, ending.end_status, ending.is_deleted
+    FROM unnest(%(job_id)s::bigint[], %(status)s::procrastinate_job_status[], %(delete_job)s::boolean[])
+        AS ending (id, end_status, is_deleted)
+    JOIN procrastinate_jobs job ON job.id = ending.id
+    WHERE job.status IN ('todo', 'doing') ORDER BY job.id FOR UPDATE OF job
+) AS held
+"""
+"""Ends jobs, but for those that have ended already: by a try whose answer was lost, or by who took this worker for
+dead."""
+
+_HAND_BACK: Final = """
+SELECT procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL) FROM procrastinate_jobs
+WHERE id = ANY (%(ids)s::bigint[]) AND worker_id = %(worker_id)s AND status = 'doing'
+"""
+
+
+class _Ending(NamedTuple):
+    """The end of a job that waits for those before it.
+
+    Attributes:
+        job_id: The number of the job.
+        status: How it ended.
+        delete_job: Whether its row is removed.
+        settled: Set when that is in the database.
+    """
+
+    job_id: int
+    status: str
+    delete_job: bool
+    settled: asyncio.Future[None]
+
 
 class PatientConnector(PsycopgConnector):
     """Runs statements again until the database is back.
 
+    Jobs are fetched ahead, by one statement for as many as the worker has room for, and handed to Procrastinate one by
+    one. Those that end while the end of others is under way are ended together.
+
     A statement whose answer was lost may have been run. Procrastinate's statements can be run twice, but for two: the
-    end of a job, whose second try is refused because the first one has succeeded, and the fetch of a job, which leaves
-    a job that nobody works on; `workflow_core.cluster.worker` looks for those.
+    end of jobs, which passes over those that have ended already, and the fetch of jobs, which leaves jobs that nobody
+    works on; `workflow_core.cluster.worker` looks for those.
 
     Args:
         conninfo: Where to.
         schema: The schema of the tables, quoted.
         connections: How many connections at most.
+        concurrency: How many jobs the worker runs at once.
 
     Attributes:
+        held: The numbers of the jobs that this worker has fetched, and whose end is not in the database.
         refusal: The error with which the database refused a statement for good; ``None`` if it never did.
     """
 
-    def __init__(self, conninfo: str, schema: str, connections: int) -> None:
+    def __init__(self, conninfo: str, schema: str, connections: int, concurrency: int) -> None:
         options = conninfo_to_dict(conninfo).get("options") or ""
         super().__init__(
-            conninfo=make_conninfo(conninfo, options=f"{options} -c search_path={schema},pg_catalog"),
+            conninfo=make_conninfo(conninfo, options=f"{options} -c search_path={schema},pg_catalog {_IN_ORDER}"),
             min_size=1,
             max_size=connections,
             timeout=1,
+            reconnect_timeout=_POOL_SECONDS,
             configure=_without_transactions,
             pool_factory=_pool,
         )
+        self._concurrency = concurrency
+        self._fetches = True
+        self._ahead: deque[dict[str, Any]] = deque()
+        self._endings: list[_Ending] = []
+        self._ends: asyncio.Task[None] | None = None
         self._forsaken: set[int] = set()
         self._hurries = False
+        self.held: set[int] = set()
         self._is_away = False
         self.refusal: psycopg.Error | None = None
 
@@ -71,14 +139,31 @@ class PatientConnector(PsycopgConnector):
         """Leave a job alone that this worker has lost to another one: Procrastinate would end it for that one, too."""
         self._forsaken.add(job_id)
 
+    async def hand_back(self, worker_id: int | None) -> None:
+        """Fetch no more, and let others fetch what was fetched ahead.
+
+        Args:
+            worker_id: The number of this worker; ``None`` if it never got one.
+        """
+        self._fetches = False
+        ids = [row["id"] for row in self._ahead]
+        self._ahead.clear()
+        if ids:
+            await self.execute_query_async(_HAND_BACK, ids=ids, worker_id=worker_id)
+            self.held.difference_update(ids)
+
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:  # noqa: ANN401 - as above
         """Run a statement, unless it ends a job that is another worker's now."""
-        if query == sql.queries["finish_job"] and arguments.get("job_id") in self._forsaken:
-            self._forsaken.discard(arguments["job_id"])
-            return
-        await self._until_it_works(
-            lambda: super(PatientConnector, self).execute_query_async(query, **arguments), arguments
-        )
+        job_id = arguments.get("job_id")
+        try:
+            if query != sql.queries["finish_job"]:
+                await self._execute(query, arguments)
+            elif job_id in self._forsaken:
+                self._forsaken.discard(job_id)
+            else:
+                await self._end(arguments)
+        finally:
+            self.held.discard(job_id)
 
     async def execute_query_one_async(
         self,
@@ -86,6 +171,8 @@ class PatientConnector(PsycopgConnector):
         **arguments: Any,  # noqa: ANN401 - as above
     ) -> dict[str, Any]:
         """Run a statement, and return its first row."""
+        if query == sql.queries["fetch_job"]:
+            return await self._fetch(**arguments)
         row = await self._until_it_works(
             lambda: super(PatientConnector, self).execute_query_one_async(query, **arguments), arguments
         )
@@ -121,6 +208,50 @@ class PatientConnector(PsycopgConnector):
                 logger.debug("The worker cannot listen: %s", error.__cause__ or error)
             await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
 
+    async def _execute(self, query: LiteralString, arguments: Mapping[str, object]) -> None:
+        await self._until_it_works(
+            lambda: super(PatientConnector, self).execute_query_async(query, **arguments), arguments
+        )
+
+    async def _fetch(self, queues: Iterable[str] | None, worker_id: int) -> dict[str, Any]:
+        """Return the next job, of those that were fetched ahead if there are any; its number is ``None`` for none."""
+        if not self._ahead and self._fetches:
+            at_most = max(1, min(_MOST_TOGETHER, self._concurrency - len(self.held)))
+            rows = await self.execute_query_all_async(
+                _FETCH_TOGETHER, queues=queues, worker_id=worker_id, at_most=at_most
+            )
+            self._ahead.extend(rows)
+            self.held.update(row["id"] for row in rows)
+            if not self._fetches:
+                await self.hand_back(worker_id)
+        return self._ahead.popleft() if self._ahead else {"id": None}
+
+    async def _end(self, arguments: Mapping[str, Any]) -> None:
+        """End a job, with the others that end while an earlier end is under way."""
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._endings.append(_Ending(**arguments, settled=settled))
+        if self._ends is None or self._ends.done():
+            self._ends = asyncio.create_task(self._end_all(), name="workflow worker's ends")
+        await settled
+
+    async def _end_all(self) -> None:
+        while self._endings:
+            endings, self._endings = self._endings, []
+            ids, statuses, are_deleted, all_settled = zip(*endings, strict=True)
+            arguments = {"job_id": list(ids), "status": list(statuses), "delete_job": list(are_deleted)}
+            failure: exceptions.ConnectorException | None = None
+            try:
+                await self._execute(_FINISH_TOGETHER, arguments)
+            except exceptions.ConnectorException as error:
+                failure = error
+            for settled in all_settled:
+                if settled.done():
+                    continue
+                if failure is None:
+                    settled.set_result(None)
+                else:
+                    settled.set_exception(failure)
+
     async def _until_it_works(
         self, run: Callable[[], Awaitable[ResultT]], arguments: Mapping[str, object]
     ) -> ResultT | None:
@@ -132,8 +263,8 @@ class PatientConnector(PsycopgConnector):
                 result = await run()
             except exceptions.ConnectorException as error:
                 cause = error.__cause__
-                if tries > 1 and isinstance(cause, psycopg.errors.RaiseException):
-                    return None  # the first try did it, and its answer was lost
+                if isinstance(cause, psycopg.errors.RaiseException):
+                    return None  # the job has ended: by a try whose answer was lost, or by who took this one for dead
                 if isinstance(cause, psycopg.errors.ForeignKeyViolation) and "worker_id" in arguments:
                     await super().execute_query_async(_BACK, worker_id=arguments["worker_id"])
                     continue

@@ -22,12 +22,13 @@ from workflow_core.database.postgres.store import PostgresStore
 from workflow_core.errors import LeaseLostError, StorageError, ValidationError, WorkflowCoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from procrastinate.jobs import Job
 
     from workflow_core.database.dispatch import Claim
     from workflow_core.engine import WorkflowEngine
+    from workflow_core.running import Active
 
 __all__ = ["Worker", "dispatching_store"]
 
@@ -104,7 +105,6 @@ class Worker:
         self._store = dispatching_store(engine)
         self._forgotten_seconds = max(_FORGOTTEN_SECONDS, self.settings.stalled_seconds)
         self._parking = engine.let_go_after(self.settings.rest_ms)
-        self._fetched: set[int] = set()
         self._worker_id: int | None = None
         self._waking: asyncio.Task[None] | None = None
         self._teller = Teller(engine.clock)
@@ -153,6 +153,7 @@ class Worker:
                 seconds = self.settings.grace_ms / 1_000 + _LEAVING_SECONDS
                 asyncio.get_running_loop().call_later(seconds, self._connector.hurry)
                 try:
+                    await self._connector.hand_back(self._worker_id)
                     await run
                 except procrastinate.exceptions.ConnectorException as error:
                     if not stop.is_set():
@@ -206,32 +207,21 @@ class Worker:
 
     def _make_app(self) -> procrastinate.App:
         conninfo, schema = self._store.connection_string()
-        self._connector = PatientConnector(conninfo, schema, _CONNECTIONS)
+        self._connector = PatientConnector(conninfo, schema, _CONNECTIONS, self.settings.concurrency)
         app = procrastinate.App(connector=self._connector)
 
         @app.task(name=RUN_TASK, pass_context=True, retry=_Again())
         async def run(context: procrastinate.JobContext, execution_id: str, workflow_name: str) -> None:
-            with self._at_work_on(context) as job_id:
-                await self._run(job_id, execution_id, workflow_name)
+            await self._run(context.job.id or 0, execution_id, workflow_name)
 
         @app.periodic(cron=_SECONDLY)
-        @app.task(name="workflow_core.wake", queue=MAINTENANCE_QUEUE, priority=_FIRST, pass_context=True)
-        async def wake(context: procrastinate.JobContext, timestamp: int) -> None:
-            with self._at_work_on(context):
-                await self._wake()
-                if timestamp % max(1, self.settings.heartbeat_ms // 1_000) == 0:
-                    await self._take_from_the_dead()
+        @app.task(name="workflow_core.wake", queue=MAINTENANCE_QUEUE, priority=_FIRST)
+        async def wake(timestamp: int) -> None:
+            await self._wake()
+            if timestamp % max(1, self.settings.heartbeat_ms // 1_000) == 0:
+                await self._take_from_the_dead()
 
         return app
-
-    @contextlib.contextmanager
-    def _at_work_on(self, context: procrastinate.JobContext) -> Iterator[int]:
-        job_id = context.job.id or 0
-        self._fetched.add(job_id)
-        try:
-            yield job_id
-        finally:
-            self._fetched.discard(job_id)
 
     async def _wake(self) -> None:
         """Queue what may go on now; what a rate limit lets begin before the next tick, as soon as it does."""
@@ -269,7 +259,7 @@ class Worker:
                 continue
             with contextlib.suppress(StorageError, procrastinate.exceptions.ConnectorException):
                 given = await self._store.jobs_of_worker(self._worker_id)
-                unknown = given - self._fetched
+                unknown = given - self._connector.held
                 for job_id in unknown & suspects:
                     await self._app.job_manager.retry_job_by_id_async(job_id=job_id, retry_at=utcnow())
                 suspects = unknown - suspects
@@ -277,37 +267,49 @@ class Worker:
     # Executions ------------------------------------------------------------------------------------------------------
 
     async def _run(self, job_id: int, execution_id: str, workflow_name: str) -> None:
-        engine = self._engine
         await self._require_defined(execution_id, workflow_name)
-        claim = await self._store.execution_claimed(
-            execution_id, job_id, engine.owner, engine.lease_expiry(), engine.clock.now()
+        began = self._engine.clock.monotonic()
+        beginning = asyncio.create_task(
+            self._begin(job_id, execution_id), name=f"workflow worker begins {execution_id}"
         )
-        if claim is None:
-            return
         try:
-            active = await engine.run_claimed(claim)
-        except LeaseLostError:
-            self._connector.forsake(job_id)
-            return
-        except StorageError:
-            raise
-        except WorkflowCoreError:
-            logger.exception('Execution "%s" cannot go on; it is tried again later', execution_id)
-            await self._put_off(claim)
-            return
-        if active.task is None:
-            return
-        self._teller.begins(claim)
-        began = engine.clock.monotonic()
-        try:
+            active = await asyncio.shield(beginning)
+            if active is None or active.task is None:
+                return
             await asyncio.wait([active.task])
-        except asyncio.CancelledError:  # the time that was left for it to end is over
+        except asyncio.CancelledError:  # the time that was left for it to end is over; what was claimed is given back
+            active = await beginning
+            if active is None or active.task is None:
+                return
+            await asyncio.sleep(0)  # only what has begun gives itself back
             active.task.cancel()
             await asyncio.wait([active.task])
         self._teller.ends(active, began)
         lost = isinstance(active.final.error, LeaseLostError)
         if lost and active.parked_until is None:
             self._connector.forsake(job_id)
+
+    async def _begin(self, job_id: int, execution_id: str) -> Active | None:
+        """Claim an execution and let it run; return ``None`` if there is nothing to run, or not now."""
+        engine = self._engine
+        claim = await self._store.execution_claimed(
+            execution_id, job_id, engine.owner, engine.lease_expiry(), engine.clock.now()
+        )
+        if claim is None:
+            return None
+        try:
+            active = await engine.run_claimed(claim)
+        except LeaseLostError:
+            self._connector.forsake(job_id)
+            return None
+        except StorageError:
+            raise
+        except WorkflowCoreError:
+            logger.exception('Execution "%s" cannot go on; it is tried again later', execution_id)
+            await self._put_off(claim)
+            return None
+        self._teller.begins(claim)
+        return active
 
     async def _require_defined(self, execution_id: str, workflow_name: str) -> None:
         if self._engine.known_definition(workflow_name) is not None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from workflow_core.database.store import ExecutionRecord, NewExecution
-    from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner
 
 __all__ = ["ExecutionPoints"]
@@ -88,12 +87,12 @@ class ExecutionPoints(WritableDatabase):
         return write
 
     async def execution_recovered(
-        self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
+        self, lease: Lease, owner: Owner, lease_expires_at: int | None, seq: int, at: datetime
     ) -> Lease:
         """Take an execution over; return the new lease."""
         now = stored_text(at)
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> int:
             self._ensure_owner(connection, owner, lease_expires_at)
             released = connection.execute(
                 "SELECT 1 FROM executions WHERE id = ? AND owner_id IS NULL", (lease.execution_id,)
@@ -102,17 +101,19 @@ class ExecutionPoints(WritableDatabase):
                 connection,
                 lease,
                 now,
-                "status = ?, owner_id = ?, fencing_token = fencing_token + 1",
-                (status, owner.owner_id),
+                "status = CASE WHEN status IN ('sleeping', 'panicked') THEN status ELSE 'running' END, owner_id = ?,"
+                " fencing_token = fencing_token + 1",
+                (owner.owner_id,),
                 "status IN ('running', 'sleeping', 'restarting', 'panicked')",
             )
             # The first statement took the row, so no other process can have written the history since.
             place = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
             data = stored_json(released=True) if released else None
             parts.log_event(connection, lease.execution_id, place, "ExecutionRecovered", now, data=data)
+            return place
 
-        await self._commit(write)
-        return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
+        place = await self._commit(write)
+        return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1, place)
 
     async def execution_completed(
         self, lease: Lease, output_data: str | None, abandoned_steps: bool, seq: int, at: datetime

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,15 @@ class Lease:
     """The right to write one execution: good for as long as the stored fencing token is the same.
 
     Fencing tokens after M. Kleppmann, "Designing Data-Intensive Applications" (2017), chapter 8.
+
+    Attributes:
+        recovered_seq: The position in the history of the recovery that it came with; ``None`` if it came otherwise.
     """
 
     workflow_name: str
     execution_id: str
     fencing_token: int
+    recovered_seq: int | None = field(default=None, compare=False)
 
     def lost(self) -> LeaseLostError:
         """Return the error of a lease that is not good any more."""

@@ -84,11 +84,13 @@ class WorkflowStore(Protocol):
     """
 
     async def execution_recovered(
-        self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
+        self, lease: Lease, owner: Owner, lease_expires_at: int | None, seq: int, at: datetime
     ) -> Lease:
         """Take an execution over that is not at rest; return the new lease. ``lease`` is what the taker saw.
 
-        Of an execution that its process gave back, rather than died with, the history says ``released``.
+        Of an execution that its process gave back, rather than died with, the history says ``released``. ``seq`` is
+        where the taker saw the end of the history; if its last owner lives and has written since, the recovery has a
+        later position. One that sleeps, or waits for its restart, does so afterwards; every other one runs.
         """
 
     async def execution_completed(

@@ -291,7 +291,9 @@ DECLARE
     one dispatches;
 BEGIN
     IF is_over OR coalesce(NEW.owner_id, '') = '' THEN
-        PERFORM lock_limits(ARRAY[NEW.id]);
+        PERFORM 1 FROM limits WHERE workflow_name = (
+            SELECT workflow_name FROM dispatches WHERE execution_id = NEW.id AND is_limited
+        ) FOR UPDATE; -- lock_limits would be planned anew for each row
     END IF;
     SELECT * INTO one FROM dispatches WHERE execution_id = NEW.id FOR UPDATE;
     IF NOT FOUND THEN

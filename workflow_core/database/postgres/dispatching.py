@@ -8,7 +8,7 @@ from workflow_core.clock import from_epoch_ms
 from workflow_core.database.dispatch import Claim
 from workflow_core.database.postgres.definitions import DefinitionStore
 from workflow_core.database.postgres.executions import DEFINITION, IS_RELEASED, new_values
-from workflow_core.database.postgres.owners import owner_values
+from workflow_core.database.postgres.groups import Kind
 from workflow_core.database.postgres.queue_schema import make_queue
 from workflow_core.database.postgres.reading import EXECUTION_COLUMNS, execution_record
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from workflow_core.database.dispatch import Dispatch
     from workflow_core.database.postgres.connections import Connection
+    from workflow_core.database.postgres.groups import Row
     from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
     from workflow_core.limits import Limits
     from workflow_core.ownership import Owner
@@ -37,8 +38,26 @@ _ENQUEUED: Final = (
     " %(deadline_at)s::bigint, %(revision)s::text, %(token)s, %(queue)s, %(priority)s, %(limited)s, %(key)s::text)"
 )
 _CLAIMED: Final = (
-    f"SELECT c.kind, {EXECUTION_COLUMNS.replace('e.', '(c.execution).')}"
+    "SELECT c.kind, (c.execution).owner_id = %(owner)s AND (c.execution).updated_at = %(at)s, (c.execution).revision,"
+    f" {EXECUTION_COLUMNS.replace('e.', '(c.execution).')}"
     " FROM {s}.claim(%(id)s, %(job)s, %(owner)s, %(at)s) c"
+)
+_CLAIMED_TOGETHER: Final = Kind(
+    {"id": "text", "job": "bigint", "owner": "text", "at": "timestamptz"},
+    2,
+    "NO KEY UPDATE",
+    "UPDATE {s}.executions e SET owner_id = held.owner, fencing_token = e.fencing_token + 1,"
+    " status = CASE WHEN e.status IN ('sleeping', 'panicked') THEN e.status ELSE 'running' END,"
+    " revision = e.revision + 1, updated_at = held.at FROM held WHERE e.id = held.execution_id"
+    f" RETURNING e.id, held.job_id, held.kind, {EXECUTION_COLUMNS}",
+    # What another worker has left is claimed by itself.
+    "held AS (SELECT d.execution_id, d.job_id, CASE WHEN d.has_started THEN 'woken' ELSE 'begun' END AS kind,"
+    " fence.owner, fence.at FROM fence JOIN {s}.dispatches d ON d.execution_id = fence.id AND d.job_id = fence.job"
+    " WHERE d.state = 'queued' AND (NOT d.has_started OR d.due_at IS NOT NULL)"
+    " FOR UPDATE OF d SKIP LOCKED),"
+    " claimed AS (UPDATE {s}.dispatches d SET state = 'claimed', has_started = true, due_at = NULL, first_start_at ="
+    " CASE WHEN d.has_started OR NOT d.is_limited THEN d.first_start_at ELSE clock_timestamp() END FROM held"
+    " WHERE d.execution_id = held.execution_id), ",
 )
 
 _PARKED: Final = (
@@ -115,12 +134,20 @@ class DispatchStore(DefinitionStore):
         self, execution_id: str, job_id: int, owner: Owner, lease_expires_at: int | None, at: datetime
     ) -> Claim | None:
         """Claim an execution for a worker that has fetched its job."""
-        values = {**owner_values(owner, lease_expires_at), "id": execution_id, "job": job_id, "at": at}
-        part = self._owner_part(owner, lease_expires_at)
+        await self.owner_recorded(owner, lease_expires_at)
+        values = {"id": execution_id, "job": job_id, "owner": owner.owner_id, "at": at}
+        claimed: Row | None = None
 
-        rows = await self.fetch(f"WITH {part.rstrip(', ')} {_CLAIMED}" if part else _CLAIMED, values)
-        self._note_owner(part, owner, lease_expires_at)
-        return Claim(execution_record(rows[0][1:]), rows[0][0]) if rows else None
+        async def by_itself() -> None:
+            nonlocal claimed
+            for kind, is_ours, revision, *columns in await self.fetch(_CLAIMED, values):
+                if kind == "abandoned" and is_ours:  # the answer was lost, and this is the second try
+                    claimed = ("begun" if revision == 1 else "woken", *columns)
+                else:
+                    claimed = (kind, *columns)
+
+        claimed = await self._groups.write(_CLAIMED_TOGETHER, tuple(values.values()), by_itself) or claimed
+        return None if claimed is None else Claim(execution_record(claimed[1:]), claimed[0])
 
     async def execution_parked(self, lease: Lease, due_at: int, at: datetime) -> None:
         """Let go of an execution until a moment."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from workflow_core.database.postgres.connections import Connection
     from workflow_core.database.store import ExecutionRecord, NewExecution
-    from workflow_core.models import ExecutionStatus
     from workflow_core.ownership import Owner
 
 __all__ = ["DEFINITION", "IS_RELEASED", "ExecutionPoints", "new_values"]
@@ -119,7 +118,8 @@ _IS_TOLD: Final = (
 )
 
 _RECOVERED: Final = (
-    "written AS (UPDATE {s}.executions e SET status = %(status)s, owner_id = %(owner)s,"
+    "written AS (UPDATE {s}.executions e SET owner_id = %(owner)s,"
+    " status = CASE WHEN e.status IN ('sleeping', 'panicked') THEN e.status ELSE 'running' END,"
     " fencing_token = e.fencing_token + 1, revision = e.revision + 1, updated_at = %(at)s"
     " FROM (SELECT id, owner_id FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s"
     " AND status IN ('running', 'sleeping', 'restarting', 'panicked') FOR NO KEY UPDATE) AS old"
@@ -127,7 +127,12 @@ _RECOVERED: Final = (
 )
 _RECOVERY_TOLD: Final = (
     "INSERT INTO {s}.event_log (execution_id, seq, type, at, data)"
-    f" VALUES (%(id)s, greatest(%(seq)s, {LAST_SEQ} + 1), 'ExecutionRecovered', %(at)s, %(data)s::text)"
+    f" VALUES (%(id)s, greatest(%(seq)s, {LAST_SEQ} + 1), 'ExecutionRecovered', %(at)s, %(data)s::text) RETURNING seq"
+)
+_IS_RECOVERED: Final = (
+    "SELECT l.seq FROM {s}.executions e JOIN {s}.event_log l ON l.execution_id = e.id WHERE e.id = %(id)s"
+    " AND e.fencing_token = %(token)s + 1 AND e.owner_id = %(owner)s AND e.updated_at = %(at)s"
+    " AND l.type = 'ExecutionRecovered' AND l.at = %(at)s"
 )
 _IS_TAKEN: Final = (
     "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s + 1 AND owner_id = %(owner)s"
@@ -253,15 +258,15 @@ class ExecutionPoints(OwnerPoints):
         return None if ours else found
 
     async def execution_recovered(
-        self, lease: Lease, owner: Owner, lease_expires_at: int | None, status: ExecutionStatus, seq: int, at: datetime
+        self, lease: Lease, owner: Owner, lease_expires_at: int | None, seq: int, at: datetime
     ) -> Lease:
         """Take an execution over; return the new lease."""
-        values = {**owner_values(owner, lease_expires_at), "status": status, "seq": seq, "at": at}
+        values = {**owner_values(owner, lease_expires_at), "seq": seq, "at": at}
         part = self._owner_part(owner, lease_expires_at)
         first = f"WITH {part}{_RECOVERED}"
-        await self._change_hands(lease, first, _RECOVERY_TOLD, values, _IS_TAKEN, _released)
+        told = await self._change_hands(lease, first, _RECOVERY_TOLD, values, _IS_RECOVERED, _released)
         self._note_owner(part, owner, lease_expires_at)
-        return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
+        return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1, told[0])
 
     async def execution_completed(
         self, lease: Lease, output_data: str | None, abandoned_steps: bool, seq: int, at: datetime
@@ -362,7 +367,7 @@ class ExecutionPoints(OwnerPoints):
         values: Mapping[str, object],
         done: str,
         learnt: Callable[[tuple[Any, ...]], Mapping[str, object]] = lambda row: {},  # noqa: ARG005 - nothing is
-    ) -> None:
+    ) -> tuple[Any, ...]:
         """Write a durable point by which an execution gets another owner, or none.
 
         Args:
@@ -372,18 +377,24 @@ class ExecutionPoints(OwnerPoints):
             values: The parameters of both; the execution's id and the fencing token are added.
             done: By which a point is recognised that was written already, see `Points._write`.
             learnt: Returns further parameters for the second statement from the row that the first one returned.
+
+        Returns:
+            The row that the last statement returned, or by which the point was recognised.
         """
         every = {**values, "id": lease.execution_id, "token": lease.fencing_token}
 
         async def both(connection: Connection) -> tuple[Any, ...] | None:
             async with connection.pipeline(), connection.transaction():
-                changed = await (await connection.execute(self.sql(first), every)).fetchone()
+                last = await connection.execute(self.sql(first), every)
+                changed = await last.fetchone()
                 if changed is not None and second is not None:
-                    await connection.execute(self.sql(second), {**every, **learnt(changed)})
-            return changed
+                    last = await connection.execute(self.sql(second), {**every, **learnt(changed)})
+            return changed if changed is None or last.description is None else await last.fetchone() or changed
 
-        if await self.together(both) is None:
-            await self._look_for(lease, every, done, held=False, changes_execution=True)
+        written = await self.together(both)
+        if written is not None:
+            return written
+        return await self._look_for(lease, every, done, held=False, changes_execution=True)
 
 
 def _released(row: tuple[Any, ...]) -> dict[str, object]:

@@ -30,9 +30,9 @@ from workflow_core.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 
-__all__ = ["Groups", "Kind"]
+__all__ = ["Groups", "Kind", "Row"]
 
-_MOST_UNDER_WAY: Final = 4
+_MOST_UNDER_WAY: Final = 2
 """So many statements of one event loop are under way before others wait; more would make the groups smaller."""
 
 _MOST_MEMBERS: Final = 200
@@ -53,7 +53,8 @@ class Kind:
         key: How many columns are the key, by which the statement names what it has written.
         lock: How an execution is locked; ``None`` if there is none before.
         written: The common table expression of that name. It reads ``fence``, which has the columns of the durable
-            points that may be written, and returns their keys.
+            points that may be written, and returns their keys, and behind them what is told of each.
+        before: Further ones that it reads.
 
     Attributes:
         sql: The statement.
@@ -61,18 +62,19 @@ class Kind:
 
     __slots__ = ("columns", "key", "sql")
 
-    def __init__(self, columns: dict[str, str], key: int, lock: str | None, written: str) -> None:
+    def __init__(self, columns: dict[str, str], key: int, lock: str | None, written: str, before: str = "") -> None:
         self.columns = tuple(columns)
         self.key = key
         arrays = ", ".join(f"%({name})s::{kind}[]" for name, kind in columns.items())
         given = f"unnest({arrays}) AS given ({', '.join(columns)})"
+        is_good = " AND e.fencing_token = given.token" if "token" in columns else ""
         fence = (
             f"SELECT * FROM {given}"
             if lock is None
             else f"SELECT given.* FROM {given} CROSS JOIN LATERAL (SELECT FROM {{s}}.executions e WHERE e.id = given.id"
-            f" AND e.fencing_token = given.token FOR {lock} OF e SKIP LOCKED) AS held"
+            f"{is_good} FOR {lock} OF e SKIP LOCKED) AS held"
         )
-        self.sql = f"WITH fence AS ({fence}), written AS ({written}) SELECT * FROM written"
+        self.sql = f"WITH fence AS ({fence}), {before}written AS ({written}) SELECT * FROM written"
 
 
 class _OfLoop:
@@ -136,11 +138,11 @@ class _Line:
 
 
 class _Member:
-    """A durable point that waits; its future says whether it was written."""
+    """A durable point that waits; its future is what its group tells of it, ``None`` if it was not written."""
 
     __slots__ = ("line", "row", "settled")
 
-    def __init__(self, row: Row, line: _Line, settled: asyncio.Future[bool]) -> None:
+    def __init__(self, row: Row, line: _Line, settled: asyncio.Future[Row | None]) -> None:
         self.row = row
         self.line = line
         self.settled = settled
@@ -157,13 +159,16 @@ class Groups:
         self._fetch = fetch
         self._loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _OfLoop] = weakref.WeakKeyDictionary()
 
-    async def write(self, kind: Kind, row: Row, by_itself: Callable[[], Awaitable[None]]) -> None:
+    async def write(self, kind: Kind, row: Row, by_itself: Callable[[], Awaitable[None]]) -> Row | None:
         """Write a durable point, with others if there are others.
 
         Args:
             kind: Its kind.
             row: What the columns of the kind are for it.
             by_itself: Writes it with a statement of its own.
+
+        Returns:
+            What the statement of a group told of it; ``None`` if it was written by itself.
 
         Raises:
             Exception: What ``by_itself`` raises.
@@ -178,8 +183,11 @@ class Groups:
                 finally:
                     here.under_way -= 1
                     self._send(here)
-            elif not await self._with_others(here, line, kind, row):
+                return None
+            told = await self._with_others(here, line, kind, row)
+            if told is None:
                 await by_itself()
+            return told
         finally:
             here.leave(row[0], line)
 
@@ -204,12 +212,12 @@ class Groups:
             here = self._loops[loop] = _OfLoop()
         return here
 
-    async def _with_others(self, here: _OfLoop, line: _Line, kind: Kind, row: Row) -> bool:
-        """Wait until a group has been sent and answered; return whether it has written this durable point."""
+    async def _with_others(self, here: _OfLoop, line: _Line, kind: Kind, row: Row) -> Row | None:
+        """Wait until a group has been sent and answered; return what it tells of this durable point."""
         loop = asyncio.get_running_loop()
         members, key = here.waiting.setdefault(kind, {}), row[: kind.key]
         if key in members:
-            return False  # one statement cannot tell two of them apart
+            return None  # one statement cannot tell two of them apart
         member = members[key] = _Member(row, line, loop.create_future())
         line.joining = kind
         if not here.is_called:
@@ -242,17 +250,17 @@ class Groups:
             task.add_done_callback(here.tasks.discard)
 
     async def _write(self, here: _OfLoop, kind: Kind, members: Sequence[_Member]) -> None:
-        written: set[Row] = set()
+        written: dict[Row, Row] = {}
         try:
-            if len(members) > 1:  # one alone has a statement that waits for what is locked
-                columns = zip(*(member.row for member in members), strict=True)
-                values = {name: list(column) for name, column in zip(kind.columns, columns, strict=True)}
-                written.update(await self._fetch(kind.sql, values))
+            columns = zip(*(member.row for member in members), strict=True)
+            values = {name: list(column) for name, column in zip(kind.columns, columns, strict=True)}
+            for row in await self._fetch(kind.sql, values):
+                written[row[: kind.key]] = row[kind.key :]
         except (StorageError, psycopg.Error) as error:
             logger.debug("%d durable points are written one by one: %s", len(members), error)
         finally:
             here.under_way -= 1
             for member in members:
                 if not member.settled.done():
-                    member.settled.set_result(member.row[: kind.key] in written)
+                    member.settled.set_result(written.get(member.row[: kind.key]))
             self._send(here)

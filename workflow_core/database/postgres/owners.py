@@ -74,6 +74,18 @@ class OwnerPoints(StepPoints):
             await self.fetch("DELETE FROM {s}.owners WHERE owner_id = %(owner)s RETURNING 1", {"owner": owner.owner_id})
             del self._known_owners[owner.owner_id]
 
+    async def owner_recorded(self, owner: Owner, lease_expires_at: int | None) -> None:
+        """Record an owner, with a lease that is about as long, once for all who want it at the same time."""
+
+        async def record() -> None:
+            part = self._owner_part(owner, lease_expires_at)
+            if part:
+                await self.fetch(f"WITH {part.rstrip(', ')} SELECT 1", owner_values(owner, lease_expires_at))
+                self._note_owner(part, owner, lease_expires_at)
+
+        if self._owner_part(owner, lease_expires_at):
+            await self._groups.in_order(owner.owner_id, record)
+
     def _owner_part(self, owner: Owner, lease_expires_at: int | None) -> str:
         """Return what records an owner, unless it is known to be recorded, with a lease that is about as long."""
         known = self._known_owners.get(owner.owner_id, 0)

@@ -1,0 +1,177 @@
+"""Real worker processes whose PostgreSQL is away, takes no more connections, or has no room."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+
+import pytest
+
+pytest.importorskip("procrastinate")
+
+import psycopg
+
+from pytest_workflow.postgres.server import FAST
+from tests.reliability.disks import small_disk
+from tests.reliability.storm_workflows import ids_of, make_engine
+from tests.reliability.worker_storm import to_rest
+
+BATCHES = 2
+MOST_SECONDS = 90
+DURABLE = {**FAST, "synchronous_commit": "on"}
+"""What a server acknowledges outlasts a crash of it, though not a power cut."""
+
+LONGER = float(os.environ.get("WORKFLOW_OUTAGE_SECONDS", "0"))
+OUTAGES = [
+    pytest.param(max(2.0, LONGER), 2_000 + round(LONGER * 1_000), id="shorter than what makes a worker count as dead"),
+    pytest.param(max(3.0, LONGER), 300, id="longer"),
+]
+
+
+@pytest.fixture
+def serve(postgres_server):
+    """Give a function that starts the server again with other settings; it gets back those that it had."""
+    changed = []
+
+    def again(settings, with_signal=signal.SIGINT):
+        postgres_server.stop(with_signal)
+        postgres_server.start(settings)
+        changed.append(settings)
+
+    yield again
+    if changed:
+        if postgres_server.process.poll() is None:
+            postgres_server.stop()
+        postgres_server.start()
+
+
+async def enqueue(engine, batches):
+    for batch in range(1, batches + 1):
+        for name, execution_id in ids_of(batch):
+            await engine.enqueue(name, execution_id)
+
+
+async def until(condition):
+    async with asyncio.timeout(MOST_SECONDS):
+        while not condition():
+            await asyncio.sleep(0.02)  # other processes are waited for
+
+
+def apart_from_late(violations):
+    """A sleep whose end came while the database was away is late."""
+    return [sentence for sentence in violations if not sentence.endswith("ms late")]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("seconds", "heartbeat"), OUTAGES)
+def test_workers_wait_for_a_server_that_crashed_and_is_away(
+    tmp_path, fleet, postgres_server, serve, seconds, heartbeat
+):
+    serve(DURABLE)
+    fleet.settings["lease_ms"] = 5 * heartbeat  # so longer, too, or shorter
+    workers = [fleet.begin(postgres_server.url, heartbeat=heartbeat) for _ in range(3)]
+
+    async def scenario():
+        engine = make_engine(tmp_path)
+        await enqueue(engine, BATCHES)
+        await until(lambda: len((tmp_path / "witness.txt").read_text().splitlines()) > 20)
+        postgres_server.stop(signal.SIGQUIT)
+        await asyncio.sleep(seconds)
+        postgres_server.start(DURABLE)
+        await to_rest(engine, BATCHES, MOST_SECONDS)
+        await engine.aclose()
+
+    asyncio.run(scenario())
+    texts = [worker.text() for worker in workers]
+    assert fleet.end() == [0, 0, 0]
+    assert apart_from_late(fleet.checked(postgres_server.url, BATCHES).violations) == []
+    for text in texts:
+        assert text.count("The database is away, and the worker waits for it") == 1, text
+        assert text.count("The database is back") == 1, text
+        assert text.count("what needs it waits, and goes on by itself") <= 2, text
+        assert " ERROR " not in text, text
+
+
+@pytest.mark.timeout(240)
+def test_workers_wait_for_a_connection_when_the_server_takes_no_more(tmp_path, fleet, postgres_server, serve):
+    serve({**FAST, "max_connections": "12"})
+    worker = fleet.begin(postgres_server.url)
+    hogs = []
+
+    def connect():
+        hogs.append(psycopg.connect(postgres_server.url, autocommit=True))
+
+    async def scenario():
+        engine = make_engine(tmp_path, database_connections=1)
+        await engine.bare_store.make_queue()
+        await until(lambda: "Working on" in worker.text())
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                connect()
+        # The worker's own sessions end, and somebody else is always faster.
+        while "too many clients" not in worker.text():
+            hogs[0].execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE backend_type = 'client backend' AND pid <> ALL (%s)",
+                ([hog.info.backend_pid for hog in hogs],),
+            )
+            with contextlib.suppress(psycopg.OperationalError):
+                while True:
+                    connect()
+            await asyncio.sleep(0.02)
+        late = fleet.run(postgres_server.url, "worker")
+        assert late.wait() == 4
+        assert "too many clients already" in late.text()
+        assert "Traceback" not in late.text()
+        while hogs:
+            hogs.pop().close()
+        await enqueue(engine, 1)
+        await to_rest(engine, 1, MOST_SECONDS)
+        await engine.aclose()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        for hog in hogs:
+            hog.close()
+    text = worker.text()
+    assert fleet.end() == [0]
+    assert fleet.checked(postgres_server.url, 1).violations == []
+    assert 0 < text.count("The database is away, and the worker waits for it") == text.count("The database is back"), (
+        text
+    )
+
+
+@pytest.mark.timeout(240)
+def test_workers_wait_for_room_on_the_disk_of_the_server(tmp_path, fleet, postgres_server):
+    place = postgres_server.directory / "small"
+    with small_disk(place) as disk:
+        if os.geteuid() == 0:
+            shutil.chown(place, "nobody")
+        with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+            admin.execute(f"CREATE TABLESPACE small LOCATION '{place}'")
+            admin.execute("ALTER DATABASE postgres SET default_tablespace = small")
+            try:
+                worker = fleet.begin(postgres_server.url)
+                asyncio.run(_fill_and_clear(tmp_path, disk, worker))
+                assert fleet.end() == [0]
+                assert apart_from_late(fleet.checked(postgres_server.url, BATCHES).violations) == []
+            finally:
+                fleet.destroy()
+                admin.execute("ALTER DATABASE postgres RESET default_tablespace")
+                disk.clear()
+                admin.execute(f"DROP SCHEMA IF EXISTS {fleet.schema} CASCADE")
+                admin.execute("DROP TABLESPACE small")
+
+
+async def _fill_and_clear(tmp_path, disk, worker):
+    engine = make_engine(tmp_path)
+    await engine.bare_store.make_queue()
+    await until(lambda: "Working on" in worker.text())
+    await enqueue(engine, BATCHES)
+    disk.fill()
+    await until(lambda: "No space left on device" in worker.text())
+    disk.clear()
+    await to_rest(engine, BATCHES, MOST_SECONDS)
+    await engine.aclose()

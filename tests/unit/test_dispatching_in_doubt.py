@@ -1,0 +1,147 @@
+"""Connections that break when what workers do to dispatches is committed, and its answer is not there yet."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from workflow_core import StorageError
+from workflow_core.clock import to_epoch_ms
+from workflow_core.database.dispatch import Dispatch
+from workflow_core.database.store import Lease, NewExecution
+from workflow_core.limits import Limits
+from workflow_core.ownership import Owner
+
+pytest.importorskip("procrastinate")
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+LATER = NOW + timedelta(seconds=1)
+OWNER = Owner("host", 1, "0", "one")
+LIMITS = Limits(concurrency=1)
+
+
+async def enqueue(store, execution_id="e", limits=LIMITS):
+    await store.limits_noted("w", LIMITS)
+    new = NewExecution("w", execution_id, None, "{}", "{}", None, fencing_token=7)
+    return await store.execution_enqueued(new, Dispatch(limits=limits), NOW)
+
+
+async def claim(store, at=LATER):
+    rows = await store.fetch("SELECT job_id FROM {s}.dispatches WHERE execution_id = 'e'")
+    return await store.execution_claimed("e", rows[0][0], OWNER, None, at)
+
+
+async def begin(store):
+    await enqueue(store)
+    await enqueue(store, "next")
+    assert (await claim(store, NOW)).kind == "begun"
+
+
+async def park(store, due_at=LATER):
+    await store.execution_parked(Lease("w", "e", 8), to_epoch_ms(due_at), NOW)
+
+
+async def rest(store):
+    await begin(store)
+    await park(store)
+
+
+async def wake(store):
+    await rest(store)
+    await store.wake_due()
+
+
+async def lose_job(store):
+    await begin(store)
+    await run(store, "DELETE FROM procrastinate_jobs WHERE args ->> 'execution_id' = 'e'")
+
+
+async def run(store, *statements):
+    """Run statements with the schema in the search path, as Procrastinate does."""
+
+    async def work(connection):
+        async with connection.transaction():
+            for statement in (f"SET LOCAL search_path = {store.schema}", *statements):
+                await connection.execute(statement)
+
+    await store.together(work)
+
+
+@dataclass
+class Act:
+    """What a worker or a client does: what has to be there before, the call, and whether its answer stays the same."""
+
+    name: str
+    before: Any
+    call: Any
+    tells: bool = True
+
+
+async def nothing(store):
+    await store.make_queue()
+
+
+ACTS = [
+    Act("enqueued", nothing, enqueue),
+    Act("enqueued without limits", nothing, lambda store: enqueue(store, limits=None)),
+    Act("claimed to begin", enqueue, claim),
+    Act("claimed after a rest", wake, claim),
+    Act("parked", begin, park),
+    Act("woken", rest, lambda store: store.wake_due(), tells=False),
+    Act("given another job", lose_job, lambda store: store.queue_orphans(0), tells=False),
+]
+TABLES = {
+    "executions": "id, status, owner_id, fencing_token, revision, updated_at",
+    "dispatches": "execution_id, state, job_id IS NULL, has_slot, has_key_slot, has_started, due_at",
+    "procrastinate_jobs": "args ->> 'execution_id', status",
+    "event_log": "execution_id, type",
+    "owners": "owner_id",
+}
+
+
+async def everything(store):
+    return {table: await store.fetch(f"SELECT {what} FROM {{s}}.{table} ORDER BY 1") for table, what in TABLES.items()}
+
+
+@pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name)
+@pytest.mark.parametrize("was_used", [True, False], ids=["used before", "new"])
+def test_what_is_not_answered_happens_once_and_is_told_as_success(make_postgres_store, proxy, act, was_used):
+    async def one_loss(number):
+        """Lose one answer of the call, by its number; return whether there was one, and what there is then."""
+        direct = make_postgres_store()
+        await direct.make_queue()
+        await run(direct, *(f"DELETE FROM {table}" for table in ("executions", "owners", "procrastinate_jobs")))
+        await act.before(direct)
+        through = make_postgres_store(proxy.url)
+        if was_used:
+            await through.open()
+        proxy.lose_answer(number)
+        for _ in range(3):
+            try:
+                result = await act.call(through)
+            except StorageError as error:
+                reasons.add((error.reason, error.is_transient))
+            else:
+                break
+        proxy.stop_losing()
+        found = result if act.tells else None, await everything(direct)
+        through.close()
+        direct.close()
+        return proxy.lost, found
+
+    reasons = set()
+
+    async def scenario():
+        number = 0
+        _, expected = await one_loss(1_000)
+        while True:
+            lost, found = await one_loss(number)
+            assert found == expected, f"answer {number}"
+            if not lost:
+                return number
+            number += 1
+
+    assert asyncio.run(scenario()) > 0
+    assert reasons <= {("unavailable", True)}
