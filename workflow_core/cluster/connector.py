@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 import psycopg
 from procrastinate import PsycopgConnector, exceptions, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -111,6 +111,7 @@ class PatientConnector(PsycopgConnector):
 
     def __init__(self, conninfo: str, schema: str, connections: int, concurrency: int) -> None:
         options = conninfo_to_dict(conninfo).get("options") or ""
+        self._conninfo = conninfo
         super().__init__(
             conninfo=make_conninfo(conninfo, options=f"{options} -c search_path={schema},pg_catalog {_IN_ORDER}"),
             min_size=1,
@@ -252,6 +253,15 @@ class PatientConnector(PsycopgConnector):
                 else:
                     settled.set_exception(failure)
 
+    async def _why(self, cause: psycopg.Error) -> str:
+        """Return why there is no connection, which the pool tells its log alone."""
+        if isinstance(cause, PoolTimeout):
+            try:
+                await (await psycopg.AsyncConnection.connect(self._conninfo)).close()
+            except psycopg.Error as error:
+                cause = error
+        return " ".join(str(cause).split())
+
     async def _until_it_works(
         self, run: Callable[[], Awaitable[ResultT]], arguments: Mapping[str, object]
     ) -> ResultT | None:
@@ -275,7 +285,7 @@ class PatientConnector(PsycopgConnector):
                     raise
                 if tries > 1 and not self._is_away:
                     self._is_away = True
-                    logger.warning("The database is away, and the worker waits for it: %s", cause)
+                    logger.warning("The database is away, and the worker waits for it: %s", await self._why(cause))
             else:
                 if self._is_away:
                     self._is_away = False
