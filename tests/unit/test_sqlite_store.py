@@ -1,21 +1,15 @@
 """What only SQLite has, in a file and in memory; `test_store` has what it shares with other stores."""
 
-import asyncio
 import contextlib
 import sqlite3
-from datetime import UTC, datetime
 
 import pytest
 
+from tests.unit.store_calls import begin
 from workflow_core import SchemaVersionError, StorageError
 from workflow_core.database import connection
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore
-from workflow_core.database.store import Lease, NewExecution, StepRecord
-from workflow_core.ownership import Owner
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-OWNER = Owner("host", 1, "0")
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -23,19 +17,6 @@ def store(request, tmp_path):
     store = SQLiteStore(None if request.param == "memory" else tmp_path / "w.db")
     yield store
     store.close()
-
-
-def begin(store, execution_id="e"):
-    new = NewExecution("w", execution_id, '{"a":1}', "{}", "{}", None)
-    assert asyncio.run(store.execution_started(new, OWNER, None, NOW)) is None
-    return Lease("w", execution_id, 1)
-
-
-def start_step(store, lease, step_id="s", seq=2):
-    step = StepRecord(step_id)
-    asyncio.run(store.step_started(lease, step, 1, seq, NOW, None))
-    step.stored, step.status, step.attempt, step.started_seq = True, "running", 1, seq
-    return step
 
 
 def names(store, kind):
