@@ -16,8 +16,7 @@ MOST_LINES = 400
 LONGER = {
     "workflow_core/database/store.py": "protocols: one method and its docstring for each durable point, and no code",
     "workflow_core/engine.py": "the engine's public face: half of its lines are docstrings of methods that hand on",
-    "workflow_core/execution.py": "one execution: what its handler, its steps and its engine share is one object",
-    "workflow_core/database/connection.py": "opening a database of SQLite: each setting has its reason beside it",
+    "workflow_core/execution.py": "one execution in memory: what its handler, its steps and its engine share",
     "workflow_core/database/postgres/executions.py": "the durable points of executions on PostgreSQL, with their SQL",
 }
 """The modules that are longer than `MOST_LINES`, and why each of them is still one subject."""

@@ -15,8 +15,8 @@ NINE, TEN = "2026-01-01T09:00:00+00:00", "2026-01-01T10:00:00+00:00"
 AT_NINE, AT_TEN = datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2026, 1, 1, 10, tzinfo=UTC)
 
 
-def row(execution_id, error=None):
-    return (execution_id, "w", "failed", NINE, TEN, 3, error)
+def row(execution_id, error=None, queue=None):
+    return (execution_id, "w", "failed", NINE, TEN, 3, error, queue)
 
 
 def found(rows, text, limit=10, looked_at=10):
@@ -25,7 +25,7 @@ def found(rows, text, limit=10, looked_at=10):
 
 
 def test_an_execution_in_short():
-    assert summary(row("e", "gone"), moment) == ExecutionSummary(
+    assert summary(row("e", "gone", "slow"), moment) == ExecutionSummary(
         execution_id="e",
         workflow_name="w",
         status="failed",
@@ -33,8 +33,9 @@ def test_an_execution_in_short():
         completed_at=AT_TEN,
         restart_attempt=3,
         error="gone",
+        queue="slow",
     )
-    assert summary(("e", "w", "running", NINE, None, 1, None), moment).completed_at is None
+    assert summary(("e", "w", "running", NINE, None, 1, None, None), moment).completed_at is None
 
 
 @pytest.mark.parametrize("text", ["ORDER", "order", "r-1", "STRASSE", "straße"])

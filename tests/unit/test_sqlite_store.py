@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.store_calls import begin
 from workflow_core import SchemaVersionError, StorageError
-from workflow_core.database import connection
+from workflow_core.database import opening
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore
 
@@ -82,7 +82,7 @@ def test_times_are_utc_text_and_milliseconds(store):
 
 
 def test_tables_that_another_process_makes_at_the_same_moment_are_no_foreign_ones(tmp_path, monkeypatch):
-    path, look = tmp_path / "w.db", connection._version
+    path, look = tmp_path / "w.db", opening._version
     path.touch()
 
     def look_and_be_overtaken(database):
@@ -95,9 +95,9 @@ def test_tables_that_another_process_makes_at_the_same_moment_are_no_foreign_one
             other.execute("CREATE TABLE executions (id)")
         return found
 
-    monkeypatch.setattr(connection, "_version", look_and_be_overtaken)
+    monkeypatch.setattr(opening, "_version", look_and_be_overtaken)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
-        connection._refuse_foreign(database, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, str(path))
+        opening._refuse_foreign(database, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, str(path))
 
 
 def test_a_path_may_be_a_text(tmp_path):
