@@ -92,23 +92,8 @@ def execution_record(row: tuple[Any, ...]) -> ExecutionRecord:
 
 def step_record(row: tuple[Any, ...]) -> StepRecord:
     """Return a step from the columns that `SQLiteStore.load_steps` reads."""
-    return StepRecord(
-        step_id=row[0],
-        kind=row[1],
-        status=row[2],
-        attempt=row[3],
-        started_at=_moment(row[4]),
-        completed_at=_moment(row[5]),
-        result_data=row[6],
-        error_message=row[7],
-        handled_by=row[8],
-        next_attempt_at=row[9],
-        wake_time=row[10],
-        duration_ms=row[11],
-        started_seq=row[12],
-        completed_seq=row[13],
-        stored=True,
-    )
+    step_id, kind, status, attempt, started_at, completed_at, *others = row
+    return StepRecord(step_id, kind, status, attempt, _moment(started_at), _moment(completed_at), *others, True)
 
 
 def keep_start_events(
