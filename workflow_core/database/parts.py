@@ -92,8 +92,23 @@ def execution_record(row: tuple[Any, ...]) -> ExecutionRecord:
 
 def step_record(row: tuple[Any, ...]) -> StepRecord:
     """Return a step from the columns that `SQLiteStore.load_steps` reads."""
-    step_id, kind, status, attempt, started_at, completed_at, *others = row
-    return StepRecord(step_id, kind, status, attempt, _moment(started_at), _moment(completed_at), *others, True)
+    return StepRecord(
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        _moment(row[4]),
+        _moment(row[5]),
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        row[11],
+        row[12],
+        row[13],
+        stored=True,
+    )
 
 
 def keep_start_events(

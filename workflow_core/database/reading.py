@@ -64,14 +64,14 @@ class ReadableDatabase(Database):
     async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
         """Read the steps of an execution, and the highest position in its history."""
         del workflow_name
+        rows = self.select(
+            "SELECT step_id, kind, status, attempt, started_at, completed_at, result_data, error_message, handled_by,"
+            " next_attempt_at, wake_time, duration_ms, started_seq, completed_seq FROM steps WHERE execution_id = ?"
+            " ORDER BY created_at, coalesce(started_seq, completed_seq)",
+            (execution_id,),
+        )
+        steps = {row[0]: step_record(row) for row in rows}
         with self.reading() as connection:
-            rows = connection.execute(
-                "SELECT step_id, kind, status, attempt, started_at, completed_at, result_data, error_message,"
-                " handled_by, next_attempt_at, wake_time, duration_ms, started_seq, completed_seq FROM steps"
-                " WHERE execution_id = ? ORDER BY created_at, coalesce(started_seq, completed_seq)",
-                (execution_id,),
-            )
-            steps = {row[0]: step_record(row) for row in rows}
             return steps, last_seq(connection, execution_id)
 
     async def load_errors(
