@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import pydantic_core
@@ -64,14 +64,14 @@ class _Second:
     def __init__(self, at: datetime) -> None:
         self.begin = at.replace(microsecond=0)
         self.end = at.replace(microsecond=_LAST_MICROSECOND)
-        self.text = self.begin.isoformat(timespec="seconds").removesuffix(_UTC)
+        self.text = self.begin.astimezone(UTC).isoformat(timespec="seconds").removesuffix(_UTC)
 
 
 _second = _Second(EPOCH)
 
 
 def stored_text(at: datetime) -> str:
-    """Return a moment, in UTC, as it is stored."""
+    """Return a moment as it is stored, in UTC."""
     global _second  # noqa: PLW0603 - a memory of one second, replaced as a whole, so threads may share it
     second = _second
     if not second.begin <= at <= second.end:
