@@ -1,10 +1,11 @@
 """What is made of the rows of a database, whichever kind it is."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from workflow_core import StorageError
+from workflow_core.database.parts import stored_text
 from workflow_core.database.rows import UnfinishedExecution, events, search, summary, unfinished
 from workflow_core.events import StepCompleted, StepStarted
 from workflow_core.ownership import Owner
@@ -101,3 +102,16 @@ def test_a_history():
 def test_a_history_with_an_event_of_no_known_type():
     with pytest.raises(StorageError, match=r'of execution "e" .* at position 5'):
         events([(5, "StepTeleported", "s", 1, NINE, None)], "w", "e", moment)
+
+
+def test_a_moment_is_stored_in_utc_with_all_its_digits():
+    """The second is remembered from one moment to the next, so they are written in an order that would show it."""
+    india = timezone(timedelta(hours=5, minutes=30))
+    written = {
+        datetime(2026, 1, 1, 6, 30, 0, 999_999, tzinfo=UTC): "2026-01-01T06:30:00.999999+00:00",
+        datetime(2026, 1, 1, 12, 0, 0, 7, tzinfo=india): "2026-01-01T06:30:00.000007+00:00",
+        datetime(2026, 1, 1, 6, 30, 1, tzinfo=UTC): "2026-01-01T06:30:01.000000+00:00",
+        datetime(2026, 1, 1, 12, 0, 2, 12_345, tzinfo=india): "2026-01-01T06:30:02.012345+00:00",
+        datetime(1969, 12, 31, 23, 59, 59, 1_000, tzinfo=UTC): "1969-12-31T23:59:59.001000+00:00",
+    }
+    assert {moment: stored_text(moment) for moment in written} == written
