@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from _pytest.nodes import Node
 
-__all__ = ["CrashEverywhere", "Exploration", "Rerun", "asked_places", "exploration_of"]
+__all__ = ["CrashEverywhere", "Exploration", "Rerun", "asked_places"]
 
 MARKER = "workflow_crash_everywhere"
 
@@ -77,7 +77,7 @@ def asked_places(config: pytest.Config) -> tuple[Place, ...]:
         raise pytest.UsageError(f"--workflow-crash-at: {error}") from None
 
 
-def exploration_of(item: pytest.Item, mode: Literal["all", "invariants"] | None) -> Exploration | None:
+def _exploration_of(item: pytest.Item, mode: Literal["all", "invariants"] | None) -> Exploration | None:
     """Return how a test is to be explored; ``None`` if it is not.
 
     Args:
@@ -147,7 +147,7 @@ class CrashEverywhere:
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         """Run a test once for each place, and report it once."""
         try:
-            exploration = exploration_of(item, self._mode)
+            exploration = _exploration_of(item, self._mode)
         except pytest.fail.Exception as error:
             _report_once(item, [_mistake(item, str(error))])
             return True

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_workflow.observation import Observation, Place
     from workflow_core.events import Event
 
-__all__ = ["OWN_ASSERTIONS", "described_failures", "replay_command"]
+__all__ = ["OWN_ASSERTIONS", "described_failures"]
 
 OWN_ASSERTIONS = "the test's own assertions"
 """The name under which an error of the scenario itself is reported."""
@@ -64,7 +64,7 @@ def described_failures(report: CrashReport) -> Iterator[str]:
         yield from _HINT
 
 
-def replay_command(command: str, places: Sequence[Place]) -> str:
+def _replay_command(command: str, places: Sequence[Place]) -> str:
     """Return the shell command that runs a test with the process dying at these places.
 
     Args:
@@ -98,7 +98,7 @@ def _described(failure: CrashFailure, baseline: Observation, command: str) -> It
         yield from (f"   {line}".rstrip() for line in _compared(baseline, failure.run, execution_id))
     if command:
         yield ""
-        yield f"   replay: {replay_command(command, failure.places)}"
+        yield f"   replay: {_replay_command(command, failure.places)}"
     yield f"   as a fault plan: {failure.plan.to_json()}"
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pytest_workflow.threads import OUTSIDE_GRACE_SECONDS, Patience, Threads, Work, process, processor_time
 from workflow_core import outside
 from workflow_core.errors import InvalidStateError
-from workflow_core.execution import where
+from workflow_core.suspended import where
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator

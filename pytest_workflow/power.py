@@ -28,7 +28,7 @@ from pytest_workflow.power_report import PowerLossError, PowerReport
 from pytest_workflow.power_states import Commit, Recording, State, durable_state
 from pytest_workflow.scenarios import ScenarioDefinitions, run_scenario
 from pytest_workflow.storages import MemoryStorage
-from workflow_core.database.connection import prepare
+from workflow_core.database.opening import prepare
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.errors import ValidationError
 

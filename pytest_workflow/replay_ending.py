@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pytest_workflow.recorded_history import RecordedExecution
 
-__all__ = ["ending_divergence", "has_own_ending", "users_line"]
+__all__ = ["ending_divergence", "has_own_ending"]
 
 _SHOWN = 300
 _NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
@@ -56,7 +56,7 @@ def ending_divergence(
     kind, who = ("raises", "the handler") if outside or not isinstance(error, StepFailure) else ("ending", "a step")
     what = f"{who} ends the execution with an error today" + (" outside every step" if kind == "raises" else "")
     original = error.original_error if isinstance(error, StepFailure) and error.original_error else error
-    site = users_line(original.__traceback__) if original is not None else ""
+    site = _users_line(original.__traceback__) if original is not None else ""
     if kind == "raises":
         return Divergence("raises", what, _ending(record), _ending(replayed), site=site)
     return Divergence("ending", what, _ending(record), _ending(replayed), site=site)
@@ -68,7 +68,7 @@ def _is_recorded(error: BaseException | None, record: RecordedExecution) -> bool
     return isinstance(error, StepFailure) and error.step_id in failed
 
 
-def users_line(traceback: TracebackType | None) -> str:
+def _users_line(traceback: TracebackType | None) -> str:
     """Return, as ``file:line``, the innermost line of a traceback in the user's own code; empty if there is none."""
     found = ""
     while traceback is not None:

@@ -20,7 +20,8 @@ from pytest_workflow.divergence import Divergence, ExecutionReplay
 from pytest_workflow.observed import ObservedDefinitions, OwnHandlers, unobserved
 from pytest_workflow.processes import SimulatedProcesses
 from pytest_workflow.recorded_history import RecordedExecution, read_executions
-from pytest_workflow.replay_ending import ending_divergence, has_own_ending
+from pytest_workflow.replay_differences import Differences
+from pytest_workflow.replay_ending import has_own_ending
 from pytest_workflow.stored_types import stored_type_problem
 from pytest_workflow.timeline import RecordedPlace, Timeline
 from workflow_core.current import activated
@@ -120,21 +121,6 @@ async def _for_ever(*_: object) -> NoReturn:
     raise AssertionError("this future has no result")
 
 
-@dataclasses.dataclass(slots=True)
-class _Suspicion:
-    """A step that was asked for out of place; what it means shows later.
-
-    Attributes:
-        ask: What was asked for.
-        instead_of: What the record has there, if anything.
-        answer: For a step that the record does not know: set to let it go on.
-    """
-
-    ask: Ask
-    instead_of: RecordedPlace | None
-    answer: asyncio.Future[None] | None = None
-
-
 class _Replay:
     """One replay: an observer of what is asked for, which holds each answer back until its time."""
 
@@ -147,7 +133,6 @@ class _Replay:
         *,
         same_code: bool,
     ) -> None:
-        self._same_code = same_code
         self._database = database
         self._record = execution
         self._shift = shift
@@ -161,12 +146,10 @@ class _Replay:
         self._engine.codec = today.codec
         self._engine.configurations.succeed(today.configurations)
         self._engine.definitions = ObservedDefinitions(OwnHandlers(today), [self])
-        self._asked: list[Ask] = []
+        self._differences = Differences(execution, self._timeline, today.codec, same_code=same_code)
         self._ids: set[str] = set()
-        self._found: list[Divergence | _Suspicion] = []
         self._blocked: list[Ask] = []
         self._waiting: list[tuple[int, str, RecordedPlace, asyncio.Future[None]]] = []
-        self._speculated = False
 
     # Observing -------------------------------------------------------------------------------------------------------
 
@@ -176,7 +159,7 @@ class _Replay:
             return
         repeated = ask.step_id in self._ids
         self._ids.add(ask.step_id)
-        self._asked.append(ask)
+        self._differences.asked.append(ask)
         place = self._timeline.places.get(ask.step_id)
         if place is None:
             if not repeated:
@@ -184,10 +167,8 @@ class _Replay:
             return
         self._timeline.ask(ask.step_id, nests=ask.nests)
         if not repeated:
-            self._check_order(ask, place)
-        difference = self._difference(ask, place)
-        if difference is not None:
-            self._found.append(difference)
+            self._differences.check_order(ask, place)
+        if self._differences.are_between(ask, place):
             self._over.set_result(None)
             await _for_ever()
         execution.begin_activity(ask.step_id)  # which refuses the same step in two tasks at the same time
@@ -202,31 +183,10 @@ class _Replay:
     async def returned(self, execution: Execution) -> None:
         """Nothing to do: the end is read from the database."""
 
-    def _check_order(self, ask: Ask, place: RecordedPlace) -> None:
-        skipped = self._timeline.skipped_by(place)
-        if skipped is not None:
-            self._found.append(_Suspicion(ask, skipped))
-
-    def _difference(self, ask: Ask, place: RecordedPlace) -> Divergence | None:
-        record = place.record
-        if ask.kind != record.kind:
-            what = f'"{ask.step_id}" was a {record.kind} and is a {ask.kind} today'
-            return Divergence("kind", what, str(place), str(ask), ask.step_id, str(ask.site))
-        if ask.kind == "sleep" and ask.duration_ms != record.duration_ms:
-            what = f'sleep "{ask.step_id}" has another length'
-            lengths = f"{record.duration_ms} ms", f"{ask.duration_ms} ms"
-            return Divergence("duration", what, *lengths, ask.step_id, str(ask.site))
-        if record.status in {"completed", "skipped"}:
-            problem = stored_type_problem(self._engine.codec, record.result, ask.returns, only_read=self._same_code)
-            if problem is not None:
-                what = f'the recorded result of step "{ask.step_id}" does not fit its declared type any more'
-                return Divergence("result", what, *problem, ask.step_id, str(ask.site))
-        return None
-
     async def _ask_unknown(self, execution: Execution, ask: Ask) -> None:
         expected = next(iter(self._timeline.unasked()), None)
         answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._found.append(_Suspicion(ask, expected, answer))
+        self._differences.suspect(ask, expected, answer)
         self._blocked.append(ask)
         await answer
         self._blocked.remove(ask)
@@ -275,18 +235,11 @@ class _Replay:
         """When nothing can happen any more, let an unknown step pass that stands before a recorded one, else end."""
         while True:
             await asyncio.sleep(_END_OF_TIME_SECONDS)
-            held = next((answer for answer in map(self._held_answer, self._found) if answer is not None), None)
+            held = self._differences.held()
             if held is None:
                 _settle(self._over)
                 return
-            self._speculated = True
             _settle(held)
-
-    def _held_answer(self, found: Divergence | _Suspicion) -> asyncio.Future[None] | None:
-        if not isinstance(found, _Suspicion) or found.answer is None or found.answer.done():
-            return None
-        place = found.instead_of
-        return found.answer if place is not None and not self._timeline.was_asked(place.step_id) else None
 
     # The whole -------------------------------------------------------------------------------------------------------
 
@@ -301,9 +254,7 @@ class _Replay:
             self._engine.abandon()
             self.clock.detach()
         (after,) = read_executions(self._database, execution_id=self._record.execution_id)
-        divergence = self._first_divergence(ended=ended, failed=error is not None and self._record.error is None)
-        if divergence is None:
-            divergence = self._unlike_the_end(after, error, ended=ended)
+        divergence = self._differences.first(after, error, ended=ended)
         following: tuple[str, ...] = ()
         if divergence is None and not has_own_ending(self._record):
             following = tuple(f"{ask} at {ask.site}" for ask in self._blocked)
@@ -314,21 +265,9 @@ class _Replay:
             self._record.workflow_name,
             self._record.status,
             divergence,
-            tuple(self._asked),
+            tuple(self._differences.asked),
             following,
         )
-
-    def _unlike_the_end(
-        self, after: RecordedExecution, error: BaseException | None, *, ended: bool
-    ) -> Divergence | None:
-        divergence = ending_divergence(self._record, after, error) if ended else None
-        missing = self._timeline.unasked()
-        if missing and (divergence is None or divergence.kind != "raises"):
-            return self._missing(missing[0], "the handler ends without it" if ended else "it is waited for in vain")
-        if not ended and divergence is None and has_own_ending(self._record):
-            what = "today's handler does not come to its end: it waits for something outside its steps"
-            return Divergence("ending", what, f"the execution {self._record.status}", "it waits for ever")
-        return divergence
 
     async def _run(self) -> tuple[bool, BaseException | None]:
         loop = asyncio.get_running_loop()
@@ -346,46 +285,6 @@ class _Replay:
         if running.done() and not running.cancelled():
             return True, running.exception()
         return False, None
-
-    # The first difference --------------------------------------------------------------------------------------------
-
-    def _first_divergence(self, *, ended: bool, failed: bool) -> Divergence | None:
-        for found in self._found:
-            divergence = found if isinstance(found, Divergence) else self._judged(found, ended=ended, failed=failed)
-            if divergence is not None:
-                return divergence
-        return None
-
-    def _judged(self, suspicion: _Suspicion, *, ended: bool, failed: bool) -> Divergence | None:
-        ask, place = suspicion.ask, suspicion.instead_of
-        is_missing = place is not None and not self._timeline.was_asked(place.step_id)
-        if suspicion.answer is None:
-            return self._out_of_order(ask, place, is_missing=is_missing) if place is not None else None
-        if not (has_own_ending(self._record) or self._speculated or ended or self._timeline.unasked()):
-            return None  # everything recorded was asked for: this is what comes next
-        recorded = str(place) if place is not None else f"nothing more ({self._record.status})"
-        if place is not None and is_missing and not failed:
-            if place.record.kind != ask.kind:
-                return self._missing(place, str(ask), str(ask.site))
-            what = f'{ask.kind} "{ask.step_id}" is asked for where "{place.step_id}" is recorded'
-            return Divergence("renamed", what, recorded, str(ask), place.step_id, str(ask.site))
-        what = f'{ask.kind} "{ask.step_id}" is new, although the execution was past it'
-        hints = (f'it is "{place.step_id}" under a new id',) if place is not None and is_missing else ()
-        return Divergence("new", what, recorded, str(ask), ask.step_id, str(ask.site), hints)
-
-    def _out_of_order(self, ask: Ask, place: RecordedPlace, *, is_missing: bool) -> Divergence | None:
-        if is_missing:
-            return self._missing(place, str(ask), str(ask.site))
-        later = next(other for other in self._asked if other.step_id == place.step_id)
-        if not ask.is_ordered_with(later):
-            return None  # in tasks that run side by side: neither waits for the other
-        what = f'{ask.kind} "{ask.step_id}" is asked for before {place.record.kind} "{place.step_id}"'
-        order = f'"{place.step_id}" ended before "{ask.step_id}" began'
-        return Divergence("order", what, order, str(ask), ask.step_id, str(ask.site))
-
-    def _missing(self, place: RecordedPlace, today: str, site: str = "") -> Divergence:
-        what = f'{place.record.kind} "{place.step_id}" is recorded, and today\'s code does not ask for it'
-        return Divergence("missing", what, str(place), today, place.step_id, site)
 
 
 def _settle(future: asyncio.Future[None]) -> None:

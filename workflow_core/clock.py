@@ -32,9 +32,6 @@ _MILLISECOND = timedelta(milliseconds=1)
 _LOOK_MS = 1_000
 """How long a wall clock that was set forward, or a machine that was suspended, goes unnoticed at most."""
 
-_LONGEST_TIMER_MS = 3_600_000
-"""A long wait of a `WallTimer` is cut into pieces of this length."""
-
 _FEWEST_SWEPT = 64
 """So few cancelled timers are left in the heap until their time comes."""
 
@@ -251,7 +248,7 @@ class WallTimer:
 
     def _schedule(self) -> TimerHandle:
         remaining_ms = (self._when - self._clock.now()) / _MILLISECOND
-        return self._clock.call_later(min(remaining_ms, _LONGEST_TIMER_MS), self._fire)
+        return self._clock.call_later(remaining_ms, self._fire)
 
     def _fire(self) -> None:
         if self._clock.now() < self._when:

@@ -119,7 +119,7 @@ class WorkflowContext(Generic[InputT]):
         Raises:
             ValidationError: An argument is not acceptable.
         """
-        return StepBuilder(self._execution, step_id, handler, returns=returns, timeout_ms=timeout_ms)
+        return StepBuilder(self._execution, step_id, handler, returns, timeout_ms)  # names would cost a dictionary
 
     async def skip(self, step_id: str, result: object = None) -> object:
         """Record that a step is skipped, so that the history tells why there is nothing of it.

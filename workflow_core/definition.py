@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import typing
 import warnings
@@ -20,8 +19,6 @@ from workflow_core.serialization import ReturnType
 from workflow_core.signatures import takes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from workflow_core.context import WorkflowContext
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
@@ -116,23 +113,6 @@ class Definitions:
         modules, module = self._by_module.setdefault(definition.name, {}), _module(definition)
         modules.pop(module, None)  # so that the latest is the last
         modules[module] = definition
-
-    @contextlib.contextmanager
-    def scoped(self, *, empty: bool = False) -> Iterator[None]:
-        """Forget, at the end of the ``with`` block, what was defined in it.
-
-        Args:
-            empty: Begin the block without any workflow.
-        """
-        by_name, by_module = self._by_name, self._by_module
-        self._by_name, self._by_module = {}, {}
-        if not empty:
-            self._by_name = dict(by_name)
-            self._by_module = {name: dict(modules) for name, modules in by_module.items()}
-        try:
-            yield
-        finally:
-            self._by_name, self._by_module = by_name, by_module
 
     def get(self, name: str) -> Definition | None:
         """Return a workflow, or ``None``."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import warnings
-import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -27,7 +25,9 @@ from workflow_core.definition import (
     define_workflow,
 )
 from workflow_core.errors import InvalidStateError, StorageError, ValidationError, WorkflowNotFoundError, shown
+from workflow_core.event_loops import running_loop
 from workflow_core.extensions import Extensions
+from workflow_core.forking import after_fork
 from workflow_core.interception import guarded, guarded_for
 from workflow_core.intervening import Interventions
 from workflow_core.invoking import invoked, is_coroutine_function
@@ -39,7 +39,7 @@ from workflow_core.ownership import ProcessProbe, SystemProcessProbe
 from workflow_core.patience import Patience
 from workflow_core.recovering import Recovery
 from workflow_core.retention import CleanupReport, cleaned_up, expiry
-from workflow_core.running import RunningExecutions, running_loop
+from workflow_core.running import RunningExecutions
 from workflow_core.secrets import Secrets
 from workflow_core.serialization import Codec
 from workflow_core.settings import Settings, default_log_level
@@ -141,7 +141,15 @@ class WorkflowEngine:
             self, self._running, self._leases, self._sleeping, self._recovery, self._joining
         )
         self._starting = Starting(self, self._running, self._joining)
-        _engines.add(self)
+        after_fork(self)
+
+    def forked(self) -> None:
+        """Begin again in a child process: what runs in its parent is not run in it."""
+        self.owner = self._probe.make_owner()
+        for part in (self._running, self._leases, self._sleeping, self._recovery):
+            part.forked()
+        if self.log_files is not None:
+            self.log_files.forked()
 
     def __repr__(self) -> str:
         return f"<WorkflowEngine on {self._bare_store.location()}>"
@@ -659,13 +667,8 @@ class WorkflowEngine:
             StorageError: The database cannot be used.
             BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
+        if running_loop() is not None:
             raise InvalidStateError("run() cannot be called from asynchronous code: await start() instead")
-
         try:
             return asyncio.run(
                 self.start_and_wait(name, execution_id, input, retry_config, panic_config, timeout_ms=timeout_ms)
@@ -880,22 +883,3 @@ class WorkflowEngine:
         return await self.store.workflow(workflow_name).circuit_forced(
             workflow_name, step_id, lambda state: circuit_breaker.forced(state, config, status, now_ms)
         )
-
-
-_engines: weakref.WeakSet[WorkflowEngine] = weakref.WeakSet()
-
-
-def _begin_again_in_child() -> None:
-    """After a fork: what the parent's engines run is not run in the child, which is a process of its own."""
-    for engine in list(_engines):
-        engine.owner = engine._probe.make_owner()
-        engine._running.forked()
-        engine._leases.forked()
-        engine._sleeping.forked()
-        engine._recovery.forked()
-        if engine.log_files is not None:
-            engine.log_files.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_again_in_child)

@@ -6,35 +6,27 @@ import asyncio
 import contextlib
 import functools
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-import pydantic_core
 
 from workflow_core.clock import from_epoch_ms, to_epoch_ms
 from workflow_core.context import WorkflowContext
 from workflow_core.current_step import current_step
-from workflow_core.database.store import ABANDONED, UNFINISHED_STEPS
+from workflow_core.ending import abandon_steps, ended_by
 from workflow_core.errors import (
     InvalidStateError,
     LeaseLostError,
-    PanicError,
     StepConflictError,
-    StepFailure,
     StorageError,
     WorkflowCoreError,
     WorkflowTimeoutError,
-    error_text,
 )
 from workflow_core.events import (
     ExecutionCompleted,
-    ExecutionFailed,
-    ExecutionPanicked,
-    ExecutionRestarted,
     ExecutionStarted,
 )
-from workflow_core.failures import error_name
-from workflow_core.models import TERMINAL_STATUSES, ErrorInfo, ExecutionResult, StepResult
+from workflow_core.models import ErrorInfo, ExecutionResult
+from workflow_core.results import result_of
+from workflow_core.suspended import where
 from workflow_core.timeouts import Timeout, cancelled_from_outside
 
 if TYPE_CHECKING:
@@ -51,7 +43,7 @@ if TYPE_CHECKING:
     from workflow_core.step import StepBuilder
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["Execution", "result_of", "where"]
+__all__ = ["Execution"]
 
 ResultT = TypeVar("ResultT")
 
@@ -370,7 +362,7 @@ class Execution:
                 text, _ = self.codec.encode(output, lambda: f"what {self} returned", self.definition.returns)
                 self._tell_of_steps_never_awaited()
                 seq, at = self.next_seq(), self.now()
-                await self.store.execution_completed(self.lease, text, self._abandon_steps(), seq, at)
+                await self.store.execution_completed(self.lease, text, abandon_steps(self.steps), seq, at)
                 self.record.output_data, self.record.completed_at = text, at
                 self.status = "completed"
                 error = None
@@ -385,7 +377,7 @@ class Execution:
         if self.is_let_go:  # whatever its handler makes of the cancellation: it has not ended
             raise asyncio.CancelledError
         if error is not None:
-            return await self._ended_by(error)
+            return await ended_by(self, error)
         if self.watched:
             await self.emit(ExecutionCompleted(), seq, at)
         return None
@@ -433,213 +425,12 @@ class Execution:
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ended_by(self, error: BaseException) -> BaseException:
-        error = _leading(error)
-        if self.extensions.is_fatal(error):
-            await self.fail(error)
-            return error
-        indicator = self.extensions.panic_indicator(error)
-        if indicator is None and isinstance(error, WorkflowCoreError):
-            await self.fail(error)
-            return error
-        if isinstance(error, PanicError):
-            panic = error
-        else:
-            panic = PanicError(
-                f"{self}: it panicked ({indicator or 'unexpected error'}): {error_name(error)}: {error_text(error)}",
-                None,
-                self.current_attempt(),
-                error,
-                indicator or "unexpected error",
-            )
-            panic.__cause__ = error
-        await self._panic(panic)
-        return panic
-
-    async def fail(self, error: BaseException) -> None:
-        """Record that the execution failed for good."""
-        info = self._describe(error)
-        seq, at = self.next_seq(), self.now()
-        await self.store.execution_failed(self.lease, info.model_dump_json(), str(info), seq, at)
-        self.status, self.record.completed_at, self.record.error_data = "failed", at, info.model_dump_json()
-        self.record.restart_at = None
-        self._abandon_steps()
-        if self.watched:
-            await self.emit(ExecutionFailed(info.type, info.message), seq, at)
-
-    def _abandon_steps(self) -> bool:
-        """Count the steps that were begun and not finished as failed; tell whether there were any."""
-        unfinished = [step for step in self.steps.values() if step.status in UNFINISHED_STEPS]
-        for step in unfinished:
-            step.status, step.error_message = "failed", step.error_message or ABANDONED
-        return bool(unfinished)
-
-    async def _panic(self, panic: PanicError) -> None:
-        info = self._describe(panic)
-        config = self.panic_config
-        seq, at = self.next_seq(), self.now()
-        restarts_left = self.restart_attempt <= config.max_restart_attempts
-        if config.enable_auto_restart and not restarts_left:
-            self.release_seq(seq)
-            await self.fail(panic)
-            return
-        delay = config.restart_delay_ms if config.enable_auto_restart else None
-        restart_at = None if delay is None else to_epoch_ms(at) + delay
-        event = ExecutionPanicked(info.indicator, info.type, info.message, info.step_id, delay)
-        data = pydantic_core.to_json(event.named_fields()).decode()
-        await self.store.execution_panicked(self.lease, info.model_dump_json(), str(info), restart_at, data, seq, at)
-        self.status, self.record.restart_at, self.record.error_data = "panicked", restart_at, info.model_dump_json()
-        if self.watched:
-            await self.emit(event, seq, at)
-
-    def _describe(self, error: BaseException) -> ErrorInfo:
-        failure = error if isinstance(error, StepFailure) else None
-        cause = error
-        while isinstance(cause, StepFailure) and cause.original_error is not None:
-            cause = cause.original_error
-        redact = self.codec.secrets.redact
-        indicator = error.indicator if isinstance(error, PanicError) else None
-        return ErrorInfo(
-            type=redact(error_name(cause)),
-            message=redact(error_text(cause)),
-            step_id=failure.step_id if failure is not None else None,
-            attempt=failure.attempt if failure is not None else None,
-            indicator=None if indicator is None else redact(indicator),
-        )
-
-    async def restart(self, *, by_hand: bool = False) -> Execution:
-        """Begin again: completed steps are kept; all others get their attempts back.
-
-        Args:
-            by_hand: Somebody asked for it: the time that the execution may take begins anew.
-
-        Returns:
-            The execution to run from now on, on a new lease.
-        """
-        seq, at = self.next_seq(), self.now()
-        attempt = self.restart_attempt + 1
-        deadline_at = self.record.deadline_at
-        if by_hand and deadline_at is not None:
-            deadline_at = to_epoch_ms(at) + deadline_at - to_epoch_ms(self.record.started_at)
-        lease = await self.store.execution_restarted(
-            self.lease, self.engine.owner, self.engine.lease_expiry(), attempt, deadline_at, seq, at
-        )
-        steps, seq_now = await self.store.load_steps(self.definition.name, self.execution_id)
-        record = replace(
-            self.record,
-            status="restarting",
-            restart_attempt=attempt,
-            restart_at=None,
-            deadline_at=deadline_at,
-            error_data=None,
-            completed_at=None,
-            owner_id=self.engine.owner.owner_id,
-            fencing_token=lease.fencing_token,
-        )
-        again = Execution(
-            self.engine,
-            self.definition,
-            record,
-            lease,
-            self.retry_config,
-            self.panic_config,
-            self.codec.decode(record.input_data, self.definition.input_type, f"the input of {self}"),
-            steps,
-            seq_now,
-        )
-        again.opens_with(ExecutionRestarted(attempt), seq_now, at)
-        again.run_began_at = at
-        again.has_failed = self.has_failed or self.status == "failed"
-        return again
-
     def snapshot(self) -> ExecutionResult:
         """Return what is known of the execution now."""
         self.record.status = self.status
         return result_of(self.record, self.steps, self.last_errors, self.codec, self.definition)
 
 
-def _leading(error: BaseException) -> BaseException:
-    """Return the first of a group's errors if all of them are the engine's own, as a task group raises them."""
-    while isinstance(error, BaseExceptionGroup):
-        others = error.split(WorkflowCoreError)[1]
-        if others is not None:
-            break
-        error = error.exceptions[0]
-    return error
-
-
 def _is_debugged() -> bool:
     """Tell whether asyncio is in its debug mode, in which it lets coroutines note where they were made."""
     return sys.get_coroutine_origin_tracking_depth() > 0
-
-
-def where(coroutine: object) -> str:
-    """Tell where a suspended coroutine waits: the innermost frame that is neither asyncio's nor the engine's."""
-    awaited: Any = coroutine
-    place = ""
-    while awaited is not None:
-        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
-        if frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS:
-            place = f", at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
-    return place
-
-
-_NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
-
-
-def result_of(
-    record: ExecutionRecord,
-    steps: dict[str, StepRecord],
-    errors: dict[str, ErrorInfo],
-    codec: Codec,
-    definition: Definition | None,
-) -> ExecutionResult:
-    """Build the public result from the rows.
-
-    Args:
-        record: The execution's row.
-        steps: Its steps' rows.
-        errors: The last error of each step that met one.
-        codec: Reads the stored values.
-        definition: The workflow, whose declared types its input and output are read as; ``None`` if it is unknown here.
-    """
-    make_steps = functools.partial(_step_results, steps, errors, codec)
-    fields = {
-        "execution_id": record.execution_id,
-        "workflow_name": record.workflow_name,
-        "status": record.status,
-        "input": _read(codec, record.input_data, definition.input_type if definition else None),
-        "output": _read(codec, record.output_data, definition.returns if definition else None),
-        "error": ErrorInfo.model_validate_json(record.error_data) if record.error_data else None,
-        "started_at": record.started_at,
-        "completed_at": record.completed_at,
-        "restart_attempt": record.restart_attempt,
-    }
-    if record.status in TERMINAL_STATUSES:  # nothing changes in its steps any more
-        return ExecutionResult.with_steps_later(make_steps, **fields)
-    return ExecutionResult.trusted(**fields, steps=make_steps())
-
-
-def _step_results(steps: dict[str, StepRecord], errors: dict[str, ErrorInfo], codec: Codec) -> dict[str, StepResult]:
-    return {
-        step.step_id: StepResult.trusted(
-            step_id=step.step_id,
-            status=step.status,
-            result=codec.decode_for_display(step.result_data),
-            error=(errors.get(step.step_id) or ErrorInfo(type="Error", message=step.error_message))
-            if step.error_message is not None
-            else None,
-            attempt=step.attempt,
-            started_at=step.started_at,
-            completed_at=step.completed_at,
-        )
-        for step in steps.values()
-    }
-
-
-def _read(codec: Codec, text: str | None, declared: Any) -> Any:  # noqa: ANN401 - what was stored
-    try:
-        return codec.decode(text, declared)
-    except WorkflowCoreError:
-        return codec.decode_for_display(text)

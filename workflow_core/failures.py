@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pydantic_core
 
 from workflow_core.database.store import ErrorRecord
-from workflow_core.errors import PanicError, RecordedError, error_text, printable
+from workflow_core.errors import PanicError, RecordedError, StepFailure, error_text, printable
+from workflow_core.models import ErrorInfo
 from workflow_core.serialization import class_path, find_class
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from workflow_core.serialization import Codec
 
-__all__ = ["classes_of", "error_name", "record_error", "rebuild_error", "type_names"]
+__all__ = ["classes_of", "error_info", "error_name", "record_error", "rebuild_error", "type_names"]
 
 _DEEPEST = 8
 """Errors inside an error are described so far down; one may hold itself."""
@@ -76,6 +77,23 @@ def record_error(
         error_data=pydantic_core.to_json(codec.secrets.redact_all(parts)).decode(),
         attempt=attempt,
         timestamp=timestamp,
+    )
+
+
+def error_info(error: BaseException, codec: Codec) -> ErrorInfo:
+    """Describe an error that ended an execution, with secrets masked."""
+    failure = error if isinstance(error, StepFailure) else None
+    cause = error
+    while isinstance(cause, StepFailure) and cause.original_error is not None:
+        cause = cause.original_error
+    redact = codec.secrets.redact
+    indicator = error.indicator if isinstance(error, PanicError) else None
+    return ErrorInfo(
+        type=redact(error_name(cause)),
+        message=redact(error_text(cause)),
+        step_id=failure.step_id if failure is not None else None,
+        attempt=failure.attempt if failure is not None else None,
+        indicator=None if indicator is None else redact(indicator),
     )
 
 

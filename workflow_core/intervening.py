@@ -10,6 +10,7 @@ from workflow_core.errors import InvalidStateError, LeaseLostError
 from workflow_core.events import ExecutionCancelled
 from workflow_core.joining import as_joined
 from workflow_core.models import TERMINAL_STATUSES
+from workflow_core.restarting import restarted
 from workflow_core.stored import complete_log, load_record, revive
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Interventions:
         async with self._running.claimed(execution_id):
             execution = await revive(self._engine, record)
             try:
-                execution = await execution.restart(by_hand=True)
+                execution = await restarted(execution, by_hand=True)
             except LeaseLostError:
                 raise InvalidStateError(
                     f'Execution "{execution_id}" of workflow "{record.workflow_name}" was restarted, or cancelled, by '

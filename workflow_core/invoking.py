@@ -24,7 +24,7 @@ def is_coroutine_function(function: Callable[..., Any]) -> bool:
 
 
 async def invoked(function: Callable[..., Any], args: tuple[object, ...], clock: Clock, *, in_thread: bool) -> object:
-    """Call a user's function of whatever kind, in this task if it is asynchronous.
+    """Call a user's function of which `is_coroutine_function` is not true, in this task if it is asynchronous.
 
     Args:
         function: The function.
@@ -32,7 +32,9 @@ async def invoked(function: Callable[..., Any], args: tuple[object, ...], clock:
         clock: The engine's.
         in_thread: Whether it is called in a thread if it is a plain function.
     """
-    if inspect.iscoroutinefunction(function):
+    # a function without attributes is marked as nothing else than what its code says, which the caller has seen
+    is_plain = type(function) is types.FunctionType and not function.__dict__
+    if not is_plain and inspect.iscoroutinefunction(function):
         return await function(*args)
     if in_thread:
         result = await asyncio.to_thread(_call_in_thread, function, args)

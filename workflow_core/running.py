@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 from workflow_core.clock import from_epoch_ms
 from workflow_core.database.dispatch import Dispatches
 from workflow_core.describing import described
+from workflow_core.ending import fail
 from workflow_core.errors import ExecutionNotFoundError, InvalidStateError, LeaseLostError, StorageError
+from workflow_core.event_loops import running_loop
 from workflow_core.models import TERMINAL_STATUSES, ExecutionResult
 from workflow_core.outcome import Outcome
+from workflow_core.restarting import restarted
 from workflow_core.stored import complete_log, load_record, stored_result
 
 if TYPE_CHECKING:
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["Active", "RunningExecutions", "running_loop"]
+__all__ = ["Active", "RunningExecutions"]
 
 logger = logging.getLogger("workflow_core")
 
@@ -275,7 +278,7 @@ class RunningExecutions:
             execution = active.execution
             await self._open(execution)
             if execution.hopeless is not None:
-                await execution.fail(execution.hopeless)
+                await fail(execution, execution.hopeless)
                 active.finish_first(execution.hopeless)
                 return
             if execution.status != "panicked":
@@ -293,10 +296,10 @@ class RunningExecutions:
             if not await self._waited_for_restart(active, execution.record.restart_at):
                 return
             if execution.deadline_has_passed():
-                await execution.fail(execution.timed_out())
+                await fail(execution, execution.timed_out())
                 return
             active.renew_first()
-            active.execution = await execution.restart()
+            active.execution = await restarted(execution)
             active.execution.task = active.task
 
     async def _open(self, execution: Execution) -> None:
@@ -367,11 +370,3 @@ class RunningExecutions:
 
 def _interrupted(execution: Execution) -> InvalidStateError:
     return InvalidStateError(f"{execution}: the engine stopped before it ended; resume() or recover() goes on with it")
-
-
-def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the event loop that runs in this thread, if one does."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

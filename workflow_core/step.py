@@ -78,7 +78,6 @@ class StepBuilder(Generic[ResultT]):
         execution: Execution,
         step_id: str,
         handler: Callable[[], object],
-        *,
         returns: object = None,
         timeout_ms: float | None = None,
     ) -> None:

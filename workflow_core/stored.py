@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from workflow_core.arguments import validated_id
 from workflow_core.errors import ExecutionNotFoundError, WorkflowCoreError
 from workflow_core.events import ExecutionFailed, ExecutionRestarted
-from workflow_core.execution import Execution, result_of
+from workflow_core.execution import Execution
 from workflow_core.models import TERMINAL_STATUSES, ErrorInfo, ExecutionResult, PanicConfig, RetryConfig
+from workflow_core.results import result_of
 
 if TYPE_CHECKING:
     from workflow_core.database.store import ExecutionRecord, StepRecord

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.shared_definitions import scoped
 from workflow_core.cli.application import run
-from workflow_core.definition import SHARED_DEFINITIONS
 
 SHOP = '''
 """Workflows of a shop."""
@@ -97,7 +97,7 @@ def directory(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _own_workflows():
     """Know no workflow of other tests, and leave none to them."""
-    with SHARED_DEFINITIONS.scoped(empty=True):
+    with scoped(empty=True):
         yield
 
 

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.shared_definitions import scoped
 from workflow_core import PanicError, Settings, WorkflowEngine
 from workflow_core.cli.application import COMMANDS, workflow
 from workflow_core.cli.commands import list_workflows
 from workflow_core.cli.follow import Follower
 from workflow_core.database.layout import RuntimeLayout
-from workflow_core.definition import SHARED_DEFINITIONS
 from workflow_core.definitions import executors
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -375,7 +375,7 @@ async def shaky(ctx):
 
 def test_resume_needs_the_code(cli, app, interrupted, monkeypatch, make_app):
     monkeypatch.setenv("WORKFLOW_APP", make_app("x = 1\n"))
-    with SHARED_DEFINITIONS.scoped(empty=True):
+    with scoped(empty=True):
         done = cli("resume", interrupted)
         assert done.code == 3
         assert "does not define it" in done.err

@@ -180,6 +180,21 @@ def test_a_cluster_shows_a_thousand_queues_and_names_that_would_steer_a_terminal
     assert text.endswith("\nNo worker runs.\n")
 
 
+def test_names_of_an_execution_of_workers_steer_no_terminal(order):
+    view = asyncio.run(read_view(order, "o-1"))
+    dispatch = DispatchState(
+        queue="\x1b[31m", priority=0, limit_key="\x1b[32m", place="running", since=None, until=None, workers=0
+    )
+    record = dataclasses.replace(view.record, status="running", completed_at=None, queue="\x1b[31m")
+    owner = Owner(host="\x1b[33m/boot", pid=7, process_started="1")
+    view = dataclasses.replace(view, record=record, dispatch=dispatch, owner=owner)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(picture(view, Signs(), NOW))
+    text = console.export_text()
+    assert "queue \\x1b[31m, pid 7 on \\x1b[33m" in text
+    assert "\x1b" not in text
+
+
 @pytest.mark.parametrize(("level", "shown"), [("debug", True), ("info", False), ("", False)])
 def test_the_queue_says_nothing_of_itself_unless_for_debugging(monkeypatch, capsys, level, shown):
     monkeypatch.setenv("LOG_LEVEL", level)

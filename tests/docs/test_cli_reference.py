@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from tests.docs import cli_reference
+from tests.shared_definitions import scoped
 from workflow_core.cli.application import COMMANDS, run, workflow
 from workflow_core.cli.invocation import make_command
-from workflow_core.definition import SHARED_DEFINITIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 
@@ -60,7 +60,7 @@ def test_the_session_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "shop_of_the_session.py").write_text(module)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    with SHARED_DEFINITIONS.scoped(empty=True):
+    with scoped(empty=True):
         for line in rest.splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] == ["export"]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import hypothesis  # noqa: F401 - pytester forgets what a run within this process imports, and each would import again
 import pytest
 
-from workflow_core.definition import SHARED_DEFINITIONS
+from tests.shared_definitions import scoped
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -57,5 +57,5 @@ def run_within(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
                 *("-p", "no:cacheprovider", "-o", LOOP_SCOPE), *arguments, plugins=list(WITHIN)
             )
 
-    with SHARED_DEFINITIONS.scoped():
+    with scoped():
         yield run

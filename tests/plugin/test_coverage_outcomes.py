@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pytest_workflow.coverage_observer import CoverageObserver
-from workflow_core.definition import SHARED_DEFINITIONS
+from tests.shared_definitions import scoped
 from workflow_core.hookspecs import DurablePoint
 
 pytest_plugins = ["pytester"]
@@ -16,7 +16,7 @@ pytest_plugins = ["pytester"]
 @pytest.fixture(autouse=True)
 def _no_shared_workflows():
     """Forget the workflows of this process's other tests."""
-    with SHARED_DEFINITIONS.scoped(empty=True):
+    with scoped(empty=True):
         yield
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow_core.definition import SHARED_DEFINITIONS
+from tests.shared_definitions import scoped
 
 pytest_plugins = ["pytester"]
 
@@ -15,7 +15,7 @@ pytest_plugins = ["pytester"]
 @pytest.fixture(autouse=True)
 def _no_shared_workflows():
     """Forget the workflows of this process's other tests."""
-    with SHARED_DEFINITIONS.scoped(empty=True):
+    with scoped(empty=True):
         yield
 
 

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from pytest_workflow import StepCompleted, StepFailed, StepRetrying, StepSkipped
+from tests.shared_definitions import scoped
 from workflow_core import NonRetryableError, Workflow
 from workflow_core.definition import SHARED_DEFINITIONS
 
@@ -95,7 +96,7 @@ def test_at_the_top_level_of_a_module_it_is_everyones(workflow, tmp_path, monkey
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "declares", raising=False)
-    with SHARED_DEFINITIONS.scoped(empty=True):
+    with scoped(empty=True):
         importlib.import_module("declares")
         assert SHARED_DEFINITIONS.names() == ["w"]
         assert workflow.run("w").status == "completed"

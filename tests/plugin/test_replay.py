@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from pytest_workflow.divergence import ReplayDivergenceError
 from pytest_workflow.timeline import Timeline
+from tests.shared_definitions import scoped
 from workflow_core import Settings, Workflow, WorkflowContext, WorkflowEngine, WorkflowRedefinedWarning
-from workflow_core.definition import SHARED_DEFINITIONS
 
 pytest_plugins = ["pytester"]
 
@@ -425,7 +425,7 @@ async def test_in_an_asynchronous_test(workflow, workflow_replay):
 
 def test_a_workflow_that_is_not_defined(workflow, workflow_replay, recorded):
     workflow.engine.definitions = type(workflow.engine.definitions)()
-    with SHARED_DEFINITIONS.scoped(empty=True):
+    with scoped(empty=True):
         (divergence,) = workflow_replay(workflow, check=False).divergences
     assert divergence.kind == "undefined"
 

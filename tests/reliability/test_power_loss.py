@@ -18,7 +18,7 @@ from pytest_workflow.power_disk import Delete, Disk, Sync, Truncate, Write, imag
 from pytest_workflow.power_report import PowerLossError
 from pytest_workflow.power_states import Commit, Recording, State
 from workflow_core import Workflow
-from workflow_core.database.connection import prepare
+from workflow_core.database.opening import prepare
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 
 BOUND = {"images_per_cut": 16} if os.environ.get("WORKFLOW_POWER_EXHAUSTIVE") else {"most_cuts": 70}

@@ -7,9 +7,9 @@ from urllib.parse import quote
 import pydantic
 import pytest
 
+from tests.shared_definitions import scoped
 from workflow_core import Settings, WorkflowContext, WorkflowEngine
 from workflow_core.database.sqlite import SQLiteStore
-from workflow_core.definition import SHARED_DEFINITIONS
 from workflow_core.models import CircuitBreakerConfig
 from workflow_core.server import ServerSettings, create_app
 from workflow_core.views.execution_data import execution_data, inspection_data
@@ -87,7 +87,7 @@ def test_what_the_command_line_prints_is_what_the_api_answers(directory, monkeyp
     run(directory, test)
     monkeypatch.setenv("WORKFLOW_DIR", str(directory))
     monkeypatch.delenv("WORKFLOW_APP", raising=False)
-    with SHARED_DEFINITIONS.scoped(empty=True):
+    with scoped(empty=True):
         assert command(["status", "e-1", "--format", "json"]) == 0
         assert json.loads(capsys.readouterr().out) == answers["status"]
         assert command(["list", "--format", "json"]) == 0

@@ -141,6 +141,14 @@ class Machine:
         self.dead.add(engine.owner.owner_id)
         await asyncio.gather(*engine.abandon(), return_exceptions=True)
 
+    async def interrupted(self, milliseconds):
+        """Start ``w``, let its process die after a while, and return what it comes to in the next one."""
+        engine = self.boot()
+        await engine.start("w", "e", detach=True)
+        await self.clock.advance(milliseconds)
+        engine = await self.reboot(engine)
+        return await self.clock.finish(engine.wait("e"))
+
     async def reboot(self, engine):
         """Crash, and recover in a new process."""
         await self.crash(engine)

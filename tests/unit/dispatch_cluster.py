@@ -1,12 +1,10 @@
 """A store on PostgreSQL with what clients and workers do with it, one call after the other."""
 
-from datetime import UTC, datetime
-
+from tests.unit.store_calls import NOW
 from workflow_core.database.dispatch import Dispatch
 from workflow_core.database.store import Lease, NewExecution
 from workflow_core.ownership import Owner
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 OWNER, OTHER = Owner("host", 1, "0", "one"), Owner("host", 2, "0", "two")
 
 

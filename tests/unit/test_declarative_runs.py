@@ -13,7 +13,7 @@ from workflow_core import NonRetryableError, Settings, StepConflictError, Valida
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.definitions import Failure, Success, known_types, load_saved, register_executor, save_definition
 from workflow_core.definitions import executors as registry
-from workflow_core.definitions.executors import Executor
+from workflow_core.definitions.executor import Executor
 from workflow_core.errors import StorageError, WorkflowNotFoundError, WorkflowRedefinedWarning
 
 pytestmark = pytest.mark.usefixtures("own_executors")

@@ -9,7 +9,8 @@ import pytest
 
 from workflow_core import PanicConfig, RetryConfig, ValidationError
 from workflow_core.definitions import StepDefinition, WorkflowDefinition, load_definition
-from workflow_core.definitions.executors import Executor, register_executor
+from workflow_core.definitions.executor import Executor
+from workflow_core.definitions.executors import register_executor
 from workflow_core.definitions.running import compiled
 from workflow_core.limits import Limits
 

@@ -204,12 +204,5 @@ def test_a_crash_does_not_change_which_handler_is_chosen(machine, clock, error, 
 
     machine.define("w")(flow)
 
-    async def main():
-        engine = machine.boot()
-        await engine.start("w", "e", detach=True)
-        await clock.advance(400)
-        engine = await machine.reboot(engine)
-        return await clock.finish(engine.wait("e"))
-
-    assert asyncio.run(main()).status == "completed"
+    assert asyncio.run(machine.interrupted(400)).status == "completed"
     assert seen == [chosen, chosen]

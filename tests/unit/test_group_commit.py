@@ -5,10 +5,10 @@ import contextlib
 import os
 import sqlite3
 import threading
-from datetime import UTC, datetime
 
 import pytest
 
+from tests.unit.store_calls import NOW, OWNER
 from workflow_core import LeaseLostError, RetryConfig, Settings, StorageError, WorkflowEngine, WorkflowError
 from workflow_core.database import group_commit
 from workflow_core.database.directory import DirectoryStore
@@ -16,8 +16,6 @@ from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.database.store import ErrorRecord, Lease, NewExecution, StepRecord
 from workflow_core.ownership import Owner
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-OWNER = Owner("host", 1, "0")
 QUICK = {"sync_handlers": "inline", "poll_interval_ms": 10}
 
 

@@ -212,6 +212,20 @@ def test_a_rate_limit_lets_those_of_a_higher_priority_begin_first(run_cluster):
     run_cluster(scenario, Limits(starts=1, period_ms=60_000))
 
 
+def test_who_has_a_greater_priority_takes_the_place_of_one_of_the_same_key(run_cluster):
+    async def scenario(cluster):
+        await cluster.enqueue("x")
+        await cluster.enqueue("a1", limit_key="a")
+        await cluster.enqueue("a2", limit_key="a", priority=5)
+        await cluster.enqueue("a3", limit_key="a", priority=4)
+        await cluster.run("x")
+        assert await cluster.states() == {"x": "ended", "a1": "waiting", "a2": "queued", "a3": "waiting"}
+        await cluster.run("a2")
+        assert await cluster.states() == {"x": "ended", "a1": "waiting", "a2": "ended", "a3": "queued"}
+
+    run_cluster(scenario, Limits(concurrency=1, concurrency_per_key=1))
+
+
 def test_a_rate_limit_holds_when_the_workers_were_away(run_cluster):
     async def scenario(cluster):
         for execution_id in "abcd":

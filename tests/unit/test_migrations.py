@@ -19,8 +19,8 @@ from tests.fixtures.schema import recorded
 from tests.unit.conftest import FakeClock
 from workflow_core import SchemaVersionError, Settings, StorageError, WorkflowEngine
 from workflow_core.database import migrations
-from workflow_core.database.connection import open_database
 from workflow_core.database.directory import DirectoryStore
+from workflow_core.database.opening import open_database
 from workflow_core.database.schema import (
     REGISTRY_SCHEMA,
     REGISTRY_SCHEMA_VERSION,
@@ -195,7 +195,7 @@ def test_a_crash_in_the_middle_leaves_the_old_version(tmp_path, version):
     program = textwrap.dedent("""
         import os, sys
         from pathlib import Path
-        from workflow_core.database import connection as opening, migrations
+        from workflow_core.database import migrations, opening
         from workflow_core.database.sqlite import SQLiteStore
 
         connect, split = opening.sqlite3.connect, migrations.statements

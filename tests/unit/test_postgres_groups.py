@@ -3,18 +3,16 @@
 import asyncio
 import contextlib
 import functools
-from datetime import UTC, datetime
 
 import pytest
 
 from tests.unit.conftest import sql
+from tests.unit.store_calls import NOW, OWNER
 from workflow_core import LeaseLostError, Settings, StorageError, WorkflowEngine
 from workflow_core.database.postgres import groups
 from workflow_core.database.store import Lease, NewExecution, StepRecord
 from workflow_core.ownership import Owner
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-OWNER = Owner("host", 1, "0")
 COUNT = 30
 
 

@@ -3,19 +3,19 @@
 import asyncio
 import contextlib
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tests.unit.conftest import sql
+from tests.unit.store_calls import NOW
 from workflow_core import LeaseLostError, StorageError, circuit_breaker
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.database.store import DURABLE_POINTS, CircuitChange, ErrorRecord, Lease, NewExecution, StepRecord
 from workflow_core.models import CircuitBreakerConfig
 from workflow_core.ownership import Owner
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 OWNER, OTHER = Owner("host", 1, "0", "one"), Owner("host", 2, "0", "two")
 NEW = NewExecution("w", "e", '{"a":1}', "{}", "{}", None, "r1", "{}", fencing_token=7)
 LEASE, NEXT = Lease("w", "e", 7), Lease("w", "e", 8)

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_workflow import VirtualClock
 from tests.unit.conftest import sql
+from tests.unit.store_calls import NOW, OWNER
 from workflow_core import LeaseLostError, SchemaVersionError, Settings, StorageError, WorkflowEngine
 from workflow_core.circuit_breaker import after_failure
 from workflow_core.database.postgres.schema import SCHEMA_VERSION
@@ -19,8 +20,6 @@ from workflow_core.database.store import CircuitChange, ErrorRecord, Lease, NewE
 from workflow_core.models import CircuitBreakerConfig
 from workflow_core.ownership import Owner
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-OWNER = Owner("host", 1, "0")
 LEASE = Lease("w", "e", 1)
 CONFIG = CircuitBreakerConfig(failure_threshold=100, reset_timeout_ms=1_000)
 

@@ -1,7 +1,9 @@
-"""What a result raises of the end that its execution has come to, and which configurations there are."""
+"""What a result raises of its execution's end, its steps that are made later, and which configurations there are."""
 
+import copy
 from datetime import UTC, datetime
 
+import pydantic
 import pytest
 
 from workflow_core import (
@@ -10,6 +12,7 @@ from workflow_core import (
     PanicConfig,
     PanicError,
     RetryConfig,
+    StepResult,
     ValidationError,
     WorkflowError,
     WorkflowTimeoutError,
@@ -98,3 +101,61 @@ def test_a_trusted_model_is_like_one_that_was_validated():
     assert trusted.model_fields_set == validated.model_fields_set
     assert trusted.__getstate__() == validated.__getstate__()  # so other processes can be given it
     assert trusted.model_copy(update={"message": "back"}).message == "back"
+
+
+def lazy_result(made):
+    """A result with one step, which notes when its steps are made, and the same result made at once."""
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    fields = {
+        "execution_id": "e",
+        "workflow_name": "w",
+        "status": "completed",
+        "input": None,
+        "output": {"n": 1},
+        "error": None,
+        "started_at": moment,
+        "completed_at": moment,
+        "restart_attempt": 1,
+    }
+    steps = {"a": StepResult(step_id="a", status="completed", result=[1])}
+
+    def make():
+        made.append(True)
+        return dict(steps)
+
+    return ExecutionResult.with_steps_later(make, **fields), ExecutionResult(**fields, steps=steps)
+
+
+def test_steps_are_made_once_and_only_for_who_looks_at_them():
+    made = []
+    result, _ = lazy_result(made)
+    assert result.output == {"n": 1}
+    assert result.raise_for_status() is result
+    assert not made
+    assert result.steps is result.steps
+    assert made == [True]
+    assert result._make_steps is None, "the rows are let go of"
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = result.nothing
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda result: result,
+        lambda result: result.model_dump(),
+        lambda result: result.model_dump_json(),
+        repr,
+        dict,
+        lambda result: dict(vars(result)),
+        copy.copy,
+        copy.deepcopy,
+        lambda result: result.model_copy(update={"status": "failed"}),
+        lambda result: pydantic.TypeAdapter(list[ExecutionResult]).dump_python([result]),
+        lambda result: ExecutionResult.model_validate(result.model_dump()),
+        lambda result: result.model_fields_set,
+    ],
+)
+def test_a_result_whose_steps_come_later_is_like_any_other(look):
+    later, at_once = lazy_result([])
+    assert look(later) == look(at_once)

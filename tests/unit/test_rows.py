@@ -1,10 +1,11 @@
 """What is made of the rows of a database, whichever kind it is."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from workflow_core import StorageError
+from workflow_core.database.parts import stored_text
 from workflow_core.database.rows import UnfinishedExecution, events, search, summary, unfinished
 from workflow_core.events import StepCompleted, StepStarted
 from workflow_core.ownership import Owner
@@ -15,8 +16,8 @@ NINE, TEN = "2026-01-01T09:00:00+00:00", "2026-01-01T10:00:00+00:00"
 AT_NINE, AT_TEN = datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2026, 1, 1, 10, tzinfo=UTC)
 
 
-def row(execution_id, error=None):
-    return (execution_id, "w", "failed", NINE, TEN, 3, error)
+def row(execution_id, error=None, queue=None):
+    return (execution_id, "w", "failed", NINE, TEN, 3, error, queue)
 
 
 def found(rows, text, limit=10, looked_at=10):
@@ -25,7 +26,7 @@ def found(rows, text, limit=10, looked_at=10):
 
 
 def test_an_execution_in_short():
-    assert summary(row("e", "gone"), moment) == ExecutionSummary(
+    assert summary(row("e", "gone", "slow"), moment) == ExecutionSummary(
         execution_id="e",
         workflow_name="w",
         status="failed",
@@ -33,8 +34,9 @@ def test_an_execution_in_short():
         completed_at=AT_TEN,
         restart_attempt=3,
         error="gone",
+        queue="slow",
     )
-    assert summary(("e", "w", "running", NINE, None, 1, None), moment).completed_at is None
+    assert summary(("e", "w", "running", NINE, None, 1, None, None), moment).completed_at is None
 
 
 @pytest.mark.parametrize("text", ["ORDER", "order", "r-1", "STRASSE", "straße"])
@@ -100,3 +102,16 @@ def test_a_history():
 def test_a_history_with_an_event_of_no_known_type():
     with pytest.raises(StorageError, match=r'of execution "e" .* at position 5'):
         events([(5, "StepTeleported", "s", 1, NINE, None)], "w", "e", moment)
+
+
+def test_a_moment_is_stored_in_utc_with_all_its_digits():
+    """The second is remembered from one moment to the next, so they are written in an order that would show it."""
+    india = timezone(timedelta(hours=5, minutes=30))
+    written = {
+        datetime(2026, 1, 1, 6, 30, 0, 999_999, tzinfo=UTC): "2026-01-01T06:30:00.999999+00:00",
+        datetime(2026, 1, 1, 12, 0, 0, 7, tzinfo=india): "2026-01-01T06:30:00.000007+00:00",
+        datetime(2026, 1, 1, 6, 30, 1, tzinfo=UTC): "2026-01-01T06:30:01.000000+00:00",
+        datetime(2026, 1, 1, 12, 0, 2, 12_345, tzinfo=india): "2026-01-01T06:30:02.012345+00:00",
+        datetime(1969, 12, 31, 23, 59, 59, 1_000, tzinfo=UTC): "1969-12-31T23:59:59.001000+00:00",
+    }
+    assert {moment: stored_text(moment) for moment in written} == written

@@ -1,21 +1,15 @@
 """What only SQLite has, in a file and in memory; `test_store` has what it shares with other stores."""
 
-import asyncio
 import contextlib
 import sqlite3
-from datetime import UTC, datetime
 
 import pytest
 
+from tests.unit.store_calls import begin
 from workflow_core import SchemaVersionError, StorageError
-from workflow_core.database import connection
+from workflow_core.database import opening
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore
-from workflow_core.database.store import Lease, NewExecution, StepRecord
-from workflow_core.ownership import Owner
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-OWNER = Owner("host", 1, "0")
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -23,19 +17,6 @@ def store(request, tmp_path):
     store = SQLiteStore(None if request.param == "memory" else tmp_path / "w.db")
     yield store
     store.close()
-
-
-def begin(store, execution_id="e"):
-    new = NewExecution("w", execution_id, '{"a":1}', "{}", "{}", None)
-    assert asyncio.run(store.execution_started(new, OWNER, None, NOW)) is None
-    return Lease("w", execution_id, 1)
-
-
-def start_step(store, lease, step_id="s", seq=2):
-    step = StepRecord(step_id)
-    asyncio.run(store.step_started(lease, step, 1, seq, NOW, None))
-    step.stored, step.status, step.attempt, step.started_seq = True, "running", 1, seq
-    return step
 
 
 def names(store, kind):
@@ -101,7 +82,7 @@ def test_times_are_utc_text_and_milliseconds(store):
 
 
 def test_tables_that_another_process_makes_at_the_same_moment_are_no_foreign_ones(tmp_path, monkeypatch):
-    path, look = tmp_path / "w.db", connection._version
+    path, look = tmp_path / "w.db", opening._version
     path.touch()
 
     def look_and_be_overtaken(database):
@@ -114,9 +95,9 @@ def test_tables_that_another_process_makes_at_the_same_moment_are_no_foreign_one
             other.execute("CREATE TABLE executions (id)")
         return found
 
-    monkeypatch.setattr(connection, "_version", look_and_be_overtaken)
+    monkeypatch.setattr(opening, "_version", look_and_be_overtaken)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
-        connection._refuse_foreign(database, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, str(path))
+        opening._refuse_foreign(database, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, str(path))
 
 
 def test_a_path_may_be_a_text(tmp_path):

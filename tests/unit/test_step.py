@@ -158,14 +158,7 @@ def test_the_back_off_is_durable(machine, clock):
 
     machine.define("w")(flow)
 
-    async def main():
-        engine = machine.boot()
-        await engine.start("w", "e", detach=True)
-        await clock.advance(4_000)
-        engine = await machine.reboot(engine)
-        return await clock.finish(engine.wait("e"))
-
-    assert asyncio.run(main()).output == 2
+    assert asyncio.run(machine.interrupted(4_000)).output == 2
     assert clock.elapsed_ms == 10_000
 
 
@@ -216,14 +209,7 @@ def test_a_handler_in_flight_is_entered_again_with_the_error(machine, clock):
 
     machine.define("w")(flow)
 
-    async def main():
-        engine = machine.boot()
-        await engine.start("w", "e", detach=True)
-        await clock.advance(400)
-        engine = await machine.reboot(engine)
-        return await clock.finish(engine.wait("e"))
-
-    assert asyncio.run(main()).output == 402
+    assert asyncio.run(machine.interrupted(400)).output == 402
     assert seen == [(DeclinedError, "declined", 402, 1)] * 2
     assert attempts == [1]
     assert clock.elapsed_ms == 1_000
@@ -252,14 +238,7 @@ def test_a_non_retryable_error_that_cannot_be_built_again_stays_non_retryable(ma
 
     machine.define("w")(flow)
 
-    async def main():
-        engine = machine.boot()
-        await engine.start("w", "e", detach=True)
-        await clock.advance(400)
-        engine = await machine.reboot(engine)
-        return await clock.finish(engine.wait("e"))
-
-    assert asyncio.run(main()).status == "failed"
+    assert asyncio.run(machine.interrupted(400)).status == "failed"
     assert seen == [FinalError, RecordedError]
     assert attempts == [1]
 

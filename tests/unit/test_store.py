@@ -1,19 +1,17 @@
 """The store, on SQLite in a file and in memory and on PostgreSQL, by the same tests."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pytest
 
 from tests.unit.conftest import sql
+from tests.unit.store_calls import NOW, OWNER, begin, start_step
 from workflow_core import LeaseLostError, StorageError
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.database.store import DURABLE_POINTS, ErrorRecord, Lease, NewExecution, StepRecord
 from workflow_core.ownership import Owner
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-OWNER = Owner("host", 1, "0")
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -21,19 +19,6 @@ def store(request):
     store = SQLiteStore() if request.param == "memory" else request.getfixturevalue(f"make_{request.param}_store")()
     yield store
     store.close()
-
-
-def begin(store, execution_id="e"):
-    new = NewExecution("w", execution_id, '{"a":1}', "{}", "{}", None)
-    assert asyncio.run(store.execution_started(new, OWNER, None, NOW)) is None
-    return Lease("w", execution_id, 1)
-
-
-def start_step(store, lease, step_id="s", seq=2):
-    step = StepRecord(step_id)
-    asyncio.run(store.step_started(lease, step, 1, seq, NOW, None))
-    step.stored, step.status, step.attempt, step.started_seq = True, "running", 1, seq
-    return step
 
 
 def select(store, statement):

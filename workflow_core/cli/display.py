@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from workflow_core.cli.output import COLOURS, Signs, in_colour
-from workflow_core.cli.texts import moment_text, one_line
+from workflow_core.cli.texts import moment_text, one_line, visible
 from workflow_core.clock import stored_moment, to_epoch_ms
 from workflow_core.models import ErrorInfo
 from workflow_core.views.cluster import host_name
@@ -104,11 +104,12 @@ def _place(view: ExecutionView, dispatch: DispatchState, now: datetime) -> list[
         what = "a rate limit lets it begin" if dispatch.place == "scheduled" else "a worker goes on with it"
         where = f": {what} in {remaining(to_epoch_ms(dispatch.until), now)}"
     elif dispatch.place == "running" and view.owner is not None:
-        where = f", pid {view.owner.pid} on {host_name(view.owner.host)}"
+        where = f", pid {view.owner.pid} on {visible(host_name(view.owner.host))}"
     priority = f" (priority {dispatch.priority})" if dispatch.priority else ""
-    notes = [Text(f"  queue {dispatch.queue}{priority}{where}", style="dim")]
+    queue = visible(dispatch.queue)
+    notes = [Text(f"  queue {queue}{priority}{where}", style="dim")]
     if not dispatch.workers:
-        command = f"workflow worker --app MODULE --queue {dispatch.queue}"
+        command = f"workflow worker --app MODULE --queue {queue}"
         notes.append(Text(f"  no worker serves this queue: {command}", style=_style("interrupted")))
     return notes
 

@@ -92,7 +92,7 @@ def _owner(view: ExecutionView) -> str:
 def _queue(dispatch: DispatchState) -> str:
     key = "" if dispatch.limit_key is None else f", limit key {visible(dispatch.limit_key)}"
     nobody = "" if dispatch.workers or dispatch.place == "ended" else ", no worker serves it"
-    return f"{dispatch.queue}, priority {dispatch.priority}{key}, {dispatch.place}{nobody}"
+    return f"{visible(dispatch.queue)}, priority {dispatch.priority}{key}, {dispatch.place}{nobody}"
 
 
 def _json(value: object, *, indented: bool) -> str:

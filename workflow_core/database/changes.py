@@ -12,7 +12,8 @@ import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
-from workflow_core.database.connection import after_fork, leave_to_parent
+from workflow_core.database.opening import leave_to_parent
+from workflow_core.forking import after_fork
 
 if TYPE_CHECKING:
     from pathlib import Path

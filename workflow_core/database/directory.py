@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 from workflow_core.database import removal
 from workflow_core.database.backup import back_up
 from workflow_core.database.changes import ChangeMarker
-from workflow_core.database.connection import after_fork, closed_error
+from workflow_core.database.connection import closed_error
 from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.registry import Registry
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.errors import StorageError
+from workflow_core.forking import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import pydantic_core
@@ -64,14 +64,14 @@ class _Second:
     def __init__(self, at: datetime) -> None:
         self.begin = at.replace(microsecond=0)
         self.end = at.replace(microsecond=_LAST_MICROSECOND)
-        self.text = self.begin.isoformat(timespec="seconds").removesuffix(_UTC)
+        self.text = self.begin.astimezone(UTC).isoformat(timespec="seconds").removesuffix(_UTC)
 
 
 _second = _Second(EPOCH)
 
 
 def stored_text(at: datetime) -> str:
-    """Return a moment, in UTC, as it is stored."""
+    """Return a moment as it is stored, in UTC."""
     global _second  # noqa: PLW0603 - a memory of one second, replaced as a whole, so threads may share it
     second = _second
     if not second.begin <= at <= second.end:
@@ -93,20 +93,20 @@ def execution_record(row: tuple[Any, ...]) -> ExecutionRecord:
 def step_record(row: tuple[Any, ...]) -> StepRecord:
     """Return a step from the columns that `SQLiteStore.load_steps` reads."""
     return StepRecord(
-        step_id=row[0],
-        kind=row[1],
-        status=row[2],
-        attempt=row[3],
-        started_at=_moment(row[4]),
-        completed_at=_moment(row[5]),
-        result_data=row[6],
-        error_message=row[7],
-        handled_by=row[8],
-        next_attempt_at=row[9],
-        wake_time=row[10],
-        duration_ms=row[11],
-        started_seq=row[12],
-        completed_seq=row[13],
+        row[0],
+        row[1],
+        row[2],
+        row[3],
+        _moment(row[4]),
+        _moment(row[5]),
+        row[6],
+        row[7],
+        row[8],
+        row[9],
+        row[10],
+        row[11],
+        row[12],
+        row[13],
         stored=True,
     )
 

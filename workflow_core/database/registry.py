@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import pydantic_core
 
-from workflow_core.database.connection import leave_to_parent, open_database, roll_back
 from workflow_core.database.diagnosis import storage_error
+from workflow_core.database.opening import leave_to_parent, open_database, roll_back
 from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
 from workflow_core.database.store import WorkflowRecord
 from workflow_core.errors import StorageError

@@ -2,7 +2,8 @@
 
 from workflow_core.definitions.defining import define_declarative
 from workflow_core.definitions.document import StepDefinition, WorkflowDefinition
-from workflow_core.definitions.executors import Executor, ExecutorContext, known_types, register_executor
+from workflow_core.definitions.executor import Executor, ExecutorContext
+from workflow_core.definitions.executors import known_types, register_executor
 from workflow_core.definitions.expressions import ExpressionError
 from workflow_core.definitions.http import HttpRefusedError, HttpResponseError, HttpTransportError
 from workflow_core.definitions.outcome import Failure, Result, Success

@@ -8,12 +8,12 @@ import pydantic
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from workflow_core.definitions.executors import Executor
+from workflow_core.definitions.executor import Executor
 from workflow_core.definitions.http import HttpConfig, request
 from workflow_core.timeouts import LONGEST_MS
 
 if TYPE_CHECKING:
-    from workflow_core.definitions.executors import ExecutorContext
+    from workflow_core.definitions.executor import ExecutorContext
 
 __all__ = ["BUILTIN_EXECUTORS", "DelayConfig", "LogConfig"]
 

@@ -6,13 +6,13 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pydantic
 from pydantic.alias_generators import to_camel
 
 from workflow_core.database.layout import WORKFLOW_NAME
-from workflow_core.definitions.executors import Executor, broken_type, find_executor, known_types
+from workflow_core.definitions.executors import broken_type, find_executor, known_types
 from workflow_core.definitions.expressions import (
     Expression,
     ExpressionSyntaxError,
@@ -27,6 +27,9 @@ from workflow_core.limits import Limits
 from workflow_core.models import CircuitBreakerConfig, PanicConfig, RetryConfig
 from workflow_core.serialization import MAX_DEPTH
 from workflow_core.step import validate_step_id
+
+if TYPE_CHECKING:
+    from workflow_core.definitions.executor import Executor
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["check_document"]

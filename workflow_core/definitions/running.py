@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pydantic
 
 from workflow_core.definition import Definition
-from workflow_core.definitions.executors import ExecutorContext, find_executor
+from workflow_core.definitions.executor import ExecutorContext
+from workflow_core.definitions.executors import find_executor
 from workflow_core.definitions.expressions import Expression, ExpressionError, Location, resolve
 from workflow_core.definitions.mistakes import Mistakes
 from workflow_core.definitions.outcome import Failure, Success
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from workflow_core.context import WorkflowContext
     from workflow_core.definitions.document import StepDefinition, WorkflowDefinition
-    from workflow_core.definitions.executors import Executor
+    from workflow_core.definitions.executor import Executor
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["ExecutorError", "PermanentExecutorError", "StepConfigError", "compiled", "compiled_text"]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
     from workflow_core.views.overviews import Overview
 
-__all__ = ["configuration_data", "workflow_data"]
+__all__ = ["workflow_data"]
 
 
 def workflow_data(engine: WorkflowEngine, overview: Overview) -> dict[str, object]:
@@ -29,11 +29,11 @@ def workflow_data(engine: WorkflowEngine, overview: Overview) -> dict[str, objec
         "limits": definition.limits if definition else None,
         "document": json.loads(definition.document) if definition and definition.document else None,
         "input_schema": _input_schema(definition) if definition else None,
-        "config": configuration_data(engine, overview.name),
+        "config": _configuration_data(engine, overview.name),
     }
 
 
-def configuration_data(engine: WorkflowEngine, name: str) -> dict[str, object]:
+def _configuration_data(engine: WorkflowEngine, name: str) -> dict[str, object]:
     """Return how a workflow is configured; of a secret, where its value is read from and whether there is one."""
     try:
         values = engine.configurations.values(name)

@@ -8,6 +8,7 @@ import click
 
 from workflow_core.cli.invocation import Invocation, epilog_of, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
+from workflow_core.cli.texts import visible
 from workflow_core.database.dispatch import dispatching
 from workflow_core.views.cluster import ClusterView, host_name
 from workflow_core.views.wording import took_text
@@ -45,7 +46,7 @@ def status(invocation: Invocation, output_format: str) -> None:
         return
     if invocation.quiet:
         for worker in state.workers:
-            print_line(f"{worker.host.partition('/')[0]}:{worker.pid}")
+            print_line(f"{visible(host_name(worker.host))}:{worker.pid}")
         return
     _show(state)
 

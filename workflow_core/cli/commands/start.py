@@ -159,7 +159,9 @@ def _enqueue(
         print_line(execution_id)
     else:
         hint = command_line(invocation, "status", execution_id, "--follow", with_app=False)
-        print_line(f'Execution "{execution_id}" is {result.status} for the workers of queue "{view.record.queue}"')
+        print_line(
+            f'Execution "{execution_id}" is {result.status} for the workers of queue "{visible(view.record.queue)}"'
+        )
         if view.dispatch is not None and not view.dispatch.workers:
             serving = command_line(invocation, "worker", "--queue", view.dispatch.queue)
             print_line(f'No worker serves this queue yet: "{serving}" begins one')

@@ -16,12 +16,12 @@ import psycopg
 
 from workflow_core import outside
 from workflow_core.database.cancellation import deliver_later
-from workflow_core.database.connection import after_fork
 from workflow_core.database.postgres.address import Address
 from workflow_core.database.postgres.connections import Connections
 from workflow_core.database.postgres.diagnosis import Session, storage_error
 from workflow_core.database.postgres.migrations import migrate
 from workflow_core.errors import StorageError
+from workflow_core.forking import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping

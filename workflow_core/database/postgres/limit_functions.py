@@ -2,8 +2,8 @@
 
 An execution passes two gates: that of its key, which gives it ``has_key_slot``, and that of its workflow, which gives
 it ``has_slot`` and queues it. One without a key has passed the first. Each gate has the same two limits: how many hold
-a slot, and how many begin within a period. So what waits at one gate holds nothing of the other, but that one that
-waits for its workflow has passed the gate of its key; else nobody would know whose turn it is.
+a slot, and how many begin within a period. Who waits for the second has passed the first, so that nobody need look at
+all keys to know whose turn it is; one of the same key with a greater priority takes its place there.
 
 The rate limits are sliding windows. Those that have been let in and have not begun count as well as those that began
 within the period, so nothing need be asked when a worker begins one, however late that is. The first one that a rate
@@ -91,6 +91,8 @@ DECLARE
     free_starts bigint;
     not_begun bigint;
     granted bigint;
+    first_outside dispatches;
+    last_inside dispatches;
 BEGIN
     IF coalesce(rule.concurrency_per_key, rule.starts_per_key) IS NOT NULL THEN
         SELECT CASE WHEN rule.concurrency_per_key IS NOT NULL THEN
@@ -126,6 +128,17 @@ BEGIN
             WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
             AND NOT has_started ORDER BY priority DESC, position LIMIT 1
         ) AND coalesce(first_start_at <= clock_timestamp(), true);
+    END IF;
+    SELECT * INTO first_outside FROM dispatches
+    WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
+    AND NOT has_started ORDER BY priority DESC, position LIMIT 1;
+    SELECT * INTO last_inside FROM dispatches
+    WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND has_key_slot AND state = 'waiting'
+    AND NOT has_started AND priority < first_outside.priority ORDER BY priority, position DESC LIMIT 1;
+    IF FOUND THEN
+        UPDATE dispatches SET has_key_slot = NOT has_key_slot, first_start_at =
+            CASE WHEN has_key_slot THEN first_outside.first_start_at ELSE last_inside.first_start_at END
+        WHERE execution_id IN (first_outside.execution_id, last_inside.execution_id);
     END IF;
 END
 $$""",

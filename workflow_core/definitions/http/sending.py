@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from workflow_core.definitions.executors import ExecutorContext
+    from workflow_core.definitions.executor import ExecutorContext
     from workflow_core.definitions.http.config import HttpConfig
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
