@@ -73,8 +73,10 @@ dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/
 	SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" $(BIN)/python -m build --outdir dist
 	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 
-storm: $(VENV)/.dev ## Kill workers 500 times at random moments, and let 8 processes share 200 executions
+storm: $(VENV)/.dev ## Kill workers 500 times, let 8 processes share 200 executions, and cut PostgreSQL off from workers
 	WORKFLOW_STORM_EXECUTIONS=200 $(BIN)/python -m pytest -q -p no:cacheprovider tests/reliability/test_kills.py
+	WORKFLOW_STORM_EXECUTIONS=400 WORKFLOW_STORM_BATCHES=8 WORKFLOW_WORKER_STRIKES=100 WORKFLOW_OUTAGE_SECONDS=12 \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider -o timeout=1200 --timeout=1200 tests/reliability/test_worker*.py
 	$(BIN)/python -m tests.reliability.kill_storm --kills $(KILLS)
 
 bench: $(VENV)/.dev ## Measure steps per second against raw sqlite3, group commit, and steps on PostgreSQL

@@ -38,6 +38,9 @@ __all__ = ["Active", "RunningExecutions"]
 
 logger = logging.getLogger("workflow_core")
 
+_PARK_AGAIN_MS = 500
+"""After which time an execution is tried again to be let go of while its database is away."""
+
 _CLAIM_POLL_MS = 1
 
 
@@ -315,11 +318,16 @@ class RunningExecutions:
         """Let go of an execution of which nothing is under way, until a moment at which a worker goes on with it."""
         execution = active.execution
         store = self._engine.bare_store
-        try:
-            if isinstance(store, Dispatches):
-                await store.execution_parked(execution.lease, until, execution.now())
-        except (StorageError, LeaseLostError) as error:  # its job is missed, and made again
-            logger.log(logging.DEBUG, "%s could not be let go of: %s", execution, error)
+        at = execution.now()
+        while isinstance(store, Dispatches):
+            try:
+                await store.execution_parked(execution.lease, until, at)
+            except (StorageError, LeaseLostError) as error:  # in the end its job is missed, and made again
+                logger.log(logging.DEBUG, "%s could not be let go of: %s", execution, error)
+                if isinstance(error, StorageError) and error.is_transient:
+                    await self._engine.clock.sleep(_PARK_AGAIN_MS)
+                    continue
+            break
         self._leave(execution, "released")
         active.finish(LeaseLostError(f"{execution} waits, and a worker goes on with it", execution.execution_id))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import psycopg
 from procrastinate import PsycopgConnector, exceptions, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -124,6 +124,15 @@ class PatientConnector(PsycopgConnector):
                 logger.debug("The worker cannot listen: %s", error.__cause__ or error)
             await asyncio.sleep(_LONGEST_PAUSE_SECONDS)
 
+    async def _reason(self) -> psycopg.Error | None:
+        """Return why no connection can be made, which the pool does not tell; ``None`` if one can be."""
+        try:
+            connection = await psycopg.AsyncConnection.connect(self._pool_args["conninfo"])
+        except psycopg.Error as error:
+            return error
+        await connection.close()
+        return None
+
     async def _until_it_works(
         self, run: Callable[[], Awaitable[ResultT]], arguments: Mapping[str, object]
     ) -> ResultT | None:
@@ -147,7 +156,8 @@ class PatientConnector(PsycopgConnector):
                     raise
                 if tries > 1 and not self._is_away:
                     self._is_away = True
-                    logger.warning("The database is away, and the worker waits for it: %s", cause)
+                    reason = await self._reason() if isinstance(cause, PoolTimeout) else None
+                    logger.warning("The database is away, and the worker waits for it: %s", reason or cause)
             else:
                 if self._is_away:
                     self._is_away = False
