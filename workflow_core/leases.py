@@ -14,7 +14,7 @@ from workflow_core.ownership import OwnerWatch
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from workflow_core.database.store import ExecutionRecord, WorkflowStore
+    from workflow_core.database.store import ExecutionRecord, Lease, WorkflowStore
     from workflow_core.engine import WorkflowEngine
     from workflow_core.ownership import Owner, ProcessProbe
     from workflow_core.running import Active, RunningExecutions
@@ -97,21 +97,22 @@ class Leases:
                 store = self._engine.bare_store.workflow(name)
                 stores.setdefault(id(store), (store, []))
             for store, actives in stores.values():
+                leases = [active.execution.lease for active in actives]
                 try:
-                    leases = [active.execution.lease for active in actives]
                     owned = await store.lease_renewed(self._engine.owner, self._engine.lease_expiry(), leases)
                 except StorageError as error:  # the other databases' leases must not run out for that
                     level = logging.DEBUG if error.is_transient else logging.ERROR
                     logger.log(level, "Cannot renew the leases of this process: %s", error)
                     delay_ms = min(delay_ms, _RENEW_AGAIN_MS)
                     continue
-                self._stop_lost(actives, owned)
+                self._stop_lost(zip(actives, leases, strict=True), owned)
 
     @staticmethod
-    def _stop_lost(actives: Iterable[Active], owned: set[tuple[str, int]]) -> None:
-        for active in actives:
-            lease = active.execution.lease
-            ours = (lease.execution_id, lease.fencing_token) in owned
+    def _stop_lost(asked: Iterable[tuple[Active, Lease]], owned: set[tuple[str, int]]) -> None:
+        """Stop what another process has taken; what this one restarts meanwhile has another fencing token, too."""
+        ids = {execution_id for execution_id, _ in owned}
+        for active, lease in asked:
+            ours = lease.execution_id in ids or active.execution.lease != lease
             if not ours and active.execution.status not in TERMINAL_STATUSES and active.task is not None:
                 active.lost = True
                 active.task.cancel()

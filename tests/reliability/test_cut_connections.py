@@ -34,7 +34,7 @@ def test_connections_that_break_all_the_time_lose_nothing_and_repeat_nothing(
     counts = Counted()
 
     async def run():
-        engine = make_engine(tmp_path)
+        engine = make_engine(tmp_path, storage_patience_ms=60_000)
         await engine.bare_store.open()
         striking.start()
         try:

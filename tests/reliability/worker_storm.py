@@ -104,7 +104,13 @@ class Storm:
 def work(directory: Path) -> int:
     """Be a worker until told to stop; complain in a file. Returns the exit code."""
     try:
-        asyncio.run(_work(directory))
+        while True:
+            try:
+                asyncio.run(_work(directory))
+                break
+            except StorageError as error:  # it came while the server was away, and is begun again as by a supervisor
+                if not error.is_transient:
+                    raise
     except BaseException:
         with (directory / "complaints.txt").open("a", encoding="utf-8") as file:
             file.write(traceback.format_exc())

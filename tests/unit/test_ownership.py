@@ -10,7 +10,7 @@ import pytest
 
 from pytest_workflow import VirtualClock
 from tests.unit.conftest import every_store_kind
-from workflow_core import Settings, WorkflowEngine
+from workflow_core import PanicConfig, Settings, WorkflowEngine
 from workflow_core.ownership import Owner, SystemProcessProbe
 
 store_kind = every_store_kind
@@ -272,3 +272,54 @@ def test_what_the_last_owner_writes_while_it_is_taken_over_is_not_done_again(two
     assert result.output == "done"
     assert calls == [("a", True), ("b", True), ("b", False)]
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
+
+
+def test_a_renewal_that_crosses_a_restart_of_its_own_stops_nothing(two_machines, clock):
+    """Its answer has the fencing token of the restart after a panic, of which this process does not know yet."""
+    one, _ = two_machines
+
+    @one.define("p", panic_config=PanicConfig(enable_auto_restart=True, restart_delay_ms=15_000))
+    async def flow(ctx):
+        async def body():
+            if ctx.restart_attempt == 1:
+                raise MemoryError
+            await may_end.wait()
+            return ctx.restart_attempt
+
+        return await ctx.step("s", body)
+
+    renew, restart = one.bare_store.lease_renewed, one.bare_store.execution_restarted
+    may_end, crossed = asyncio.Event(), []
+
+    async def renewed(*arguments):
+        if "renewal" not in crossed:
+            crossed.append("renewal")
+            asyncio.ensure_future(clock.advance(6_000))
+            while "restart" not in crossed:
+                await asyncio.sleep(0)
+            asyncio.get_running_loop().call_later(0.01, answered.set)
+        return await renew(*arguments)
+
+    async def restarted(*arguments):
+        lease = await restart(*arguments)
+        crossed.append("restart")
+        await answered.wait()
+        return lease
+
+    async def main():
+        one.bare_store.lease_renewed, one.bare_store.execution_restarted = renewed, restarted
+        await one.start("p", "e", detach=True)
+        await clock.advance(12_000)
+        while "restart" not in crossed:
+            await asyncio.sleep(0)
+        answered.set()
+        may_end.set()
+        result = await clock.finish(one.wait("e"))
+        events = await one.history("e")
+        await one.aclose()
+        return result, [type(event).__name__ for event in events]
+
+    answered = asyncio.Event()
+    result, names = asyncio.run(main())
+    assert (result.status, result.output) == ("completed", 2)
+    assert "ExecutionRecovered" not in names
