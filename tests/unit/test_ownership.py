@@ -289,12 +289,12 @@ def test_a_renewal_that_crosses_a_restart_of_its_own_stops_nothing(two_machines,
         return await ctx.step("s", body)
 
     renew, restart = one.bare_store.lease_renewed, one.bare_store.execution_restarted
-    may_end, crossed = asyncio.Event(), []
+    may_end, crossed, going_on = asyncio.Event(), [], []
 
     async def renewed(*arguments):
         if "renewal" not in crossed:
             crossed.append("renewal")
-            asyncio.ensure_future(clock.advance(6_000))
+            going_on.append(asyncio.ensure_future(clock.advance(6_000)))
             while "restart" not in crossed:
                 await asyncio.sleep(0)
             asyncio.get_running_loop().call_later(0.01, answered.set)
