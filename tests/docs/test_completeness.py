@@ -37,9 +37,14 @@ def all_tests():
     return "\n".join(path.read_text(encoding="utf-8") for path in TESTS)
 
 
+@functools.cache
+def words(text):
+    return frozenset(re.findall(r"[\w-]+", text))
+
+
 def lacking(names, text):
     """Return the names that a text does not have as whole words."""
-    return sorted(name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text))
+    return sorted(set(names) - words(text))
 
 
 @functools.cache
