@@ -500,7 +500,7 @@ def test_only_sleeps_that_a_glob_matches_count():
 
 def test_an_order_needs_its_first_step():
     begun = History([StepStarted("pay", 1), StepCompleted("ship", 1)])
-    with pytest.raises(AssertionError, match='step "pay" did not complete\n(.*\n)*> .*StepStarted .*pay'):
+    with pytest.raises(AssertionError, match=r'step "pay" did not complete\n(.*\n)*> .*StepStarted .*pay'):
         begun.assert_order("pay", "ship")
 
 
