@@ -256,6 +256,8 @@ def test_what_is_not_compared():
     for status in ("failed", "skipped"):
         other = run(*step("StepStarted"), executions=DONE["executions"], steps={("e", "s"): {"status": status}})
         assert len(said(the_history_tells_the_same, run(**DONE), other)) == (status == "skipped")
+    without_a_row = run(*step("StepStarted"), executions=DONE["executions"])
+    assert said(the_history_tells_the_same, run(**DONE), without_a_row) == []
     opened = run(*step("StepStarted", "CircuitOpened"), **DONE)
     assert said(the_history_tells_the_same, run(**DONE), opened) == []
 

@@ -149,3 +149,13 @@ def test_a_closed_engine_waits_for_nobody(resting, clock):
                 await task
 
     asyncio.run(main())
+
+
+def test_a_sleeper_is_waited_for_where_it_was_recovered(resting, clock):
+    async def main():
+        engine = resting.boot()
+        await begun(engine, clock)
+        again = await resting.reboot(engine)
+        assert (await clock.finish(again.wait("e"))).output == "done"
+
+    asyncio.run(main())
