@@ -537,3 +537,15 @@ def test_a_failing_assertion_shows_no_frames_of_its_own(check):
         check(History([StepStarted("begun", 1)]))
     assert [entry.ishidden(caught) for entry in caught.traceback][2:] == [True] * (len(caught.traceback) - 2)
     assert len(caught.traceback) > 3
+
+
+def test_every_column_of_a_table():
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    events = [
+        StepCompleted("pay", 2, seq=7, at=start),
+        ExecutionCompleted(seq=8, at=start + timedelta(milliseconds=1_500)),
+    ]
+    assert [line.split() for line in table(events, {1}).splitlines()][2:] == [
+        ["7", "+0.000s", "StepCompleted", "pay", "2"],
+        [">", "8", "+1.500s", "ExecutionCompleted"],
+    ]

@@ -527,6 +527,11 @@ def test_everything_survives_saving(workflow, workflow_replay, workflow_faults, 
     workflow_replay.save_history(first, workflow.run("eventful", "e"))
     workflow_replay.save_history(second, first)
     assert second.read_bytes() == first.read_bytes()
+    (saved,) = json.loads(second.read_bytes())["executions"]
+    assert [(error["step_id"], error["error_type"]) for error in saved["errors"]] == [
+        ("a", "ConnectionError"),
+        ("b", "KeyError"),
+    ]
     assert workflow_replay(second).ok
 
 
