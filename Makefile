@@ -53,7 +53,7 @@ types: $(VENV)/.dev ## Run mypy --strict
 	$(BIN)/mypy
 
 suite: $(VENV)/.dev ## Run the test suite
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/.dev ## Build the documentation site, dist/site/index.html; a broken link within it fails it
 	$(BIN)/python -m tests.docs.cli_reference
