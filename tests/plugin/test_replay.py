@@ -23,6 +23,8 @@ from workflow_core import Settings, Workflow, WorkflowContext, WorkflowEngine, W
 
 pytest_plugins = ["pytester"]
 
+pytest_plugins = ["pytester"]
+
 HERE = Path(__file__).name
 ran: list[str] = []
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 WORKER = Path(__file__).with_name("worker.py")
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+if sys.platform == "win32":
+    pytest.skip("needs POSIX signals", allow_module_level=True)
 
 
 class Workers:
