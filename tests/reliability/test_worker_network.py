@@ -62,7 +62,7 @@ async def until(condition):
             await asyncio.sleep(0.02)  # other processes are waited for
 
 
-def run_storm(tmp_path, fleet):
+def run_storm(tmp_path, fleet, when_ready=lambda: None):
     """Enqueue the storm's workflows when the workers are ready, and wait until all of them are at rest."""
 
     async def ready():
@@ -71,6 +71,7 @@ def run_storm(tmp_path, fleet):
     async def scenario():
         engine = make_engine(tmp_path)
         await until(ready)
+        when_ready()
         await enqueue(engine, BATCHES)
         await to_rest(engine, BATCHES, MOST_SECONDS)
         await engine.aclose()
@@ -180,8 +181,7 @@ def test_workers_that_are_not_answered_lose_nothing_and_repeat_nothing(tmp_path,
     proxy = make_proxy("proxy")
     for _ in range(2):
         fleet.begin(proxy.url)
-    proxy.lose_answers_of(*KINDS_OF_ANSWERS, every=12)
-    run_storm(tmp_path, fleet)
+    run_storm(tmp_path, fleet, lambda: proxy.lose_answers_of(*KINDS_OF_ANSWERS, every=12))
     proxy.stop_losing()
     assert fleet.end() == [0, 0]
     counts = fleet.checked(postgres_server.url, BATCHES)
