@@ -539,6 +539,11 @@ def test_a_failing_assertion_shows_no_frames_of_its_own(check):
     assert len(caught.traceback) > 3
 
 
+def test_details_are_written_as_in_python():
+    assert table([StepFailed("pay", 1, error="KeyError")]).endswith("error='KeyError'")
+    assert table([SleepStarted("nap", 5)]).endswith("duration_ms=5")
+
+
 def test_every_column_of_a_table():
     start = datetime(2026, 1, 1, tzinfo=UTC)
     events = [

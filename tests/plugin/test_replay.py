@@ -547,7 +547,10 @@ def test_everything_survives_saving(workflow, workflow_replay, workflow_faults, 
         (b"{}", 'its "format" is not'),
         (b'{"format": "pytest-workflow-core history", "version": 9}', "version 9"),
         (b'{"format": "pytest-workflow-core history", "version": 1}', "damaged"),
-        (b'{"format": "pytest-workflow-core history", "version": 1, "executions": [{}]}', "damaged"),
+        (
+            b'{"format": "pytest-workflow-core history", "version": 1, "executions": [{}]}',
+            "damaged",
+        ),
         (b'{"format": "pytest-workflow-core history", "version": 1, "executions": []}', "holds no execution"),
     ],
 )
