@@ -1,7 +1,9 @@
 """The documentation is true: its code runs, its links lead somewhere, and nothing public is missing from it."""
 
+import contextlib
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -77,7 +79,7 @@ def needs(text):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "```python\n" in text_of(page) and not is_session(text_of(page))], ids=name_of
 )
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request):
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request, opened):
     text = text_of(page)
     needs(text)
     monkeypatch.chdir(tmp_path)
@@ -171,6 +173,22 @@ def anchors(page):
     """Return what can stand after the # of a link to a page: its headings in small letters, with hyphens."""
     headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Close what the code of a page leaves open, as the end of its process would."""
+    connections, connect = [], sqlite3.connect
+
+    def connecting(*arguments, **options):
+        connections.append(connect(*arguments, **options))
+        return connections[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", connecting)
+    yield
+    for connection in connections:
+        with contextlib.suppress(sqlite3.ProgrammingError):  # another thread's, which has closed it itself
+            connection.close()
 
 
 @pytest.mark.parametrize("page", [*PAGES, *MORE_PAGES], ids=name_of)

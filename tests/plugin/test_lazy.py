@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -31,6 +33,8 @@ def modules_at_the_end(pytester, monkeypatch):
 
 
 HEAVY = {"workflow_core", "pydantic", "pydantic_core", "freezegun", "sqlite3", "tabulate", "asyncio"}
+if sys.version_info >= (3, 14):
+    HEAVY.remove("asyncio")  # pdb, which pytest imports, imports it by itself
 
 
 @pytest.mark.parametrize("arguments", [[], ["--workflow-store=file"], ["-v", "-rA"]])
