@@ -10,11 +10,11 @@ MODULE ?= circuit_breaker
 SAMPLE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types suite docs links changelog pictures dist storm bench startup mutants clean
+.PHONY: help demo test lint types suite docs links changelog pictures dist wheel-test extras storm bench startup mutants clean
 
 help: ## Show this help
 	@echo "pytest-workflow-core - make targets:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make demo ORDER=path/to/order.json     process another order"
 	@echo "  make demo WORKFLOW_DIR=path/to/state   keep its state elsewhere than in ./.workflow"
@@ -53,7 +53,7 @@ types: $(VENV)/.dev ## Run mypy --strict
 	$(BIN)/mypy
 
 suite: $(VENV)/.dev ## Run the test suite
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 docs: $(VENV)/.dev ## Build the documentation site, dist/site/index.html; a broken link within it fails it
 	$(BIN)/python -m tests.docs.cli_reference
@@ -72,6 +72,12 @@ changelog: $(VENV)/.dev ## Show what the next release changes, from changelog.d
 dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/
 	SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" $(BIN)/python -m build --outdir dist
 	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
+
+wheel-test: $(VENV)/.dev ## Run the suite against the built wheel, in an environment of its own, without the source
+	$(BIN)/python tests/wheel.py -n $(JOBS)
+
+extras: $(VENV)/.dev ## Install the wheel with each extra alone, and look at what works and what is said
+	$(BIN)/python tests/extras.py
 
 storm: $(VENV)/.dev ## Kill workers 500 times, let 8 processes share 200 executions, and cut PostgreSQL off from workers
 	WORKFLOW_STORM_EXECUTIONS=200 $(BIN)/python -m pytest -q -p no:cacheprovider tests/reliability/test_kills.py

@@ -144,6 +144,11 @@ class CrashEverywhere:
         self._memory = MemoryStorage()
 
     @pytest.hookimpl
+    def pytest_unconfigure(self) -> None:
+        """Close the database that the runs have shared."""
+        self._memory.close()
+
+    @pytest.hookimpl
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         """Run a test once for each place, and report it once."""
         try:

@@ -25,6 +25,7 @@ __all__ = ["RESOLUTION", "Attachment", "WorkflowStuckError", "background"]
 RESOLUTION = 1e-6
 _POLL_SECONDS = 0.1
 _MOST_TASKS = 20
+_REPLACED = ("time", "run_in_executor", "shutdown_default_executor", "create_task", "_make_subprocess_transport")
 
 background: contextvars.ContextVar[bool] = contextvars.ContextVar("pytest_workflow_background", default=False)
 """Whether timers that are set now bring nothing that anybody could wait for, such as the renewal of a lease."""
@@ -72,10 +73,12 @@ class Attachment:
         self._idle: list[Callable[[], None]] = []
         self._create_task = loop.create_task
         self._make_subprocess_transport = self._loop._make_subprocess_transport
+        self._shutdown_default_executor = loop.shutdown_default_executor
         self._loop._selector = self
         self._loop._clock_resolution = max(self._resolution, RESOLUTION)
         self._loop.time = self.time
         self._loop.run_in_executor = self.run_in_executor
+        self._loop.shutdown_default_executor = self.shutdown_default_executor
         self._loop.create_task = self.create_task
         self._loop._make_subprocess_transport = self.make_subprocess_transport
 
@@ -84,7 +87,7 @@ class Attachment:
         loop = self._loop
         loop._selector = self._selector
         loop._clock_resolution = self._resolution
-        for name in ("time", "run_in_executor", "create_task", "_make_subprocess_transport"):
+        for name in _REPLACED:
             vars(loop).pop(name, None)
         self._threads.wake_all()
         if not loop.is_closed():
@@ -128,6 +131,11 @@ class Attachment:
             executor = ThreadPoolExecutor(thread_name_prefix="asyncio")
             loop.set_default_executor(executor)
         return self._threads.run(executor, function, args)
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncio's own
+        """Wait for threads as long as they show signs of life: a limit of virtual time would be over at once."""
+        del timeout
+        await self._shutdown_default_executor()
 
     async def make_subprocess_transport(self, *args: Any, **options: Any) -> asyncio.SubprocessTransport:  # noqa: ANN401
         """Note a child process: virtual time stands still while it works."""

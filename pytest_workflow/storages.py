@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import sqlite3
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -90,6 +91,7 @@ def memory_database() -> sqlite3.Connection:
     global _template  # noqa: PLW0603 - one template for the process
     if _template is None:
         _template = open_database(None, WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION, "NORMAL", 0)
+        atexit.register(_template.close)
     connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, cached_statements=256)
     _template.backup(connection)
     connection.execute("PRAGMA foreign_keys = ON")

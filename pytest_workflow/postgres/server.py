@@ -92,8 +92,11 @@ class PostgresServer:
                 [programs / "postgres", "--version"], check=True, capture_output=True, user=self._user
             )
             return programs
-        shutil.copytree(programs.parent.parent, self.directory / "programs", symlinks=True)
-        return self.directory / "programs" / programs.parent.name / programs.name
+        package, copies = programs.parent.parent, self.directory / "programs"
+        for folder in (package, package.with_name(f"{package.name}.libs")):  # beside it, a wheel keeps its libraries
+            if folder.is_dir():
+                shutil.copytree(folder, copies / folder.name, symlinks=True)
+        return copies / programs.relative_to(package.parent)
 
     def _initialize(self) -> None:
         options = ["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"]

@@ -277,7 +277,10 @@ def search_all(root, engine, caplog):
             result = await engine.get_status(record.execution_id)
             search("result", result.model_dump_json() + repr(result))
 
-    asyncio.run(look())
+    try:
+        asyncio.run(look())
+    finally:
+        engine.close()
 
 
 def test_nothing_that_a_workflow_does_writes_a_secret(root, caplog):

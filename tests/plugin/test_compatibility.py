@@ -105,7 +105,9 @@ SUITE = """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pytest-timeout measures differently there")
-@pytest.mark.parametrize("processes", [["-p", "no:xdist"], ["-n", "2"]], ids=["one-process", "xdist"])
+@pytest.mark.parametrize(
+    "processes", [["-p", "no:xdist"], ["-n", "2", "-p", "no:schemathesis"]], ids=["one-process", "xdist"]
+)
 def test_all_at_once(pytester, monkeypatch, processes):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     pytester.makepyfile(SUITE)

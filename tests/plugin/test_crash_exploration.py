@@ -1,7 +1,6 @@
 """Crash exploration: what it finds, what it shows, and that it changes nothing else."""
 
 import asyncio
-import sqlite3
 from collections import Counter
 
 import pytest
@@ -9,9 +8,9 @@ import pytest
 from pytest_workflow.crashes import CrashExplorationError, explore
 from pytest_workflow.invariants import COMPARED, DEFAULT_INVARIANTS, NOT_COMPARED, Comparison, Invariant
 from pytest_workflow.observation import Observation, Place
+from pytest_workflow.storages import memory_database
 from workflow_core import NonRetryableError, StorageError, ValidationError, Workflow
 from workflow_core.database import parts
-from workflow_core.database.schema import WORKFLOW_SCHEMA
 from workflow_core.database.sqlite import SQLiteStore
 
 pytest_plugins = ["pytester"]
@@ -330,8 +329,7 @@ class TestPlantedDefects:
 
 
 def test_every_column_is_compared_or_excused():
-    connection = sqlite3.connect(":memory:")
-    connection.executescript(WORKFLOW_SCHEMA)
+    connection = memory_database()
     tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
     for table in tables:
         if table.startswith("sqlite_"):
@@ -342,6 +340,7 @@ def test_every_column_is_compared_or_excused():
         assert columns == known, table
         assert not set(COMPARED.get(table, ())) & set(excused)
         assert all(excused.values())
+    connection.close()
 
 
 def observation(**changes):

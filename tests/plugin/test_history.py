@@ -21,6 +21,7 @@ from pytest_workflow import (
     StepCompleted,
     StepFailed,
     StepRetrying,
+    StepSkipped,
     StepStarted,
 )
 from pytest_workflow.history import compare, table
@@ -470,3 +471,86 @@ def test_messages_name_what_was_expected_and_what_there_is(workflow, workflow_fa
         assert said in str(raised.value).splitlines()[0]
     with pytest.raises(TypeError, match="classes of events"):
         history.only("SleepCompleted")
+
+
+def test_a_part_is_shown_under_the_title_of_its_whole():
+    whole = History([ExecutionStarted(), StepCompleted("pay")], "order o-1")
+    assert str(whole[1:]).startswith("order o-1\n")
+    assert str(History([])).startswith("history\n")
+
+
+def test_a_table_of_events_that_are_no_history():
+    assert "StepCompleted  pay" in table([StepCompleted("pay", 1)])
+
+
+def test_what_a_history_without_steps_knows():
+    with pytest.raises(AssertionError, match='step "pay" did not complete; the history knows no step\n'):
+        History([ExecutionStarted()]).assert_completed("pay")
+
+
+def test_a_skipped_step_backed_off_for_nothing():
+    skipped = History([StepRetrying("pay", 1, backoff_ms=5), StepSkipped("pay-later")])
+    with pytest.raises(AssertionError, match='step "pay-later" backed off for'):
+        skipped.assert_backoff("pay*", [5])
+
+
+def test_only_sleeps_that_a_glob_matches_count():
+    History([StepStarted("nap-count", 1), SleepStarted("nap", 5)]).assert_slept("nap*", 5)
+
+
+def test_an_order_needs_its_first_step():
+    begun = History([StepStarted("pay", 1), StepCompleted("ship", 1)])
+    with pytest.raises(AssertionError, match=r'step "pay" did not complete\n(.*\n)*> .*StepStarted .*pay'):
+        begun.assert_order("pay", "ship")
+
+
+def test_an_indicator_in_any_case():
+    panicked = History([ExecutionPanicked("Out of Memory")])
+    panicked.assert_panicked("oUT of")
+    with pytest.raises(AssertionError, match="did not panic by 'disk'"):
+        panicked.assert_panicked("disk")
+
+
+@pytest.mark.parametrize(("place", "left_out"), [(0, 4), (1, 3), (3, 3), (5, 4), (6, 4)])
+def test_what_stands_around_a_difference(place, left_out):
+    happened = [SleepStarted(f"s{number}", 1) for number in range(6)]
+    lines = compare(History(happened), [*happened[:place], SleepStarted("other", 1)])
+    assert lines[-1] == f"({left_out} more events are not shown here)"
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda history: history.assert_completed("pay"),
+        lambda history: history.assert_order("pay", "ship"),
+        lambda history: history.assert_never_ran("begun"),
+        lambda history: history.assert_attempts("pay", 1),
+        lambda history: history.assert_backoff("pay", [1]),
+        lambda history: history.assert_slept("pay", 1),
+        lambda history: history.assert_circuit_opened("pay"),
+        lambda history: history.assert_panicked(),
+        lambda history: history.assert_restarts(1),
+    ],
+)
+def test_a_failing_assertion_shows_no_frames_of_its_own(check):
+    with pytest.raises(AssertionError) as caught:
+        check(History([StepStarted("begun", 1)]))
+    assert [entry.ishidden(caught) for entry in caught.traceback][2:] == [True] * (len(caught.traceback) - 2)
+    assert len(caught.traceback) > 3
+
+
+def test_details_are_written_as_in_python():
+    assert table([StepFailed("pay", 1, error="KeyError")]).endswith("error='KeyError'")
+    assert table([SleepStarted("nap", 5)]).endswith("duration_ms=5")
+
+
+def test_every_column_of_a_table():
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    events = [
+        StepCompleted("pay", 2, seq=7, at=start),
+        ExecutionCompleted(seq=8, at=start + timedelta(milliseconds=1_500)),
+    ]
+    assert [line.split() for line in table(events, {1}).splitlines()][2:] == [
+        ["7", "+0.000s", "StepCompleted", "pay", "2"],
+        [">", "8", "+1.500s", "ExecutionCompleted"],
+    ]

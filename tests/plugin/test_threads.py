@@ -7,6 +7,7 @@ import contextlib
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 import pytest
@@ -33,6 +34,26 @@ def graces(monkeypatch):
     monkeypatch.setattr("pytest_workflow.threads.LOCK_GRACE_SECONDS", 0.1)
     monkeypatch.setattr("pytest_workflow.threads.OUTSIDE_GRACE_SECONDS", 0.3)
     monkeypatch.setattr("pytest_workflow.loops.OUTSIDE_GRACE_SECONDS", 0.3)
+
+
+# Threads of an event loop that closes ---------------------------------------------------------------------------------
+
+
+class SlowToEnd(ThreadPoolExecutor):
+    """Its threads are still being joined when nothing is left to do in the event loop."""
+
+    def shutdown(self, wait=True, **options):
+        really_sleep(0.05)
+        super().shutdown(wait, **options)
+
+
+def test_threads_are_joined_in_no_virtual_time(workflow_clock):
+    async def run():
+        asyncio.get_running_loop().set_default_executor(SlowToEnd())
+        return await asyncio.to_thread(lambda: 1)
+
+    assert asyncio.run(run()) == 1
+    assert workflow_clock.monotonic() == 0
 
 
 # Jobs that nobody waits for any longer -------------------------------------------------------------------------------

@@ -88,6 +88,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 
 
+@pytest.fixture
+def memory_engine():
+    """Engines in memory, which end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def make(settings=PLAIN):
+            engine = WorkflowEngine(SQLiteStore(), settings=settings)
+            stack.callback(engine.close)
+            return engine
+
+        yield make
+
+
 @contextlib.contextmanager
 def directory_engine():
     with tempfile.TemporaryDirectory() as name:
@@ -146,8 +159,8 @@ def test_ids_of_executions(execution_id):
 
 @QUICK
 @given(st.lists(NAMES, max_size=12))
-def test_ids_of_steps(step_ids):
-    engine = WorkflowEngine(SQLiteStore(), settings=PLAIN)
+def test_ids_of_steps(memory_engine, step_ids):
+    engine = memory_engine()
     taken, refused = set(), []
 
     @engine.define("w")
@@ -208,8 +221,8 @@ def test_numbers_of_configurations(field, number):
 @given(NUMBERS)
 @example(True)
 @example(10**5_000)
-def test_times_of_executions_steps_and_sleeps(number):
-    engine = WorkflowEngine(SQLiteStore(), settings=PLAIN)
+def test_times_of_executions_steps_and_sleeps(memory_engine, number):
+    engine = memory_engine()
     refused = []
 
     @engine.define("w")
@@ -253,8 +266,8 @@ def test_configurations_in_general(config):
 
 @pytest.mark.parametrize("text", [5, b"1.0", Rude(), "\ud800", ["x"]])
 @pytest.mark.parametrize("what", ["description", "version"])
-def test_texts_about_workflows(what, text):
-    engine = WorkflowEngine(SQLiteStore(), settings=PLAIN)
+def test_texts_about_workflows(memory_engine, what, text):
+    engine = memory_engine()
     with pytest.raises(ValidationError, match=what):
         engine.define("w", lambda ctx: 1, **{what: text})
     assert "w" not in engine.workflow_names()
@@ -440,8 +453,8 @@ class Model(pydantic.BaseModel):
 
 @pytest.mark.parametrize("cls", [Holder, Model])
 @pytest.mark.parametrize("content", [chain("list", 200), chain("dict", 5_000), circle(), "\ud800", object(), math.nan])
-def test_values_of_declared_types_are_refused_without_a_panic(cls, content):
-    engine = WorkflowEngine(SQLiteStore(), settings=PLAIN)
+def test_values_of_declared_types_are_refused_without_a_panic(memory_engine, cls, content):
+    engine = memory_engine()
     value = cls(content=content)
 
     @engine.define("w")
@@ -469,8 +482,8 @@ def test_a_result_of_ten_megabytes(tmp_path):
     [["x" * 1_000_000] * 3_000, b"x" * 30_000_000, [[0] * 100] * 200_000, laughs(), {"k": ("y" * 9_000_000,) * 2}],
     ids=["texts", "bytes", "lists", "laughs", "tuple"],
 )
-def test_what_is_too_large_is_refused_before_it_is_copied(value):
-    engine = WorkflowEngine(SQLiteStore(), settings=Settings(max_result_bytes=50_000))
+def test_what_is_too_large_is_refused_before_it_is_copied(memory_engine, value):
+    engine = memory_engine(Settings(max_result_bytes=50_000))
     engine.define("w", lambda ctx: 1)
     tracemalloc.start()
     try:
@@ -486,14 +499,14 @@ def test_what_is_too_large_is_refused_before_it_is_copied(value):
     ["x" * 1_022, "é" * 510 + "x", '"' * 511, [0] * 511, [[]] * 341, ({},) * 3, {f"{n:03}": 1 for n in range(127)}],
     ids=["text", "umlauts", "quotes", "numbers", "lists", "tuple", "dictionary"],
 )
-def test_what_is_just_small_enough_is_taken(text):
-    engine = WorkflowEngine(SQLiteStore(), settings=Settings(max_result_bytes=1_024))
+def test_what_is_just_small_enough_is_taken(memory_engine, text):
+    engine = memory_engine(Settings(max_result_bytes=1_024))
     engine.define("w", lambda ctx: ctx.input)
     assert engine.run("w", "x", text).output == text
 
 
-def test_a_panic_of_the_users_code_stays_one():
-    engine = WorkflowEngine(SQLiteStore(), settings=PLAIN)
+def test_a_panic_of_the_users_code_stays_one(memory_engine):
+    engine = memory_engine()
 
     def deep(n):
         return deep(n + 1)

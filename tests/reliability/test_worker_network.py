@@ -62,13 +62,18 @@ async def until(condition):
             await asyncio.sleep(0.02)  # other processes are waited for
 
 
-def run_storm(tmp_path, seconds=MOST_SECONDS):
-    """Enqueue the storm's workflows, and wait until all of them are at rest."""
+def run_storm(tmp_path, fleet, when_ready=lambda: None):
+    """Enqueue the storm's workflows when the workers are ready, and wait until all of them are at rest."""
+
+    async def ready():
+        return all("Working on" in worker.text() for worker in fleet.workers)
 
     async def scenario():
         engine = make_engine(tmp_path)
+        await until(ready)
+        when_ready()
         await enqueue(engine, BATCHES)
-        await to_rest(engine, BATCHES, seconds)
+        await to_rest(engine, BATCHES, MOST_SECONDS)
         await engine.aclose()
 
     asyncio.run(scenario())
@@ -82,7 +87,7 @@ def test_a_worker_far_away_and_one_nearby_share_the_work_and_neither_is_taken_fo
     far.delay = (0.005, 0.03)
     distant = fleet.begin(far.url, heartbeat=PATIENT_MS)
     near = fleet.begin(postgres_server.url, heartbeat=PATIENT_MS, concurrency=2)
-    run_storm(tmp_path)
+    run_storm(tmp_path, fleet)
     assert fleet.end() == [0, 0]
     counts = fleet.checked(postgres_server.url, BATCHES)
     assert (counts.violations, counts.interruptions, fleet.deaths(postgres_server.url)) == ([], 0, [])
@@ -136,7 +141,7 @@ def test_work_of_which_nobody_hears_is_found_by_looking(tmp_path, fleet, make_pr
     proxy = make_proxy("proxy")
     proxy.swallowing = True
     fleet.begin(proxy.url, poll=200, heartbeat=PATIENT_MS)
-    run_storm(tmp_path)
+    run_storm(tmp_path, fleet)
     assert fleet.end() == [0]
     counts = fleet.checked(postgres_server.url, BATCHES)
     assert (counts.violations, counts.interruptions, fleet.deaths(postgres_server.url)) == ([], 0, [])
@@ -176,8 +181,7 @@ def test_workers_that_are_not_answered_lose_nothing_and_repeat_nothing(tmp_path,
     proxy = make_proxy("proxy")
     for _ in range(2):
         fleet.begin(proxy.url)
-    proxy.lose_answers_of(*KINDS_OF_ANSWERS, every=12)
-    run_storm(tmp_path)
+    run_storm(tmp_path, fleet, lambda: proxy.lose_answers_of(*KINDS_OF_ANSWERS, every=12))
     proxy.stop_losing()
     assert fleet.end() == [0, 0]
     counts = fleet.checked(postgres_server.url, BATCHES)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 
 import pytest
 
@@ -11,6 +12,8 @@ from tests.reliability.postgres_copy import copy
 from tests.reliability.storm_checks import Counted, check
 from tests.reliability.storm_workflows import KINDS, ids_of, make_engine
 from tests.reliability.worker_storm import Storm, to_rest
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
 
 SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "11"))
 STRIKES = int(os.environ.get("WORKFLOW_WORKER_STRIKES", "24"))

@@ -40,7 +40,7 @@ def make_engine(witness: Path) -> WorkflowEngine:
             return ctx.attempt
 
         attempt = await ctx.step("slow", slow)
-        await ctx.sleep("rest", 2_000)
+        await ctx.sleep("rest", 10 if ctx.input == "hang" else 2_000)  # long enough to be killed in it
         await ctx.step("last", lambda: note("last"))
         return f"attempt {attempt}"
 

@@ -64,6 +64,11 @@ def address(tmp_path_factory):
     assert not thread.is_alive()
 
 
+@pytest.fixture(scope="module")
+def schema(address):
+    return schemathesis.openapi.from_url(f"{address}/api/openapi.json")
+
+
 def operations():
     app = create_app(WorkflowEngine(), ServerSettings(dashboard=False))
     return [
@@ -72,8 +77,7 @@ def operations():
 
 
 @pytest.mark.parametrize(("path", "method"), operations(), ids=lambda value: value.strip("/"))
-def test_every_answer_is_one_that_is_described(address, path, method):
-    schema = schemathesis.openapi.from_url(f"{address}/api/openapi.json")
+def test_every_answer_is_one_that_is_described(schema, path, method):
     operation = schema[path][method]
     for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
         if mode.is_negative and not (list(operation.iter_parameters()) or operation.body):

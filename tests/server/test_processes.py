@@ -21,6 +21,8 @@ import asyncio
 
 from workflow_core import Workflow, WorkflowContext
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and process groups")
+
 
 @Workflow.define("night")
 async def night(ctx: WorkflowContext):

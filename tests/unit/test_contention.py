@@ -152,6 +152,7 @@ def test_an_index_row_without_an_execution_does_not_hold_its_id(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.parametrize("store_kind", ["directory", "sqlite", "postgres"])
 def test_a_forked_child_is_a_process_of_its_own(make_store):
     engine = WorkflowEngine(make_store(), settings=Settings(**QUICK))

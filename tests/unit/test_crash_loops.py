@@ -185,6 +185,7 @@ def test_suspects_are_taken_over_one_at_a_time(machine):
         waiting = asyncio.ensure_future(engine.wait("e2"))
         await machine.clock.advance(TRIAL_MS + 100)
         assert order == ["e0", "e1"]
+        assert not waiting.done()
         await machine.crash(machine.engines[-1])
         waiting.cancel()
         order.clear()

@@ -328,7 +328,7 @@ MERGE_BOMB = "a: &a {x: 1}\n" + "".join(
         ("w.yaml", "name: " + "x" * 1_048_576, "at most 1048576 bytes"),
         ("w.json", '{"name": "w", "name": "v"}', "the key 'name' is given twice"),
         ("w.json", '{"name": NaN}', "NaN is no value of JSON"),
-        ("w.json", "[" * 50_000, "nested too deeply"),
+        ("w.json", "[" * 500_000, "nested too deeply"),
         ("w.json", "{", "it is not JSON"),
         ("w.json", "[]", "not a list"),
         ("w.json", b"\xff\xfe", "not text in UTF-8"),

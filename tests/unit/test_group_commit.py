@@ -192,6 +192,7 @@ def test_in_memory_nothing_waits():
     asyncio.run(scenario())
     assert said == ["BEGIN", "COMMIT"]  # the first also records the owner; each of the others is one statement
     assert not store.groups.is_grouping
+    store.close()
 
 
 # Failures ------------------------------------------------------------------------------------------------------------

@@ -697,8 +697,9 @@ def test_a_wrong_hook_is_refused():
         def on_event(self, happening):
             pass
 
+    store = SQLiteStore()
     with pytest.raises(pluggy.PluginValidationError):
-        WorkflowEngine(SQLiteStore(), plugins=[Wrong()])
+        WorkflowEngine(store, plugins=[Wrong()])
 
     class Misspelt:
         @hookimpl
@@ -706,7 +707,8 @@ def test_a_wrong_hook_is_refused():
             pass
 
     with pytest.raises(pluggy.PluginValidationError):
-        WorkflowEngine(SQLiteStore(), plugins=[Misspelt()])
+        WorkflowEngine(store, plugins=[Misspelt()])
+    store.close()
 
 
 def test_every_hook_has_a_test():

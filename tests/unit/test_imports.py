@@ -1,5 +1,6 @@
 """Production does not need pytest."""
 
+import os
 import subprocess
 import sys
 
@@ -77,6 +78,7 @@ def test_telemetry_without_opentelemetry_says_what_to_install():
     ), done.stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege on Windows")
 def test_the_core_runs_in_an_environment_with_nothing_but_what_it_requires(tmp_path):
     """A clean environment that sees only the required distributions."""
     needed = ["pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "pluggy"]

@@ -203,14 +203,11 @@ def run(tmp_path, monkeypatch):
             def note(statement):
                 if VERB.match(statement) and statement not in statements:
                     statements[statement] = None
-                    connection.set_trace_callback(None)
-                    try:
-                        with contextlib.suppress(sqlite.sqlite3.OperationalError):  # SQLite's own, of a pragma
-                            statements[statement] = [
-                                row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")
-                            ]
-                    finally:
-                        connection.set_trace_callback(note)
+                    # To take the callback away within it would free it while it runs, and crash now and then.
+                    with contextlib.suppress(sqlite.sqlite3.OperationalError):  # SQLite's own, of a pragma
+                        statements[statement] = [
+                            row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")
+                        ]
 
             connection.set_trace_callback(note)
             return connection

@@ -111,6 +111,7 @@ class PatientConnector(PsycopgConnector):
 
     def __init__(self, conninfo: str, schema: str, connections: int, concurrency: int) -> None:
         options = conninfo_to_dict(conninfo).get("options") or ""
+        self._conninfo = conninfo
         super().__init__(
             conninfo=make_conninfo(conninfo, options=f"{options} -c search_path={schema},pg_catalog {_IN_ORDER}"),
             min_size=1,
@@ -252,14 +253,14 @@ class PatientConnector(PsycopgConnector):
                 else:
                     settled.set_exception(failure)
 
-    async def _reason(self) -> psycopg.Error | None:
-        """Return why no connection can be made, which the pool does not tell; ``None`` if one can be."""
-        try:
-            connection = await psycopg.AsyncConnection.connect(self._pool_args["conninfo"])
-        except psycopg.Error as error:
-            return error
-        await connection.close()
-        return None
+    async def _why(self, cause: psycopg.Error) -> str:
+        """Return why there is no connection, which the pool tells its log alone."""
+        if isinstance(cause, PoolTimeout):
+            try:
+                await (await psycopg.AsyncConnection.connect(self._conninfo)).close()
+            except psycopg.Error as error:
+                cause = error
+        return " ".join(str(cause).split())
 
     async def _until_it_works(
         self, run: Callable[[], Awaitable[ResultT]], arguments: Mapping[str, object]
@@ -284,8 +285,7 @@ class PatientConnector(PsycopgConnector):
                     raise
                 if tries > 1 and not self._is_away:
                     self._is_away = True
-                    reason = await self._reason() if isinstance(cause, PoolTimeout) else None
-                    logger.warning("The database is away, and the worker waits for it: %s", reason or cause)
+                    logger.warning("The database is away, and the worker waits for it: %s", await self._why(cause))
             else:
                 if self._is_away:
                     self._is_away = False

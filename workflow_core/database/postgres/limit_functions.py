@@ -90,7 +90,7 @@ DECLARE
     free bigint;
     free_starts bigint;
     not_begun bigint;
-    granted bigint;
+    granted bigint := 0;
     first_outside dispatches;
     last_inside dispatches;
 BEGIN
@@ -108,19 +108,22 @@ BEGIN
         INTO free, not_begun, free_starts
         FROM dispatches WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND has_key_slot;
     END IF;
-    UPDATE dispatches SET has_key_slot = true, first_start_at = CASE WHEN has_started THEN first_start_at END
-    WHERE execution_id IN (
-        SELECT execution_id FROM (
-            (SELECT * FROM dispatches
-             WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
-             AND has_started ORDER BY priority DESC, position LIMIT free)
-            UNION ALL
-            (SELECT * FROM dispatches
-             WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
-             AND NOT has_started ORDER BY priority DESC, position LIMIT least(free, free_starts))
-        ) candidates ORDER BY priority DESC, position LIMIT free
-    );
-    GET DIAGNOSTICS granted = ROW_COUNT;
+    IF free IS NULL OR free > 0 THEN -- the limit of the query makes a new plan of it each time
+        UPDATE dispatches SET has_key_slot = true, first_start_at = CASE WHEN has_started THEN first_start_at END
+        WHERE execution_id IN (
+            SELECT execution_id FROM (
+                (SELECT * FROM dispatches
+                 WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting'
+                 AND NOT has_key_slot AND has_started ORDER BY priority DESC, position LIMIT free)
+                UNION ALL
+                (SELECT * FROM dispatches
+                 WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting'
+                 AND NOT has_key_slot AND NOT has_started
+                 ORDER BY priority DESC, position LIMIT least(free, free_starts))
+            ) candidates ORDER BY priority DESC, position LIMIT free
+        );
+        GET DIAGNOSTICS granted = ROW_COUNT;
+    END IF;
     IF free_starts IS NOT NULL AND (free IS NULL OR granted < free) THEN
         UPDATE dispatches SET first_start_at = next_start(rule, of_key, not_begun + granted)
         WHERE execution_id = (
@@ -128,6 +131,9 @@ BEGIN
             WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
             AND NOT has_started ORDER BY priority DESC, position LIMIT 1
         ) AND coalesce(first_start_at <= clock_timestamp(), true);
+    END IF;
+    IF coalesce(rule.concurrency, rule.starts) IS NULL THEN
+        RETURN;
     END IF;
     SELECT * INTO first_outside FROM dispatches
     WHERE workflow_name = rule.workflow_name AND limit_key = of_key AND state = 'waiting' AND NOT has_key_slot
@@ -164,6 +170,9 @@ BEGIN
             END
         INTO free, not_begun, free_starts
         FROM dispatches WHERE workflow_name = rule.workflow_name AND has_slot;
+    END IF;
+    IF free = 0 THEN
+        RETURN 0;
     END IF;
     FOR one IN
         SELECT * FROM (

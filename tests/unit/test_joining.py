@@ -1,0 +1,161 @@
+"""Waiting for executions that another process runs, that change hands meanwhile, or that nobody runs."""
+
+import asyncio
+
+import pytest
+
+from workflow_core import InvalidStateError, LeaseLostError, NonRetryableError, WorkflowError
+from workflow_core.joining import as_joined
+
+
+@pytest.fixture
+def resting(machine):
+    @machine.define("w")
+    async def w(ctx):
+        await ctx.sleep("rest", 10_000)
+        await ctx.step("s", lambda: None)
+        return "done"
+
+    return machine
+
+
+async def begun(engine, clock):
+    await engine.start("w", "e", detach=True)
+    await clock.settle()
+
+
+def taken_from(machine, engine):
+    """Let an engine seem dead to others, and go on all the same."""
+    machine.dead.add(engine.owner.owner_id)
+    return machine.boot()
+
+
+def test_who_joins_is_raised_what_ended_the_execution_unless_somebody_cancelled_it(machine, clock):
+    def refuse():
+        raise NonRetryableError("no")
+
+    @machine.define("w")
+    async def w(ctx):
+        await ctx.step("s", refuse if ctx.input == "fails" else lambda: None)
+        await ctx.sleep("rest", 10_000)
+
+    async def main():
+        engine = machine.boot()
+        await engine.start("w", "cancelled", detach=True)
+        await engine.start("w", "failed", "fails", detach=True)
+        await clock.settle()
+        await engine.cancel("cancelled")
+        cancelled, failed = [await engine.get_status(each) for each in ("cancelled", "failed")]
+        assert cancelled.status == "cancelled"
+        assert as_joined(cancelled) is cancelled
+        with pytest.raises(WorkflowError, match="NonRetryableError: no"):
+            as_joined(failed)
+
+    asyncio.run(main())
+
+
+def test_what_another_process_runs_is_waited_for(resting, clock):
+    async def main():
+        await begun(resting.boot(), clock)
+        other = resting.boot()
+        waiting, starting = (asyncio.ensure_future(each) for each in (other.wait("e"), other.start("w", "e")))
+        await clock.settle()
+        assert not waiting.done()
+        assert (await other.start("w", "e", detach=True)).status == "sleeping"
+        assert (await clock.finish(waiting)).output == (await clock.finish(starting)).output == "done"
+
+    asyncio.run(main())
+
+
+def test_what_nobody_runs_is_not_waited_for(resting, clock):
+    async def main():
+        engine = resting.boot()
+        await begun(engine, clock)
+        await resting.crash(engine)
+        with pytest.raises(InvalidStateError, match='"e" of workflow "w" is sleeping, but no process runs it'):
+            await resting.boot().wait("e")
+
+    asyncio.run(main())
+
+
+def test_what_ends_while_it_is_looked_at_has_ended(resting, clock, monkeypatch):
+    async def main():
+        engine = resting.boot()
+        await begun(engine, clock)
+        await resting.crash(engine)
+        other = resting.boot()
+
+        async def ends_meanwhile(record):
+            await other.cancel("e")
+            return False
+
+        monkeypatch.setattr(other._leases, "is_alive_elsewhere", ends_meanwhile)
+        assert (await clock.finish(other.wait("e"))).status == "cancelled"
+
+    asyncio.run(main())
+
+
+def test_who_waits_where_it_ran_is_given_what_comes_of_it_elsewhere(resting, clock):
+    async def main():
+        engine = resting.boot()
+        starting = asyncio.ensure_future(engine.start_and_wait("w", "e"))
+        await clock.settle()
+        waiting = asyncio.ensure_future(engine.wait("e"))
+        other = taken_from(resting, engine)
+        assert await other.recover() == ["e"]
+        assert (await clock.finish(starting)).output == (await clock.finish(waiting)).output == "done"
+        assert [type(event).__name__ for event in await other.history("e")].count("StepCompleted") == 1
+
+    asyncio.run(main())
+
+
+def test_who_waits_where_it_ran_goes_on_with_it_when_its_new_process_dies(machine, clock):
+    @machine.define("w")
+    async def w(ctx):
+        await ctx.sleep("rest", 10_000)
+        await ctx.step("s", lambda: None)
+        if machine.engines[-1].owner.owner_id not in machine.dead:
+            await asyncio.get_running_loop().create_future()
+        return "done"
+
+    async def main():
+        engine = machine.boot()
+        starting = asyncio.ensure_future(engine.start_and_wait("w", "e"))
+        await clock.settle()
+        waiting = asyncio.ensure_future(engine.wait("e"))
+        other = taken_from(machine, engine)
+        assert await other.recover() == ["e"]
+        await clock.advance(20_000)
+        assert not starting.done()
+        await machine.crash(other)
+        assert (await clock.finish(starting)).output == (await clock.finish(waiting)).output == "done"
+
+    asyncio.run(main())
+
+
+def test_a_closed_engine_waits_for_nobody(resting, clock):
+    async def main():
+        engine = resting.boot()
+        starting = asyncio.ensure_future(engine.start_and_wait("w", "e"))
+        await clock.settle()
+        waiting = asyncio.ensure_future(engine.wait("e"))
+        other = taken_from(resting, engine)
+        await other.recover()
+        await clock.settle()
+        engine._closed = True
+        await clock.advance(10_000)
+        for task in (starting, waiting):
+            with pytest.raises(LeaseLostError):
+                await task
+
+    asyncio.run(main())
+
+
+def test_a_sleeper_is_waited_for_where_it_was_recovered(resting, clock):
+    async def main():
+        engine = resting.boot()
+        await begun(engine, clock)
+        again = await resting.reboot(engine)
+        assert (await clock.finish(again.wait("e"))).output == "done"
+
+    asyncio.run(main())
