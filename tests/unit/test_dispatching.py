@@ -156,6 +156,7 @@ def test_what_is_claimed_together_is_what_is_claimed_one_by_one(run_cluster, mon
         for execution_id in ids:
             await cluster.enqueue(execution_id)
         await cluster.claim("e7")
+        await cluster.store.execution_released(lease_of(await cluster.claim("e5")), True, NOW, 2)
         await cluster.store.execution_parked(lease_of(await cluster.claim("e6")), 1, NOW)
         await cluster.store.wake_due()
         cluster.limits = Limits(concurrency=1)
@@ -178,13 +179,14 @@ def test_what_is_claimed_together_is_what_is_claimed_one_by_one(run_cluster, mon
             cluster.store.execution_claimed("e0", 999, OTHER, None, NOW),
         )
         assert [claim and claim.kind for claim in claims] == [
-            *["begun"] * 6,
+            *["begun"] * 5,
+            "abandoned",
             "woken",
             "abandoned",
             "begun",
             None,
         ]
-        assert [claim.record.owner_id for claim in claims[:-1]] == [*["two"] * 7, "one", "two"]
+        assert [claim.record.owner_id for claim in claims[:-1]] == [*["two"] * 5, None, "two", "one", "two"]
         for claim in claims[:-1]:
             assert claim.record == await cluster.store.load_execution(claim.record.execution_id)
         assert set((await cluster.states()).values()) == {"claimed", "waiting"}
