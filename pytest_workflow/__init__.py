@@ -6,6 +6,7 @@ Importing this package imports nothing else; each name is loaded at its first us
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -93,4 +94,6 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    if "freezegun" in sys.modules:  # it asks for every name of every module, and pydantic makes no model in frozen time
+        return sorted(globals())
+    return sorted({*globals(), *__all__})

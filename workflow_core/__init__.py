@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -146,4 +147,6 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
+    if "freezegun" in sys.modules:  # it asks for every name of every module, and pydantic makes no model in frozen time
+        return sorted(globals())
     return sorted({*globals(), *__all__})

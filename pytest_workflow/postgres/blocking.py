@@ -124,6 +124,11 @@ class _Cursor:
     def __init__(self, cursor: psycopg.Cursor[tuple[Any, ...]]) -> None:
         self._cursor = cursor
 
+    @property
+    def description(self) -> list[psycopg.Column] | None:
+        """The columns of the rows; ``None`` if there are none, as after a statement that returns nothing."""
+        return self._cursor.description
+
     async def fetchone(self) -> tuple[Any, ...] | None:
         return self._cursor.fetchone()
 

@@ -119,3 +119,21 @@ def test_all_at_once(pytester, monkeypatch, processes):
     )
     result.assert_outcomes(passed=11)
     result.stdout.fnmatch_lines(["*--randomly-seed=*", "*coverage: platform*"])
+
+
+def test_time_is_frozen_before_anything_of_workflows_is_used(pytester):
+    pytester.makepyfile(
+        """
+        import freezegun
+        import workflow_core
+
+        @freezegun.freeze_time("2020-02-02")
+        def test_frozen():
+            pass
+
+        def test_workflow(workflow):
+            assert workflow.engine and workflow_core.Workflow
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:randomly", timeout=60)
+    result.assert_outcomes(passed=2)

@@ -266,7 +266,7 @@ def test_a_step_that_a_death_cut_off_is_not_compared():
     baseline = run(*step("StepStarted", "StepCompleted"), **DONE)
     state = StepState("e", "s", "step", "running", 1, None, None, started_seq=1)
     for cut, count in ((True, 0), (False, 1)):
-        death = Death(0, 1, {("e", "s"): state} if cut else {}, {})
+        death = Death(1, {("e", "s"): state} if cut else {}, {})
         assert len(said(the_history_tells_the_same, run(deaths=[death], **DONE), baseline)) == count
 
 

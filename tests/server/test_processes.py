@@ -16,12 +16,12 @@ from workflow_core.cli.failures import Failure
 from workflow_core.server import ServerSettings
 from workflow_core.server.serving import ListenError, is_loopback, listen, url_of
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and process groups")
+
 SHOP = """
 import asyncio
 
 from workflow_core import Workflow, WorkflowContext
-
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and process groups")
 
 
 @Workflow.define("night")

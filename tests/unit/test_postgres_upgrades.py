@@ -143,7 +143,7 @@ def test_workers_go_on_with_what_was_enqueued_and_take_what_is_enqueued_now(vers
                 output = "completed" if name != "orders" else "completed and last: end"
                 assert (await client.wait(execution_id)).output == output, execution_id
             later = await client.bare_store.dispatch_state("begins-later")
-            assert later.place in {"scheduled", "limited"}
+            assert later.place in {"scheduled", "limited", "ended"}  # it has ended if the record is older than an hour
         stop.set()
         await working
         await engine.aclose()
