@@ -72,6 +72,7 @@ def test_workers_wait_for_a_server_that_crashed_and_is_away(
 
     async def scenario():
         engine = make_engine(tmp_path)
+        await until(lambda: all("Working on" in worker.text() for worker in workers))
         await enqueue(engine, BATCHES)
         await until(lambda: len((tmp_path / "witness.txt").read_text().splitlines()) > 20)
         postgres_server.stop(signal.SIGQUIT)
