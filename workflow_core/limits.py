@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Self
 
 import pydantic
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["Limits", "limits_of"]
 
 _LONGEST_KEY = 255
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Halves of characters, which no database stores."""
 
 
 class Limits(Model):
@@ -79,7 +82,7 @@ def checked_key(key: str) -> str:
     Raises:
         ValidationError: It is not acceptable.
     """
-    if not isinstance(key, str) or not key or len(key) > _LONGEST_KEY or "\0" in key:
+    if not isinstance(key, str) or not key or len(key) > _LONGEST_KEY or "\0" in key or _SURROGATE.search(key):
         raise ValidationError(f"A key of limits must be a text of 1 to {_LONGEST_KEY} characters, not {shown(key)}")
     return key
 

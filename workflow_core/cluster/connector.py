@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from procrastinate import PsycopgConnector, exceptions, sql
+from procrastinate.utils import utcnow
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from datetime import datetime
     from typing import LiteralString
 
     from procrastinate.connector import Notify
@@ -41,6 +44,11 @@ _IN_ORDER: Final = "-c enable_sort=off"
 """Lets the next job be found by the index of priorities, whatever the statistics say: they may be of a time when the
 queue was empty, and then each fetch would sort all that wait."""
 
+_SETTINGS: Final = """
+SELECT set_config('search_path', %(search_path)s, false), set_config('enable_sort', 'off', false),
+    set_config('default_transaction_isolation', 'read committed', false)
+"""
+
 _FETCH_TOGETHER: Final = """
 WITH RECURSIVE fetched AS (
     SELECT 1 AS number, procrastinate_fetch_job_v2(%(queues)s::varchar[], %(worker_id)s) AS job
@@ -60,16 +68,20 @@ SELECT procrastinate_finish_job_v1(id, end_status, is_deleted) FROM (
     FROM unnest(%(job_id)s::bigint[], %(status)s::procrastinate_job_status[], %(delete_job)s::boolean[])
         AS ending (id, end_status, is_deleted)
     JOIN procrastinate_jobs job ON job.id = ending.id
-    WHERE job.status IN ('todo', 'doing') ORDER BY job.id FOR UPDATE OF job
+    WHERE job.status = 'doing' AND job.worker_id = %(worker_id)s ORDER BY job.id FOR UPDATE OF job
 ) AS held
 """
-"""Ends jobs, but for those that have ended already: by a try whose answer was lost, or by who took this worker for
-dead."""
+"""Ends jobs, but for those that have ended already, by a try whose answer was lost, and those that are another
+worker's, or were put back, because this one was taken for dead: who fetches them next ends them."""
 
-_HAND_BACK: Final = """
-SELECT procrastinate_retry_job_v2(id, now(), NULL, NULL, NULL) FROM procrastinate_jobs
-WHERE id = ANY (%(ids)s::bigint[]) AND worker_id = %(worker_id)s AND status = 'doing'
+_PUT_BACK: Final = """
+SELECT procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) FROM (
+    SELECT id FROM procrastinate_jobs
+    WHERE id = ANY (%(ids)s::bigint[]) AND worker_id IS NOT DISTINCT FROM %(holder)s::bigint AND status = 'doing'
+    ORDER BY id FOR UPDATE
+) AS held
 """
+"""Puts jobs back that are still those of a worker, and not of one that has fetched them meanwhile."""
 
 
 class _Ending(NamedTuple):
@@ -118,13 +130,15 @@ class PatientConnector(PsycopgConnector):
             max_size=connections,
             timeout=1,
             reconnect_timeout=_POOL_SECONDS,
-            configure=_without_transactions,
+            configure=self._configure,
             pool_factory=_pool,
         )
+        self._search_path = f"{schema},pg_catalog"
         self._concurrency = concurrency
         self._fetches = True
         self._ahead: deque[dict[str, Any]] = deque()
         self._endings: list[_Ending] = []
+        self._worker_id: int | None = None
         self._ends: asyncio.Task[None] | None = None
         self._forsaken: set[int] = set()
         self._hurries = False
@@ -150,14 +164,26 @@ class PatientConnector(PsycopgConnector):
         ids = [row["id"] for row in self._ahead]
         self._ahead.clear()
         if ids:
-            await self.execute_query_async(_HAND_BACK, ids=ids, worker_id=worker_id)
+            await self.put_back(ids, worker_id)
             self.held.difference_update(ids)
+
+    async def put_back(self, ids: list[int], holder: int | None, retry_at: datetime | None = None) -> None:
+        """Let jobs be fetched again, but for those that another worker has fetched meanwhile.
+
+        Args:
+            ids: Their numbers.
+            holder: The number of the worker that has them; ``None`` if it is not known any more.
+            retry_at: From when on, now if it is not said.
+        """
+        await self._execute(_PUT_BACK, {"ids": ids, "holder": holder, "retry_at": retry_at or utcnow()})
 
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:  # noqa: ANN401 - as above
         """Run a statement, unless it ends a job that is another worker's now."""
         job_id = arguments.get("job_id")
         try:
-            if query != sql.queries["finish_job"]:
+            if query == sql.queries["retry_job"]:
+                await self.put_back([arguments["job_id"]], self._worker_id, arguments["retry_at"])
+            elif query != sql.queries["finish_job"]:
                 await self._execute(query, arguments)
             elif job_id in self._forsaken:
                 self._forsaken.discard(job_id)
@@ -216,6 +242,7 @@ class PatientConnector(PsycopgConnector):
 
     async def _fetch(self, queues: Iterable[str] | None, worker_id: int) -> dict[str, Any]:
         """Return the next job, of those that were fetched ahead if there are any; its number is ``None`` for none."""
+        self._worker_id = worker_id
         if not self._ahead and self._fetches:
             at_most = max(1, min(_MOST_TOGETHER, self._concurrency - len(self.held)))
             rows = await self.execute_query_all_async(
@@ -239,7 +266,12 @@ class PatientConnector(PsycopgConnector):
         while self._endings:
             endings, self._endings = self._endings, []
             ids, statuses, are_deleted, all_settled = zip(*endings, strict=True)
-            arguments = {"job_id": list(ids), "status": list(statuses), "delete_job": list(are_deleted)}
+            arguments = {
+                "job_id": list(ids),
+                "status": list(statuses),
+                "delete_job": list(are_deleted),
+                "worker_id": self._worker_id,
+            }
             failure: exceptions.ConnectorException | None = None
             try:
                 await self._execute(_FINISH_TOGETHER, arguments)
@@ -252,6 +284,24 @@ class PatientConnector(PsycopgConnector):
                     settled.set_result(None)
                 else:
                     settled.set_exception(failure)
+
+    async def _configure(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Let each statement be a transaction of its own, which each of Procrastinate's is.
+
+        The session's settings are set again: a pooler, such as PgBouncer, may not have passed them on.
+        """
+        await connection.set_autocommit(True)
+        await connection.execute(_SETTINGS, {"search_path": self._search_path})
+
+    async def _passes(self, cause: psycopg.Error) -> bool:
+        """Tell whether an error is of those that are over some time."""
+        if isinstance(cause, psycopg.errors.ReadOnlySqlTransaction):  # another server may be the one to write to now
+            drain = getattr(self.pool, "drain", None)  # of psycopg_pool 3.3
+            if drain is not None:
+                with contextlib.suppress(psycopg.Error):
+                    await drain()
+            return True
+        return isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError))
 
     async def _why(self, cause: psycopg.Error) -> str:
         """Return why there is no connection, which the pool tells its log alone."""
@@ -276,9 +326,14 @@ class PatientConnector(PsycopgConnector):
                 if isinstance(cause, psycopg.errors.RaiseException):
                     return None  # the job has ended: by a try whose answer was lost, or by who took this one for dead
                 if isinstance(cause, psycopg.errors.ForeignKeyViolation) and "worker_id" in arguments:
-                    await super().execute_query_async(_BACK, worker_id=arguments["worker_id"])
+                    await self._until_it_works(
+                        lambda: super(PatientConnector, self).execute_query_async(
+                            _BACK, worker_id=arguments["worker_id"]
+                        ),
+                        {},
+                    )
                     continue
-                if not isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)):
+                if not isinstance(cause, psycopg.Error) or not await self._passes(cause):
                     self.refusal = cause if isinstance(cause, psycopg.Error) else None
                     raise
                 if self._hurries:
@@ -293,11 +348,6 @@ class PatientConnector(PsycopgConnector):
                 return result
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-
-
-async def _without_transactions(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Let each statement be a transaction of its own, which each of Procrastinate's is."""
-    await connection.set_autocommit(True)
 
 
 def _pool(**options: Any) -> AsyncConnectionPool:  # noqa: ANN401 - those of the pool

@@ -8,7 +8,6 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import procrastinate
-from procrastinate.utils import utcnow
 from procrastinate.worker import Worker as QueueWorker
 
 from workflow_core.arguments import MAINTENANCE_QUEUE, validated_queue
@@ -38,6 +37,13 @@ _FIRST: Final = 2**31 - 1
 """The priority of the jobs that keep the others going."""
 
 _SECONDLY: Final = "* * * * * *"
+_WAKE_TASK: Final = "workflow_core.wake"
+_OVERDUE: Final = """
+DELETE FROM procrastinate_jobs WHERE id IN (
+    SELECT id FROM procrastinate_jobs WHERE status = 'todo' AND priority = %(priority)s AND task_name = %(task)s
+    ORDER BY priority DESC, id FOR UPDATE SKIP LOCKED
+) RETURNING (args ->> 'timestamp')::bigint AS timestamp
+"""
 _TICK_MS: Final = 1_000
 _LEAST_PAUSE_MS: Final = 50
 """The shortest time between two looks at what rate limits let begin."""
@@ -134,7 +140,7 @@ class Worker:
                 away later, its return is waited for.
         """
         await self._store.make_queue()
-        await self._declare_limits()
+        await self._declare_limits(stop)
         async with self._app.open_async():
             run = asyncio.create_task(self._work(), name="workflow worker")
             tasks: list[asyncio.Task[Any]] = [
@@ -172,11 +178,22 @@ class Worker:
         location = self._store.location()
         return StorageError(f"{location}: {what}: its log says why, with LOG_LEVEL=debug", location)
 
-    async def _declare_limits(self) -> None:
-        """Let the limits hold that the workflows have here, also for executions that were enqueued before."""
+    async def _declare_limits(self, stop: asyncio.Event) -> None:
+        """Let the limits hold that the workflows have here, also for executions that were enqueued before.
+
+        Workers that begin at the same time wait for the one that applies new limits to all that wait.
+        """
         for name in self._engine.workflow_names():
             definition = self._engine.definition(name)
-            await self._store.limits_noted(name, definition.limits, definition.age_ms)
+            while not stop.is_set():
+                try:
+                    await self._store.limits_noted(name, definition.limits, definition.age_ms)
+                    break
+                except StorageError as error:
+                    if error.reason != "locked":
+                        raise
+                    logger.warning('The limits of workflow "%s" are waited for: %s', name, error)
+                    await self._engine.clock.sleep(_TICK_MS)
 
     async def _work(self) -> None:
         await self._worker.run()  # type: ignore[no-untyped-call]
@@ -215,13 +232,19 @@ class Worker:
             await self._run(context.job.id or 0, execution_id, workflow_name)
 
         @app.periodic(cron=_SECONDLY)
-        @app.task(name="workflow_core.wake", queue=MAINTENANCE_QUEUE, priority=_FIRST)
+        @app.task(name=_WAKE_TASK, queue=MAINTENANCE_QUEUE, priority=_FIRST)
         async def wake(timestamp: int) -> None:
+            timestamps = [timestamp, *await self._overdue_wakes()]
             await self._wake()
-            if timestamp % max(1, self.settings.heartbeat_ms // 1_000) == 0:
+            if any(second % max(1, self.settings.heartbeat_ms // 1_000) == 0 for second in timestamps):
                 await self._take_from_the_dead()
 
         return app
+
+    async def _overdue_wakes(self) -> list[int]:
+        """Remove the jobs of this kind that wait, one for each second in which no worker had room; return which."""
+        rows = await self._connector.execute_query_all_async(_OVERDUE, priority=_FIRST, task=_WAKE_TASK)
+        return [row["timestamp"] for row in rows]
 
     async def _wake(self) -> None:
         """Queue what may go on now; what a rate limit lets begin before the next tick, as soon as it does."""
@@ -244,8 +267,7 @@ class Worker:
         """Let the jobs of workers that give no sign of life be fetched again, and those that have disappeared."""
         manager = self._app.job_manager
         for job in await manager.get_stalled_jobs(seconds_since_heartbeat=self.settings.stalled_seconds):
-            with contextlib.suppress(procrastinate.exceptions.ConnectorException):  # it has ended meanwhile
-                await manager.retry_job(job)
+            await self._connector.put_back([job.id or 0], job.worker_id)
         await manager.prune_stalled_workers(self._forgotten_seconds)
         await self._store.queue_orphans(_ORPHANED_MS)
         await self._store.admit_missed()
@@ -260,8 +282,8 @@ class Worker:
             with contextlib.suppress(StorageError, procrastinate.exceptions.ConnectorException):
                 given = await self._store.jobs_of_worker(self._worker_id)
                 unknown = given - self._connector.held
-                for job_id in unknown & suspects:
-                    await self._app.job_manager.retry_job_by_id_async(job_id=job_id, retry_at=utcnow())
+                if lost := unknown & suspects:
+                    await self._connector.put_back(sorted(lost), self._worker_id)
                 suspects = unknown - suspects
 
     # Executions ------------------------------------------------------------------------------------------------------
@@ -293,7 +315,7 @@ class Worker:
         """Claim an execution and let it run; return ``None`` if there is nothing to run, or not now."""
         engine = self._engine
         claim = await self._store.execution_claimed(
-            execution_id, job_id, engine.owner, engine.lease_expiry(), engine.clock.now()
+            execution_id, job_id, engine.owner, engine.lease_expiry(), engine.clock.now(), self._worker.worker_id
         )
         if claim is None:
             return None

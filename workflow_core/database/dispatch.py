@@ -178,11 +178,18 @@ class Dispatches(Protocol):
         """
 
     async def execution_claimed(
-        self, execution_id: str, job_id: int, owner: Owner, lease_expires_at: int | None, at: datetime
+        self,
+        execution_id: str,
+        job_id: int,
+        owner: Owner,
+        lease_expires_at: int | None,
+        at: datetime,
+        worker_id: int | None = None,
     ) -> Claim | None:
         """Claim an execution for a worker that has fetched its job; ``None`` if the job is not that of it any more.
 
-        It is ``None`` as well if a limit does not let it run now; then it has, or gets, another job.
+        It is ``None`` as well if a limit does not let it run now; then it has, or gets, another job. And it is ``None``
+        if the worker is named, and the job was given to another one meanwhile, who took this one for dead.
         """
 
     async def execution_parked(self, lease: Lease, due_at: int, at: datetime) -> None:

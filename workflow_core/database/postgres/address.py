@@ -66,7 +66,10 @@ class Address:
                 "The database URL cannot be read (it is not shown: it may hold a password); write it as "
                 "postgresql://user:password@host:port/database, with the special characters of the password as %XX"
             ) from None
-        self._conninfo = make_conninfo("", **{**_DEFAULTS, **_texts(given), "client_encoding": "UTF8"})
+        values = {**_DEFAULTS, **_texts(given), "client_encoding": "UTF8"}
+        if given.get("options"):  # what is said last holds
+            values["options"] = f"{_DEFAULTS['options']} {given['options']}"
+        self._conninfo = make_conninfo("", **values)
         self._shown = f'{_without_secrets(given)}, schema "{schema}"'
         self.schema = f'"{schema}"'
         self.role = str(given.get("user") or _default_role())

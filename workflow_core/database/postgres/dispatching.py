@@ -38,12 +38,15 @@ _ENQUEUED: Final = (
     " %(deadline_at)s::bigint, %(revision)s::text, %(token)s, %(queue)s, %(priority)s, %(limited)s, %(key)s::text)"
 )
 _CLAIMED: Final = (
-    "SELECT c.kind, (c.execution).owner_id = %(owner)s AND (c.execution).updated_at = %(at)s, (c.execution).revision,"
+    # A worker that was stopped may come with a job that was given to another one meanwhile.
+    "WITH mine AS MATERIALIZED (SELECT %(id)s::text AS id WHERE %(worker)s::bigint IS NULL OR EXISTS ("
+    "SELECT 1 FROM {s}.procrastinate_jobs WHERE id = %(job)s AND worker_id = %(worker)s::bigint AND status = 'doing'))"
+    " SELECT c.kind, (c.execution).owner_id = %(owner)s AND (c.execution).updated_at = %(at)s, (c.execution).revision,"
     f" {EXECUTION_COLUMNS.replace('e.', '(c.execution).')}"
-    " FROM {s}.claim(%(id)s, %(job)s, %(owner)s, %(at)s) c"
+    " FROM mine CROSS JOIN LATERAL {s}.claim(mine.id, %(job)s, %(owner)s, %(at)s) c"
 )
 _CLAIMED_TOGETHER: Final = Kind(
-    {"id": "text", "job": "bigint", "owner": "text", "at": "timestamptz"},
+    {"id": "text", "job": "bigint", "owner": "text", "at": "timestamptz", "worker": "bigint"},
     2,
     "NO KEY UPDATE",
     "UPDATE {s}.executions e SET owner_id = held.owner, fencing_token = e.fencing_token + 1,"
@@ -54,6 +57,8 @@ _CLAIMED_TOGETHER: Final = Kind(
     "held AS (SELECT d.execution_id, d.job_id, CASE WHEN d.has_started THEN 'woken' ELSE 'begun' END AS kind,"
     " fence.owner, fence.at FROM fence JOIN {s}.dispatches d ON d.execution_id = fence.id AND d.job_id = fence.job"
     " WHERE d.state = 'queued' AND (NOT d.has_started OR d.due_at IS NOT NULL)"
+    " AND (fence.worker IS NULL OR EXISTS (SELECT 1 FROM {s}.procrastinate_jobs j"
+    " WHERE j.id = fence.job AND j.worker_id = fence.worker AND j.status = 'doing'))"
     " FOR UPDATE OF d SKIP LOCKED),"
     " claimed AS (UPDATE {s}.dispatches d SET state = 'claimed', has_started = true, due_at = NULL, first_start_at ="
     " CASE WHEN d.has_started OR NOT d.is_limited THEN d.first_start_at ELSE clock_timestamp() END FROM held"
@@ -131,11 +136,17 @@ class DispatchStore(DefinitionStore):
         return None if ours else found
 
     async def execution_claimed(
-        self, execution_id: str, job_id: int, owner: Owner, lease_expires_at: int | None, at: datetime
+        self,
+        execution_id: str,
+        job_id: int,
+        owner: Owner,
+        lease_expires_at: int | None,
+        at: datetime,
+        worker_id: int | None = None,
     ) -> Claim | None:
-        """Claim an execution for a worker that has fetched its job."""
+        """Claim an execution for a worker that has fetched its job, unless the job is another worker's by now."""
         await self.owner_recorded(owner, lease_expires_at)
-        values = {"id": execution_id, "job": job_id, "owner": owner.owner_id, "at": at}
+        values = {"id": execution_id, "job": job_id, "owner": owner.owner_id, "at": at, "worker": worker_id}
         claimed: Row | None = None
 
         async def by_itself() -> None:

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RemovalPoints"]
 
-_EXPIRED: Final = "coalesce(e.completed_at, e.updated_at) < %(before)s AND e.restart_at IS NULL"
+_EXPIRED: Final = (
+    "coalesce(e.completed_at, e.updated_at) < %(before)s AND e.restart_at IS NULL"
+    # A rate limit counts those that began within its period.
+    " AND NOT EXISTS (SELECT 1 FROM {s}.dispatches d JOIN {s}.limits l ON l.workflow_name = d.workflow_name"
+    " WHERE d.execution_id = e.id AND d.is_limited AND coalesce(l.starts, l.starts_per_key) IS NOT NULL"
+    " AND d.first_start_at > clock_timestamp() - l.period)"
+)
 _CANDIDATES: Final = (
     "SELECT found.* FROM unnest(%(statuses)s::text[]) AS wanted (status)"
     " CROSS JOIN LATERAL (SELECT e.id, e.workflow_name, e.status, e.started_at FROM {s}.executions e"
