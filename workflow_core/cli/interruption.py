@@ -93,25 +93,29 @@ def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
     Raises:
         Interrupted: A second signal has cut the end short.
     """
+    received: list[int] = []
     executor = _Executor(thread_name_prefix="workflow step")
     try:
-        asyncio.run(_until_stopped(work, executor))
+        asyncio.run(_until_stopped(work, received, executor))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise Interrupted(INTERRUPTED) from None
+        raise Interrupted(TERMINATED if received[-1:] == [signal.SIGTERM] else INTERRUPTED) from None
 
 
-async def _until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]], executor: _Executor) -> None:
+async def _until_stopped(
+    work: Callable[[asyncio.Event], Coroutine[Any, Any, None]], received: list[int], executor: _Executor
+) -> None:
     loop, task, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     loop.set_default_executor(executor)
 
-    def signalled() -> None:
+    def signalled(number: int) -> None:
         global _stopped  # noqa: PLW0603 - the process was stopped, which is a fact about the process
         if stop.is_set() and task is not None:
             task.cancel()
+        received.append(number)
         executor.interrupted = _stopped = True
         stop.set()
 
     with contextlib.suppress(NotImplementedError, ValueError, RuntimeError):  # Windows, or not the main thread
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, signalled)
+            loop.add_signal_handler(number, signalled, number)
     await work(stop)

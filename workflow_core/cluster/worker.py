@@ -113,6 +113,7 @@ class Worker:
         self._parking = engine.let_go_after(self.settings.rest_ms)
         self._worker_id: int | None = None
         self._waking: asyncio.Task[None] | None = None
+        self._jobs: set[asyncio.Task[Any]] = set()
         self._teller = Teller(engine.clock)
         self._app = self._make_app()
         self._worker = QueueWorker(
@@ -155,6 +156,7 @@ class Worker:
                 await asyncio.wait([run, stopped], return_when=asyncio.FIRST_COMPLETED)
                 self._parking.after_ms = 0
                 self._parking.consider_all()
+                tasks.append(asyncio.create_task(self._stay_alive(), name="workflow worker's signs of life"))
                 self._worker.stop()  # type: ignore[no-untyped-call]
                 seconds = self.settings.grace_ms / 1_000 + _LEAVING_SECONDS
                 asyncio.get_running_loop().call_later(seconds, self._connector.hurry)
@@ -167,6 +169,10 @@ class Worker:
                     logger.warning("The worker ends while the database is away; others go on with what it leaves")
                 if not stop.is_set():
                     raise self._refused()
+            except asyncio.CancelledError:  # there is no time left for what runs
+                for job in self._jobs:
+                    job.cancel()
+                raise
             finally:
                 await self._end(tasks)
 
@@ -197,6 +203,13 @@ class Worker:
 
     async def _work(self) -> None:
         await self._worker.run()  # type: ignore[no-untyped-call]
+
+    async def _stay_alive(self) -> None:
+        """Give signs of life while what runs comes to its end: the queue gives none once it was told to stop."""
+        while self._worker_id is not None:
+            with contextlib.suppress(procrastinate.exceptions.ConnectorException):
+                await self._app.job_manager.update_heartbeat(self._worker_id)
+            await asyncio.sleep(self.settings.heartbeat_ms / 1_000)
 
     async def _announce(self, run: asyncio.Task[None]) -> None:
         """Tell the others of this worker, as soon as it has a number."""
@@ -229,7 +242,13 @@ class Worker:
 
         @app.task(name=RUN_TASK, pass_context=True, retry=_Again())
         async def run(context: procrastinate.JobContext, execution_id: str, workflow_name: str) -> None:
-            await self._run(context.job.id or 0, execution_id, workflow_name)
+            job = asyncio.current_task()
+            assert job is not None  # noqa: S101 - a coroutine of the queue's runs in a task
+            self._jobs.add(job)
+            try:
+                await self._run(context.job.id or 0, execution_id, workflow_name)
+            finally:
+                self._jobs.discard(job)
 
         @app.periodic(cron=_SECONDLY)
         @app.task(name=_WAKE_TASK, queue=MAINTENANCE_QUEUE, priority=_FIRST)
