@@ -113,7 +113,6 @@ class Worker:
         self._parking = engine.let_go_after(self.settings.rest_ms)
         self._worker_id: int | None = None
         self._waking: asyncio.Task[None] | None = None
-        self._jobs: set[asyncio.Task[Any]] = set()
         self._teller = Teller(engine.clock)
         self._app = self._make_app()
         self._worker = QueueWorker(
@@ -169,10 +168,6 @@ class Worker:
                     logger.warning("The worker ends while the database is away; others go on with what it leaves")
                 if not stop.is_set():
                     raise self._refused()
-            except asyncio.CancelledError:  # there is no time left for what runs
-                for job in self._jobs:
-                    job.cancel()
-                raise
             finally:
                 await self._end(tasks)
 
@@ -242,13 +237,7 @@ class Worker:
 
         @app.task(name=RUN_TASK, pass_context=True, retry=_Again())
         async def run(context: procrastinate.JobContext, execution_id: str, workflow_name: str) -> None:
-            job = asyncio.current_task()
-            assert job is not None  # noqa: S101 - a coroutine of the queue's runs in a task
-            self._jobs.add(job)
-            try:
-                await self._run(context.job.id or 0, execution_id, workflow_name)
-            finally:
-                self._jobs.discard(job)
+            await self._run(context.job.id or 0, execution_id, workflow_name)
 
         @app.periodic(cron=_SECONDLY)
         @app.task(name=_WAKE_TASK, queue=MAINTENANCE_QUEUE, priority=_FIRST)
