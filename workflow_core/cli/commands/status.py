@@ -81,12 +81,13 @@ def command(
     """
     if follow and execution_id is None:
         raise Failure("--follow needs the id of an execution", USAGE)
+    is_filtered = any(one is not None for one in (workflow, wanted, queue))
     with invocation.engine() as engine:
         if execution_id is not None:
-            if not workflow is wanted is queue is None:
+            if is_filtered:
                 raise Failure("An execution id, and --workflow, --status or --queue, exclude each other", USAGE)
             _show_execution(invocation, engine, execution_id, output_format, follow=follow)
-        elif not workflow is wanted is queue is None:
+        elif is_filtered:
             _show_executions(invocation, engine, workflow, wanted, queue, limit, output_format)
         else:
             _show_workflows(invocation, engine, output_format)
