@@ -779,6 +779,18 @@ class WorkflowEngine:
         """
         return await self._recovery.go_on(claim)
 
+    async def hand_back(self) -> None:
+        """Give back what runs in this event loop, without waiting until it has ended: it cannot write any more."""
+        await self._running.hand_back()
+
+    async def stop_cancelled(self) -> None:
+        """Stop executions here that were cancelled from another process, which a worker looks for now and then.
+
+        Raises:
+            StorageError: The database cannot be read.
+        """
+        await self._interventions.stop_cancelled()
+
     # Many executions -------------------------------------------------------------------------------------------------
 
     async def list_executions(

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from workflow_core.arguments import validated_id
+from workflow_core.database.dispatch import dispatching
 from workflow_core.errors import InvalidStateError, LeaseLostError
 from workflow_core.events import ExecutionCancelled
 from workflow_core.joining import as_joined
@@ -164,6 +165,21 @@ class Interventions:
                 await asyncio.wait([active.task], timeout=_CANCEL_GRACE_SECONDS)
         await complete_log(self._engine, record)
         return await self._running.status(execution_id)
+
+    async def stop_cancelled(self) -> None:
+        """Do what `WorkflowEngine.stop_cancelled` says."""
+        running = {
+            active.execution.execution_id: active
+            for active in self._running
+            if active.task is not None and active.execution.status not in TERMINAL_STATUSES
+        }
+        if not running:
+            return
+        for execution_id in await dispatching(self._engine.bare_store).cancelled_among(list(running)):
+            active = running[execution_id]
+            active.lost = True
+            if active.task is not None:
+                active.task.cancel()
 
     async def _cancel_stored(self, execution_id: str) -> tuple[ExecutionRecord, datetime]:
         while True:

@@ -351,6 +351,13 @@ class RunningExecutions:
             active.between_runs.clear()
         return True
 
+    async def hand_back(self) -> None:
+        """Give back what runs in this event loop, without waiting until it has ended: it cannot write any more."""
+        here = asyncio.get_running_loop()
+        await asyncio.gather(
+            *(self._release(active.execution, give_back=True) for active in self if active.loop is here)
+        )
+
     async def _release(self, execution: Execution, *, give_back: bool) -> None:
         """Give an execution back that this process will not go on with, and if asked for the attempt in flight."""
         with contextlib.suppress(StorageError, LeaseLostError):

@@ -12,6 +12,7 @@ from procrastinate import sql
 from tests.unit.dispatch_cluster import NOW, OWNER
 from workflow_core import StorageError, ValidationError, WorkflowEngine
 from workflow_core.cluster import connector as connector_module
+from workflow_core.cluster import upkeep, waiting
 from workflow_core.cluster import worker as worker_module
 from workflow_core.database.dispatch import Dispatch
 from workflow_core.database.postgres.address import Address
@@ -142,16 +143,15 @@ def test_a_cleanup_leaves_what_a_rate_limit_counts(run_with_two):
     run_with_two(scenario)
 
 
-def test_seconds_in_which_no_worker_had_room_are_made_up_for_at_once(run_with_two):
+def test_sweeps_for_which_no_worker_had_room_are_made_up_for_at_once(run_with_two):
     async def scenario(store, connectors, numbers):
         await connectors[0].execute_query_async(
             "INSERT INTO procrastinate_jobs (queue_name, task_name, priority, args) SELECT 'workflow_core',"
             " 'workflow_core.wake', %(priority)s, jsonb_build_object('timestamp', n) FROM generate_series(1, 50) n",
-            priority=worker_module._FIRST,
+            priority=upkeep.FIRST,
         )
-        values = {"priority": worker_module._FIRST, "task": "workflow_core.wake"}
-        rows = await connectors[0].execute_query_all_async(worker_module._OVERDUE, **values)
-        assert sorted(row["timestamp"] for row in rows) == list(range(1, 51))
+        values = {"priority": upkeep.FIRST, "task": upkeep.SWEEP_TASK}
+        assert len(await connectors[0].execute_query_all_async(upkeep.OVERDUE, **values)) == 50
         assert await state_of(store) == []
 
     run_with_two(scenario)
@@ -173,8 +173,9 @@ def test_limits_that_another_worker_is_applying_are_waited_for(make_postgres_sto
             await original(*arguments)
 
         monkeypatch.setattr(worker._store, "limits_noted", noted)
-        monkeypatch.setattr(worker_module, "_TICK_MS", 1)
-        await worker._declare_limits(asyncio.Event())
+        monkeypatch.setattr(waiting, "_PAUSE_SECONDS", 0)
+        assert await worker._prepared(asyncio.Event())
+        await worker._app.close_async()
         assert len(tries) == 2
         assert await engine.bare_store.fetch("SELECT concurrency FROM {s}.limits") == [(1,)]
         await engine.aclose()

@@ -1,4 +1,4 @@
-"""Real worker processes that are told to end in the middle of a burst, with next to no time for it, again and again."""
+"""Real worker processes that are told to end: in a burst with next to no time for it, and twice at once."""
 
 import asyncio
 import os
@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("procrastinate")
 
+from tests.reliability import held_app
 from tests.reliability.storm_workflows import ids_of, make_engine
 from tests.reliability.worker_storm import to_rest
 
@@ -53,3 +54,63 @@ def test_workers_that_are_told_to_end_all_the_time_lose_nothing_and_use_up_no_at
     assert counts.statuses == {"completed": counts.executions}
     assert fleet.deaths(url) == []
     assert counts.interruptions > 0
+
+
+@pytest.fixture
+def begin_held(tmp_path, fleet):
+    """Give a function that lets a worker begin steps that do not end, and returns it."""
+    fleet.app = "tests.reliability.held_app:engine"
+
+    async def begin(engine, url):
+        worker = fleet.begin(url, grace=600_000, heartbeat=60_000)
+        for kind in held_app.KINDS:
+            await engine.enqueue(kind, kind)
+        async with asyncio.timeout(MOST_SECONDS):
+            while not all([(await engine.get_status(kind)).steps for kind in held_app.KINDS]):
+                await asyncio.sleep(0.02)  # another process is waited for
+        return worker
+
+    return begin
+
+
+async def stop_twice(worker, number):
+    """Send a worker a signal, and another one when it has told that it stops; return its exit code."""
+    worker.signal(number)
+    async with asyncio.timeout(MOST_SECONDS):
+        while "Stopping" not in worker.text():
+            await asyncio.sleep(0.02)  # as above
+    worker.signal(number)
+    return await asyncio.to_thread(worker.wait)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_stops_a_worker_at_once_and_hands_back_what_runs(
+    tmp_path, fleet, begin_held, postgres_server, number, code
+):
+    async def scenario():
+        async with held_app.make_engine(tmp_path) as engine:
+            first = await begin_held(engine, postgres_server.url)
+            assert await stop_twice(first, number) == code
+            places = [await engine.bare_store.dispatch_state(kind) for kind in held_app.KINDS]
+            assert [(state.place, state.workers) for state in places] == [("ready", 0)] * 3
+            (tmp_path / "go").touch()
+            second = fleet.begin(postgres_server.url, heartbeat=60_000)
+            for kind in held_app.KINDS:
+                result = await engine.wait(kind)
+                assert (result.status, result.steps["held"].attempt) == ("completed", 1)
+            fleet.workers[:] = [second]
+            assert fleet.end() == [0]
+
+    asyncio.run(scenario())
+
+
+def test_a_second_signal_stops_a_worker_whose_database_is_away(tmp_path, fleet, begin_held, postgres_server, proxy):
+    async def scenario():
+        async with held_app.make_engine(tmp_path) as engine:
+            worker = await begin_held(engine, proxy.url)
+            proxy.close()
+            assert await stop_twice(worker, signal.SIGTERM) == 143
+            fleet.workers.clear()
+            assert [(await engine.bare_store.dispatch_state(kind)).place for kind in held_app.KINDS] == ["running"] * 3
+
+    asyncio.run(scenario())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["Interrupted", "run_stoppable", "run_until_stopped", "was_stopped"]
 
 ResultT = TypeVar("ResultT")
+
+_AT_MOST_SECONDS = 3.0
+"""How long the end of what a second signal has stopped may take."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -87,6 +93,9 @@ def was_stopped() -> bool:
 def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
     """Run asynchronous code that ends by itself, in an orderly way, when an event is set: Ctrl-C and SIGTERM set it.
 
+    A second signal cancels it. If it has not ended three seconds later, because code does not let itself be cancelled
+    or a server does not answer, the process ends all the same.
+
     Args:
         work: What to run; it is given the event.
 
@@ -98,7 +107,20 @@ def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
     try:
         asyncio.run(_until_stopped(work, received, executor))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        raise Interrupted(TERMINATED if received[-1:] == [signal.SIGTERM] else INTERRUPTED) from None
+        raise Interrupted(_code_of(received)) from None
+
+
+def _code_of(received: list[int]) -> int:
+    return TERMINATED if received[-1:] == [signal.SIGTERM] else INTERRUPTED
+
+
+def _end_at_once(code: int) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write("Stopped at once; what did not let itself be stopped has ended with the process.\n")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 async def _until_stopped(
@@ -109,9 +131,12 @@ async def _until_stopped(
 
     def signalled(number: int) -> None:
         global _stopped  # noqa: PLW0603 - the process was stopped, which is a fact about the process
+        received.append(number)
         if stop.is_set() and task is not None:
             task.cancel()
-        received.append(number)
+            end = threading.Timer(_AT_MOST_SECONDS, _end_at_once, [_code_of(received)])
+            end.daemon = True
+            end.start()
         executor.interrupted = _stopped = True
         stop.set()
 

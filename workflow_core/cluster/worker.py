@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import procrastinate
 from procrastinate.worker import Worker as QueueWorker
+from psycopg_pool import PoolTimeout
 
 from workflow_core.arguments import MAINTENANCE_QUEUE, validated_queue
 from workflow_core.clock import to_epoch_ms
 from workflow_core.cluster.connector import PatientConnector
 from workflow_core.cluster.settings import WorkerSettings
 from workflow_core.cluster.telling import Teller
+from workflow_core.cluster.upkeep import FIRST, FORGOTTEN_SECONDS, SWEEP_TASK, Upkeep
+from workflow_core.cluster.waiting import done_patiently
 from workflow_core.database.dispatch import dispatching
 from workflow_core.database.postgres.dispatch_schema import RUN_TASK
 from workflow_core.database.postgres.store import PostgresStore
 from workflow_core.errors import LeaseLostError, StorageError, ValidationError, WorkflowCoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from procrastinate.jobs import Job
 
@@ -33,26 +37,6 @@ __all__ = ["Worker", "dispatching_store"]
 
 logger = logging.getLogger("workflow_core")
 
-_FIRST: Final = 2**31 - 1
-"""The priority of the jobs that keep the others going."""
-
-_SECONDLY: Final = "* * * * * *"
-_WAKE_TASK: Final = "workflow_core.wake"
-_OVERDUE: Final = """
-DELETE FROM procrastinate_jobs WHERE id IN (
-    SELECT id FROM procrastinate_jobs WHERE status = 'todo' AND priority = %(priority)s AND task_name = %(task)s
-    ORDER BY priority DESC, id FOR UPDATE SKIP LOCKED
-) RETURNING (args ->> 'timestamp')::bigint AS timestamp
-"""
-_TICK_MS: Final = 1_000
-_LEAST_PAUSE_MS: Final = 50
-"""The shortest time between two looks at what rate limits let begin."""
-_ORPHANED_MS: Final = 60_000
-"""How long nothing must have happened in an execution without a job before it gets another one."""
-
-_FORGOTTEN_SECONDS: Final = 3_600
-"""For how long a worker that gives no sign of life is shown as lost; others run its executions long before."""
-
 _NOT_DEFINED_SECONDS: Final = 10
 """After what time another worker is to try an execution whose workflow is not defined in this one."""
 
@@ -62,7 +46,7 @@ _UNREADABLE_MS: Final = 30_000
 _CONNECTIONS: Final = 4
 _LOOK_SECONDS: Final = 0.01
 _LEAVING_SECONDS: Final = 1.0
-"""How long a worker that ends waits for a database that is away."""
+"""How long a worker that ends waits for a database that is away, and for code that does not let itself be cut off."""
 
 
 class _NotDefinedHereError(WorkflowCoreError):
@@ -92,6 +76,14 @@ def dispatching_store(engine: WorkflowEngine) -> PostgresStore:
     return store
 
 
+async def _briefly(work: Coroutine[Any, Any, None]) -> None:
+    """Do something that the end of a worker does not depend on, as far as the database can be used."""
+    task = asyncio.ensure_future(work)
+    await asyncio.wait([task], timeout=_LEAVING_SECONDS)
+    if task.done() and not task.cancelled():
+        task.exception()  # marks it as seen
+
+
 class Worker:
     """Runs executions of an engine's database.
 
@@ -109,11 +101,15 @@ class Worker:
         for queue in self.settings.queues:
             validated_queue(queue)
         self._store = dispatching_store(engine)
-        self._forgotten_seconds = max(_FORGOTTEN_SECONDS, self.settings.stalled_seconds)
+        self._forgotten_seconds = max(FORGOTTEN_SECONDS, self.settings.stalled_seconds)
         self._parking = engine.let_go_after(self.settings.rest_ms)
         self._worker_id: int | None = None
-        self._waking: asyncio.Task[None] | None = None
+        self._jobs: set[asyncio.Task[Any]] = set()
+        self._is_cut_off = False
         self._teller = Teller(engine.clock)
+        conninfo, schema = self._store.connection_string()
+        self._connector = PatientConnector(conninfo, schema, _CONNECTIONS, self.settings.concurrency)
+        self._upkeep = Upkeep(engine, self._store, self._connector, self.settings)
         self._app = self._make_app()
         self._worker = QueueWorker(
             self._app,
@@ -131,45 +127,100 @@ class Worker:
     async def run(self, stop: asyncio.Event, when_ready: Callable[[], None] = lambda: None) -> None:
         """Work until told to stop; then end what runs, or hand it over.
 
+        Cancelled, it stops at once: the steps in flight are cut off, and all that runs is handed back to its queues.
+        What cannot be handed back, because the database is away, is taken over by others when they miss this worker's
+        signs of life.
+
         Args:
             stop: When it is set, no further execution is begun.
             when_ready: Called once, when the worker is about to look for work.
 
         Raises:
-            StorageError: The database cannot be used at the beginning, or refuses what the queue needs. When it is
-                away later, its return is waited for.
+            StorageError: The database cannot be used at the beginning, and waiting would not help; or it refuses what
+                the queue needs. When it is away, its return is waited for.
         """
-        await self._store.make_queue()
-        await self._declare_limits(stop)
-        async with self._app.open_async():
-            run = asyncio.create_task(self._work(), name="workflow worker")
-            tasks: list[asyncio.Task[Any]] = [
-                run,
-                asyncio.create_task(self._look_for_lost_jobs(), name="workflow worker's lost jobs"),
-            ]
-            stopped = asyncio.create_task(stop.wait(), name="workflow worker's stop")
-            tasks.append(stopped)
-            try:
-                await self._announce(run)
+        if not await self._prepared(stop):
+            return
+        try:
+            await self._work(stop, when_ready)
+        finally:
+            await self._app.close_async()
+
+    async def _prepared(self, stop: asyncio.Event) -> bool:
+        """Make the queue, let the limits hold that the workflows have here, and connect; ``False`` if told to stop.
+
+        The limits hold for executions that were enqueued before as well. Workers that begin at the same time wait for
+        the one that applies new limits to all that wait.
+        """
+        needed: list[Callable[[], Awaitable[None]]] = [self._store.make_queue]
+        needed += [functools.partial(self._note_limits, name) for name in self._engine.workflow_names()]
+        for work in (*needed, self._connect):
+            if not await done_patiently(work, stop):
+                return False
+        return True
+
+    async def _note_limits(self, workflow_name: str) -> None:
+        definition = self._engine.definition(workflow_name)
+        await self._store.limits_noted(workflow_name, definition.limits, definition.age_ms)
+
+    async def _connect(self) -> None:
+        await self._store.open()
+        with contextlib.suppress(PoolTimeout):  # whoever uses the pool waits for its connections, and says so
+            await self._app.open_async()
+
+    async def _work(self, stop: asyncio.Event, when_ready: Callable[[], None]) -> None:
+        run = asyncio.create_task(self._serve(), name="workflow worker")
+        stopped = asyncio.create_task(stop.wait(), name="workflow worker's stop")
+        tasks: list[asyncio.Task[Any]] = [run, stopped]
+        try:
+            if await self._announced(run, stop):
+                tasks += self._begin_upkeep()
                 when_ready()
-                await asyncio.wait([run, stopped], return_when=asyncio.FIRST_COMPLETED)
-                self._parking.after_ms = 0
-                self._parking.consider_all()
-                tasks.append(asyncio.create_task(self._stay_alive(), name="workflow worker's signs of life"))
-                self._worker.stop()  # type: ignore[no-untyped-call]
-                seconds = self.settings.grace_ms / 1_000 + _LEAVING_SECONDS
-                asyncio.get_running_loop().call_later(seconds, self._connector.hurry)
-                try:
-                    await self._connector.hand_back(self._worker_id)
-                    await run
-                except procrastinate.exceptions.ConnectorException as error:
-                    if not stop.is_set():
-                        raise self._refused() from error
-                    logger.warning("The worker ends while the database is away; others go on with what it leaves")
+            await asyncio.wait([run, stopped], return_when=asyncio.FIRST_COMPLETED)
+            tasks.append(asyncio.create_task(self._stay_alive(), name="workflow worker's signs of life"))
+            try:
+                await self._leave()
+                await asyncio.wait([run])
+                run.result()
+            except procrastinate.exceptions.ConnectorException as error:
                 if not stop.is_set():
-                    raise self._refused()
-            finally:
-                await self._end(tasks)
+                    raise self._refused() from error
+                logger.warning("The worker ends while the database is away; others go on with what it leaves")
+            if not stop.is_set():
+                raise self._refused()
+        except asyncio.CancelledError:
+            await self._cut_off(run)
+            raise
+        finally:
+            await self._end(tasks)
+
+    def _begin_upkeep(self) -> list[asyncio.Task[Any]]:
+        if self._worker_id is None:
+            return []
+        return [
+            asyncio.create_task(self._upkeep.tick(), name="workflow worker's wakes"),
+            asyncio.create_task(self._upkeep.look_for_lost_jobs(self._worker_id), name="workflow worker's lost jobs"),
+        ]
+
+    async def _leave(self) -> None:
+        """Begin nothing more, let go of what rests, and hand back what was fetched ahead."""
+        self._parking.after_ms = 0
+        self._parking.consider_all()
+        self._worker.stop()  # type: ignore[no-untyped-call]
+        seconds = 0.0 if self._worker_id is None else self.settings.grace_ms / 1_000
+        asyncio.get_running_loop().call_later(seconds + _LEAVING_SECONDS, self._connector.hurry)
+        await self._connector.hand_back(self._worker_id)
+
+    async def _cut_off(self, run: asyncio.Task[None]) -> None:
+        """Cut off the steps in flight, and hand everything back, also what does not let itself be cut off."""
+        self._is_cut_off = True
+        self._connector.hurry()
+        self._worker.stop()  # type: ignore[no-untyped-call]
+        for job in self._jobs:
+            job.cancel()
+        await _briefly(self._connector.hand_back(self._worker_id))
+        await asyncio.wait([run], timeout=_LEAVING_SECONDS)
+        await _briefly(self._engine.hand_back())
 
     def _refused(self) -> StorageError:
         """Return why the queue has ended by itself."""
@@ -179,24 +230,7 @@ class Worker:
         location = self._store.location()
         return StorageError(f"{location}: {what}: its log says why, with LOG_LEVEL=debug", location)
 
-    async def _declare_limits(self, stop: asyncio.Event) -> None:
-        """Let the limits hold that the workflows have here, also for executions that were enqueued before.
-
-        Workers that begin at the same time wait for the one that applies new limits to all that wait.
-        """
-        for name in self._engine.workflow_names():
-            definition = self._engine.definition(name)
-            while not stop.is_set():
-                try:
-                    await self._store.limits_noted(name, definition.limits, definition.age_ms)
-                    break
-                except StorageError as error:
-                    if error.reason != "locked":
-                        raise
-                    logger.warning('The limits of workflow "%s" are waited for: %s', name, error)
-                    await self._engine.clock.sleep(_TICK_MS)
-
-    async def _work(self) -> None:
+    async def _serve(self) -> None:
         await self._worker.run()  # type: ignore[no-untyped-call]
 
     async def _stay_alive(self) -> None:
@@ -206,97 +240,64 @@ class Worker:
                 await self._app.job_manager.update_heartbeat(self._worker_id)
             await asyncio.sleep(self.settings.heartbeat_ms / 1_000)
 
-    async def _announce(self, run: asyncio.Task[None]) -> None:
-        """Tell the others of this worker, as soon as it has a number."""
-        while self._worker.worker_id is None and not run.done():
+    async def _announced(self, run: asyncio.Task[None], stop: asyncio.Event) -> bool:
+        """Tell the others of this worker, as soon as it has a number; ``False`` if it stops, or ends, before."""
+        while self._worker.worker_id is None:
+            if run.done() or stop.is_set():
+                return False
             await self._engine.clock.sleep(_LOOK_SECONDS * 1_000)
-        if self._worker.worker_id is not None:
-            self._worker_id = self._worker.worker_id
-            owner, settings = self._engine.owner, self.settings
+        self._worker_id = number = self._worker.worker_id
+        owner, settings = self._engine.owner, self.settings
+
+        async def join() -> None:
             await self._store.worker_joined(
-                self._worker_id, owner.host, owner.pid, settings.queues, settings.concurrency, settings.heartbeat_ms
+                number, owner.host, owner.pid, settings.queues, settings.concurrency, settings.heartbeat_ms
             )
 
+        return await done_patiently(join, stop)
+
     async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """End the worker's own tasks; where what runs does not let itself be cut off, that is not waited for."""
         self._connector.hurry()
-        if self._waking is not None:
-            tasks.append(self._waking)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.wait(tasks, timeout=_LEAVING_SECONDS if self._is_cut_off else None)
+        for task in tasks:
+            if task.done() and not task.cancelled():
+                task.exception()  # marks it as seen
         if self._worker_id is not None:
-            with contextlib.suppress(StorageError):
-                await self._store.worker_left(self._worker_id)
+            await _briefly(self._store.worker_left(self._worker_id))
 
     # The queue's tasks -----------------------------------------------------------------------------------------------
 
     def _make_app(self) -> procrastinate.App:
-        conninfo, schema = self._store.connection_string()
-        self._connector = PatientConnector(conninfo, schema, _CONNECTIONS, self.settings.concurrency)
         app = procrastinate.App(connector=self._connector)
 
         @app.task(name=RUN_TASK, pass_context=True, retry=_Again())
         async def run(context: procrastinate.JobContext, execution_id: str, workflow_name: str) -> None:
             await self._run(context.job.id or 0, execution_id, workflow_name)
 
-        @app.periodic(cron=_SECONDLY)
-        @app.task(name=_WAKE_TASK, queue=MAINTENANCE_QUEUE, priority=_FIRST)
-        async def wake(timestamp: int) -> None:
-            timestamps = [timestamp, *await self._overdue_wakes()]
-            await self._wake()
-            if any(second % max(1, self.settings.heartbeat_ms // 1_000) == 0 for second in timestamps):
-                await self._take_from_the_dead()
+        @app.periodic(cron=self._upkeep.schedule)
+        @app.task(name=SWEEP_TASK, queue=MAINTENANCE_QUEUE, priority=FIRST)
+        async def sweep(timestamp: int) -> None:
+            del timestamp
+            await self._upkeep.sweep(app.job_manager, self._forgotten_seconds)
 
         return app
-
-    async def _overdue_wakes(self) -> list[int]:
-        """Remove the jobs of this kind that wait, one for each second in which no worker had room; return which."""
-        rows = await self._connector.execute_query_all_async(_OVERDUE, priority=_FIRST, task=_WAKE_TASK)
-        return [row["timestamp"] for row in rows]
-
-    async def _wake(self) -> None:
-        """Queue what may go on now; what a rate limit lets begin before the next tick, as soon as it does."""
-        while await self._store.wake_due():
-            pass
-        delay_ms = await self._store.next_start_ms()
-        if delay_ms is not None and delay_ms < _TICK_MS and (self._waking is None or self._waking.done()):
-            self._waking = asyncio.create_task(self._wake_within(delay_ms), name="workflow worker's rate limits")
-
-    async def _wake_within(self, delay_ms: int | None) -> None:
-        clock, left_ms = self._engine.clock, _TICK_MS
-        with contextlib.suppress(StorageError):
-            while delay_ms is not None and (delay_ms := max(delay_ms, _LEAST_PAUSE_MS)) < left_ms:
-                await clock.sleep(delay_ms)
-                left_ms -= delay_ms
-                await self._store.wake_due()
-                delay_ms = await self._store.next_start_ms()
-
-    async def _take_from_the_dead(self) -> None:
-        """Let the jobs of workers that give no sign of life be fetched again, and those that have disappeared."""
-        manager = self._app.job_manager
-        for job in await manager.get_stalled_jobs(seconds_since_heartbeat=self.settings.stalled_seconds):
-            await self._connector.put_back([job.id or 0], job.worker_id)
-        await manager.prune_stalled_workers(self._forgotten_seconds)
-        await self._store.queue_orphans(_ORPHANED_MS)
-        await self._store.admit_missed()
-
-    async def _look_for_lost_jobs(self) -> None:
-        """Let jobs be fetched again that were given to this worker, which was not told: the answer was lost."""
-        suspects: set[int] = set()
-        while True:
-            await asyncio.sleep(self.settings.heartbeat_ms / 1_000)
-            if self._worker_id is None:
-                continue
-            with contextlib.suppress(StorageError, procrastinate.exceptions.ConnectorException):
-                given = await self._store.jobs_of_worker(self._worker_id)
-                unknown = given - self._connector.held
-                if lost := unknown & suspects:
-                    await self._connector.put_back(sorted(lost), self._worker_id)
-                suspects = unknown - suspects
 
     # Executions ------------------------------------------------------------------------------------------------------
 
     async def _run(self, job_id: int, execution_id: str, workflow_name: str) -> None:
+        job = asyncio.current_task()
+        if self._is_cut_off or job is None:
+            raise asyncio.CancelledError  # it was about to begin: its job is fetched again
+        self._jobs.add(job)
+        try:
+            await self._run_to_rest(job_id, execution_id, workflow_name)
+        finally:
+            self._jobs.discard(job)
+
+    async def _run_to_rest(self, job_id: int, execution_id: str, workflow_name: str) -> None:
         await self._require_defined(execution_id, workflow_name)
         began = self._engine.clock.monotonic()
         beginning = asyncio.create_task(

@@ -195,6 +195,9 @@ class Dispatches(Protocol):
     async def execution_parked(self, lease: Lease, due_at: int, at: datetime) -> None:
         """Let go of an execution until a moment, in milliseconds since 1970, at which a worker is to go on with it."""
 
+    async def cancelled_among(self, execution_ids: Sequence[str]) -> set[str]:
+        """Return which of some executions are cancelled."""
+
     async def cluster_state(self) -> ClusterState:
         """Read what workers and queues there are, and what they do."""
 

@@ -119,7 +119,7 @@ def command(
         try:
             run_until_stopped(work)
         except Interrupted as interrupted:
-            raise Failure("Stopped at once; what ran is taken over by other workers.", interrupted.exit_code) from None
+            raise Failure("Stopped at once; other workers go on with what ran.", interrupted.exit_code) from None
 
 
 async def _work(invocation: Invocation, engine: WorkflowEngine, worker: Worker, stop: asyncio.Event) -> None:

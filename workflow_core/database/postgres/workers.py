@@ -24,6 +24,7 @@ _GONE: Final = (
     " RETURNING 1"
 )
 _JOBS: Final = "SELECT id FROM {s}.procrastinate_jobs WHERE worker_id = %(worker)s AND status = 'doing'"
+_CANCELLED: Final = "SELECT id FROM {s}.executions WHERE id = ANY(%(ids)s::text[]) AND status = 'cancelled'"
 _WORKERS: Final = (
     "SELECT w.worker_id, w.host, w.pid, w.queues, w.concurrency, w.started_at, p.last_heartbeat,"
     " p.last_heartbeat > clock_timestamp() - 3 * w.heartbeat,"
@@ -77,6 +78,11 @@ class WorkerStore(DispatchStore):
     async def jobs_of_worker(self, worker_id: int) -> set[int]:
         """Return the numbers of the jobs that a worker was given."""
         return {job_id for (job_id,) in await self.fetch(_JOBS, {"worker": worker_id})}
+
+    async def cancelled_among(self, execution_ids: Sequence[str]) -> set[str]:
+        """Return which of some executions are cancelled."""
+        rows = await self.fetch(_CANCELLED, {"ids": list(execution_ids)})
+        return {execution_id for (execution_id,) in rows}
 
     async def cluster_state(self) -> ClusterState:
         """Read what workers and queues there are, and what they do; where no queue was ever made, there are none."""

@@ -1,0 +1,128 @@
+"""What a worker does for all executions of its database: it wakes those that are due, and mends what accidents left.
+
+What is due is looked for by each worker by itself, with a statement that writes nothing where nothing is due. A job of
+the queue each second would be half a dozen transactions for every database that is idle, would wait where no worker has
+room, and would be there many times over after an outage. What is looked for less often is a scheduled job of the queue,
+which one worker does for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from typing import TYPE_CHECKING, Final
+
+from procrastinate import exceptions
+
+from workflow_core.errors import StorageError
+
+if TYPE_CHECKING:
+    from procrastinate.manager import JobManager
+
+    from workflow_core.cluster.connector import PatientConnector
+    from workflow_core.cluster.settings import WorkerSettings
+    from workflow_core.database.postgres.store import PostgresStore
+    from workflow_core.engine import WorkflowEngine
+
+__all__ = ["FIRST", "FORGOTTEN_SECONDS", "OVERDUE", "SWEEP_TASK", "Upkeep"]
+
+logger = logging.getLogger("workflow_core")
+
+FIRST: Final = 2**31 - 1
+"""The priority of the jobs that keep the others going."""
+
+SWEEP_TASK: Final = "workflow_core.wake"
+"""The name of the scheduled job; workers of earlier versions know it as well."""
+
+OVERDUE: Final = """
+DELETE FROM procrastinate_jobs WHERE id IN (
+    SELECT id FROM procrastinate_jobs WHERE status = 'todo' AND priority = %(priority)s AND task_name = %(task)s
+    ORDER BY priority DESC, id FOR UPDATE SKIP LOCKED
+) RETURNING id
+"""
+
+FORGOTTEN_SECONDS: Final = 3_600
+"""For how long a worker that gives no sign of life is shown as lost; others run its executions long before."""
+
+_TICK_MS: Final = 1_000
+_JITTER: Final = 0.2
+"""By which part the ticks of workers differ, so that they do not look at the same moment."""
+_LEAST_PAUSE_MS: Final = 50
+"""The shortest time between two looks at what rate limits let begin."""
+_ORPHANED_MS: Final = 60_000
+"""How long nothing must have happened in an execution without a job before it gets another one."""
+_LONGEST_SWEEP_SECONDS: Final = 30
+
+
+class Upkeep:
+    """Keeps the executions of a database going.
+
+    Args:
+        engine: The worker's engine.
+        store: Its store.
+        connector: Procrastinate's connections.
+        settings: The settings of the worker.
+    """
+
+    def __init__(
+        self, engine: WorkflowEngine, store: PostgresStore, connector: PatientConnector, settings: WorkerSettings
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._connector = connector
+        self._settings = settings
+        self._told: str | None = None
+
+    @property
+    def schedule(self) -> str:
+        """When the scheduled job is due, as a line of cron with seconds: with each heartbeat, or more often."""
+        seconds = min(_LONGEST_SWEEP_SECONDS, max(1, self._settings.heartbeat_ms // 1_000))
+        return f"*/{seconds} * * * * *"
+
+    async def tick(self) -> None:
+        """Queue what may go on as soon as it may, and stop what was cancelled elsewhere; without an end."""
+        while True:
+            pause_ms: float = _TICK_MS * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - it hides nothing
+            try:
+                await self._engine.stop_cancelled()
+                while await self._store.wake_due():
+                    pass
+                starts_in_ms = await self._store.next_start_ms()
+                if starts_in_ms is not None:
+                    pause_ms = min(pause_ms, max(starts_in_ms, _LEAST_PAUSE_MS))
+            except StorageError as error:
+                self._tell(error)
+            else:
+                self._told = None
+            await self._engine.clock.sleep(pause_ms)
+
+    def _tell(self, error: StorageError) -> None:
+        """Say once what keeps this worker from waking others; that the database is away is said elsewhere."""
+        if error.is_transient or str(error) == self._told:
+            return
+        self._told = str(error)
+        logger.error("What sleeps, or waits for a limit, cannot be woken: %s", error)
+
+    async def sweep(self, manager: JobManager, forgotten_seconds: float) -> None:
+        """Let the jobs of workers that give no sign of life be fetched again, and those that have disappeared."""
+        await self._connector.execute_query_all_async(OVERDUE, priority=FIRST, task=SWEEP_TASK)  # this one does for all
+        for job in await manager.get_stalled_jobs(seconds_since_heartbeat=self._settings.stalled_seconds):
+            await self._connector.put_back([job.id or 0], job.worker_id)
+        await manager.prune_stalled_workers(forgotten_seconds)
+        await self._store.wake_due()
+        await self._store.queue_orphans(_ORPHANED_MS)
+        await self._store.admit_missed()
+
+    async def look_for_lost_jobs(self, worker_id: int) -> None:
+        """Let jobs be fetched again that were given to this worker, which was not told: the answer was lost."""
+        suspects: set[int] = set()
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_ms / 1_000)
+            with contextlib.suppress(StorageError, exceptions.ConnectorException):
+                given = await self._store.jobs_of_worker(worker_id)
+                unknown = given - self._connector.held
+                if lost := unknown & suspects:
+                    await self._connector.put_back(sorted(lost), worker_id)
+                suspects = unknown - suspects
