@@ -27,6 +27,7 @@ class Proxy:
         deaf: Whether a session that wants to listen is cut off.
         listens: How often one has asked to listen.
         lost_of: How many answers of each kind were lost, see `lose_answers_of`.
+        drops_options: Whether new sessions are begun without the ``options`` that were asked for, as poolers do it.
     """
 
     def __init__(self, directory, server):
@@ -34,6 +35,7 @@ class Proxy:
         self.requests, self.lost, self.struck, self.refusing = 0, 0, 0, False
         self.delay, self.swallowing, self.swallowed, self.deaf, self.listens = None, False, 0, False, 0
         self.lost_of, self._every, self._seen, self._when_lost = {}, 0, {}, lambda: None
+        self.drops_options = False
         self._server, self._to_lose = str(server), None
         self._ends, self._lock = [], threading.Lock()
         self._over = threading.Event()
@@ -106,6 +108,8 @@ class Proxy:
     def _requests(self, client, server, session):
         with contextlib.suppress(OSError):
             while data := client.recv(65_536):
+                if self.drops_options and not session.has_begun:
+                    data = _without_options(data)
                 self.requests += 1
                 self._hold_back()
                 if b"LISTEN " in data:
@@ -171,20 +175,21 @@ class _Session:
 
     Attributes:
         statements: The texts of prepared statements, by name.
+        has_begun: Whether its first message has come.
         lost_kind: Of which kind the answer is that is lost when it comes; ``None`` for none.
     """
 
     def __init__(self):
         self.statements = {}
         self.lost_kind = None
-        self._has_begun = False
+        self.has_begun = False
         self._rest = b""
 
     def texts_of(self, data):
         """Return the texts of the statements that are run by what a client sends, prepared ones too."""
         data, texts = self._rest + data, []
-        if not self._has_begun:  # the first message has no type
-            self._has_begun, data = True, data[int.from_bytes(data[:4]) :]
+        if not self.has_begun:  # the first message has no type
+            self.has_begun, data = True, data[int.from_bytes(data[:4]) :]
         while len(data) >= 5 and (end := 1 + int.from_bytes(data[1:5])) <= len(data):
             kind, body = data[:1], data[5:end]
             if kind == b"Q":
@@ -198,6 +203,18 @@ class _Session:
             data = data[end:]
         self._rest = data
         return texts
+
+
+def _without_options(startup):
+    """Return a StartupMessage without what it has for ``options``."""
+    fields = startup[8:].rstrip(b"\0").split(b"\0")
+    kept = [
+        name + b"\0" + value + b"\0"
+        for name, value in zip(fields[::2], fields[1::2], strict=True)
+        if name != b"options"
+    ]
+    body = startup[4:8] + b"".join(kept) + b"\0"
+    return (len(body) + 4).to_bytes(4) + body
 
 
 def _shut(*ends):

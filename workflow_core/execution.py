@@ -166,8 +166,19 @@ class Execution:
         if self.observed:
             await self.extensions.emit(event)
 
+    def not_before(self, moment: datetime) -> None:
+        """Let nothing be recorded from now on as if it were before a moment that is in the history already.
+
+        Whoever had it before may have had another clock, and a clock may have been set back since.
+        """
+        if self.now() < moment:
+            now = self.engine.clock.now
+            self.now = lambda: max(now(), moment)
+
     def taken_over(self, lease: Lease, status: ExecutionStatus) -> None:
         """Note that this process has it now, and has recorded that."""
+        if lease.recovered is not None:
+            self.not_before(lease.recovered.at)
         self.lease, self.status = lease, status
         self._asked_status = status
         self._first_seq = self._seq

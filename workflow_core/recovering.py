@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from workflow_core.clock import to_epoch_ms
 from workflow_core.crash_loops import in_peace, interrupted_too_often, load_deaths
+from workflow_core.database.store import HistoryEnd
 from workflow_core.errors import LeaseLostError, StorageError, WorkflowCoreError
 from workflow_core.events import ExecutionRecovered, ExecutionStarted
 from workflow_core.stored import load_record, revive
@@ -258,7 +259,7 @@ class Recovery:
             if claim.kind == "begun":
                 execution.opens_with(ExecutionStarted(), 1, record.started_at)
             else:
-                execution.opens_with(ExecutionRecovered(), execution.last_seq, self._engine.clock.now())
+                execution.opens_with(ExecutionRecovered(), execution.last_seq, execution.now())
             return self._engine.launch(execution)
 
     async def _taken_over(self, record: ExecutionRecord, deaths: int | None) -> Active:
@@ -268,14 +269,15 @@ class Recovery:
         lease = await execution.store.execution_recovered(
             execution.lease, self._engine.owner, self._engine.lease_expiry(), seq, at
         )
-        if lease.recovered_seq not in {None, seq}:  # its last owner lives, and has written since this was read
+        place = lease.recovered or HistoryEnd(seq, at)
+        if place.seq != seq:  # its last owner lives, and has written since this was read
             record = await load_record(self._engine, record.execution_id)
-            execution, seq = await revive(self._engine, record), lease.recovered_seq
+            execution = await revive(self._engine, record)
         status: ExecutionStatus = record.status if record.status in {"sleeping", "panicked"} else "running"
         execution.taken_over(lease, status)
         if self._engine.settings.max_recoveries is not None and deaths >= self._engine.settings.max_recoveries:
             execution.hopeless = interrupted_too_often(execution, deaths)
-        execution.opens_with(ExecutionRecovered(), seq, at)
+        execution.opens_with(ExecutionRecovered(), place.seq, place.at)
         return self._engine.launch(execution)
 
     async def _deaths_of(self, record: ExecutionRecord) -> int:

@@ -30,7 +30,7 @@ async def restarted(execution: Execution, *, by_hand: bool = False) -> Execution
     lease = await execution.store.execution_restarted(
         execution.lease, execution.engine.owner, execution.engine.lease_expiry(), attempt, deadline_at, seq, at
     )
-    steps, seq_now = await execution.store.load_steps(execution.definition.name, execution.execution_id)
+    steps, end = await execution.store.load_steps(execution.definition.name, execution.execution_id)
     record = replace(
         execution.record,
         status="restarting",
@@ -51,9 +51,10 @@ async def restarted(execution: Execution, *, by_hand: bool = False) -> Execution
         execution.panic_config,
         execution.codec.decode(record.input_data, execution.definition.input_type, f"the input of {execution}"),
         steps,
-        seq_now,
+        end.seq,
     )
-    again.opens_with(ExecutionRestarted(attempt), seq_now, at)
-    again.run_began_at = at
+    again.not_before(end.at)
+    again.opens_with(ExecutionRestarted(attempt), end.seq, end.at)
+    again.run_began_at = end.at
     again.has_failed = execution.has_failed or execution.status == "failed"
     return again

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from workflow_core.arguments import validated_id
+from workflow_core.database.store import HistoryEnd
 from workflow_core.errors import ExecutionNotFoundError, WorkflowCoreError
 from workflow_core.events import ExecutionFailed, ExecutionRestarted
 from workflow_core.execution import Execution
@@ -73,11 +74,11 @@ async def revive(engine: WorkflowEngine, record: ExecutionRecord, *, is_new: boo
     definition = await _definition_of(engine, record)
     engine.configurations.prepare(record.workflow_name)
     steps: dict[str, StepRecord] = {}
-    seq = 1
+    end = HistoryEnd(1, record.started_at)
     if not is_new:
         await complete_log(engine, record)
         store = engine.store.workflow(record.workflow_name)
-        steps, seq = await store.load_steps(record.workflow_name, record.execution_id)
+        steps, end = await store.load_steps(record.workflow_name, record.execution_id)
     execution = Execution(
         engine,
         definition,
@@ -89,8 +90,9 @@ async def revive(engine: WorkflowEngine, record: ExecutionRecord, *, is_new: boo
             record.input_data, definition.input_type, f'the input of execution "{record.execution_id}"'
         ),
         steps,
-        seq,
+        end.seq,
     )
+    execution.not_before(end.at)
     if not is_new:
         execution.last_errors = await _last_errors(engine, record)
     if record.restart_attempt > 1 and engine.extensions.wraps_runs:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LATE_MS = 1_500
-"""A sleep that ends so long after its moment, and after the last recovery, began anew: no machine is that slow."""
-
 MAY_FAIL = {"StepInterruptedError", "CircuitOpenError"}
 """What an execution that a storm ended may have failed of: attempts that kills used up."""
 
@@ -220,7 +217,10 @@ class HistoryReader:
 
 
 def check_sleep(what: str, step: sqlite3.Row, events: list[sqlite3.Row], seen: set[float]) -> Iterator[str]:
-    """A sleep begins once, its end is its beginning and its length, and it is not cut short."""
+    """A sleep begins once, its end is its beginning and its length, nobody moves that end, and it is not cut short.
+
+    How late it ends is not judged: its worker may have been away, or its database, and machines are slow.
+    """
     mine: list[Any] = [event for event in events if event["step_id"] == step["step_id"]]
     if [event["type"] for event in mine] not in (["SleepStarted", "SleepCompleted"], ["SleepStarted"]):
         yield f"{what}: its history is {[event['type'] for event in mine]}"
@@ -233,11 +233,3 @@ def check_sleep(what: str, step: sqlite3.Row, events: list[sqlite3.Row], seen: s
         ended = (datetime.fromisoformat(step["completed_at"]) - EPOCH) / timedelta(milliseconds=1)
         if ended < step["wake_time"]:
             yield f"{what}: it ended {step['wake_time'] - ended} ms early"
-        position = next(event["seq"] for event in mine if event["type"] == "SleepCompleted")
-        recovered = [
-            event["at"] for event in events if event["type"] == "ExecutionRecovered" and event["seq"] < position
-        ]
-        last = max((datetime.fromisoformat(at) for at in recovered), default=EPOCH)
-        due = max(step["wake_time"], (last - EPOCH) / timedelta(milliseconds=1))
-        if ended > due + LATE_MS:
-            yield f"{what}: it ended {ended - due} ms late"

@@ -50,7 +50,7 @@ def test_eight_workers_that_are_killed_and_stopped_lose_nothing_and_repeat_nothi
         for _ in range(WORKERS):
             storm.fork()
         asyncio.run(scenario())
-        assert set(storm.end()) == {0}
+        assert (set(storm.end()), storm.complaints()) == ({0}, "")
     finally:
         storm.destroy()
     copy(postgres_server.url, postgres_schema, tmp_path / "state", KINDS)

@@ -95,6 +95,11 @@ class Storm:
         self.living.clear()
         return codes
 
+    def complaints(self) -> str:
+        """Return what workers that did not end as they were told to have to say."""
+        path = self.directory / "complaints.txt"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
     def destroy(self) -> None:
         """Leave no process behind."""
         for pid in list(self.living):

@@ -272,6 +272,7 @@ def test_what_the_last_owner_writes_while_it_is_taken_over_is_not_done_again(two
     assert result.output == "done"
     assert calls == [("a", True), ("b", True), ("b", False)]
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert [event.at for event in events] == sorted(event.at for event in events)
 
 
 def test_a_renewal_that_crosses_a_restart_of_its_own_stops_nothing(two_machines, clock):

@@ -315,32 +315,66 @@ def test_a_database_that_cannot_hold_every_text_is_refused(make_postgres_store, 
         connection.execute("DROP DATABASE latin")
 
 
-def test_the_habits_of_a_role_change_nothing(make_postgres_store, postgres_server):
+@pytest.fixture
+def make_habitual_role(postgres_server):
+    """Give a function that makes a role whose sessions begin with settings of its own; returns its name."""
     import psycopg
 
-    habits = {
-        "datestyle": "'German, DMY'",
-        "timezone": "'Asia/Kolkata'",
-        "default_transaction_isolation": "serializable",
-        "search_path": "nowhere",
-    }
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
-        connection.execute("CREATE ROLE habitual LOGIN SUPERUSER")
-        for name, value in habits.items():
-            connection.execute(f"ALTER ROLE habitual SET {name} = {value}")
 
-        async def scenario():
-            store = make_postgres_store(postgres_server.url.replace("postgres@", "habitual@"))
-            lease = await begin(store)
-            await store.execution_completed(lease, "1", False, 2, NOW)
-            record = await store.load_execution("e")
-            assert (record.started_at, record.completed_at) == (NOW, NOW)
-            assert await store.fetch("SHOW transaction_isolation") == [("read committed",)]
-            store.close()
+        def make(**habits):
+            connection.execute("CREATE ROLE habitual LOGIN SUPERUSER")
+            for name, value in habits.items():
+                connection.execute(f"ALTER ROLE habitual SET {name} = {value}")
+            return "habitual@"
 
-        asyncio.run(scenario())
+        yield make
         connection.execute("REASSIGN OWNED BY habitual TO postgres")
         connection.execute("DROP ROLE habitual")
+
+
+async def write_and_read(store, lock_timeout="5s"):
+    lease = await begin(store)
+    await store.execution_completed(lease, "1", False, 2, NOW)
+    record = await store.load_execution("e")
+    assert (record.started_at, record.completed_at) == (NOW, NOW)
+    assert await store.fetch("SHOW transaction_isolation") == [("read committed",)]
+    assert await store.fetch("SHOW lock_timeout") == [(lock_timeout,)]
+    store.close()
+
+
+ABROAD = {"timezone": "'Asia/Kolkata'", "search_path": "nowhere", "standard_conforming_strings": "off"}
+
+
+def test_the_habits_of_a_role_change_nothing(make_postgres_store, postgres_server, make_habitual_role):
+    role = make_habitual_role(**ABROAD, datestyle="'German, DMY'", default_transaction_isolation="serializable")
+    asyncio.run(write_and_read(make_postgres_store(postgres_server.url.replace("postgres@", role))))
+
+
+def test_a_pooler_that_drops_options_changes_nothing(make_postgres_store, proxy, make_habitual_role):
+    proxy.drops_options = True
+    store = make_postgres_store(proxy.url.replace("postgres@", make_habitual_role(**ABROAD)))
+    asyncio.run(write_and_read(store, lock_timeout="0"))
+
+
+@pytest.mark.parametrize(
+    ("name", "habit", "told"),
+    [
+        ("default_transaction_isolation", "'repeatable read'", "read committed"),
+        ("datestyle", "'German, DMY'", "ISO"),
+    ],
+)
+def test_a_session_that_a_pooler_begins_in_a_way_that_cannot_be_is_refused(
+    make_postgres_store, proxy, make_habitual_role, name, habit, told
+):
+    """Not changed: in the next transaction it would be somebody else's."""
+    proxy.drops_options = True
+    url = proxy.url.replace("postgres@", make_habitual_role(**{name: habit}))
+    with pytest.raises(StorageError, match=rf"ALTER ROLE habitual SET {name} = '{told}'") as caught:
+        asyncio.run(make_postgres_store(url).open())
+    assert not caught.value.is_transient
+    proxy.drops_options = False
+    asyncio.run(write_and_read(make_postgres_store(url)))
 
 
 # Connections ---------------------------------------------------------------------------------------------------------

@@ -189,7 +189,8 @@ class Dispatches(Protocol):
         """Claim an execution for a worker that has fetched its job; ``None`` if the job is not that of it any more.
 
         It is ``None`` as well if a limit does not let it run now; then it has, or gets, another job. And it is ``None``
-        if the worker is named, and the job was given to another one meanwhile, who took this one for dead.
+        if the worker is named, and the job was given to another one meanwhile, who took this one for dead. What the
+        owner has claimed already by that job, or taken over, is not ``abandoned``: nobody has left it.
         """
 
     async def execution_parked(self, lease: Lease, due_at: int, at: datetime) -> None:

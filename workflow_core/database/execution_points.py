@@ -8,7 +8,7 @@ import pydantic_core
 
 from workflow_core.database import parts
 from workflow_core.database.parts import stored_json, stored_text
-from workflow_core.database.store import Lease
+from workflow_core.database.store import HistoryEnd, Lease
 from workflow_core.database.writing import WritableDatabase
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class ExecutionPoints(WritableDatabase):
         """Take an execution over; return the new lease."""
         now = stored_text(at)
 
-        def write(connection: sqlite3.Connection) -> int:
+        def write(connection: sqlite3.Connection) -> HistoryEnd:
             self._ensure_owner(connection, owner, lease_expires_at)
             released = connection.execute(
                 "SELECT 1 FROM executions WHERE id = ? AND owner_id IS NULL", (lease.execution_id,)
@@ -107,9 +107,10 @@ class ExecutionPoints(WritableDatabase):
                 "status IN ('running', 'sleeping', 'restarting', 'panicked')",
             )
             # The first statement took the row, so no other process can have written the history since.
-            place = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
+            place = _behind(connection, lease, seq, at)
             data = stored_json(released=True) if released else None
-            parts.log_event(connection, lease.execution_id, place, "ExecutionRecovered", now, data=data)
+            moment = stored_text(place.at)
+            parts.log_event(connection, lease.execution_id, place.seq, "ExecutionRecovered", moment, data=data)
             return place
 
         place = await self._commit(write)
@@ -221,8 +222,9 @@ class ExecutionPoints(WritableDatabase):
                 (now, lease.execution_id),
             )
             data = stored_json(restart_attempt=restart_attempt)
-            place = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
-            parts.log_event(connection, lease.execution_id, place, "ExecutionRestarted", now, data=data)
+            place = _behind(connection, lease, seq, at)
+            moment = stored_text(place.at)
+            parts.log_event(connection, lease.execution_id, place.seq, "ExecutionRestarted", moment, data=data)
 
         await self._commit(write)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1)
@@ -252,8 +254,8 @@ class ExecutionPoints(WritableDatabase):
                 " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'failed')",
                 (now, now, lease.execution_id),
             )
-            place = max(seq, parts.last_seq(connection, lease.execution_id) + 1)
-            parts.log_event(connection, lease.execution_id, place, "ExecutionCancelled", now)
+            place = _behind(connection, lease, seq, at)
+            parts.log_event(connection, lease.execution_id, place.seq, "ExecutionCancelled", stored_text(place.at))
 
         await self._commit(write)
 
@@ -278,7 +280,7 @@ class ExecutionPoints(WritableDatabase):
             if not running:
                 return
             # A write that was refused may have taken a position in the history that nothing fills.
-            seq = parts.last_seq(connection, lease.execution_id) + 1
+            seq = parts.history_end(connection, lease.execution_id).seq + 1
             in_flight = "status = 'running' AND kind = 'step' AND error_message IS NULL"
             parts.keep_start_events(connection, lease.execution_id, in_flight)
             connection.execute(
@@ -298,3 +300,9 @@ class ExecutionPoints(WritableDatabase):
                 " WHERE id = ? AND fencing_token = ?",
                 [(now, lease.execution_id, lease.fencing_token) for lease in leases],
             )
+
+
+def _behind(connection: sqlite3.Connection, lease: Lease, seq: int, at: datetime) -> HistoryEnd:
+    """Return the place of an event by which an execution changes hands: behind all that is in its history."""
+    end = parts.history_end(connection, lease.execution_id)
+    return HistoryEnd(max(seq, end.seq + 1), max(at, end.at))

@@ -9,7 +9,7 @@ import pydantic_core
 
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.clock import EPOCH
-from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, Lease, StepRecord
+from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord, HistoryEnd, Lease, StepRecord
 
 if TYPE_CHECKING:
     import sqlite3
@@ -24,10 +24,10 @@ __all__ = [
     "abandon_steps",
     "change_circuit",
     "execution_record",
+    "history_end",
     "insert_error",
     "interrupt_step",
     "keep_start_events",
-    "last_seq",
     "log_event",
     "select_circuit",
     "select_execution",
@@ -175,15 +175,17 @@ def log_event(
     )
 
 
-def last_seq(connection: sqlite3.Connection, execution_id: str) -> int:
-    """Return the highest position in the history of an execution."""
-    row = connection.execute(
-        "SELECT max(coalesce((SELECT max(seq) FROM event_log WHERE execution_id = ?1), 1),"
-        " coalesce((SELECT max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))) FROM steps"
-        " WHERE execution_id = ?1), 0))",
+def history_end(connection: sqlite3.Connection, execution_id: str) -> HistoryEnd:
+    """Return where the history of an execution ends so far."""
+    rows = connection.execute(
+        "SELECT 1, started_at FROM executions WHERE id = ?1"
+        " UNION ALL SELECT max(seq), max(at) FROM event_log WHERE execution_id = ?1"
+        " UNION ALL SELECT max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))),"
+        " max(max(coalesce(started_at, ''), coalesce(completed_at, ''))) FROM steps WHERE execution_id = ?1",
         (execution_id,),
-    ).fetchone()
-    return int(row[0])
+    ).fetchall()
+    at = max((at for _, at in rows if at), default=None)
+    return HistoryEnd(max(seq or 1 for seq, _ in rows), EPOCH if at is None else datetime.fromisoformat(at))
 
 
 def select_execution_row(connection: sqlite3.Connection, execution_id: str) -> tuple[Any, ...] | None:

@@ -12,9 +12,9 @@ from workflow_core.crash_loops import Recoveries
 from workflow_core.database import listing
 from workflow_core.database.changes import ChangeMarker
 from workflow_core.database.connection import Database
-from workflow_core.database.parts import EXECUTION_COLUMNS, execution_record, last_seq, step_record
+from workflow_core.database.parts import EXECUTION_COLUMNS, execution_record, history_end, step_record
 from workflow_core.database.rows import events
-from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord, WorkflowRecord
+from workflow_core.database.store import ErrorRecord, ExecutionRecord, HistoryEnd, StepRecord, WorkflowRecord
 from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class ReadableDatabase(Database):
         )
         return [WorkflowRecord.of_row(row) for row in rows]
 
-    async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
-        """Read the steps of an execution, and the highest position in its history."""
+    async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], HistoryEnd]:
+        """Read the steps of an execution, and the end of its history."""
         del workflow_name
         rows = self.select(
             "SELECT step_id, kind, status, attempt, started_at, completed_at, result_data, error_message, handled_by,"
@@ -72,7 +72,7 @@ class ReadableDatabase(Database):
         )
         steps = {row[0]: step_record(row) for row in rows}
         with self.reading() as connection:
-            return steps, last_seq(connection, execution_id)
+            return steps, history_end(connection, execution_id)
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workflow_core.errors import LeaseLostError
 
@@ -20,6 +20,7 @@ __all__ = [
     "CircuitChange",
     "ErrorRecord",
     "ExecutionRecord",
+    "HistoryEnd",
     "Lease",
     "NewExecution",
     "StepRecord",
@@ -33,6 +34,18 @@ ABANDONED = "the execution ended without it"
 """The error of a step that was still unfinished when its execution ended."""
 
 
+class HistoryEnd(NamedTuple):
+    """Where the history of an execution ends so far.
+
+    Attributes:
+        seq: The highest position in it.
+        at: The latest moment in it. What is written next is not before that, whatever the clock of its writer says.
+    """
+
+    seq: int
+    at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to write one execution: good for as long as the stored fencing token is the same.
@@ -40,13 +53,13 @@ class Lease:
     Fencing tokens after M. Kleppmann, "Designing Data-Intensive Applications" (2017), chapter 8.
 
     Attributes:
-        recovered_seq: The position in the history of the recovery that it came with; ``None`` if it came otherwise.
+        recovered: The place in the history of the recovery that it came with; ``None`` if it came otherwise.
     """
 
     workflow_name: str
     execution_id: str
     fencing_token: int
-    recovered_seq: int | None = field(default=None, compare=False)
+    recovered: HistoryEnd | None = field(default=None, compare=False)
 
     def lost(self) -> LeaseLostError:
         """Return the error of a lease that is not good any more."""

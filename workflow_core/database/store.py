@@ -15,6 +15,7 @@ from workflow_core.database.records import (
     CircuitChange,
     ErrorRecord,
     ExecutionRecord,
+    HistoryEnd,
     Lease,
     NewExecution,
     StepRecord,
@@ -38,6 +39,7 @@ __all__ = [
     "ABANDONED",
     "DURABLE_POINTS",
     "UNFINISHED_STEPS",
+    "HistoryEnd",
     "Lease",
     "NewExecution",
     "ExecutionRecord",
@@ -80,7 +82,9 @@ class WorkflowStore(Protocol):
     Every writing method is one transaction, returns after its commit, and raises `LeaseLostError` if the lease is not
     good any more or the execution is not in a status that the method is for, and `StorageError` if the database cannot
     be written; in both cases nothing was written.
-    ``status`` is the execution's new status where the point changes it, else ``None``. ``at`` is the engine's time.
+    ``status`` is the execution's new status where the point changes it, else ``None``. ``at`` is the engine's time. An
+    execution changes hands no earlier than what is in its history already, whatever ``at`` says: it was asked before
+    the row was locked, and clocks of machines differ.
     """
 
     async def execution_recovered(
@@ -235,8 +239,8 @@ class WorkflowStore(Protocol):
     ) -> set[tuple[str, int]]:
         """Prolong an owner's lease; return the ids and fencing tokens of those ``leases`` that it still has."""
 
-    async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
-        """Read the steps of an execution, and the highest position in its history."""
+    async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], HistoryEnd]:
+        """Read the steps of an execution, and the end of its history."""
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None

@@ -71,7 +71,7 @@ async def read_view(engine: WorkflowEngine, execution_id: str) -> ExecutionView:
     record = await load_record(engine, execution_id)
     name = record.workflow_name
     workflow = engine.store.workflow(name)
-    steps, last_seq = await workflow.load_steps(name, execution_id)
+    steps, end = await workflow.load_steps(name, execution_id)
     errors = await workflow.load_errors(name, execution_id)
     circuits = await engine.store.load_circuits(name)
     found = None if record.owner_id is None else await workflow.load_owner(record.owner_id)
@@ -87,7 +87,7 @@ async def read_view(engine: WorkflowEngine, execution_id: str) -> ExecutionView:
         circuits={step_id: state for (owner, step_id), state in circuits.items() if owner == name and step_id in steps},
         owner=found[0] if found else None,
         owner_state=_state_of(*found, to_epoch_ms(now)) if found else None,
-        last_seq=last_seq,
+        last_seq=end.seq,
         dispatch=dispatch,
     )
 

@@ -46,6 +46,9 @@ ADAPTERS.register_dumper(str, StrDumper)
 _PREPARE_THRESHOLD: Final = 5
 """After how many uses on a connection a statement is prepared there."""
 
+_NEEDED: Final = {"default_transaction_isolation": "read committed", "datestyle": "ISO"}
+"""How a session must be: who waits for a lock sees what its last holder wrote, and moments are read as they are."""
+
 _left_to_parent: list[object] = []
 
 
@@ -155,30 +158,51 @@ class Connections:
 
     async def _connect(self) -> Connection:
         where = str(self._address)
+        connection: Connection | None = None
         try:
-            connection: Connection = await psycopg.AsyncConnection.connect(
+            connection = await psycopg.AsyncConnection.connect(
                 self._address.conninfo,
                 autocommit=True,
                 prepare_threshold=self._prepare_threshold,
                 context=ADAPTERS,
             )
+            rows = await (await connection.execute("SELECT current_setting('transaction_isolation')")).fetchall()
         except psycopg.Error as error:
+            if connection is not None:
+                connection.pgconn.finish()
             failure = storage_error(error, where, connecting=True)
+        except BaseException:
+            if connection is not None:
+                connection.pgconn.finish()
+            raise
         else:
-            return self._checked(connection)
+            why_not = self._unsuitable(connection, rows[0][0])
+            if why_not is None:
+                return connection
+            connection.pgconn.finish()
+            failure = StorageError(f"{where}: {why_not}", where)
         raise failure  # without its cause, which keeps what libpq was given, the password too
 
-    def _checked(self, connection: Connection) -> Connection:
+    def _unsuitable(self, connection: Connection, isolation: str) -> str | None:
+        """Return why a session cannot be used, and what to do about it; ``None`` if it can.
+
+        What we ask for in ``options`` a pooler may not pass on. It is not set here: a pooler that lends a session for
+        each transaction would lend it to others with our settings, and another one, without them, to us.
+        """
         encoding = connection.info.parameter_status("server_encoding")
         if encoding != "UTF8":
-            connection.pgconn.finish()
-            where = str(self._address)
-            raise StorageError(
-                f"{where}: the database has the encoding {encoding}, which cannot hold every text; make one with "
-                "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0",
-                where,
+            return (
+                f"the database has the encoding {encoding}, which cannot hold every text; make one with "
+                "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
             )
-        return connection
+        found = {"default_transaction_isolation": isolation, "datestyle": connection.info.parameter_status("DateStyle")}
+        for name, needed in _NEEDED.items():
+            if not (found[name] or "").startswith(needed):
+                return (
+                    f"sessions have {name} = '{found[name]}' there and need '{needed}', which a pooler has not passed "
+                    f"on, or the URL changes: ALTER ROLE {self._address.role} SET {name} = '{needed}'"
+                )
+        return None
 
 
 def _end_all(loops: dict[asyncio.AbstractEventLoop, _OfLoop], pid: int) -> None:

@@ -41,7 +41,10 @@ _CLAIMED: Final = (
     # A worker that was stopped may come with a job that was given to another one meanwhile.
     "WITH mine AS MATERIALIZED (SELECT %(id)s::text AS id WHERE %(worker)s::bigint IS NULL OR EXISTS ("
     "SELECT 1 FROM {s}.procrastinate_jobs WHERE id = %(job)s AND worker_id = %(worker)s::bigint AND status = 'doing'))"
-    " SELECT c.kind, (c.execution).owner_id = %(owner)s AND (c.execution).updated_at = %(at)s, (c.execution).revision,"
+    # One that this engine has claimed already, by a try whose answer was lost, nobody has left.
+    " SELECT CASE WHEN c.kind <> 'abandoned' OR (c.execution).owner_id IS DISTINCT FROM %(owner)s THEN c.kind"
+    " WHEN (c.execution).revision > 1 OR EXISTS (SELECT FROM {s}.steps WHERE execution_id = mine.id)"
+    " OR EXISTS (SELECT FROM {s}.event_log WHERE execution_id = mine.id) THEN 'woken' ELSE 'begun' END,"
     f" {EXECUTION_COLUMNS.replace('e.', '(c.execution).')}"
     " FROM mine CROSS JOIN LATERAL {s}.claim(mine.id, %(job)s, %(owner)s, %(at)s) c"
 )
@@ -151,11 +154,8 @@ class DispatchStore(DefinitionStore):
 
         async def by_itself() -> None:
             nonlocal claimed
-            for kind, is_ours, revision, *columns in await self.fetch(_CLAIMED, values):
-                if kind == "abandoned" and is_ours:  # the answer was lost, and this is the second try
-                    claimed = ("begun" if revision == 1 else "woken", *columns)
-                else:
-                    claimed = (kind, *columns)
+            for row in await self.fetch(_CLAIMED, values):
+                claimed = row
 
         claimed = await self._groups.write(_CLAIMED_TOGETHER, tuple(values.values()), by_itself) or claimed
         return None if claimed is None else Claim(execution_record(claimed[1:]), claimed[0])

@@ -14,9 +14,9 @@ import pydantic_core
 from workflow_core.database.parts import stored_json
 from workflow_core.database.postgres.groups import Kind
 from workflow_core.database.postgres.owners import OwnerPoints, owner_values
-from workflow_core.database.postgres.points import LAST_SEQ, plain
+from workflow_core.database.postgres.points import LAST_AT, LAST_SEQ, plain, utc
 from workflow_core.database.postgres.reading import EXECUTION_COLUMNS, execution_record
-from workflow_core.database.store import ABANDONED, Lease
+from workflow_core.database.store import ABANDONED, HistoryEnd, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -117,6 +117,10 @@ _IS_TOLD: Final = (
     " WHERE e.id = %(id)s AND e.fencing_token = %(token)s AND l.seq = %(seq)s AND l.type = %(type)s AND l.at = %(at)s"
 )
 
+_BEHIND: Final = f"greatest(%(seq)s, {LAST_SEQ} + 1)"
+_NOT_BEFORE: Final = f"greatest(%(at)s, {LAST_AT})"
+"""Where in the history, and when, an execution changes hands: ``at`` was asked before its row was locked."""
+
 _RECOVERED: Final = (
     "written AS (UPDATE {s}.executions e SET owner_id = %(owner)s,"
     " status = CASE WHEN e.status IN ('sleeping', 'panicked') THEN e.status ELSE 'running' END,"
@@ -127,12 +131,12 @@ _RECOVERED: Final = (
 )
 _RECOVERY_TOLD: Final = (
     "INSERT INTO {s}.event_log (execution_id, seq, type, at, data)"
-    f" VALUES (%(id)s, greatest(%(seq)s, {LAST_SEQ} + 1), 'ExecutionRecovered', %(at)s, %(data)s::text) RETURNING seq"
+    f" VALUES (%(id)s, {_BEHIND}, 'ExecutionRecovered', {_NOT_BEFORE}, %(data)s::text) RETURNING seq, at"
 )
 _IS_RECOVERED: Final = (
-    "SELECT l.seq FROM {s}.executions e JOIN {s}.event_log l ON l.execution_id = e.id WHERE e.id = %(id)s"
+    "SELECT l.seq, l.at FROM {s}.executions e JOIN {s}.event_log l ON l.execution_id = e.id WHERE e.id = %(id)s"
     " AND e.fencing_token = %(token)s + 1 AND e.owner_id = %(owner)s AND e.updated_at = %(at)s"
-    " AND l.type = 'ExecutionRecovered' AND l.at = %(at)s"
+    " AND l.type = 'ExecutionRecovered' AND l.at >= %(at)s ORDER BY l.seq DESC LIMIT 1"
 )
 _IS_TAKEN: Final = (
     "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s + 1 AND owner_id = %(owner)s"
@@ -166,7 +170,7 @@ _STEPS_RESTARTED: Final = (
     " result_data = NULL, completed_seq = NULL, completed_at = NULL, revision = revision + 1, updated_at = %(at)s"
     f" WHERE execution_id = %(id)s AND {_BEGINS_AGAIN})"
     " INSERT INTO {s}.event_log (execution_id, seq, type, at, data)"
-    f" VALUES (%(id)s, greatest(%(seq)s, {LAST_SEQ} + 1), 'ExecutionRestarted', %(at)s, %(data)s)"
+    f" VALUES (%(id)s, {_BEHIND}, 'ExecutionRestarted', {_NOT_BEFORE}, %(data)s)"
 )
 
 _CANCELLED: Final = (
@@ -184,7 +188,7 @@ _STEPS_CANCELLED: Final = (
     " completed_at = %(at)s, next_attempt_at = NULL, revision = revision + 1, updated_at = %(at)s"
     " WHERE execution_id = %(id)s AND status NOT IN ('completed', 'skipped', 'failed'))"
     " INSERT INTO {s}.event_log (execution_id, seq, type, at)"
-    f" VALUES (%(id)s, greatest(%(seq)s, {LAST_SEQ} + 1), 'ExecutionCancelled', %(at)s)"
+    f" VALUES (%(id)s, {_BEHIND}, 'ExecutionCancelled', {_NOT_BEFORE})"
 )
 _IS_CANCELLED: Final = (
     "SELECT 1 FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s + 1 AND status = 'cancelled'"
@@ -264,9 +268,10 @@ class ExecutionPoints(OwnerPoints):
         values = {**owner_values(owner, lease_expires_at), "seq": seq, "at": at}
         part = self._owner_part(owner, lease_expires_at)
         first = f"WITH {part}{_RECOVERED}"
-        told = await self._change_hands(lease, first, _RECOVERY_TOLD, values, _IS_RECOVERED, _released)
+        told_seq, told_at = await self._change_hands(lease, first, _RECOVERY_TOLD, values, _IS_RECOVERED, _released)
         self._note_owner(part, owner, lease_expires_at)
-        return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1, told[0])
+        place = HistoryEnd(told_seq, utc(told_at))
+        return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1, place)
 
     async def execution_completed(
         self, lease: Lease, output_data: str | None, abandoned_steps: bool, seq: int, at: datetime

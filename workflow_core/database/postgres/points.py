@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from workflow_core.database.store import Lease
 
-__all__ = ["FENCE", "LAST_SEQ", "Points", "fence", "plain", "utc"]
+__all__ = ["FENCE", "LAST_AT", "LAST_SEQ", "Points", "fence", "plain", "utc"]
 
 FENCE: Final = "fence AS (SELECT id FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s FOR SHARE)"
 """The execution's row, held until the end of the transaction, if the lease is good."""
@@ -46,6 +46,13 @@ LAST_SEQ: Final = (
     " (SELECT max(greatest(started_seq, completed_seq)) FROM {s}.steps WHERE execution_id = %(id)s))"
 )
 """The highest position in the history of an execution; ``greatest`` passes over what is null."""
+
+LAST_AT: Final = (
+    "greatest((SELECT started_at FROM {s}.executions WHERE id = %(id)s),"
+    " (SELECT max(at) FROM {s}.event_log WHERE execution_id = %(id)s),"
+    " (SELECT max(greatest(started_at, completed_at)) FROM {s}.steps WHERE execution_id = %(id)s))"
+)
+"""The latest moment in the history of an execution."""
 
 
 def fence(rest: str, status: object = None) -> str:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from workflow_core.circuit_breaker import CircuitState
+from workflow_core.clock import EPOCH
 from workflow_core.crash_loops import Recoveries
 from workflow_core.database import parts
 from workflow_core.database.postgres.listing import ListingStore
-from workflow_core.database.postgres.points import LAST_SEQ, utc
+from workflow_core.database.postgres.points import LAST_AT, LAST_SEQ, utc
 from workflow_core.database.rows import events
-from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord, WorkflowRecord
+from workflow_core.database.store import ErrorRecord, ExecutionRecord, HistoryEnd, StepRecord, WorkflowRecord
 from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
@@ -80,20 +81,19 @@ class ReadableStore(ListingStore):
             for name, status, created_at, last, count in await self.fetch(_WORKFLOWS)
         ]
 
-    async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], int]:
-        """Read the steps of an execution, and the highest position in its history."""
+    async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], HistoryEnd]:
+        """Read the steps of an execution, and the end of its history."""
         del workflow_name
         values = {"id": execution_id}
 
-        async def both(connection: Connection) -> tuple[list[tuple[Any, ...]], int]:
+        async def both(connection: Connection) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
             async with connection.pipeline():
                 steps = await connection.execute(self.sql(_STEPS), values)
-                last = await connection.execute(self.sql(f"SELECT {LAST_SEQ}"), values)
-            row = await last.fetchone()
-            return await steps.fetchall(), 1 if row is None else row[0]
+                last = await connection.execute(self.sql(f"SELECT {LAST_SEQ}, {LAST_AT}"), values)
+            return await steps.fetchall(), await last.fetchall()
 
-        rows, seq = await self.together(both)
-        return {row[0]: _step_record(row) for row in rows}, seq
+        rows, ((seq, at),) = await self.together(both)
+        return {row[0]: _step_record(row) for row in rows}, HistoryEnd(seq, EPOCH if at is None else utc(at))
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None
