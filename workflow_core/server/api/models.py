@@ -225,13 +225,13 @@ class Readiness(BaseModel):
     """Whether the server can work.
 
     Attributes:
-        status: ``ok``; ``degraded`` if some databases cannot be read; ``failing`` if nothing can.
+        status: ``ok``, or ``degraded`` if some databases cannot be read.
         databases: What is wrong, by workflow; ``null`` for a database that can be read.
         running: How many executions run in this process.
     """
 
     model_config = _example({"status": "ok", "databases": {"order": None}, "running": 3})
 
-    status: Literal["ok", "degraded", "failing"]
+    status: Literal["ok", "degraded"]
     databases: dict[str, str | None]
     running: int
