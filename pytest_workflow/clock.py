@@ -64,7 +64,7 @@ class _Advance(Awaitable[None]):
 
     def __await__(self) -> Generator[None, None, None]:
         return
-        yield
+        yield  # never reached: it makes this a generator, which is over at once
 
 
 class VirtualClock:

@@ -46,9 +46,8 @@ def _configuration(config: pytest.Config) -> list[str]:
 
 def _overridden(option: argparse.Namespace) -> list[str]:
     given = getattr(option, "override_ini", None) or ()
-    return [
-        each for each in dict.fromkeys(given) if not each.startswith("strict_")
-    ]  # pytest notes its own strictness there
+    # pytest itself notes there how strict it is
+    return [each for each in dict.fromkeys(given) if not each.startswith("strict_")]
 
 
 def _kept(config: pytest.Config, *, plans: bool) -> list[str]:

@@ -9,6 +9,7 @@ from pytest_workflow.coverage_report import (
     HEADINGS,
     LEGEND,
     columns,
+    has_handlers,
     never_entered,
     never_failed,
     plain,
@@ -100,7 +101,7 @@ def _workflow(name: str, workflow: WorkflowCoverage) -> Iterator[str]:
         yield "<p>It has no step.</p>"
         return
     shown = columns(workflow)
-    with_handlers = any(step.handlers for step in workflow.steps.values())
+    with_handlers = has_handlers(workflow)
     heads = ["step", *(HEADINGS[outcome] for outcome in shown), *(["entered"] if with_handlers else [])]
     row = "".join(f'<th scope="col">{head}</th>' for head in heads)
     yield f'<div class="scroll"><table>\n<caption>Steps and handlers of {_text(name)}</caption>'

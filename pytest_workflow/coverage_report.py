@@ -11,7 +11,16 @@ from pytest_workflow.coverage import OUTCOMES, Outcome, RunCoverage, Share, Step
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["HEADINGS", "LEGEND", "entered", "never_entered", "never_failed", "plain", "shown_step", "terminal_report"]
+__all__ = [
+    "HEADINGS",
+    "LEGEND",
+    "has_handlers",
+    "never_entered",
+    "never_failed",
+    "plain",
+    "shown_step",
+    "terminal_report",
+]
 
 HEADINGS: Final[dict[Outcome, str]] = {
     "failed": "failed",
@@ -43,7 +52,7 @@ def columns(workflow: WorkflowCoverage) -> list[Outcome]:
     return [outcome for outcome in OUTCOMES if any(outcome in step.outcomes for step in workflow.steps.values())]
 
 
-def entered(workflow: WorkflowCoverage) -> bool:
+def has_handlers(workflow: WorkflowCoverage) -> bool:
     """Tell whether the workflow has handlers."""
     return any(step.handlers for step in workflow.steps.values())
 
@@ -97,7 +106,7 @@ def _table(workflow: WorkflowCoverage, never: Callable[[str], str]) -> str:
     def cell(tests: Tests | None) -> str:
         return "-" if tests is None else str(len(tests)) if tests else never("never")
 
-    with_handlers = entered(workflow)
+    with_handlers = has_handlers(workflow)
     rows: list[list[str] | str] = []
     for step_id, step in workflow.steps.items():
         rows.append([shown_step(step_id, step), *(cell(step.outcomes.get(outcome)) for outcome in shown)])

@@ -7,13 +7,14 @@ import shutil
 from collections import Counter
 from datetime import datetime
 from itertools import zip_longest
+from operator import itemgetter
 from typing import TYPE_CHECKING, TypeAlias
 
-import pydantic_core
 from tabulate import tabulate
 
 from pytest_workflow.history import table
-from workflow_core.events import ExecutionRecovered, event_from_row
+from workflow_core.database.rows import events
+from workflow_core.events import ExecutionRecovered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -185,16 +186,5 @@ def _width(lines: _Table) -> int:
 
 def _events(observation: Observation, execution_id: str) -> list[Event]:
     name = observation.executions.get(execution_id, {}).get("workflow_name", "")
-    return [
-        event_from_row(
-            row["type"],
-            seq=row["seq"],
-            at=datetime.fromisoformat(row["at"]),
-            execution_id=execution_id,
-            workflow_name=name,
-            step_id=row["step_id"],
-            attempt=row["attempt"],
-            data=pydantic_core.from_json(row["data"]) if row["data"] else {},
-        )
-        for row in observation.events.get(execution_id, ())
-    ]
+    rows = map(itemgetter("seq", "type", "step_id", "attempt", "at", "data"), observation.events.get(execution_id, ()))
+    return events(rows, name, execution_id, datetime.fromisoformat)

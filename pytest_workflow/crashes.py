@@ -68,6 +68,7 @@ class CrashReport:
         points: Durable points that the scenario passes without a crash.
         depth: Most crashes in one run.
         runs: Runs with a crash.
+        singles: How many of them have one crash alone.
         exhausted: Whether every place, up to ``depth`` crashes in a row, was tried.
         at: The places that alone were tried; empty if all were.
         elapsed_seconds: Real time that all runs took.

@@ -6,6 +6,8 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from pytest_workflow.printing import harmless
+
 if TYPE_CHECKING:
     from pytest_workflow.observed import Ask
 
@@ -164,7 +166,7 @@ class ReplayReport:
             title = (
                 "the workflow is not deterministic: its code between the steps does something else when it runs again"
             )
-        return _printable("\n\n".join([title, *(_grouped(differing) or map(str, self.executions))]))
+        return harmless("\n\n".join([title, *(_grouped(differing) or map(str, self.executions))]))
 
     def __repr__(self) -> str:
         return f"<{len(self.divergences)} of {len(self.executions)} replayed executions differ: print() tells how>"
@@ -195,8 +197,3 @@ def _and_others(others: list[ExecutionReplay]) -> str:
     names = ", ".join(f'"{execution.execution_id}"' for execution in others[:_MOST_NAMES])
     more = ", ..." if len(others) > _MOST_NAMES else ""
     return f"\n  the same in {len(others)} more: {names}{more}"
-
-
-def _printable(text: str) -> str:
-    """Return a text whose names, which may be those of a foreign file, do not steer the terminal."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)

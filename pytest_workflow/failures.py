@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_workflow.frames import is_users
+
 if TYPE_CHECKING:
     from types import CodeType
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["AssertionFailures", "users_traceback"]
 
 _VERDICTS = (AssertionError, pytest.fail.Exception)
-_NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
 
 
 class AssertionFailures:
@@ -84,6 +85,6 @@ def users_traceback(traceback: TracebackType | None) -> TracebackType | None:
         frames.append(traceback)
         traceback = traceback.tb_next
     for entry in reversed(frames):
-        if entry.tb_frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS:
+        if is_users(entry.tb_frame):
             users = TracebackType(users, entry.tb_frame, entry.tb_lasti, entry.tb_lineno)
     return users

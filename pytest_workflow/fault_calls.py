@@ -57,7 +57,13 @@ class FaultCall:
         return f"{self.name}({', '.join(shown)})"
 
     def rule(self, fault: Fault) -> FaultRule:
-        """Return the rule that the call asks for."""
+        """Return the rule that the call asks for.
+
+        Raises:
+            TypeError: It names no step.
+            ValueError: The attempts are no list of numbers from 1 on.
+            pydantic.ValidationError: Something else is not acceptable; see `explained`.
+        """
         if (self.step_id is not None or self.point is None) and (not isinstance(self.step_id, str) or not self.step_id):
             raise TypeError(f"a fault needs the id of a step, or a glob; not {self.step_id!r}")
         attempts = self.attempts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar, overload
 
 from tabulate import tabulate
 
-from pytest_workflow.matching import matching
+from pytest_workflow.matching import is_expected, matching
 from workflow_core.events import (
     UNSET,
     CircuitOpened,
@@ -281,15 +281,11 @@ def _is_marked(event: Event, mark: type[Event] | _StepMark) -> bool:
 # Comparing -----------------------------------------------------------------------------------------------------------
 
 
-def _fits(event: object, expected: object) -> bool:
-    return isinstance(event, expected) if isinstance(expected, type) else event == expected
-
-
 def first_difference(history: History, expected: Sequence[object]) -> int | None:
     """Return the position in ``expected`` of the first difference, or ``None`` if there is none."""
     counted = history.compared_with(expected)
     for position, (item, (_, event)) in enumerate(zip(expected, counted, strict=False)):
-        if not _fits(event, item):
+        if not is_expected(event, item):
             return position
     return None if len(counted) == len(expected) else min(len(counted), len(expected))
 

@@ -28,6 +28,7 @@ HistorySource: TypeAlias = "str | os.PathLike[str] | WorkflowHarness | Execution
 
 _ConnectionT = TypeVar("_ConnectionT", bound="SQLConnection | sqlite3.Connection")
 _SQLITE = b"SQLite format 3\x00"
+_NEEDED = frozenset({"executions", "steps", "step_errors", "step_events", "event_log"})
 
 
 class opened:  # noqa: N801 - used as a function; a generator would put frames of contextlib's into tracebacks
@@ -161,6 +162,3 @@ def _copy_of_file(path: Path) -> sqlite3.Connection:
             return copied(database)
     except sqlite3.Error as error:
         raise ValueError(f"the database {path} cannot be read: {error}; if it is damaged, replay a backup") from None
-
-
-_NEEDED = frozenset({"executions", "steps", "step_errors", "step_events", "event_log"})

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from pytest_workflow.history_invariants import (
-    AT_REST,
     attempts_go_up_by_one,
     errors_are_kept,
     every_result_is_recorded,
@@ -21,6 +20,7 @@ from pytest_workflow.history_invariants import (
     waits_are_kept,
 )
 from pytest_workflow.matching import matches
+from workflow_core.models import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
     from pytest_workflow.database import Row
@@ -198,7 +198,7 @@ def _same_executions(compared: Comparison) -> Iterator[str]:
                 continue
             if found.get(column) != wanted.get(column):
                 yield _difference(f'execution "{execution_id}"', column, found, wanted)
-        if wanted["status"] in AT_REST:
+        if wanted["status"] in TERMINAL_STATUSES:
             yield from _set_or_not(f'execution "{execution_id}"', "executions", found, wanted)
 
 
@@ -238,7 +238,7 @@ def _set_or_not(what: str, table: str, found: Row, wanted: Row) -> Iterator[str]
 def _nothing_is_stuck(compared: Comparison) -> Iterator[str]:
     for execution_id, row in compared.run.executions.items():
         wanted = compared.baseline.executions.get(execution_id)
-        if wanted is not None and wanted["status"] in AT_REST and row["status"] not in AT_REST:
+        if wanted is not None and wanted["status"] in TERMINAL_STATUSES and row["status"] not in TERMINAL_STATUSES:
             yield f'execution "{execution_id}" is still {row["status"]}'
 
 
@@ -294,7 +294,7 @@ def _circuits_are_kept(compared: Comparison) -> Iterator[str]:
 def _is_left_probing(compared: Comparison, circuit: Row) -> bool:
     """Tell whether a circuit waits for the probe of an execution that will not make it."""
     prober = compared.run.executions.get(str(circuit.get("probe_execution_id")))
-    return prober is not None and prober["status"] in AT_REST
+    return prober is not None and prober["status"] in TERMINAL_STATUSES
 
 
 def _the_database_is_sound(compared: Comparison) -> Iterator[str]:

@@ -44,7 +44,7 @@ class Attachment:
         own: Whether the loop is the clock's own, whose time begins with the clock's.
 
     Raises:
-        TypeError: The loop is not one of asyncio's own, such as uvloop's.
+        InvalidStateError: The loop is not one of asyncio's own, such as uvloop's.
         RuntimeError: The loop runs on another virtual clock.
     """
 
@@ -284,7 +284,7 @@ class Attachment:
 
     def _users_tasks(self) -> Iterator[str]:
         """Describe where the tasks wait that the test or its steps made, and the task that an asynchronous test is."""
-        from pytest_workflow.observed import users_frame  # noqa: PLC0415 - only where a test is stuck
+        from pytest_workflow.frames import users_frame  # noqa: PLC0415 - only where a test is stuck
 
         tasks = sorted(asyncio.all_tasks(self._loop), key=asyncio.Task.get_name)
         for task in tasks[:_MOST_TASKS]:

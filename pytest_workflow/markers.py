@@ -14,7 +14,6 @@ from workflow_core.errors import ValidationError
 from workflow_core.settings import Settings
 
 if TYPE_CHECKING:
-    from pytest_workflow.clock import VirtualClock as Clock
     from pytest_workflow.faults import WorkflowFaults
 
 __all__ = ["arm", "check_overrides", "make_clock", "plans_of_the_command_line"]
@@ -85,14 +84,12 @@ def check_overrides(settings: object, plugins: object) -> None:
         _refuse(f"the fixture workflow_plugins must return a list of plugins; not {plugins!r}")
 
 
-def make_clock(item: pytest.Item, configured_start: str) -> Clock:
-    """Return the clock that a test asks for.
+def make_clock(item: pytest.Item, configured_start: str) -> VirtualClock:
+    """Return the clock that a test asks for; a marker, or an ini value, that names no wall time fails the test.
 
     Args:
         item: The test.
         configured_start: The ini value ``workflow_start``; empty for the default.
-
-    A marker, or an ini value, that does not name a wall time fails the test.
     """
     options: dict[str, object] = {}
     for marker in reversed(list(item.iter_markers("workflow_clock"))):  # the closest one has the last word

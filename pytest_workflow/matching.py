@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from workflow_core.events import Event
-
 __all__ = ["is_expected", "literal", "matches", "matching"]
 
 
@@ -34,6 +32,6 @@ def literal(name: str) -> str:
     return "".join(f"[{character}]" if character in "*?[" else character for character in name)
 
 
-def is_expected(event: Event, expected: Event | type[Event]) -> bool:
+def is_expected(event: object, expected: object) -> bool:
     """Tell whether an event is of the expected class, or equal in the fields that the expectation names."""
     return isinstance(event, expected) if isinstance(expected, type) else event == expected

@@ -94,7 +94,7 @@ class MemoryDrops:
         """Give back the place in the history that the new engine's taking over has used."""
         if execution.execution_id in self._gaps:
             self._gaps.discard(execution.execution_id)
-            execution.release_seq(execution._seq)
+            execution.release_seq(execution.last_seq)
 
     def _die_if_due(self, execution: Execution) -> None:
         execution_id, engine = execution.execution_id, self._environment.engine

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
-from pytest_workflow.observed import Site, users_frame
+from pytest_workflow.frames import users_frame
+from pytest_workflow.observed import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,6 +19,7 @@ from datetime import timedelta
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pytest_workflow.frames import users_frame
 from workflow_core.context import WorkflowContext
 from workflow_core.definition import SHARED_DEFINITIONS, Definition, Definitions
 from workflow_core.errors import ValidationError
@@ -27,7 +28,7 @@ from workflow_core.step import StepBuilder, validate_step_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-    from types import CellType, FrameType
+    from types import CellType
 
     from workflow_core.engine import WorkflowEngine
     from workflow_core.execution import Execution
@@ -42,11 +43,9 @@ __all__ = [
     "Site",
     "captured_values",
     "unobserved",
-    "users_frame",
 ]
 
 _PLAIN = Codec()
-_NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,13 +268,6 @@ def _milliseconds(duration: object) -> int | None:
     if isinstance(length, bool) or not isinstance(length, (int, float)) or not math.isfinite(length):
         return None
     return round(length)
-
-
-def users_frame(frame: FrameType | None) -> FrameType | None:
-    """Return the innermost of a frame and its callers that is neither asyncio's nor the engine's nor ours."""
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:
-        frame = frame.f_back
-    return frame
 
 
 def _site() -> Site:

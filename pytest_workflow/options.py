@@ -122,7 +122,7 @@ def store_option(config: pytest.Config) -> str:
 
 
 def store_of(item: pytest.Item) -> str:
-    """Return where a test keeps its state: ``memory``, ``file`` or ``postgres``; fail it if its marker says neither."""
+    """Return where a test keeps its state: ``memory``, ``file`` or ``postgres``; a marker that says none fails it."""
     marker = item.get_closest_marker("workflow_store")
     if marker is None:
         return store_option(item.config)

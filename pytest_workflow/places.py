@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import linecache
-import sysconfig
 import traceback
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from pytest_workflow.frames import LIBRARIES, is_users
+from pytest_workflow.printing import harmless
 from workflow_core.errors import error_text
 from workflow_core.events import ExecutionFailed, ExecutionPanicked, StepFailed
 from workflow_core.failures import error_name
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
 
 __all__ = ["ErrorPlaces", "located", "located_error"]
-
-_NOT_THE_USERS = frozenset({"asyncio", "concurrent", "threading", "workflow_core", "pytest_workflow"})
-_LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-
 
 _Place: TypeAlias = tuple[str, int, str]
 """File, line and function."""
@@ -52,15 +49,8 @@ class ErrorPlaces:
         for name, message in errors:
             places = self._places.get((name, message))
             if places:
-                lines += ["", f"{name}: {_printable(message[:500])}", *map(_described, places)]
+                lines += ["", f"{name}: {harmless(message[:500])}", *map(_described, places)]
         return "".join(f"\n{line}" for line in lines)
-
-
-def _printable(text: str) -> str:
-    """Return a text without what would move the terminal's cursor, colour it, or turn the order of what follows."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else ascii(character)[1:-1] for character in text
-    )
 
 
 def _place_of(error: BaseException) -> _Place | None:
@@ -68,9 +58,9 @@ def _place_of(error: BaseException) -> _Place | None:
     places = [
         (frame.f_code.co_filename, line, frame.f_code.co_name)
         for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_USERS
+        if is_users(frame)
     ]
-    own = [place for place in places if not place[0].startswith((*_LIBRARIES, "<"))]
+    own = [place for place in places if not place[0].startswith((*LIBRARIES, "<"))]
     return (own or places)[-1] if places else None
 
 

@@ -89,6 +89,8 @@ class WorkflowReplay:
 
         Raises:
             ValueError: The source cannot be read, or holds no such execution.
+            TypeError: The source is of no known kind.
+            OSError: The file cannot be written.
         """
         if isinstance(source, ExecutionResult):
             execution_id = source.execution_id

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sysconfig
 from typing import TYPE_CHECKING
 
 import pydantic_core
 
 from pytest_workflow.divergence import Divergence
+from pytest_workflow.frames import LIBRARIES, is_users
 from workflow_core.errors import PanicError, StepFailure
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["ending_divergence", "has_own_ending"]
 
 _SHOWN = 300
-_NOT_THE_USERS = frozenset({"asyncio", "workflow_core", "pytest_workflow"})
-_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 
 
 def has_own_ending(record: RecordedExecution) -> bool:
@@ -53,12 +51,12 @@ def ending_divergence(
     if record.status != "completed" and (_error_type(record) == _error_type(replayed) or _is_recorded(error, record)):
         return None
     outside = isinstance(error, PanicError) and error.step_id is None
-    kind, who = ("raises", "the handler") if outside or not isinstance(error, StepFailure) else ("ending", "a step")
-    what = f"{who} ends the execution with an error today" + (" outside every step" if kind == "raises" else "")
     original = error.original_error if isinstance(error, StepFailure) and error.original_error else error
     site = _users_line(original.__traceback__) if original is not None else ""
-    if kind == "raises":
+    if outside or not isinstance(error, StepFailure):
+        what = "the handler ends the execution with an error today outside every step"
         return Divergence("raises", what, _ending(record), _ending(replayed), site=site)
+    what = "a step ends the execution with an error today"
     return Divergence("ending", what, _ending(record), _ending(replayed), site=site)
 
 
@@ -72,10 +70,8 @@ def _users_line(traceback: TracebackType | None) -> str:
     """Return, as ``file:line``, the innermost line of a traceback in the user's own code; empty if there is none."""
     found = ""
     while traceback is not None:
-        frame = traceback.tb_frame
-        file = frame.f_code.co_filename
-        ours = frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS
-        if not ours and not file.startswith(_LIBRARIES):
+        file = traceback.tb_frame.f_code.co_filename
+        if is_users(traceback.tb_frame) and not file.startswith(LIBRARIES):
             found = f"{file}:{traceback.tb_lineno}"
         traceback = traceback.tb_next
     return found

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_workflow.frames import users_frame
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
     from concurrent.futures import Executor
@@ -350,9 +352,5 @@ def _waits_for_work(frame: FrameType | None) -> bool:
 
 
 def _place(frame: FrameType | None) -> str:
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_USERS:
-        frame = frame.f_back
+    frame = users_frame(frame)
     return f", at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame is not None else ""
-
-
-_NOT_THE_USERS = frozenset({"asyncio", "concurrent", "contextvars", "queue", "threading", "pytest_workflow"})

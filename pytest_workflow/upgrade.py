@@ -22,6 +22,7 @@ from pytest_workflow.observed import ObservedDefinitions
 from pytest_workflow.recorded_history import read_executions
 from workflow_core.events import Event, StepStarted
 from workflow_core.hookspecs import hookimpl
+from workflow_core.models import TERMINAL_STATUSES
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -39,7 +40,6 @@ __all__ = ["UpgradeError", "UpgradePlace", "UpgradeReport", "WorkflowCode", "Wor
 WorkflowCode: TypeAlias = Callable[[Any], object]
 """A workflow's handler, or a function with the parameter ``engine`` that defines workflows on an engine."""
 
-_AT_REST = frozenset({"completed", "failed", "cancelled"})
 _SHOWN = 200
 _ADVICE = "keep ids, order and types of what running executions have recorded, or let them finish on the old code"
 
@@ -279,7 +279,7 @@ class _Run:
         """Keep the database as it is after a durable point, unless the execution has ended."""
         self._points += 1
         (rest,) = self.environment.database.query(
-            "SELECT count(*) AS n FROM executions WHERE status NOT IN (?, ?, ?)", *_AT_REST
+            "SELECT count(*) AS n FROM executions WHERE status NOT IN (?, ?, ?)", *TERMINAL_STATUSES
         )
         if rest["n"]:
             now = self.environment.clock.now()
@@ -340,7 +340,7 @@ def _taken_over(frozen: _Frozen, before: _Run, after: _Run, expected: RecordedEx
 def _ending_problems(
     expected: RecordedExecution, found: RecordedExecution, failure: BaseException | None
 ) -> Sequence[str]:
-    if found.status not in _AT_REST:
+    if found.status not in TERMINAL_STATUSES:
         reason = str(failure).splitlines()[0] if failure is not None and str(failure) else f"it stays {found.status}"
         return [f"the new code cannot finish it: {reason}"]
     if found.status != expected.status:

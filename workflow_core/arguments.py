@@ -67,14 +67,22 @@ def validated_id(execution_id: object, settings: Settings) -> str:
 
 
 def validated_name(workflow_name: str | None) -> str | None:
-    """Return the name of a workflow, which need not be defined here; ``None`` for all of them."""
+    """Return the name of a workflow, which need not be defined here; ``None`` for all of them.
+
+    Raises:
+        ValidationError: It is not the name of a workflow.
+    """
     if workflow_name is None or (isinstance(workflow_name, str) and WORKFLOW_NAME.fullmatch(workflow_name)):
         return workflow_name
     raise ValidationError(f"Not the name of a workflow: {workflow_name!r:.300}")
 
 
 def aware(what: str, moment: datetime | None) -> datetime | None:
-    """Return a moment in UTC; one without a time zone could mean anything."""
+    """Return a moment in UTC; ``what`` names it in the error message.
+
+    Raises:
+        ValidationError: It is no datetime, or has no time zone and could mean anything.
+    """
     if moment is None:
         return None
     try:
@@ -109,7 +117,11 @@ def listing(
 
 
 def up_to_ten_thousand(what: str, number: object) -> int:
-    """Return how many of something one query or transaction takes at most."""
+    """Return how many of something one query or transaction takes at most; ``what`` names it in the error message.
+
+    Raises:
+        ValidationError: It is no whole number from 1 to 10,000.
+    """
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _LONGEST_PAGE:
         raise ValidationError(f"{what} must be a number from 1 to {_LONGEST_PAGE}, not {number!r:.300}")
     return number

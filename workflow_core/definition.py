@@ -216,7 +216,7 @@ def _declared_input(handler: Callable[..., object]) -> ReturnType | None:
     for parameter, annotation in hints.items():
         if parameter != "return" and typing.get_origin(annotation) is WorkflowContext:
             (declared,) = typing.get_args(annotation)
-            return None if declared in {Any, object} else ReturnType(None, declared)
+            return None if declared is Any or declared is object else ReturnType(None, declared)
     return None
 
 

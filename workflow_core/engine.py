@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 from workflow_core import circuit_breaker
 from workflow_core.arguments import listing, up_to_ten_thousand, validated_name
@@ -35,6 +35,7 @@ from workflow_core.joining import Ended, Joining, as_joined
 from workflow_core.leases import Leases
 from workflow_core.log_files import LogFiles
 from workflow_core.logs import LEVELS
+from workflow_core.models import CircuitBreakerConfig, CircuitStatus
 from workflow_core.ownership import ProcessProbe, SystemProcessProbe
 from workflow_core.patience import Patience
 from workflow_core.recovering import Recovery
@@ -45,6 +46,7 @@ from workflow_core.serialization import Codec
 from workflow_core.settings import Settings, default_log_level
 from workflow_core.sleepers import Sleepers
 from workflow_core.starting import Starting
+from workflow_core.step import validate_step_id
 from workflow_core.storage import make_store
 from workflow_core.stored import load_record, stored_result
 from workflow_core.summaries import ExecutionSummary, WorkflowStats, listed, position
@@ -63,14 +65,7 @@ if TYPE_CHECKING:
     from workflow_core.events import Event
     from workflow_core.execution import Execution
     from workflow_core.limits import Limits
-    from workflow_core.models import (
-        CircuitBreakerConfig,
-        CircuitStatus,
-        ExecutionResult,
-        ExecutionStatus,
-        PanicConfig,
-        RetryConfig,
-    )
+    from workflow_core.models import ExecutionResult, ExecutionStatus, PanicConfig, RetryConfig
     from workflow_core.ownership import Owner
     from workflow_core.parking import Parking
     from workflow_core.running import Active
@@ -774,8 +769,8 @@ class WorkflowEngine:
         Raises:
             LeaseLostError: It changed hands, or ended, since it was claimed.
             WorkflowNotFoundError: Its workflow is a function, and none of that name is defined.
-            ValidationError: Its workflow is a document that cannot run in this process.
-            SerializationError: Something that was stored cannot be read.
+            ValidationError: Its workflow is a document that cannot run in this process, or something that was stored
+                cannot be read.
         """
         return await self._recovery.go_on(claim)
 
@@ -889,8 +884,22 @@ class WorkflowEngine:
             workflow_name: The workflow.
             step_id: The step.
             status: ``closed``, ``open`` or ``half_open``.
-            config: The breaker's configuration, for the reset time.
+            config: The breaker's configuration, for the reset time and, if it is opened, the number of failures.
+
+        Returns:
+            The circuit as it is now; times are milliseconds since 1970.
+
+        Raises:
+            ValidationError: An argument is not acceptable; nothing was set.
+            StorageError: The workflow's database cannot be written.
         """
+        if validated_name(workflow_name) is None:
+            raise ValidationError("Circuits are set one by one: name a workflow")
+        step_id = validate_step_id(step_id)
+        if status not in get_args(CircuitStatus):
+            raise ValidationError(f"A circuit is {', '.join(get_args(CircuitStatus))}, not {shown(status)}")
+        if not isinstance(config, CircuitBreakerConfig):
+            raise ValidationError(f"config must be a CircuitBreakerConfig, not {type(config).__name__}")
         now_ms = to_epoch_ms(self.clock.now())
         return await self.store.workflow(workflow_name).circuit_forced(
             workflow_name, step_id, lambda state: circuit_breaker.forced(state, config, status, now_ms)

@@ -14,7 +14,7 @@ from workflow_core.timeouts import LONGEST_MS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Limits", "limits_of"]
+__all__ = ["Limits", "checked_key", "limits_of"]
 
 _LONGEST_KEY = 255
 _SURROGATE = re.compile("[\ud800-\udfff]")

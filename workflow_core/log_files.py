@@ -49,6 +49,11 @@ class LogFiles:
         layout: Where the files lie.
         clock: When what is noted is written at the latest.
         level: Number of the least important level that is written.
+
+    Attributes:
+        level: The same.
+        logs_steps: Whether lines about steps that began or succeeded are written.
+        incomplete: By workflow, the executions whose files lack lines that could not be written.
     """
 
     def __init__(self, layout: RuntimeLayout, clock: Clock, level: int) -> None:

@@ -12,7 +12,7 @@ import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,8 +36,8 @@ Level: TypeAlias = Literal["debug", "info", "warn", "error"]
 LEVELS: Final[dict[Level, int]] = {"debug": 10, "info": 20, "warn": 30, "error": 40}
 """The levels by name, with the numbers of the module `logging`."""
 
-_NAMES: Final = {"debug": "DEBUG", "info": "INFO", "warn": "WARN", "error": "ERROR"}
-_BY_NAME: Final = {name: level for level, name in _NAMES.items()}
+_NAMES: Final[dict[str, Level]] = {level.upper(): level for level in LEVELS}
+"""The levels as lines name them."""
 
 _WARNINGS: Final = frozenset({"StepFailed", "StepInterrupted", "StepSkipped", "ExecutionRecovered", "CircuitOpened"})
 _ERRORS: Final = frozenset({"ExecutionFailed", "ExecutionPanicked"})
@@ -78,15 +78,7 @@ def level_of(kind: str) -> Level:
 
 def level_name(number: int) -> Level:
     """Return the level that stands for a level number of the module `logging`."""
-    return (
-        "error"
-        if number >= LEVELS["error"]
-        else "warn"
-        if number >= LEVELS["warn"]
-        else "info"
-        if number >= LEVELS["info"]
-        else "debug"
-    )
+    return next((level for level, least in reversed(LEVELS.items()) if number >= least), "debug")
 
 
 @functools.lru_cache(maxsize=4_096)
@@ -114,7 +106,7 @@ def format_line(at: datetime, level: Level, fields: Iterable[tuple[str, object]]
         fields: Names, which must be plain, and values; those that are ``None`` are left out.
     """
     shown = "".join(f" {name}={_quoted(str(value))}" for name, value in fields if value is not None)
-    return f"{_text(at)} {_NAMES[level]}{shown}\n"
+    return f"{_text(at)} {level.upper()}{shown}\n"
 
 
 def step_line(at: datetime, execution_id: str, step_id: str, attempt: int, seq: int, kind: str) -> str:
@@ -143,10 +135,10 @@ def event_line(event: Event) -> str:
 def parse_line(line: str) -> LogLine | None:
     """Read a line; return ``None`` for what is none, such as the beginning of one that a full disk cut off."""
     found = _LINE.fullmatch(line)
-    if found is None or found[2] not in _BY_NAME:
+    if found is None or found[2] not in _NAMES:
         return None
     try:
         fields = {name: json.loads(value) if value[:1] == '"' else value for name, value in _FIELD.findall(found[3])}
-        return LogLine(datetime.fromisoformat(found[1]), cast("Level", _BY_NAME[found[2]]), fields)
+        return LogLine(datetime.fromisoformat(found[1]), _NAMES[found[2]], fields)
     except ValueError:
         return None

@@ -70,18 +70,20 @@ class Secrets:
                 )
             return value
         with self._lock:
-            self._names[value] = name
-            forms = {form: self._names[each] for each in self._names for form in _forms(each)}
+            names = {**self._names, value: name}
+            forms = {form: names[each] for each in names for form in _forms(each)}
             longest_first = sorted(forms, key=len, reverse=True)
             any_form = "|".join(re.escape(form) for form in longest_first)
-            masks = "|".join(re.escape(each) for each in self._names.values())
-            self._pattern = re.compile(any_form)
+            masks = "|".join(re.escape(each) for each in names.values())
+            # Other threads look meanwhile: what a pattern finds has to be in the forms, and what is named can be found.
             self._forms = forms
+            self._pattern = re.compile(any_form)
             self._whole = re.compile(rf"(\[secret (?:{masks})\]|{any_form})")
             self._long = [(form, forms[form]) for form in longest_first if len(form) > _PIECE]
             if not self.known:
                 self.known = True
                 REDACTION.know(self)
+            self._names = names
         return value
 
     def name_in(self, text: str) -> str | None:
@@ -93,8 +95,8 @@ class Secrets:
         """Return a text with ``[secret NAME]`` in the place of each secret."""
         if not self.known:
             return text
-        forms, long = self._forms, self._long
         parts = self._whole.split(text)
+        forms, long = self._forms, self._long  # read after the pattern: they hold whatever it has found
         parts[1::2] = [f"[secret {forms[part]}]" if part in forms else part for part in parts[1::2]]
         # What was put in, or stands there from before, is not looked at again: a name may resemble its secret.
         for form, name in long:

@@ -69,7 +69,8 @@ class Sleepers:
         heapq.heappush(self._queue, (due_at, lease.execution_id))
         if self._waiting is not None and self._queue[0][1] == lease.execution_id:
             loop, earlier = self._waiting
-            loop.call_soon_threadsafe(earlier.set)
+            if not loop.is_closed():  # one that was closed in the middle has left its waiting behind
+                loop.call_soon_threadsafe(earlier.set)
 
     def take(self, execution_id: str) -> Sleeper | None:
         """Take an execution out, due or not; ``None`` if it does not wait here."""

@@ -68,8 +68,8 @@ async def revive(engine: WorkflowEngine, record: ExecutionRecord, *, is_new: boo
 
     Raises:
         WorkflowNotFoundError: Its workflow is a function, and none of that name is defined.
-        ValidationError: Its workflow is a document that cannot run in this process.
-        SerializationError: Something that was stored cannot be read.
+        ValidationError: Its workflow is a document that cannot run in this process, or something that was stored cannot
+            be read.
     """
     definition = await _definition_of(engine, record)
     engine.configurations.prepare(record.workflow_name)

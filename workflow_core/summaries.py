@@ -58,9 +58,14 @@ class ExecutionSummary(Model):
     queue: str | None = None
 
     @property
+    def position(self) -> Position:
+        """The place of this execution in a list."""
+        return self.started_at, self.execution_id
+
+    @property
     def cursor(self) -> str:
-        """The place of this execution in a list, as text that can be given as ``before``."""
-        return cursor((self.started_at, self.execution_id))
+        """The same as text that can be given as ``before``."""
+        return cursor(self.position)
 
 
 class WorkflowStats(Model):
@@ -132,10 +137,7 @@ async def listed(
             started_before=started_before,
             before=before,
         )
-        return found[:limit], None if len(found) <= limit else (
-            found[limit - 1].started_at,
-            found[limit - 1].execution_id,
-        )
+        return found[:limit], found[limit - 1].position if len(found) > limit else None
     found = []
     while True:
         more, before = await store.search_executions(
@@ -163,7 +165,7 @@ async def _of_queue(
         portion, before = await listed(store, everything, before, _PORTION, enough)
         found += [each for each in portion if each.queue == listing.queue]
         if len(found) > limit or (len(found) == limit and before is not None):
-            return found[:limit], (found[limit - 1].started_at, found[limit - 1].execution_id)
+            return found[:limit], found[limit - 1].position
         if before is None or enough():
             return found, before
         await asyncio.sleep(0)
@@ -201,7 +203,7 @@ def position(before: ExecutionSummary | str | None) -> Position | None:
     if before is None:
         return None
     if isinstance(before, ExecutionSummary):
-        return before.started_at, before.execution_id
+        return before.position
     moment, bar, execution_id = before.partition("|") if isinstance(before, str) else ("", "", "")
     try:
         if bar and execution_id:

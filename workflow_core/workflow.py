@@ -46,8 +46,8 @@ class _CurrentEngine:
         """Define a workflow that a document describes: at the top level of a module, for every engine."""
         from workflow_core.definitions.defining import define  # noqa: PLC0415 - only who has documents needs them
 
-        is_module_level = sys._getframe(1).f_code.co_name == "<module>"
-        definitions = SHARED_DEFINITIONS if is_module_level else current_engine().definitions
+        by_a_module = sys._getframe(1).f_code.co_name == "<module>"
+        definitions = SHARED_DEFINITIONS if by_a_module else current_engine().definitions
         return define(definitions, source, stacklevel=4)
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - any attribute of the engine

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, MutableMapping
 
     from workflow_core.execution import Execution
+    from workflow_core.log_files import LogFiles
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["WorkflowLogger", "logger_of"]
@@ -78,9 +79,9 @@ class WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
             self.logger.log(level, msg, *args, **kwargs)
         files = self._execution.log
         if files is not None and level >= files.level:
-            self._write(level, _message(msg, args), added, kwargs.get("exc_info"))
+            self._write(files, level, _message(msg, args), added, kwargs.get("exc_info"))
 
-    def _write(self, level: int, message: str, added: Mapping[str, object], exc_info: object) -> None:
+    def _write(self, files: LogFiles, level: int, message: str, added: Mapping[str, object], exc_info: object) -> None:
         execution = self._execution
         step_id = execution.current_step()
         fields: Iterable[tuple[str, object]] = (
@@ -99,8 +100,7 @@ class WorkflowLogger(logging.LoggerAdapter[logging.Logger]):
         shown = [(name, value if value is None else redact(error_text(value))) for name, value in fields]
         at = execution.now()
         line = format_line(at, level_name(level), shown)
-        if execution.log is not None:
-            execution.log.line(execution.definition.name, at, execution.execution_id, line, level)
+        files.line(execution.definition.name, at, execution.execution_id, line, level)
 
 
 def _message(msg: object, args: tuple[object, ...]) -> str:

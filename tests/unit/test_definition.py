@@ -3,6 +3,7 @@
 import functools
 import unittest.mock
 import warnings
+from typing import Annotated
 
 import pydantic
 import pytest
@@ -57,6 +58,12 @@ def test_input_and_output_types_come_from_the_annotations():
     assert definition.input_type.adapter().validate_python({"number": "5"}) == Order(number=5)
     assert definition.returns.adapter().validate_python({"number": 6}) == Order(number=6)
     assert make(function=lambda ctx: None).input_type is None
+
+
+def test_an_input_type_need_not_be_hashable():
+    def remarked(ctx: WorkflowContext[Annotated[Order, ["remark"]]]) -> None: ...
+
+    assert make(function=remarked).input_type.adapter().validate_python({"number": "5"}) == Order(number=5)
 
 
 def test_configurations_as_models_dictionaries_or_nothing():

@@ -86,6 +86,33 @@ def test_a_value_that_was_changed_is_remembered(secrets):
     assert secrets.redact(f"{SECRET} another value") == "[secret KEY] [secret KEY]"
 
 
+def test_a_secret_that_is_found_while_it_is_learnt_has_a_name():
+    class Watched(Secrets):
+        """Is asked by another thread after each change."""
+
+        def __setattr__(self, attribute, value):
+            super().__setattr__(attribute, value)
+            if "_whole" in vars(self) and attribute.startswith("_"):
+                assert self.name_in(SECRET) in {None, "KEY"}
+
+    assert Watched().learn("KEY", SECRET) == SECRET
+
+
+def test_a_secret_that_is_learnt_while_a_text_is_redacted_is_masked():
+    class Late(Secrets):
+        """Learns a second secret in another thread, just before its first text is searched."""
+
+        def __getattribute__(self, attribute):
+            if attribute == "_whole" and not vars(self).setdefault("late", False):
+                vars(self)["late"] = True
+                self.learn("SECOND", "second secret")
+            return super().__getattribute__(attribute)
+
+    secrets = Late()
+    secrets.learn("FIRST", "first secret")
+    assert secrets.redact("first secret, second secret") == "[secret FIRST], [secret SECOND]"
+
+
 def test_a_short_value_is_told_of_once(caplog):
     secrets = Secrets()
     for _ in range(2):

@@ -9,7 +9,7 @@ import json
 import struct
 import zoneinfo
 from decimal import Decimal
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import pydantic
 import pytest
@@ -212,6 +212,20 @@ def test_declared_types_come_back(declared):
     assert read_back == value
     assert codec.decode(raw, ReturnType(None, declared)) == value
     assert "Point" not in str(codec.decode(raw))
+
+
+def test_an_annotation_that_cannot_be_hashed_is_a_declared_type():
+    class Odd:
+        pass
+
+    def known() -> Annotated[Point, ["remark"]]: ...
+    def unknown() -> Annotated[Odd, ["remark"]]: ...
+
+    codec = Codec()
+    text, _ = codec.encode(Point(1, 2), "the result", ReturnType(known))
+    assert codec.decode(text, ReturnType(known)) == Point(1, 2)
+    with pytest.raises(ValidationError, match="JSON cannot express it"):
+        codec.encode(Odd(), "the result", ReturnType(unknown))
 
 
 def test_a_declared_type_without_equality_is_compared_by_its_content():

@@ -8,8 +8,10 @@ import pytest
 
 from tests.unit.conftest import every_store_kind, sql
 from workflow_core import InvalidStateError, Settings, StorageError
+from workflow_core.database.store import Lease
 from workflow_core.events import ExecutionRecovered
 from workflow_core.hookspecs import hookimpl
+from workflow_core.sleepers import Sleepers
 
 store_kind = every_store_kind
 
@@ -162,6 +164,19 @@ def test_an_event_loop_that_ends_gives_them_back(machine, clock, sleepers):
     assert len(asyncio.run(engine.recover())) == 3
     other = machine.boot()
     assert len(asyncio.run(other.recover())) == 3
+
+
+def test_an_event_loop_that_was_closed_in_the_middle_is_not_told(clock):
+    sleepers = Sleepers(clock)
+    sleepers.add(Lease("nap", "late", 1), 2**50, clock.now())
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(sleepers.until_due())
+    loop.call_soon(loop.call_soon, loop.stop)
+    loop.run_forever()
+    loop.close()
+    sleepers.add(Lease("nap", "early", 1), 2**49, clock.now())
+    assert {sleeper.lease.execution_id for sleeper in sleepers} == {"late", "early"}
+    waiting._log_destroy_pending = False  # it was abandoned on purpose
 
 
 @in_a_loop

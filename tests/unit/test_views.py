@@ -6,12 +6,13 @@ from datetime import timedelta
 
 import pytest
 
-from workflow_core import NonRetryableError, Settings, ValidationError, WorkflowEngine
+from workflow_core import NonRetryableError, Settings, ValidationError, WorkflowEngine, WorkflowError
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.models import CircuitBreakerConfig
 from workflow_core.views.circuits import read_circuits
 from workflow_core.views.execution_pages import read_page
+from workflow_core.views.execution_view import read_view
 from workflow_core.views.log_reading import LogFilter, latest_lines, read_lines
 from workflow_core.views.statistics import read_statistics
 
@@ -143,6 +144,32 @@ def test_circuits_of_all_workflows(engine, clock):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("change", "mistake"),
+    [
+        ({"workflow_name": "../../elsewhere"}, "name of a workflow"),
+        ({"workflow_name": None}, "name a workflow"),
+        ({"step_id": 3}, "step id"),
+        ({"status": "opened"}, "closed, open, half_open"),
+        ({"config": None}, "CircuitBreakerConfig"),
+    ],
+)
+def test_a_circuit_that_cannot_be_is_not_set(tmp_path, change, mistake):
+    async def main():
+        right = {
+            "workflow_name": "work",
+            "step_id": "s",
+            "status": "open",
+            "config": CircuitBreakerConfig(failure_threshold=1),
+        }
+        async with WorkflowEngine(DirectoryStore(tmp_path / "a" / "b" / "state")) as engine:
+            with pytest.raises(ValidationError, match=mistake):
+                await engine.set_circuit(**{**right, **change})
+
+    asyncio.run(main())
+    assert not list(tmp_path.rglob("*.db"))
+
+
 def test_a_damaged_database_hides_no_circuits_of_others(tmp_path, clock):
     async def main():
         engine = define(WorkflowEngine(DirectoryStore(tmp_path / "state"), clock))
@@ -157,6 +184,21 @@ def test_a_damaged_database_hides_no_circuits_of_others(tmp_path, clock):
         assert [circuit.step_id for circuit in circuits] == ["s"]
         assert list(problems) == ["other"]
         engine.close()
+
+    asyncio.run(main())
+
+
+# One execution -------------------------------------------------------------------------------------------------------
+
+
+def test_an_id_may_be_given_in_capitals_where_ids_are_uuids(store):
+    async def main():
+        async with define(WorkflowEngine(store, settings=Settings(execution_id_format="uuid"))) as engine:
+            execution_id = "7f0c2d4e-7a54-4a53-9d0c-0d6f1b6f2a11"
+            with pytest.raises(WorkflowError):
+                await engine.start("work", execution_id, "failed")
+            view = await read_view(engine, execution_id.upper())
+            assert (list(view.steps), len(view.errors)) == (["s"], 1)
 
     asyncio.run(main())
 

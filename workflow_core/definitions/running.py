@@ -122,7 +122,7 @@ class _Run:
         try:
             while self._begin() or self._running:
                 done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-                for task in sorted(done, key=lambda ended: list(self._running).index(ended)):
+                for task in [begun for begun in self._running if begun in done]:  # in the order in which they began
                     self._end(self._running.pop(task), task)
         finally:
             await self._cut_off()

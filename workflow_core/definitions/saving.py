@@ -161,7 +161,7 @@ def _tell_of_one_left_out(where: str, why: str) -> None:
 
 
 def _define(engine: WorkflowEngine, definition: WorkflowDefinition) -> bool:
-    known = engine.definition(definition.name) if definition.name in engine.workflow_names() else None
+    known = engine.known_definition(definition.name)
     if known is not None and known.revision is None:
         warnings.warn(
             f'Workflow "{definition.name}" is saved as a definition and is defined by a function in this process; the '

@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, JsonValue
 
+from workflow_core.errors import printable
 from workflow_core.events import Event, StepEvent, event_from_row
 from workflow_core.models import ExecutionStatus, StepStatus
 from workflow_core.report.timeline import FaultStrike
@@ -16,7 +17,7 @@ __all__ = ["Entry", "ErrorEntry", "EventEntry", "ExecutionEntry", "StepEntry", "
 
 def _encodable(value: object) -> object:
     """Return text that UTF-8 can hold: surrogates that stand alone, as in names of files, are written as escapes."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+    return printable(value) if isinstance(value, str) else value
 
 
 Text: TypeAlias = Annotated[str, BeforeValidator(_encodable)]

@@ -85,7 +85,7 @@ class Codec:
             returns: The declared type, for values that JSON and the tags cannot express.
             fingerprint: What such a value was made from, for `same_json`.
             advice: How to declare a type where none is declared.
-            secrets_allowed: Whether the caller sees to secrets in the text himself.
+            secrets_allowed: Whether the caller sees to secrets in the text itself.
 
         Returns:
             The text (``None`` for ``None``) and the value that reading it back gives.
@@ -231,7 +231,7 @@ def _encode_declared(
     if inspect.isawaitable(reason.value):
         if inspect.iscoroutine(reason.value):
             reason.value.close()  # said once is enough: Python would warn of it as well, at some later time
-        raise _refusal(what, f"{found} that was never awaited; write await before it")
+        raise _refusal(what, f"{found} that was never awaited; write await before it") from None
     adapter = returns.adapter() if returns is not None else None
     if adapter is None:
         raise _refusal(what, f"{found}; JSON cannot express it, so {advice}") from None

@@ -60,19 +60,23 @@ def return_type_of(handler: Callable[..., object]) -> object | None:
         return None
     if typing.get_origin(annotation) in {Awaitable, Coroutine}:
         annotation = typing.get_args(annotation)[-1]
-    return None if annotation in {None, type(None), Any, object} else annotation
+    says_nothing = (None, type(None), Any, object)  # no set: an annotation need not be hashable
+    return None if annotation in says_nothing else annotation
 
 
-@functools.lru_cache(maxsize=512)
-def _cached_adapter(declared: Any) -> pydantic.TypeAdapter[Any] | None:  # noqa: ANN401 - an annotation
+def _new_adapter(declared: Any) -> pydantic.TypeAdapter[Any] | None:  # noqa: ANN401 - an annotation
     try:
         return pydantic.TypeAdapter(declared)
     except pydantic.errors.PydanticUserError:
         return None
 
 
+_cached_adapter = functools.lru_cache(maxsize=512)(_new_adapter)
+
+
 def _adapter_for(declared: Any) -> pydantic.TypeAdapter[Any] | None:  # noqa: ANN401 - an annotation
     try:
-        return _cached_adapter(declared)
-    except TypeError:  # an unhashable annotation
-        return pydantic.TypeAdapter(declared)
+        hash(declared)
+    except TypeError:  # such as Annotated with a list
+        return _new_adapter(declared)
+    return _cached_adapter(declared)

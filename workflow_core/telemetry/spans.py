@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import context, trace
 from opentelemetry.trace.status import Status, StatusCode
 
+from workflow_core.errors import error_text, printable
 from workflow_core.secrets import REDACTION
 from workflow_core.telemetry.attributes import (
     BACKOFF_DURATION,
@@ -209,7 +210,7 @@ class ExecutionSpans:
 
     def _mark_failed(self, span: trace.Span, error: str, message: str) -> None:
         span.set_attribute(ERROR_TYPE, error)
-        span.set_status(Status(StatusCode.ERROR, _plain(message) if self._options.exception_messages else error))
+        span.set_status(Status(StatusCode.ERROR, printable(message) if self._options.exception_messages else error))
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -267,10 +268,10 @@ class ExecutionSpans:
     def _record_exception(self, attempt: _Attempt, error: str, message: str, at: datetime) -> None:
         recorded: dict[str, AttributeValue] = {"exception.type": error}
         if self._options.exception_messages:
-            recorded["exception.message"] = _plain(message)
+            recorded["exception.message"] = printable(message)  # a lone surrogate would cost the exporter its batch
             if attempt.error is not None and attempt.cancelled_at is None:
                 text = REDACTION.redact("".join(traceback.format_exception(attempt.error)))
-                recorded["exception.stacktrace"] = _plain(text)[-_LONGEST_STACKTRACE:]
+                recorded["exception.stacktrace"] = printable(text)[-_LONGEST_STACKTRACE:]
         attempt.span.add_event("exception", recorded, nanoseconds(at))
 
     @staticmethod
@@ -286,7 +287,7 @@ class ExecutionSpans:
     def handler_ended(self, span: trace.Span, at: datetime, error: BaseException | None) -> None:
         """End the span of a step's handler."""
         if error is not None:
-            self._mark_failed(span, type(error).__name__, REDACTION.redact(_text(error)))
+            self._mark_failed(span, type(error).__name__, REDACTION.redact(error_text(error)))
         span.end(nanoseconds(at))
 
     # Waits, and what takes no time -----------------------------------------------------------------------------------
@@ -326,15 +327,3 @@ class ExecutionSpans:
     def _tell(self, name: str, attributes: dict[str, AttributeValue], at: datetime) -> None:
         if self._of_run is not None:
             self._of_run.add_event(name, attributes, nanoseconds(at))
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ is no reason to tell less of the rest
-        return ""
-
-
-def _plain(text: str) -> str:
-    """Return a text that every exporter can encode: one lone surrogate would cost it the whole batch."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

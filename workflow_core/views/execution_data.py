@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from workflow_core.clock import stored_moment
 from workflow_core.report.model import EventEntry
+from workflow_core.views.cluster import host_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,7 @@ def event_data(event: Event) -> dict[str, object]:
 def _owner(view: ExecutionView) -> dict[str, object] | None:
     if view.owner is None:
         return None
-    return {"host": view.owner.host.partition("/")[0], "pid": view.owner.pid, "state": view.owner_state}
+    return {"host": host_name(view.owner.host), "pid": view.owner.pid, "state": view.owner_state}
 
 
 def _circuit(state: CircuitState) -> dict[str, object]:

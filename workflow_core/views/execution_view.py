@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.dispatch import Dispatches
-from workflow_core.models import TERMINAL_STATUSES
 from workflow_core.ownership import SystemProcessProbe
-from workflow_core.stored import load_record
+from workflow_core.stored import is_at_rest, load_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,8 +52,7 @@ class ExecutionView:
     @property
     def at_rest(self) -> bool:
         """Whether nothing happens to it any more by itself."""
-        record = self.record
-        return record.status in TERMINAL_STATUSES or (record.status == "panicked" and record.restart_at is None)
+        return is_at_rest(self.record)
 
     @property
     def interrupted(self) -> bool:
@@ -66,10 +64,12 @@ async def read_view(engine: WorkflowEngine, execution_id: str) -> ExecutionView:
     """Read an execution.
 
     Raises:
+        ValidationError: The id is not acceptable.
         ExecutionNotFoundError: There is no such execution, or not any more.
+        StorageError: Its database cannot be read.
     """
     record = await load_record(engine, execution_id)
-    name = record.workflow_name
+    name, execution_id = record.workflow_name, record.execution_id
     workflow = engine.store.workflow(name)
     steps, end = await workflow.load_steps(name, execution_id)
     errors = await workflow.load_errors(name, execution_id)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
     from workflow_core.models import ExecutionStatus
 
-__all__ = ["Overview", "read_overview", "read_overviews"]
+__all__ = ["Overview", "known_workflows", "read_overview", "read_overviews"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,12 @@ class Overview:
             "defined": self.defined,
             "problem": self.problem,
         }
+
+
+async def known_workflows(engine: WorkflowEngine) -> list[str]:
+    """Return the names of all workflows that the store knows or the app defines, sorted."""
+    stored = [workflow.name for workflow in await engine.store.list_workflows()]
+    return sorted({*stored, *engine.workflow_names()})
 
 
 async def read_overviews(engine: WorkflowEngine) -> list[Overview]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from workflow_core.database.dispatch import DispatchPlace
+from workflow_core.server.api.examples import AT, LATER, example
 
 __all__ = ["Cluster", "DispatchDetails"]
-
-_AT = "2026-11-26T08:30:00Z"
-_LATER = "2026-11-26T08:35:00.250000Z"
 
 
 class Worker(BaseModel):
@@ -65,38 +63,34 @@ class Cluster(BaseModel):
         read_at: The database's time.
     """
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
+    model_config = example(
+        {
+            "read_at": LATER,
+            "workers": [
                 {
-                    "read_at": _LATER,
-                    "workers": [
-                        {
-                            "worker_id": 3,
-                            "host": "machine",
-                            "pid": 4711,
-                            "queues": ["default", "mail"],
-                            "concurrency": 10,
-                            "started_at": _AT,
-                            "last_heartbeat": _LATER,
-                            "is_alive": True,
-                            "running": 4,
-                        }
-                    ],
-                    "queues": [
-                        {
-                            "queue": "default",
-                            "ready": 12,
-                            "scheduled": 0,
-                            "waiting": 2,
-                            "running": 4,
-                            "parked": 30,
-                            "lag_ms": 250,
-                            "workers": 1,
-                        }
-                    ],
+                    "worker_id": 3,
+                    "host": "machine",
+                    "pid": 4711,
+                    "queues": ["default", "mail"],
+                    "concurrency": 10,
+                    "started_at": AT,
+                    "last_heartbeat": LATER,
+                    "is_alive": True,
+                    "running": 4,
                 }
-            ]
+            ],
+            "queues": [
+                {
+                    "queue": "default",
+                    "ready": 12,
+                    "scheduled": 0,
+                    "waiting": 2,
+                    "running": 4,
+                    "parked": 30,
+                    "lag_ms": 250,
+                    "workers": 1,
+                }
+            ],
         }
     )
 

@@ -15,6 +15,7 @@ from workflow_core.models import (
     StepStatus,
 )
 from workflow_core.server.api.cluster_models import DispatchDetails
+from workflow_core.server.api.examples import AT, LATER, example
 from workflow_core.summaries import ExecutionSummary
 
 __all__ = [
@@ -27,30 +28,24 @@ __all__ = [
     "TimelineData",
 ]
 
-_AT = "2026-11-26T08:30:00Z"
-_LATER = "2026-11-26T08:35:00.250000Z"
-_SUMMARY = {
+_SUMMARY: dict[str, JsonValue] = {
     "execution_id": "order-1001",
     "workflow_name": "order",
     "status": "failed",
-    "started_at": _AT,
-    "completed_at": _LATER,
+    "started_at": AT,
+    "completed_at": LATER,
     "restart_attempt": 1,
     "error": "NetworkError: 503",
     "queue": None,
 }
 _EVENT: dict[str, JsonValue] = {
     "seq": 3,
-    "at": _AT,
+    "at": AT,
     "event": "StepFailed",
     "step_id": "charge",
     "attempt": 1,
     "error": "NetworkError",
 }
-
-
-def _example(value: dict[str, Any]) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [value]})
 
 
 class ExecutionList(BaseModel):
@@ -61,7 +56,7 @@ class ExecutionList(BaseModel):
         next: What the next page is asked for by, as ``cursor``; ``null`` at the end of the list.
     """
 
-    model_config = _example({"executions": [_SUMMARY], "next": "MjAyNi0xMS0yNlQwODozMDowMC4wMDAwMDArMDA6MDB8b3JkZXI"})
+    model_config = example({"executions": [_SUMMARY], "next": "MjAyNi0xMS0yNlQwODozMDowMC4wMDAwMDArMDA6MDB8b3JkZXI"})
 
     executions: list[ExecutionSummary]
     next: str | None
@@ -109,7 +104,7 @@ class ExecutionDetails(BaseModel):
         dispatch: Where it stands in its queue, if it was handed to workers.
     """
 
-    model_config = _example(
+    model_config = example(
         {
             "execution_id": "order-1001",
             "workflow_name": "order",
@@ -117,7 +112,7 @@ class ExecutionDetails(BaseModel):
             "input": {"item": "book"},
             "output": None,
             "error": None,
-            "started_at": _AT,
+            "started_at": AT,
             "completed_at": None,
             "restart_attempt": 1,
             "interrupted": False,
@@ -133,8 +128,8 @@ class ExecutionDetails(BaseModel):
                     "result": "tx-1",
                     "error": None,
                     "attempt": 1,
-                    "started_at": _AT,
-                    "completed_at": _AT,
+                    "started_at": AT,
+                    "completed_at": AT,
                     "kind": "step",
                     "handled_by": None,
                     "wake_at": None,
@@ -181,7 +176,7 @@ class HistoryEvent(BaseModel):
 class EventList(BaseModel):
     """A history, oldest event first."""
 
-    model_config = _example({"events": [_EVENT]})
+    model_config = example({"events": [_EVENT]})
 
     events: list[HistoryEvent]
 
@@ -200,7 +195,7 @@ class StepError(BaseModel):
 class ErrorList(BaseModel):
     """The errors of an execution, oldest first."""
 
-    model_config = _example(
+    model_config = example(
         {
             "errors": [
                 {
@@ -208,7 +203,7 @@ class ErrorList(BaseModel):
                     "attempt": 1,
                     "type": "NetworkError",
                     "message": "503",
-                    "at": _AT,
+                    "at": AT,
                     "traceback": None,
                 }
             ]
@@ -248,7 +243,7 @@ class TimelineData(BaseModel):
         left_out: How many of the latest events are not in it.
     """
 
-    model_config = _example(
+    model_config = example(
         {
             "width": 1000.0,
             "lanes": ["execution", "charge"],
@@ -287,6 +282,6 @@ class LogEntry(BaseModel):
 class LogLines(BaseModel):
     """The latest lines of a log, oldest first."""
 
-    model_config = _example({"lines": [{"at": _AT, "level": "info", "execution": "order-1001", "message": "paid"}]})
+    model_config = example({"lines": [{"at": AT, "level": "info", "execution": "order-1001", "message": "paid"}]})
 
     lines: list[LogEntry]

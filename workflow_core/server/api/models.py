@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, JsonValue
 
 from workflow_core.limits import Limits
 from workflow_core.models import CircuitStatus, ExecutionStatus, PanicConfig, RetryConfig
+from workflow_core.server.api.examples import AT, LATER, example
 
 __all__ = [
     "Circuit",
@@ -21,21 +22,15 @@ __all__ = [
     "WorkflowList",
 ]
 
-_AT = "2026-11-26T08:30:00Z"
-_LATER = "2026-11-26T08:35:00.250000Z"
-_CIRCUIT = {
+_CIRCUIT: dict[str, JsonValue] = {
     "workflow_name": "order",
     "step_id": "charge",
     "status": "open",
     "failures": 5,
-    "last_failure_at": _AT,
-    "probe_at": _LATER,
+    "last_failure_at": AT,
+    "probe_at": LATER,
     "probing_execution": None,
 }
-
-
-def _example(value: dict[str, Any]) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [value]})
 
 
 class WorkflowEntry(BaseModel):
@@ -47,14 +42,14 @@ class WorkflowEntry(BaseModel):
         problem: Why its database cannot be read.
     """
 
-    model_config = _example(
+    model_config = example(
         {
             "name": "order",
             "status": "active",
             "execution_count": 2,
             "executions_by_status": {"completed": 1, "sleeping": 1},
-            "last_execution_at": _LATER,
-            "created_at": _AT,
+            "last_execution_at": LATER,
+            "created_at": AT,
             "description": "Process an order.",
             "defined": True,
             "problem": None,
@@ -164,7 +159,7 @@ class StatisticsDetails(BaseModel):
 class Circuit(BaseModel):
     """The circuit breaker of one step, as it is stored."""
 
-    model_config = _example(_CIRCUIT)
+    model_config = example(_CIRCUIT)
 
     workflow_name: str
     step_id: str
@@ -182,7 +177,7 @@ class CircuitList(BaseModel):
         problems: Why those of some workflows cannot be read.
     """
 
-    model_config = _example({"circuits": [_CIRCUIT], "problems": {}})
+    model_config = example({"circuits": [_CIRCUIT], "problems": {}})
 
     circuits: list[Circuit]
     problems: dict[str, str]
@@ -198,10 +193,10 @@ class Cleaned(BaseModel):
         problems: Why a workflow's database cannot be used, by workflow.
     """
 
-    model_config = _example(
+    model_config = example(
         {
             "dry_run": True,
-            "before": _AT,
+            "before": AT,
             "removed": {"order": 12},
             "log_files": 3,
             "bytes_freed": 0,
@@ -225,13 +220,13 @@ class Readiness(BaseModel):
     """Whether the server can work.
 
     Attributes:
-        status: ``ok``; ``degraded`` if some databases cannot be read; ``failing`` if nothing can.
+        status: ``ok``, or ``degraded`` if some databases cannot be read.
         databases: What is wrong, by workflow; ``null`` for a database that can be read.
         running: How many executions run in this process.
     """
 
-    model_config = _example({"status": "ok", "databases": {"order": None}, "running": 3})
+    model_config = example({"status": "ok", "databases": {"order": None}, "running": 3})
 
-    status: Literal["ok", "degraded", "failing"]
+    status: Literal["ok", "degraded"]
     databases: dict[str, str | None]
     running: int

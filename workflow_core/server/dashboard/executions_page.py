@@ -14,6 +14,7 @@ from workflow_core.server.dashboard.rendering import engine_of, read, render
 from workflow_core.summaries import EXECUTION_STATUSES
 from workflow_core.views.cluster import possible_statuses, read_cluster
 from workflow_core.views.execution_pages import ExecutionPage, read_page
+from workflow_core.views.overviews import known_workflows
 
 if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
@@ -63,7 +64,7 @@ async def executions(request: Request) -> Response:
 
 
 async def _read(engine: WorkflowEngine, filters: Filters) -> _List:
-    workflows = sorted({*(found.name for found in await engine.store.list_workflows()), *engine.workflow_names()})
+    workflows = await known_workflows(engine)
     cluster = await read_cluster(engine)
     queues = None if cluster is None else [queue.queue for queue in cluster.state.queues]
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from fastapi import APIRouter, Request
@@ -10,10 +9,14 @@ from fastapi.responses import HTMLResponse, Response
 
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.logs import LEVELS
+from workflow_core.server.dashboard.filters import SPANS
 from workflow_core.server.dashboard.rendering import read, render
 from workflow_core.views.log_reading import LogFilter, daily_logs, latest_lines
+from workflow_core.views.overviews import known_workflows
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from workflow_core.engine import WorkflowEngine
     from workflow_core.logs import Level, LogLine
 
@@ -22,11 +25,7 @@ __all__ = ["router"]
 router = APIRouter(include_in_schema=False)
 
 _LINES: Final = 200
-_SPANS: Final = {
-    "1h": ("the last hour", timedelta(hours=1)),
-    "24h": ("the last 24 hours", timedelta(hours=24)),
-    "7d": ("the last 7 days", timedelta(days=7)),
-}
+_SPANS: Final = {span: SPANS[span] for span in ("1h", "24h", "7d")}
 
 
 @router.get("/logs", response_class=HTMLResponse)
@@ -52,7 +51,7 @@ async def logs(request: Request, workflow: str = "", level: str = "info", since:
 async def _read(
     engine: WorkflowEngine, workflow: str, level: Level, span: timedelta
 ) -> tuple[list[str], list[LogLine]]:
-    names = sorted({*(found.name for found in await engine.store.list_workflows()), *engine.workflow_names()})
+    names = await known_workflows(engine)
     store = engine.bare_store
     if not isinstance(store, DirectoryStore):
         return names, []

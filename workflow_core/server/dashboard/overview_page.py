@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from fastapi import APIRouter, Request
@@ -116,7 +117,7 @@ async def _read(engine: WorkflowEngine, base: str) -> _Overview:
         except StorageError as error:
             rows.append(_bare_row(each, base, str(error)))
     circuits, _ = await read_circuits(engine)
-    latest = heapq.merge(*wrong, key=lambda found: (found.started_at, found.execution_id), reverse=True)
+    latest = heapq.merge(*wrong, key=attrgetter("position"), reverse=True)
     return _Overview(
         rows,
         [(status, totals[status]) for status in possible_statuses(engine)],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from workflow_core.report.markup import Markup, join, tag
 from workflow_core.server.dashboard.icons import label
+from workflow_core.server.dashboard.paths import execution_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,7 @@ def _draw(execution: ExecutionSummary, x: int, longest: float, base: str) -> Mar
         "a",
         tag("title", text),
         bar,
-        href=f"{base}/executions/{execution.execution_id}",
+        href=base + execution_path(execution.execution_id),
         aria_label=text,
         tabindex="-1",
     )
