@@ -47,12 +47,17 @@ class Limits(Model):
     key: str | None = pydantic.Field(default=None, min_length=1, max_length=_LONGEST_KEY)
     held_while_waiting: bool = True
 
+    @pydantic.field_validator("key")
+    @classmethod
+    def _names_a_place(cls, key: str | None) -> str | None:
+        if key is not None and not all(key.split(".")):
+            raise ValueError('it must be names with dots between them, such as "customer.id"')
+        return key
+
     @pydantic.model_validator(mode="after")
     def _limits_something(self) -> Self:
         if self.concurrency is self.concurrency_per_key is self.starts is self.starts_per_key is None:
-            raise ValueError(
-                "it limits nothing; give concurrency, concurrency_per_key, starts or starts_per_key a number"
-            )
+            raise ValueError("it limits nothing; give it a number for concurrency or starts, in all or per key")
         return self
 
     def key_of(self, value: object, given: str | None) -> str | None:

@@ -42,6 +42,11 @@ class Outcome(Generic[_T]):
         """The error that it is, if it is there and is one."""
         return self._error
 
+    @property
+    def result(self) -> _T | None:
+        """The result, if it is there and is no error."""
+        return self._result
+
     def settle(self, result: _T | BaseException) -> None:
         """Give it to those who wait, and to those who will; what it was settled with first stays."""
         if self._is_settled:

@@ -148,7 +148,9 @@ def test_a_cluster_shows_numbers_and_heartbeats_on_a_narrow_terminal(monkeypatch
     monkeypatch.setattr(output, "width", lambda: 80)
     monkeypatch.setenv("NO_COLOR", "1")
     name, began = "invoices-of-the-north-" * 3 + "end", NOW - timedelta(seconds=541)
-    queue = QueueState(queue=name, ready=1, scheduled=0, waiting=0, running=0, parked=0, lag_ms=424_000, workers=12)
+    queue = QueueState(
+        queue=name, ready=1, scheduled=0, limited=0, running=0, lost=0, parked=0, lag_ms=424_000, workers=12
+    )
     worker = WorkerState(
         worker_id=1,
         host="here",
@@ -169,7 +171,7 @@ def test_a_cluster_shows_numbers_and_heartbeats_on_a_narrow_terminal(monkeypatch
 
 def test_a_cluster_shows_a_thousand_queues_and_names_that_would_steer_a_terminal(capsys):
     queues = [
-        QueueState(queue=name, ready=0, scheduled=0, waiting=0, running=0, parked=0, lag_ms=None, workers=0)
+        QueueState(queue=name, ready=0, scheduled=0, limited=0, running=0, lost=0, parked=0, lag_ms=0, workers=0)
         for name in ("\x1b[31mred\u202e", *map(str, range(1_000)))
     ]
     cluster._show(ClusterState(read_at=NOW, workers=[], queues=queues))
@@ -255,6 +257,7 @@ def test_a_picture(order):
         ("scheduled", None, 30, 1, ["queue mail (priority 5): a rate limit lets it begin in 30 s"]),
         ("parked", None, 30, 1, ["queue mail (priority 5): a worker goes on with it in 30 s"]),
         ("running", None, None, 1, ["queue mail (priority 5), pid 7 on here\n"]),
+        ("lost", None, None, 1, ["queue mail (priority 5), pid 7 on here, which gives no sign of life\n"]),
     ],
 )
 def test_a_picture_says_where_an_execution_of_workers_stands(order, place, since, until, workers, lines):

@@ -1,6 +1,7 @@
 """How a worker that is cancelled, and executions that are cancelled from elsewhere, come to an end, on PostgreSQL."""
 
 import asyncio
+import logging
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_a_worker_that_is_cancelled_hands_everything_back_at_once(run_held):
     run_held(scenario)
 
 
-def test_an_execution_that_is_cancelled_elsewhere_leaves_its_place_within_moments(run_held):
+def test_an_execution_that_is_cancelled_elsewhere_leaves_its_place_within_moments(run_held, caplog):
     async def scenario(held):
         client, engine = held.engine(), held.engine()
         await client.enqueue("held", "cancelled")
@@ -91,9 +92,11 @@ def test_an_execution_that_is_cancelled_elsewhere_leaves_its_place_within_moment
         stop = asyncio.Event()
         run = asyncio.create_task(worker_module.Worker(engine, WorkerSettings(concurrency=1)).run(stop))
         await held.begun.acquire()
-        await client.cancel("cancelled")
-        await held.cut_off.wait()
-        await held.begun.acquire()
+        with caplog.at_level(logging.INFO, "workflow_core"):
+            await client.cancel("cancelled")
+            await held.cut_off.wait()
+            await held.begun.acquire()
+        assert 'Execution "cancelled" of workflow "held" was cancelled' in caplog.text
         held.go.set()
         assert (await client.wait("next")).status == "completed"
         stop.set()

@@ -214,7 +214,7 @@ def test_others_run_in_the_place_of_who_rests(make_engine):
     asyncio.run(scenario())
 
 
-def test_a_worker_that_is_told_to_stop_hands_over_what_does_not_end(make_engine):
+def test_a_worker_that_is_told_to_stop_hands_over_what_does_not_end(make_engine, caplog):
     async def scenario():
         client, first, second = make_engine(), make_engine(), make_engine()
         begun = asyncio.Event()
@@ -233,11 +233,33 @@ def test_a_worker_that_is_told_to_stop_hands_over_what_does_not_end(make_engine)
             await client.enqueue("stuck", "e")
             await begun.wait()
         assert (await client.get_status("e")).status == "running"
-        async with working(second):
-            result = await client.wait("e")
+        with caplog.at_level(logging.INFO, "workflow_core"):
+            async with working(second):
+                result = await client.wait("e")
         assert (result.status, result.output) == ("completed", "done")
+        assert "goes on, which another worker has given back, from queue default" in caplog.text
         history = await client.history("e")
         assert names(history)[:4] == ["ExecutionStarted", "StepStarted", "StepInterrupted", "ExecutionRecovered"]
+
+    asyncio.run(scenario())
+
+
+def test_an_execution_that_waits_for_its_restart_is_restarted_by_hand_at_once(make_engine):
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        restarts = PanicConfig(enable_auto_restart=True, restart_delay_ms=3_600_000)
+        for each in (client, engine):
+            each.define("panicking", panicking, panic_config=restarts)
+        async with asyncio.timeout(30), working(engine):
+            await client.enqueue("panicking", "e")
+
+            async def parked():
+                return (await client.bare_store.dispatch_state("e")).place == "parked"
+
+            await until(parked)
+            await client.restart("e", detach=True)
+            result = await client.wait("e")
+            assert (result.status, result.output) == ("completed", 2)
 
     asyncio.run(scenario())
 
@@ -246,7 +268,7 @@ async def plain_step(ctx):
     return await ctx.step("a", lambda: "done")
 
 
-def test_a_failed_execution_that_is_restarted_from_elsewhere_runs_on_a_worker(make_engine):
+def test_a_failed_execution_that_is_restarted_from_elsewhere_runs_on_a_worker(make_engine, caplog):
     async def scenario():
         client, engine = make_engine(), make_engine()
         calls = []
@@ -264,9 +286,12 @@ def test_a_failed_execution_that_is_restarted_from_elsewhere_runs_on_a_worker(ma
         async with working(engine):
             await client.enqueue("failing", "e")
             assert (await client.wait("e")).status == "failed"
-            await client.restart("e", detach=True)
-            assert (await client.wait("e")).status == "completed"
+            with caplog.at_level(logging.INFO, "workflow_core"):
+                await client.restart("e", detach=True)
+                assert (await client.wait("e")).status == "completed"
             assert calls == [1, 2]
+            assert 'Execution "e" of workflow "failing" goes on, from queue default' in caplog.text
+            assert "ExecutionRecovered" not in names(await client.history("e"))  # nobody has left it
             with pytest.raises(InvalidStateError):
                 await client.resume("e")
 

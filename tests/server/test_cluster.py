@@ -8,7 +8,7 @@ import pytest
 from workflow_core import Settings, WorkflowEngine
 from workflow_core.database.dispatch import QueueState
 from workflow_core.limits import Limits
-from workflow_core.server.dashboard.bars import queue_bar
+from workflow_core.server.dashboard.bars import QUEUE_PARTS, queue_bar
 
 from .conftest import serving
 from .test_dashboard_pages import Reading, read
@@ -174,17 +174,18 @@ async def test_each_execution_says_where_it_stands(serve, working):
         assert (parked["status"], parked["dispatch"]["workers"]) == ("sleeping", 1)
         assert parked["dispatch"]["until"] == parked["steps"]["nap"]["wake_at"]
         cluster = await served.get("/api/cluster")
-        numbers = ("queue", "ready", "scheduled", "waiting", "running", "parked", "workers")
+        numbers = ("queue", "ready", "scheduled", "limited", "running", "lost", "parked", "workers")
         assert [tuple(queue[name] for name in numbers) for queue in cluster["queues"]] == [
-            ("default", 0, 1, 1, 1, 1, 1),
-            ("mail", 1, 0, 0, 0, 0, 0),
+            ("default", 0, 1, 1, 1, 0, 1, 1),
+            ("mail", 1, 0, 0, 0, 0, 0, 0),
         ]
-        assert cluster["queues"][0]["lag_ms"] is None and cluster["queues"][1]["lag_ms"] >= 0
+        assert cluster["queues"][0]["lag_ms"] == 0 and cluster["queues"][1]["lag_ms"] >= 0
         (worker,) = cluster["workers"]
         assert (worker["queues"], worker["running"], worker["concurrency"]) == (["default"], 1, 5)
         metrics = (await served.client.get("/api/metrics")).text
         for line in (
-            'workflow_queue_executions{queue="default",state="limited"} 2.0',
+            'workflow_queue_executions{queue="default",state="limited"} 1.0',
+            'workflow_queue_executions{queue="default",state="scheduled"} 1.0',
             'workflow_queue_executions{queue="default",state="running"} 1.0',
             'workflow_queue_executions{queue="mail",state="ready"} 1.0',
             'workflow_queue_lag_seconds{queue="default"} 0.0',
@@ -257,7 +258,7 @@ async def test_the_page_says_how_to_begin_and_who_is_lost(serve, make_postgres_s
         first = await read(served, "/executions/first")
         assert "Ready for" in first.text and "(priority 3)" in first.text and "--queue mail" in first.text
         second = await read(served, "/executions/second")
-        assert "Limited: as many run" in second.text and "<i>ada" in second.text
+        assert "(priority 0)" in second.text and "Limited: as many run" in second.text and "<i>ada" in second.text
         assert "queued" in (await read(served, "/executions?status=queued")).text
         conninfo, schema = store.connection_string()
         with psycopg.connect(conninfo, options=f"-c search_path={schema}") as connection:
@@ -267,7 +268,11 @@ async def test_the_page_says_how_to_begin_and_who_is_lost(serve, make_postgres_s
                 (lost,),
             )
         assert "1 execution that ran there goes on as soon as" in (await read(served, "/cluster")).text
-        (worker,) = (await served.get("/api/cluster"))["workers"]
+        state = await served.get("/api/cluster")
+        (worker,), queue = state["workers"], state["queues"][1]
+        assert (queue["queue"], queue["running"], queue["lost"]) == ("mail", 0, 1)
+        assert queue["lag_ms"] >= 3_600_000
+        assert "Lost: its worker gives no sign of life" in (await read(served, "/executions/first")).text
         assert (worker["host"], worker["is_alive"], worker["running"]) == ("<b>gone", False, 1)
         metrics = (await served.client.get("/api/metrics")).text
         assert 'workflow_workers{state="lost"} 1.0' in metrics and 'workflow_worker_slots{state="free"} 0.0' in metrics
@@ -294,11 +299,8 @@ async def test_a_page_of_a_database_without_workers_does_not_speak_of_them(direc
     ],
 )
 def test_a_bar_shows_what_is_there_and_is_never_too_long(numbers, greatest, widths):
-    parts = {"running": 0, "ready": 0, "parked": 0, "limited": 0, **numbers}
-    waiting = parts.pop("limited")
-    drawn = Reading(
-        str(queue_bar(QueueState("q", scheduled=0, waiting=waiting, lag_ms=None, workers=0, **parts), greatest))
-    )
+    parts = {**dict.fromkeys(QUEUE_PARTS, 0), **numbers}
+    drawn = Reading(str(queue_bar(QueueState("q", lag_ms=0, workers=0, **parts), greatest)))
     shown = [round(float(each["width"])) for tag, each in drawn.tags if tag == "rect" and each["class"] != "bar-ground"]
     assert shown == widths
 

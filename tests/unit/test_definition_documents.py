@@ -118,7 +118,7 @@ def test_all_mistakes_are_told_at_once_each_with_its_path():
     assert 'did you mean "http"' in found["steps.0.type"]
     for known in ("delay", "http", "log"):  # and those that other tests of this process have registered
         assert re.search(rf"\(types: .*\b{known}\b", found["steps.0.type"])
-    assert 'did you mean "backoff_ms"' in found["retryConfig.backofMs"]
+    assert 'did you mean "backoffMs"' in found["retryConfig.backofMs"]
     assert "is the id of steps.0 already" in found["steps.1.id"]
 
 

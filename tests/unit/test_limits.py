@@ -446,6 +446,9 @@ def test_limits_that_cannot_be():
         Limits()
     with pytest.raises(ValidationError, match="concurrency"):
         Limits(concurrency=0)
+    for key in ("a..b", ".a", "a.", "."):
+        with pytest.raises(ValidationError, match="names with dots between them"):
+            Limits(concurrency=1, key=key)
     with pytest.raises(ValidationError, match=r'"customer\.id" of the input'):
         Limits(concurrency=1, key="customer.id").key_of({"customer": {"id": []}}, None)
 

@@ -103,8 +103,9 @@ def _place(view: ExecutionView, dispatch: DispatchState, now: datetime) -> list[
     elif dispatch.place in {"scheduled", "parked"} and dispatch.until is not None:
         what = "a rate limit lets it begin" if dispatch.place == "scheduled" else "a worker goes on with it"
         where = f": {what} in {remaining(to_epoch_ms(dispatch.until), now)}"
-    elif dispatch.place == "running" and view.owner is not None:
-        where = f", pid {view.owner.pid} on {visible(host_name(view.owner.host))}"
+    elif dispatch.place in {"running", "lost"} and view.owner is not None:
+        ended = ", which gives no sign of life" if view.is_lost else ""
+        where = f", pid {view.owner.pid} on {visible(host_name(view.owner.host))}{ended}"
     priority = f" (priority {dispatch.priority})" if dispatch.priority else ""
     queue = visible(dispatch.queue)
     notes = [Text(f"  queue {queue}{priority}{where}", style="dim")]

@@ -66,6 +66,9 @@ def raise_for_status(invocation: Invocation, view: ExecutionView) -> None:
         raise Failure(f'{name} was interrupted and nobody runs it; "{hint}" goes on with it', FAILED)
     if record.status == "cancelled":
         raise Failure(f"{name} was cancelled", FAILED)
+    if view.is_unserved and view.dispatch is not None:
+        hint = command_line(invocation, "worker", "--queue", view.dispatch.queue)
+        raise Failure(f'{name} waits for a worker, and none serves its queue; "{hint}" begins one', FAILED)
     if not view.at_rest:
         raise Failure(f"{name} is {record.status}", FAILED)
     hint = command_line(invocation, "restart", record.execution_id)

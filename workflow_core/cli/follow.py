@@ -103,7 +103,7 @@ class Follower:
             await self._show([view])
             if view.at_rest:
                 return view
-            if not view.interrupted:
+            if not (view.interrupted or view.is_unserved):
                 given_up_at = None
             elif given_up_at is None:
                 given_up_at = loop.time() + _PATIENCE_SECONDS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -32,11 +32,13 @@ class Invocation:
         directory: The runtime directory; ``None`` means ``$WORKFLOW_DIR`` or ``~/.workflow``.
         app: What defines workflows, as ``module`` or ``module:attribute``.
         quiet: Print ids, names and statuses alone.
+        hides_database: Whether WORKFLOW_DATABASE_URL is set, and ``directory`` goes before it.
     """
 
     directory: Path | None = None
     app: str | None = None
     quiet: bool = False
+    hides_database: bool = field(default=False, init=False)
 
     @contextlib.contextmanager
     def engine(self, *, runs_workflows: bool = False, imports_app: bool = False) -> Iterator[WorkflowEngine]:
@@ -78,7 +80,8 @@ class Invocation:
                 from workflow_core.views.saved import define_saved_workflows  # noqa: PLC0415
 
                 define_saved_workflows(engine)
-            yield engine
+            with self._hidden_database_named():
+                yield engine
 
     @contextlib.contextmanager
     def _environment(self) -> Iterator[None]:
@@ -88,7 +91,7 @@ class Invocation:
         before = {name: os.environ.get(name) for name in ("WORKFLOW_DIR", "WORKFLOW_DATABASE_URL")}
         if self.directory is not None:
             os.environ["WORKFLOW_DIR"] = str(self.directory.absolute())
-            os.environ.pop("WORKFLOW_DATABASE_URL", None)
+            self.hides_database = os.environ.pop("WORKFLOW_DATABASE_URL", None) is not None
         try:
             with log_to_stderr():
                 yield
@@ -97,6 +100,22 @@ class Invocation:
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+
+    @contextlib.contextmanager
+    def _hidden_database_named(self) -> Iterator[None]:
+        """Where PostgreSQL is needed, and is named but for ``--directory``, say that."""
+        from workflow_core.database.dispatch import NoWorkersError  # noqa: PLC0415 - not for help and completion
+
+        try:
+            yield
+        except NoWorkersError:
+            if not self.hides_database:
+                raise
+            raise Failure(
+                f"Workers need PostgreSQL, which WORKFLOW_DATABASE_URL names, but --directory {self.directory} goes "
+                "before it; leave it out",
+                USAGE,
+            ) from None
 
     def _check_directory(self, app: App) -> None:
         if self.directory is None or app.engine is None:

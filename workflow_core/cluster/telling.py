@@ -23,6 +23,7 @@ _BEGINNINGS: Final[dict[ClaimKind, str]] = {
     "woken": "goes on",
     "abandoned": "goes on, which another worker has left",
 }
+_GIVEN_BACK: Final = "goes on, which another worker has given back"
 
 _PAUSE_SECONDS: Final = 600
 """How long the log says nothing more of a workflow that is not defined here."""
@@ -43,11 +44,12 @@ class Teller:
     def begins(self, claim: Claim) -> None:
         """Say that the worker begins an execution, or goes on with it."""
         record = claim.record
+        is_given_back = claim.kind == "abandoned" and record.owner_id is None
         logger.info(
             'Execution "%s" of workflow "%s" %s, from queue %s',
             record.execution_id,
             record.workflow_name,
-            _BEGINNINGS[claim.kind],
+            _GIVEN_BACK if is_given_back else _BEGINNINGS[claim.kind],
             record.queue,
         )
 
@@ -63,12 +65,15 @@ class Teller:
         record = active.execution.record
         took = took_text((self._clock.monotonic() - began) * 1_000)
 
+        status = active.execution.status if active.final.result is None else active.final.result.status
         if active.parked_until is not None:
             what = f"waits until {from_epoch_ms(active.parked_until):%Y-%m-%d %H:%M:%S} UTC, and leaves its place"
         elif isinstance(active.final.error, LeaseLostError):
             what = "is another worker's now"
-        elif active.execution.status in {"completed", "failed", "cancelled", "panicked"}:
-            what = f"{'has ' if active.execution.status != 'cancelled' else 'was '}{active.execution.status}"
+        elif status in {"completed", "failed", "panicked"}:
+            what = f"has {status}"
+        elif status == "cancelled":
+            what = "was cancelled"
         else:
             what = "is given back"
         logger.info(

@@ -23,6 +23,7 @@ from workflow_core.database.dispatch import dispatching
 from workflow_core.database.postgres.dispatch_schema import RUN_TASK
 from workflow_core.database.postgres.store import PostgresStore
 from workflow_core.errors import LeaseLostError, StorageError, ValidationError, WorkflowCoreError
+from workflow_core.views.saved import define_saved_workflows
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -145,6 +146,19 @@ class Worker:
             await self._work(stop, when_ready)
         finally:
             await self._app.close_async()
+
+    async def defined_saved(self, stop: asyncio.Event) -> bool:
+        """Define the workflows that are saved in the database, as soon as it can be used; ``False`` if told to stop.
+
+        Raises:
+            StorageError: It cannot be used, and waiting would not help.
+        """
+
+        async def define() -> None:
+            await self._store.open()
+            define_saved_workflows(self._engine)
+
+        return await done_patiently(define, stop)
 
     async def _prepared(self, stop: asyncio.Event) -> bool:
         """Make the queue, let the limits hold that the workflows have here, and connect; ``False`` if told to stop.

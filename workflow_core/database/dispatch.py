@@ -23,6 +23,7 @@ __all__ = [
     "DispatchPlace",
     "DispatchState",
     "Dispatches",
+    "NoWorkersError",
     "QueueState",
     "WorkerState",
     "dispatching",
@@ -31,9 +32,10 @@ __all__ = [
 ClaimKind: TypeAlias = Literal["begun", "woken", "abandoned"]
 """How a worker comes to an execution: it is the first one, or it waited, or another worker has left it."""
 
-DispatchPlace: TypeAlias = Literal["ready", "scheduled", "limited", "running", "parked", "ended"]
+DispatchPlace: TypeAlias = Literal["ready", "scheduled", "limited", "running", "lost", "parked", "ended"]
 """Where an execution stands: it could be begun now; a rate limit lets it begin later; a limit of concurrency keeps it
-waiting; a worker runs it; it sleeps, backs off, or waits for its restart without one; it is at rest."""
+waiting; a worker runs it; one ran it that gives no sign of life any more, so another one will; it sleeps, backs off, or
+waits for its restart without one; it is at rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +96,24 @@ class QueueState:
     Attributes:
         ready: How many could be begun now.
         scheduled: How many are to be begun at a later moment, because of a rate limit.
-        waiting: How many are kept waiting by a limit of concurrency.
+        limited: How many are kept waiting by a limit of concurrency.
         running: How many a worker runs.
+        lost: How many a worker ran that gives no sign of life any more; others take them over.
         parked: How many sleep, back off, or wait for their restart, without a worker.
-        lag_ms: For how long the one that is ready longest has been ready, in milliseconds; ``None`` if none is.
+        lag_ms: For how long the one that waits longest for a worker has waited, in milliseconds: since it is ready, or
+            since the last sign of life of a worker that was lost; 0 if none waits.
         workers: How many workers that are alive serve it.
     """
 
     queue: str
     ready: int
     scheduled: int
-    waiting: int
+    limited: int
     running: int
+    lost: int
     parked: int
-    lag_ms: int | None
+    lag_ms: int
     workers: int
-
-    @property
-    def limited(self) -> int:
-        """How many a limit of any kind keeps waiting."""
-        return self.waiting + self.scheduled
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +206,18 @@ class Dispatches(Protocol):
         """Read where an execution stands; ``None`` if it was not handed to workers."""
 
 
+class NoWorkersError(ValidationError):
+    """A store has no workers."""
+
+
 def dispatching(store: Store) -> Dispatches:
     """Return a store as one whose executions workers can run.
 
     Raises:
-        ValidationError: It has no workers.
+        NoWorkersError: It has no workers.
     """
     if not isinstance(store, Dispatches):
-        raise ValidationError(
+        raise NoWorkersError(
             f"Workers need PostgreSQL, and the state is in {store.location()}: set WORKFLOW_DATABASE_URL to "
             "postgresql://user:password@host/database"
         )

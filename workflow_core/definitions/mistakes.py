@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import typing
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pydantic
+from pydantic.alias_generators import to_camel
 
 from workflow_core.errors import ValidationError
+from workflow_core.limits import Limits
+from workflow_core.models import CircuitBreakerConfig, PanicConfig, RetryConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["Mistakes", "did_you_mean"]
+
+_SETTINGS: Final = frozenset({RetryConfig, PanicConfig, CircuitBreakerConfig, Limits})
+"""What documents say in camelCase, or as it is in Python."""
 
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
@@ -90,7 +96,12 @@ def _keys(model: object, location: Location) -> list[str]:
     for part in location:
         model = _at(model, part)
     models = list(_models(model))
-    return [field.alias or name for found in models for name, field in found.model_fields.items()]
+    return [field.alias or _documented(found, name) for found in models for name, field in found.model_fields.items()]
+
+
+def _documented(model: type[pydantic.BaseModel], name: str) -> str:
+    """Return a key as documents write it; those of the types of steps have the names that their makers gave them."""
+    return to_camel(name) if model in _SETTINGS else name
 
 
 def _at(annotation: object, part: int | str) -> object:

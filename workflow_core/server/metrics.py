@@ -154,7 +154,7 @@ def _add_cluster(registry: CollectorRegistry, cluster: ClusterView) -> None:
     )
     lag = Gauge(
         "workflow_queue_lag_seconds",
-        "For how long the execution that is ready longest has waited for a worker; 0 if none waits.",
+        "For how long the execution that waits longest for a worker has waited; 0 if none waits.",
         ["queue"],
         registry=registry,
     )
@@ -164,9 +164,9 @@ def _add_cluster(registry: CollectorRegistry, cluster: ClusterView) -> None:
         "workflow_worker_slots", "Executions that the workers alive can run at once.", ["state"], registry=registry
     )
     for queue in cluster.state.queues:
-        for state in ("ready", "running", "parked", "limited"):
+        for state in ("ready", "running", "lost", "parked", "limited", "scheduled"):
             executions.labels(queue.queue, state).set(getattr(queue, state))
-        lag.labels(queue.queue).set((queue.lag_ms or 0) / 1_000)
+        lag.labels(queue.queue).set(queue.lag_ms / 1_000)
         serving.labels(queue.queue).set(queue.workers)
     workers.labels("alive").set(cluster.alive)
     workers.labels("lost").set(cluster.lost)

@@ -53,14 +53,14 @@ class ClusterView:
         return sum(worker.running for worker in self.state.workers if worker.is_alive)
 
     @property
-    def lag_ms(self) -> int | None:
-        """The longest lag of all queues, in milliseconds; ``None`` if nothing is ready."""
-        return max((queue.lag_ms for queue in self.state.queues if queue.lag_ms is not None), default=None)
+    def lag_ms(self) -> int:
+        """The longest lag of all queues, in milliseconds."""
+        return max((queue.lag_ms for queue in self.state.queues), default=0)
 
     @property
     def unserved(self) -> list[str]:
-        """The queues with executions that could be begun, and no worker to do it."""
-        return [queue.queue for queue in self.state.queues if queue.ready and not queue.workers]
+        """The queues with executions that wait for a worker, and no worker to come."""
+        return [queue.queue for queue in self.state.queues if (queue.ready or queue.lost) and not queue.workers]
 
     def data(self) -> dict[str, object]:
         """Return it as it is printed as JSON."""

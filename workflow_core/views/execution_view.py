@@ -59,6 +59,17 @@ class ExecutionView:
         """Whether it should go on, and nobody runs it."""
         return self.record.queue is None and not self.at_rest and self.owner_state in {None, "ended", "lease expired"}
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether a worker ran it that gives no sign of life any more; another one goes on with it."""
+        return self.dispatch is not None and self.dispatch.place == "lost"
+
+    @property
+    def is_unserved(self) -> bool:
+        """Whether a worker should begin it, or go on with it, and none serves its queue."""
+        dispatch = self.dispatch
+        return dispatch is not None and not dispatch.workers and dispatch.place not in {"running", "ended"}
+
 
 async def read_view(engine: WorkflowEngine, execution_id: str) -> ExecutionView:
     """Read an execution.

@@ -48,10 +48,13 @@ def rate_text(rate: float | None) -> str:
 
 
 def status_of(view: ExecutionView) -> str:
-    """Return the status, or that nobody runs it."""
-    return "interrupted" if view.interrupted else view.record.status
+    """Return the status, or that nobody runs it, or that it waits for a worker again after one has given it back."""
+    if view.interrupted or view.is_lost:
+        return "interrupted"
+    is_given_back = view.dispatch is not None and view.dispatch.place in {"ready", "limited"}
+    return "queued" if is_given_back and view.record.status == "running" else view.record.status
 
 
 def step_status(step: StepRecord, view: ExecutionView) -> str:
     """Return the status of a step, or that it was cut off and nobody runs it."""
-    return "interrupted" if view.interrupted and step.status == "running" else step.status
+    return "interrupted" if (view.interrupted or view.is_lost) and step.status == "running" else step.status

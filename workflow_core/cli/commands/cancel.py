@@ -27,7 +27,8 @@ workflow status --workflow order --status sleeping --quiet | xargs -n 1 workflow
 def command(invocation: Invocation, execution_id: str, output_format: str) -> None:
     """Cancel an execution, wherever it runs; completed steps are kept.
 
-    A process that runs it stops at its next step, or when it renews its lease.
+    A process that runs it stops at its next step, or when it renews its lease; a worker stops the step in flight within
+    two seconds.
     """
     with invocation.engine() as engine:
         record = invocation.run(find_execution(engine, execution_id, changes_it=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+
+_HELD: Final = ("running", "lost", "parked", "limited", "scheduled")
+_ALWAYS: Final = ("running", "parked", "limited")
+"""What queues hold besides what is ready, and what is shown also where no queue holds any."""
 
 _EXAMPLES = """
 workflow cluster status
@@ -37,7 +41,9 @@ def command() -> None:
 def status(invocation: Invocation, output_format: str) -> None:
     """Show workers, queues, and how far these lag behind.
 
-    The lag is the time for which the execution that is ready longest has been waiting for a worker.
+    Executions are ready if a worker could begin them, lost if one ran them that gives no sign of life any more, parked
+    while they sleep, back off or wait for their restart, and limited or scheduled where a limit lets them wait. The lag
+    is the time for which the one that waits longest for a worker has waited.
     """
     with invocation.engine() as engine:
         state = invocation.run(dispatching(engine.bare_store).cluster_state())
@@ -55,16 +61,15 @@ def _show(state: ClusterState) -> None:
     if not state.queues:
         print_line("No worker and no queue yet: `workflow worker` begins one, and `workflow start --queue` fills one")
         return
+    held = [name for name in _HELD if name in _ALWAYS or any(getattr(queue, name) for queue in state.queues)]
     print_table(
-        ["Queue", "Ready", "Lag", "Running", "Parked", "Limited", "Workers"],
+        ["Queue", "Ready", "Lag", *(name.capitalize() for name in held), "Workers"],
         [
             [
                 queue.queue,
                 str(queue.ready),
-                "-" if queue.lag_ms is None else took_text(queue.lag_ms),
-                str(queue.running),
-                str(queue.parked),
-                str(queue.limited),
+                took_text(queue.lag_ms),
+                *(str(getattr(queue, name)) for name in held),
                 str(queue.workers),
             ]
             for queue in state.queues
@@ -83,7 +88,7 @@ def _show(state: ClusterState) -> None:
                 host_name(worker.host),
                 str(worker.pid),
                 ", ".join(worker.queues),
-                f"{worker.running} of {worker.concurrency}",
+                f"{worker.running} of {worker.concurrency}" if worker.is_alive else f"{worker.running} lost",
                 _heartbeat(worker, state),
             ]
             for worker in state.workers

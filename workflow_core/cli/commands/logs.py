@@ -11,6 +11,7 @@ import click
 from workflow_core.cli.completing import complete_executions, complete_workflows
 from workflow_core.cli.endings import announce
 from workflow_core.cli.failures import USAGE, Failure
+from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.moments import moment_of
 from workflow_core.cli.output import FORMAT_OPTION, print_line, styled
@@ -75,7 +76,8 @@ def command(
 ) -> None:
     """Show the log of a workflow, of all workflows, or of one execution, as lines of key=value, or as JSON lines.
 
-    If an execution has no log file, its log is made of its stored history.
+    If an execution has no log file, its log is made of its stored history. With PostgreSQL there are no log files: name
+    the execution, and see what processes log in their own output.
     """
     with invocation.engine() as engine:
         record = _execution(invocation, engine, workflow, execution)
@@ -93,6 +95,14 @@ def command(
                 return [layout.execution_log(record.workflow_name, record.execution_id)]
             return daily_logs(layout, names, moment)
 
+        if layout is None and record is None:
+            hint = command_line(invocation, "logs", "--execution", "ID", with_app=False)
+            raise Failure(
+                f"Log files lie in a runtime directory, and the state is in {engine.bare_store.location()}: "
+                f'"{hint}" shows the stored history of an execution; what processes log, such as workers, is on their '
+                "stderr, and more of it with LOG_LEVEL=info",
+                USAGE,
+            )
         found = paths()
         if record is not None and not any(path.exists() for path in found):
             _show_history(invocation, engine, record, wanted, most, show, follow=follow)

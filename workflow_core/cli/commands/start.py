@@ -76,7 +76,12 @@ echo '{"n": 1}' | workflow start order --input-file - --format json | jq .output
     metavar="NAME",
     help="Hand it to the workers of this queue, with PostgreSQL, instead of running it here; see `workflow worker`.",
 )
-@click.option("--priority", type=int, metavar="N", help="With --queue: a greater number is begun first.  [default: 0]")
+@click.option(
+    "--priority",
+    type=int,
+    metavar="N",
+    help="With --queue: a greater number is begun first, up to 1000000.  [default: 0]",
+)
 @FORMAT_OPTION
 @click.pass_obj
 def command(
@@ -260,11 +265,7 @@ def _join(
     if existing.at_rest:
         announce(f'Execution "{record.execution_id}" has ended before; this is its stored result, nothing runs again')
     else:
-        where = f" (pid {existing.owner.pid})" if existing.owner else ""
-        if record.queue is not None and existing.owner is None:
-            announce(f'Execution "{record.execution_id}" waits for the workers of queue "{record.queue}"; followed')
-        else:
-            announce(f'Execution "{record.execution_id}" runs in another process{where}; joined')
+        announce(f'Execution "{record.execution_id}" {_where(existing)}')
     if output_format != "json" and invocation.quiet:
         print_line(record.execution_id)
 
@@ -275,3 +276,13 @@ def _join(
     invocation.run(join(), how_to_go_on)
     result = invocation.run(engine.get_status(record.execution_id))
     show_ending(invocation, result, invocation.run(read_view(engine, record.execution_id)), output_format)
+
+
+def _where(existing: ExecutionView) -> str:
+    """Say where an execution is that has not ended."""
+    process = f" (pid {existing.owner.pid})" if existing.owner else ""
+    if existing.is_lost:
+        return f"was left by a worker that gives no sign of life{process}; it goes on in another one, and is followed"
+    if existing.record.queue is not None and (existing.dispatch is None or existing.dispatch.place != "running"):
+        return f'waits for the workers of queue "{visible(existing.record.queue)}"; followed'
+    return f"runs in another process{process}; joined"

@@ -90,7 +90,8 @@ def command(
     Any number of workers, on any number of machines, share the queues of one PostgreSQL database, which
     WORKFLOW_DATABASE_URL names. Executions come from `workflow start --queue` and Workflow.enqueue(). One that sleeps,
     backs off or waits for its restart leaves its place to others. A worker that is told to stop begins nothing new;
-    what has not ended after --grace goes on in another worker, and so does what a worker that dies leaves.
+    what has not ended after --grace, or at a second signal, goes on in another worker, and so does what a worker that
+    dies leaves. A database that is away is waited for, also when the worker begins.
     """
     needs_queue()
     from workflow_core.cli.interruption import Interrupted, run_until_stopped  # noqa: PLC0415 - not for help
@@ -104,14 +105,8 @@ def command(
         poll_ms=poll,
         heartbeat_ms=heartbeat,
     )
-    with invocation.engine(runs_workflows=True) as engine:
+    with invocation.engine(imports_app=True) as engine:
         worker = Worker(engine, settings)
-        if not engine.workflow_names():
-            raise Failure(
-                "No workflow is defined here, so this worker could run none: name the module that defines them with "
-                "--app, or create one",
-                USAGE,
-            )
 
         def work(stop: asyncio.Event) -> Any:  # noqa: ANN401 - a coroutine
             return _work(invocation, engine, worker, stop)
@@ -125,7 +120,14 @@ def command(
 async def _work(invocation: Invocation, engine: WorkflowEngine, worker: Worker, stop: asyncio.Event) -> None:
     stopping = asyncio.create_task(_say_when_stopped(invocation, worker.settings, stop), name="workflow worker's news")
     try:
-        await worker.run(stop, lambda: _say(invocation, engine, worker.settings))
+        if await worker.defined_saved(stop):
+            if not engine.workflow_names():
+                raise Failure(
+                    "No workflow is defined here, so this worker could run none: name the module that defines them "
+                    "with --app, or create one",
+                    USAGE,
+                )
+            await worker.run(stop, lambda: _say(invocation, engine, worker.settings))
     finally:
         stopping.cancel()
         await engine.aclose()

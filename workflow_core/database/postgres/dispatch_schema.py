@@ -306,8 +306,8 @@ BEGIN
         IF one.is_limited THEN
             PERFORM admit(one.workflow_name, one.limit_key);
         END IF;
-    ELSIF one.state = 'ended' THEN
-        UPDATE dispatches SET state = 'claimed' WHERE execution_id = NEW.id;
+    ELSIF one.state = 'ended' OR one.state = 'parked' AND NEW.status = 'restarting' THEN
+        UPDATE dispatches SET state = 'claimed', due_at = clock_timestamp() WHERE execution_id = NEW.id; -- restarted
     ELSIF one.state = 'claimed' AND coalesce(NEW.owner_id, '') = '' THEN
         PERFORM queue_again(NEW.id);
     END IF;

@@ -34,23 +34,34 @@ _WORKERS: Final = (
 )
 _IS_SCHEDULED: Final = "state = 'waiting' AND NOT has_started AND first_start_at IS NOT NULL"
 """What a rate limit keeps waiting, until a moment that is known."""
+_RUN_BY: Final = (
+    " LEFT JOIN LATERAL (SELECT p.last_heartbeat, p.last_heartbeat > clock_timestamp() - 3 * w.heartbeat AS lives"
+    " FROM {s}.procrastinate_jobs j JOIN {s}.workers w ON w.worker_id = j.worker_id"
+    " JOIN {s}.procrastinate_workers p ON p.id = w.worker_id"
+    " WHERE d.state = 'claimed' AND j.id = d.job_id) by_worker ON true"
+)
+"""Whether the worker that runs an execution gives signs of life."""
 _QUEUES: Final = (
     "SELECT queue, count(*) FILTER (WHERE state = 'queued'),"
     f" count(*) FILTER (WHERE {_IS_SCHEDULED}),"
-    f" count(*) FILTER (WHERE state = 'waiting' AND NOT ({_IS_SCHEDULED})), count(*) FILTER (WHERE state = 'claimed'),"
-    " count(*) FILTER (WHERE state = 'parked'), min(queued_at) FILTER (WHERE state = 'queued')"
-    " FROM {s}.dispatches WHERE state <> 'ended' GROUP BY queue"
+    f" count(*) FILTER (WHERE state = 'waiting' AND NOT ({_IS_SCHEDULED})),"
+    " count(*) FILTER (WHERE state = 'claimed' AND lives),"
+    " count(*) FILTER (WHERE state = 'claimed' AND lives IS NOT TRUE),"
+    " count(*) FILTER (WHERE state = 'parked'),"
+    " min(CASE WHEN state = 'queued' THEN queued_at WHEN state = 'claimed' AND NOT lives THEN last_heartbeat END)"
+    f" FROM {{s}}.dispatches d{_RUN_BY} WHERE state <> 'ended' GROUP BY queue"
 )
 _DISPATCHED: Final = (
     f"SELECT d.queue, d.priority, d.limit_key, CASE WHEN {_IS_SCHEDULED} THEN 'scheduled'"
-    " WHEN d.state = 'waiting' THEN 'limited' WHEN d.state = 'claimed' THEN 'running'"
-    " WHEN d.state = 'queued' THEN 'ready' ELSE d.state END, d.queued_at, d.due_at, d.first_start_at,"
+    " WHEN d.state = 'waiting' THEN 'limited' WHEN d.state = 'claimed' AND lives THEN 'running'"
+    " WHEN d.state = 'claimed' THEN 'lost' WHEN d.state = 'queued' THEN 'ready' ELSE d.state END,"
+    " d.queued_at, d.due_at, d.first_start_at,"
     " (SELECT count(*) FROM {s}.workers w JOIN {s}.procrastinate_workers p ON p.id = w.worker_id"
     " WHERE d.queue = ANY (w.queues) AND p.last_heartbeat > clock_timestamp() - 3 * w.heartbeat)"
-    " FROM {s}.dispatches d WHERE d.execution_id = %(id)s"
+    f" FROM {{s}}.dispatches d{_RUN_BY} WHERE d.execution_id = %(id)s"
 )
 _NOW: Final = "SELECT clock_timestamp(), to_regclass(%(table)s) IS NOT NULL"
-_NOTHING: Final = (0, 0, 0, 0, 0, None)
+_NOTHING: Final = (0, 0, 0, 0, 0, 0, None)
 
 
 class WorkerStore(DispatchStore):
@@ -98,10 +109,10 @@ class WorkerStore(DispatchStore):
         served = {queue for worker in workers for queue in worker.queues}
         queues = []
         for name in sorted(found.keys() | served):
-            ready, scheduled, waiting, running, parked, oldest = found.get(name, _NOTHING)
-            lag_ms = None if oldest is None else max(0, round((now - oldest).total_seconds() * 1_000))
+            ready, scheduled, limited, running, lost, parked, oldest = found.get(name, _NOTHING)
+            lag_ms = 0 if oldest is None else max(0, round((now - oldest).total_seconds() * 1_000))
             alive = sum(worker.is_alive and name in worker.queues for worker in workers)
-            queues.append(QueueState(name, ready, scheduled, waiting, running, parked, lag_ms, alive))
+            queues.append(QueueState(name, ready, scheduled, limited, running, lost, parked, lag_ms, alive))
         return ClusterState(utc(now), workers, queues)
 
     async def dispatch_state(self, execution_id: str) -> DispatchState | None:

@@ -39,20 +39,23 @@ class Queue(BaseModel):
     Attributes:
         ready: How many could be begun now.
         scheduled: How many are to be begun at a later moment, because of a rate limit.
-        waiting: How many are kept waiting by a limit of concurrency.
+        limited: How many are kept waiting by a limit of concurrency.
         running: How many a worker runs.
+        lost: How many a worker ran that gives no sign of life any more; others take them over.
         parked: How many sleep, back off, or wait for their restart, without a worker.
-        lag_ms: For how long the one that is ready longest has been ready, in milliseconds; `null` if none is.
+        lag_ms: For how long the one that waits longest for a worker has waited, in milliseconds: since it is ready, or
+            since the last sign of life of a worker that was lost; 0 if none waits.
         workers: How many workers that are alive serve it.
     """
 
     queue: str
     ready: int
     scheduled: int
-    waiting: int
+    limited: int
     running: int
+    lost: int
     parked: int
-    lag_ms: int | None
+    lag_ms: int
     workers: int
 
 
@@ -84,8 +87,9 @@ class Cluster(BaseModel):
                     "queue": "default",
                     "ready": 12,
                     "scheduled": 0,
-                    "waiting": 2,
+                    "limited": 2,
                     "running": 4,
+                    "lost": 0,
                     "parked": 30,
                     "lag_ms": 250,
                     "workers": 1,
@@ -106,8 +110,8 @@ class DispatchDetails(BaseModel):
         priority: Those with a greater number are begun first.
         limit_key: Its key, for the limits of those with the same key.
         place: `ready` if a worker could begin it now, `scheduled` if a rate limit lets it begin later, `limited` if a
-            limit of concurrency keeps it waiting, `running`, `parked` while it sleeps, backs off or waits for its
-            restart without a worker, or `ended`.
+            limit of concurrency keeps it waiting, `running`, `lost` if a worker ran it that gives no sign of life any
+            more, `parked` while it sleeps, backs off or waits for its restart without a worker, or `ended`.
         since: Since when it is ready.
         until: When it may begin, or is gone on with, if it is scheduled or parked.
         workers: How many workers that are alive serve the queue.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["QUEUE_PARTS", "queue_bar", "slots_bar"]
 
-QUEUE_PARTS: Final = ("running", "ready", "parked", "limited")
+QUEUE_PARTS: Final = ("running", "lost", "ready", "parked", "limited", "scheduled")
 """What a queue's bar shows, from left to right: attributes of a `QueueState`."""
 
 _WIDTH: Final = 150

@@ -20,9 +20,7 @@ async def cluster(request: Request) -> Response:
     """Show all queues and workers, those that are lost first."""
     view = ClusterView(await read(request, lambda engine: require_workers(engine).cluster_state()))
     fast = engine_of(request).clock.now() - view.state.read_at  # how far this clock is ahead of the database's
-    greatest = max(
-        (queue.running + queue.ready + queue.parked + queue.limited for queue in view.state.queues), default=0
-    )
+    greatest = max((sum(getattr(queue, part) for part in QUEUE_PARTS) for queue in view.state.queues), default=0)
     return await render(
         request,
         "cluster.html",
