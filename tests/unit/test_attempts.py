@@ -11,7 +11,9 @@ import pytest
 from workflow_core import (
     CircuitBreakerConfig,
     PanicError,
+    StepConflictError,
     StepTimeoutError,
+    UnstorableResultError,
     ValidationError,
     WorkflowError,
     hookimpl,
@@ -227,6 +229,7 @@ def test_steps_that_failed_before_a_crash_fail_again_each_with_its_own_error(mac
     assert asyncio.run(main()).status == "completed"
     before, again = seen[:2], seen[2:]
     assert [(error.step_id, error.attempt) for error in again] == [("one", 1), ("two", 1)]
+    assert [error.__cause__ for error in again] == [error.original_error for error in again]
     if kept:
         assert [str(error) for error in again] == [str(error) for error in before]
     else:
@@ -344,3 +347,138 @@ def test_a_secret_is_no_step_id(machine):
     engine = machine.boot()
     engine.codec.secrets.learn("KEY", "sesame-open-5")
     assert run(machine, flow, engine).status == "completed"
+
+
+MISTAKES = {
+    "handler": (lambda ctx: ctx.step("s", 5), 'Step "s": the handler must be a function without arguments, not 5'),
+    "on_error": (
+        lambda ctx: ctx.step("s", broken).on_error(5),
+        'Step "s": on_error takes a dictionary, not 5',
+    ),
+    "key": (
+        lambda ctx: ctx.step("s", broken).on_error({5: broken}),
+        'Step "s": on_error takes error classes, class names and "default", not 5',
+    ),
+    "value": (
+        lambda ctx: ctx.step("s", broken).on_error({"default": 5}),
+        "Step \"s\": the on_error handler for 'default' is not callable",
+    ),
+    "catch": (lambda ctx: ctx.step("s", broken).catch(5), 'Step "s": the catch handler is not callable'),
+    "on_open": (
+        lambda ctx: ctx.step("s", broken).with_circuit_breaker(1, on_open=5),
+        'Step "s": on_open is not callable',
+    ),
+    "arguments of on_error": (
+        lambda ctx: ctx.step("s", broken).on_error({"default": broken}),
+        (
+            "Step \"s\": the on_error handler for 'default' is called with the error and the context; "
+            f"{broken!r} cannot be called like that"
+        ),
+    ),
+    "arguments of catch": (
+        lambda ctx: ctx.step("s", broken).catch(broken),
+        f'Step "s": the catch handler is called with the error and the context; {broken!r} cannot be called like that',
+    ),
+    "arguments of on_open": (
+        lambda ctx: ctx.step("s", broken).with_circuit_breaker(1, on_open=broken),
+        f'Step "s": the on_open handler is called with the context; {broken!r} cannot be called like that',
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*was never awaited")
+@pytest.mark.parametrize(("mistake", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_what_a_step_does_not_take_is_shown(machine, mistake, message):
+    async def flow(ctx):
+        with pytest.raises(ValidationError) as caught:
+            mistake(ctx)
+        return str(caught.value)
+
+    assert run(machine, flow).output == message
+
+
+def test_the_id_of_a_sleep_is_no_id_of_a_step(machine):
+    async def flow(ctx):
+        await ctx.sleep("nap", 1)
+        with pytest.raises(StepConflictError) as caught:
+            await ctx.step("nap", lambda: 1)
+        return str(caught.value)
+
+    assert run(machine, flow).output == (
+        'workflow "w", execution "e": "nap" is the id of a sleep already; give the step another id'
+    )
+
+
+def test_an_execution_sleeps_after_a_step_that_was_skipped(machine, clock):
+    async def flow(ctx):
+        await ctx.step("s", broken).with_circuit_breaker(1, on_open=lambda _: "queued")
+        await ctx.sleep("nap", 1_000)
+
+    async def main():
+        await engine.set_circuit("w", "s", "open", CIRCUIT)
+        await engine.start("w", "e", detach=True)
+        await clock.settle()
+        return (await engine.get_status("e")).status
+
+    machine.define("w")(flow)
+    engine = machine.boot()
+    assert asyncio.run(main()) == "sleeping"
+
+
+def test_a_cancellation_of_something_inside_names_the_step_and_its_cause(machine):
+    seen = []
+
+    async def flow(ctx):
+        async def cancel_something_inside():
+            task = asyncio.ensure_future(asyncio.Event().wait())
+            task.cancel()
+            await task
+
+        with pytest.raises(WorkflowError) as caught:
+            await ctx.step("s", cancel_something_inside).with_retry(max_attempts=1)
+        seen.append(caught.value.original_error)
+
+    run(machine, flow)
+    assert str(seen[0]) == 'workflow "w", execution "e": something that step "s" awaited was cancelled'
+    assert isinstance(seen[0].__cause__, asyncio.CancelledError)
+
+
+def test_a_result_that_cannot_be_stored_tells_all_mistakes(machine):
+    seen = []
+
+    async def flow(ctx):
+        with pytest.raises(UnstorableResultError) as caught:
+            await ctx.step("s", object)
+        seen.append(caught.value)
+
+    run(machine, flow)
+    assert str(seen[0]).startswith('Cannot store the result of step "s" (workflow "w", execution "e")')
+    assert [mistake["type"] for mistake in seen[0].errors] == ["serialization"]
+
+
+def test_a_circuit_lets_a_probe_through_after_a_minute(machine, clock):
+    calls = []
+
+    async def flow(ctx):
+        await ctx.step("s", lambda: calls.append(clock.elapsed_ms) or 1 / 0).with_circuit_breaker(1)
+
+    async def main():
+        for execution_id, wait_ms in (("opens", 59_999), ("too early", 1), ("in time", 0)):
+            await clock.finish(engine.start_and_wait("w", execution_id.replace(" ", "-")))
+            await clock.advance(wait_ms)
+
+    machine.define("w", retry_config={"max_attempts": 1})(flow)
+    engine = machine.boot()
+    asyncio.run(main())
+    assert calls == [0, 60_000]
+
+
+def test_a_step_that_nobody_awaits_is_told_of(machine):
+    async def flow(ctx):
+        ctx.step("s", broken)
+
+    with pytest.warns(RuntimeWarning) as caught:
+        run(machine, flow)
+    assert [str(warning.message) for warning in caught] == [
+        'step "s" of workflow "w", execution "e" was never awaited, so it did not run; write await before it'
+    ]
