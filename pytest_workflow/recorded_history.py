@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pydantic
 import pydantic_core
 
 from workflow_core.errors import ValidationError, shown
@@ -19,7 +18,7 @@ from workflow_core.models import ExecutionStatus, Model, StepStatus
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
     from pytest_workflow.storages import SQLConnection
 
@@ -160,14 +159,16 @@ def _read_one(database: SQLConnection | sqlite3.Connection, row: dict[str, Any])
 
 
 def _first_mistake(error: ValueError) -> str:
-    """Return what is wrong, without the rest of what pydantic says."""
-    if isinstance(error, pydantic.ValidationError):
-        mistakes: Sequence[Mapping[str, Any]] = error.errors(include_url=False, include_input=False)
-    else:
-        mistakes = error.errors if isinstance(error, ValidationError) else ()
-    if not mistakes:
-        return str(error)
-    return f"{'.'.join(map(str, mistakes[0]['loc']))}: {mistakes[0]['msg']}"
+    """Return what is wrong and where, without the rest of what pydantic says; a model within tells more of itself."""
+    location: list[str] = []
+    while isinstance(error, ValidationError) and error.errors:
+        mistake = error.errors[0]
+        location.extend(map(str, mistake["loc"]))
+        inner = mistake.get("ctx", {}).get("error")
+        if not isinstance(inner, ValidationError):
+            return f"{'.'.join(location)}: {mistake['msg']}"
+        error = inner
+    return str(error)
 
 
 def _read_steps(database: SQLConnection | sqlite3.Connection, execution_id: str) -> Iterable[RecordedStep]:
@@ -323,6 +324,6 @@ def load_history(path: str | os.PathLike[str]) -> tuple[RecordedExecution, ...]:
             f"reads version {HISTORY_VERSION}; save it again, or install the version that wrote it"
         )
     try:
-        return RecordedHistory.model_validate(found).executions
-    except (pydantic.ValidationError, ValidationError) as error:
+        return RecordedHistory(**found).executions
+    except ValidationError as error:
         raise ValueError(f"{path} is a damaged history: {_first_mistake(error)}") from None

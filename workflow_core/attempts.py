@@ -187,7 +187,7 @@ class StepRun(StepParts):
         record.status, record.result_data, record.handled_by = "completed", text, handled_by
         record.completed_at, record.completed_seq, record.error_message = at, seq, None
         execution.last_errors.pop(record.step_id, None)
-        changed = self._circuit_asked(circuit, change)
+        changed = [] if change is None else self._circuit_asked(circuit, change.seq)
         if execution.observed or handled_by is not None:
             await self._emit_all([(StepCompleted(record.step_id, record.attempt, handled_by), seq)], at)
         elif execution.step_log is not None:
@@ -216,14 +216,14 @@ class StepRun(StepParts):
         record.status, record.error_message, record.started_seq = "running", entry.error_message, None
         self._recorded = error
         execution.note_error(record.step_id, entry)
-        changed = self._circuit_asked(circuit, change)
+        changed = [] if change is None else self._circuit_asked(circuit, change.seq)
         failed = StepFailed(record.step_id, record.attempt, entry.error_type, entry.error_message)
         await self._emit_all([(failed, seq), *changed], at)
         return await self._handle(error)
 
     async def _handle(self, error: Exception) -> tuple[bool, Any]:
         """Let ``on_error`` and ``catch`` answer, else retry or fail."""
-        execution, builder, record = self.execution, self.builder, self.record
+        execution, record = self.execution, self.record
         await self._raise_if_final(error)
         invoke = execution.engine.invoke
         for name, handler in self._handlers_for(error):
@@ -239,9 +239,7 @@ class StepRun(StepParts):
             except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - passes on to the next handler
                 error = self._as_failure(raised)
                 await self._raise_if_final(error)
-                if name != "catch" and builder._catch is not None:
-                    continue
-                break
+                continue
             await self._complete(text, name)
             return True, value
         if record.attempt < self.retry.max_attempts and is_retryable(self.retry, error):
@@ -293,11 +291,9 @@ class StepRun(StepParts):
             answer = circuit_breaker.admit(state, config, execution.execution_id, now_ms)
             return answer.allowed, answer.state
 
-        change = CircuitChange(lambda state: state, execution.next_seq())
-        allowed, before, after = await execution.store.circuit_admitted(
-            execution.lease, record.step_id, ask, change.seq, at
-        )
-        await self._emit_all(self._circuit_asked((before, after), change), at)
+        seq = execution.next_seq()
+        allowed, before, after = await execution.store.circuit_admitted(execution.lease, record.step_id, ask, seq, at)
+        await self._emit_all(self._circuit_asked((before, after), seq), at)
         return allowed
 
     async def _skip(self) -> tuple[bool, Any]:

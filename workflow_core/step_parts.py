@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from workflow_core.clock import to_epoch_ms
-from workflow_core.database.store import CircuitChange, StepRecord
+from workflow_core.database.store import StepRecord
 from workflow_core.errors import (
     PanicError,
     StepInterruptedError,
@@ -166,17 +166,15 @@ class StepParts:
         indicator = self.execution.extensions.panic_indicator(error)
         return record_error(error, self.record.attempt, to_epoch_ms(at), self.execution.codec, indicator)
 
-    def _circuit_asked(
-        self, circuit: tuple[CircuitState, CircuitState] | None, change: CircuitChange | None
-    ) -> list[tuple[Event, int]]:
+    def _circuit_asked(self, circuit: tuple[CircuitState, CircuitState] | None, seq: int) -> list[tuple[Event, int]]:
         """Return the event of a change of the circuit; give its place in the history back if there was none."""
-        if circuit is None or change is None:
+        if circuit is None:
             return []
         before, after = circuit
         if before.status == after.status:
-            self.execution.release_seq(change.seq)
+            self.execution.release_seq(seq)
             return []
-        return [(_circuit_event(self.record.step_id, after), change.seq)]
+        return [(_circuit_event(self.record.step_id, after), seq)]
 
     async def _emit_all(self, events: list[tuple[Event, int]], at: datetime) -> None:
         if self.execution.watched:

@@ -3,8 +3,10 @@
     python tests/mutation/run.py step
     python tests/mutation/run.py engine --sample 120
     python tests/mutation/run.py pytest_workflow/history
+    python tests/mutation/run.py engine --survivors
 
-What is mutated and which tests are run stands in `pyproject.toml`, in the table ``tool.mutmut``.
+What is mutated and which tests are run stands in `pyproject.toml`, in the table ``tool.mutmut``. mutmut makes the
+mutants and finds out which tests call what; `forked.py` tries them.
 """
 
 from __future__ import annotations
@@ -15,14 +17,16 @@ import os
 import random
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
-from mutmut.stats import status_by_exit_code
-
 ROOT = Path(__file__).parents[2]
+MUTANTS = ROOT / "mutants"
 MUTMUT = Path(sys.executable).with_name("mutmut")
 SEED = 20261126
 KILLED = {"killed", "timeout"}
+ANY_MUTANT = "workflow_core.retry.x_is_retryable__mutmut_1"
+"""One that is quickly tried: mutmut makes and measures all when it is asked for one."""
 
 
 def source(module: str) -> Path:
@@ -31,13 +35,9 @@ def source(module: str) -> Path:
     return file if (ROOT / file).is_file() else "workflow_core" / file
 
 
-def results(module: str) -> dict[str, str]:
-    """Return what became of each mutant of a module, in the words of mutmut."""
-    path = ROOT / "mutants" / f"{source(module)}.meta"
-    if not path.exists():
-        return {}
-    codes = json.loads(path.read_text())["exit_code_by_key"]
-    return {name: status_by_exit_code[code] for name, code in codes.items()}
+def report_of(module: str) -> Path:
+    """Return the file that tells what became of the mutants of a module when they were last tried."""
+    return MUTANTS / "reports" / f"{'.'.join(source(module).with_suffix('').parts)}.json"
 
 
 def wilson(killed: int, of: int, z: float = 1.96) -> tuple[float, float]:
@@ -48,41 +48,70 @@ def wilson(killed: int, of: int, z: float = 1.96) -> tuple[float, float]:
     return middle - half, min(1.0, middle + half)
 
 
-def mutmut(*arguments: str) -> None:
-    """Run mutmut at a low priority, one mutant at a time."""
-    subprocess.run([MUTMUT, *arguments], cwd=ROOT, check=False, preexec_fn=lambda: os.nice(10))
+def at_low_priority(*command: str | Path, cwd: Path, **environment: str) -> None:
+    subprocess.run(command, cwd=cwd, check=True, env={**os.environ, **environment}, preexec_fn=lambda: os.nice(10))
+
+
+def make_mutants() -> None:
+    """Let mutmut make the mutants of all modules, and measure the tests, as far as something has changed."""
+    at_low_priority(MUTMUT, "run", "--max-children", "1", ANY_MUTANT, cwd=ROOT)
+
+
+def mutants_of(module: str) -> list[str]:
+    """Return the names of the mutants of a module."""
+    made = MUTANTS / f"{source(module)}.meta"
+    return sorted(json.loads(made.read_text())["exit_code_by_key"]) if made.exists() else []
+
+
+def try_mutants(names: list[str], report: Path, budget_s: float, words: list[str]) -> dict[str, dict[str, str]]:
+    """Run the tests for each mutant; return what became of it."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    report.parent.mkdir(exist_ok=True)
+    order = report.with_suffix(".order")
+    order.write_text(json.dumps({"names": names, "report": str(report), "budget_s": budget_s, "words": words}))
+    arguments = ["--rootdir=.", "-q", "-ptests.mutation.forked", *options["pytest_add_cli_args"]]
+    arguments += options["pytest_add_cli_args_test_selection"]
+    at_low_priority(sys.executable, "-m", "pytest", *arguments, cwd=MUTANTS, MUTANTS_TO_TRY=str(order))
+    outcomes: dict[str, dict[str, str]] = json.loads(report.read_text())
+    return outcomes
+
+
+def tell(module: str, outcomes: dict[str, dict[str, str]]) -> None:
+    """Print what became of the mutants of a module."""
+    killed = sum(each["outcome"] in KILLED for each in outcomes.values())
+    late = sum(each["outcome"] == "timeout" for each in outcomes.values())
+    low, high = wilson(killed, len(outcomes))
+    print(f"\n{module}: {killed} of {len(outcomes)} mutants killed, {killed / len(outcomes):.1%}", end="")
+    print(f" (95 %: {low:.0%} to {high:.0%} of all), {late} of them because nothing ended in time")
+    for name, each in sorted(outcomes.items()):
+        if each["outcome"] not in KILLED:
+            print(f"  {each['outcome']}: mutmut show '{name}'")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("module", help="path without .py, such as step, database/reading or pytest_workflow/history")
-    parser.add_argument("--sample", type=int, help="how many mutants are drawn, always the same; default: all")
+    parser.add_argument("modules", nargs="+", help="paths without .py: step, database/reading, pytest_workflow/x")
+    parser.add_argument("--sample", type=int, help="how many mutants of each are drawn; default: all")
+    parser.add_argument("--seed", type=int, default=SEED, help="draws another sample; default: always the same")
+    parser.add_argument("--survivors", action="store_true", help="only those that survived when they were last tried")
+    parser.add_argument("--budget", type=float, default=30.0, help="seconds of tests for a mutant, the shortest first")
+    parser.add_argument("--tests", nargs="*", default=[], help="parts of names: only tests that have one of them")
     given = parser.parse_args()
-    file = source(given.module)
-    if not (ROOT / file).is_file():
-        parser.error(f"there is no {file}")
-    pattern = f"{'.'.join(file.with_suffix('').parts)}.*"
-    if given.sample is None:
-        mutmut("run", "--max-children", "1", pattern)
-        chosen = results(given.module)
-    else:
-        if not results(given.module):
-            mutmut("run", "--max-children", "1", "workflow_core.retry.*")  # which makes the mutants of all modules
-        names = sorted(results(given.module))
-        names = random.Random(SEED).sample(names, min(given.sample, len(names)))
-        if names:
-            mutmut("run", "--max-children", "1", *names)
-        found = results(given.module)
-        chosen = {name: found[name] for name in names}
-    if not chosen:
-        parser.error(f"{file} has no mutants; is it among `only_mutate` in pyproject.toml?")
-    killed = sum(status in KILLED for status in chosen.values())
-    low, high = wilson(killed, len(chosen))
-    print(f"\n{given.module}: {killed} of {len(chosen)} mutants killed, {killed / len(chosen):.1%}", end="")
-    print(f" (95 %: {low:.0%} to {high:.0%} of all)" if given.sample else "")
-    for name, status in sorted(chosen.items()):
-        if status not in KILLED:
-            print(f"  {status}: mutmut show '{name}'")
+    make_mutants()
+    for module in given.modules:
+        names = mutants_of(module)
+        if not names:
+            parser.error(f"{source(module)} has no mutants; is it among `only_mutate` in pyproject.toml?")
+        report = report_of(module)
+        before = {}
+        if given.survivors:
+            before = json.loads(report.read_text())
+            names = [name for name in names if name in before and before[name]["outcome"] not in KILLED]
+        elif given.sample is not None:
+            names = random.Random(given.seed).sample(names, min(given.sample, len(names)))
+        outcomes = {**before, **try_mutants(names, report, given.budget, given.tests)} if names else before
+        report.write_text(json.dumps(outcomes, indent=1))
+        tell(module, outcomes)
 
 
 if __name__ == "__main__":
