@@ -178,10 +178,10 @@ def log_event(
 def last_seq(connection: sqlite3.Connection, execution_id: str) -> int:
     """Return the highest position in the history of an execution."""
     row = connection.execute(
-        "SELECT max(coalesce((SELECT max(seq) FROM event_log WHERE execution_id = ?1), 1),"
+        "SELECT max(coalesce((SELECT max(seq) FROM event_log WHERE execution_id = ?), 1),"
         " coalesce((SELECT max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))) FROM steps"
-        " WHERE execution_id = ?1), 0))",
-        (execution_id,),
+        " WHERE execution_id = ?), 0))",
+        (execution_id, execution_id),
     ).fetchone()
     return int(row[0])
 
@@ -245,9 +245,10 @@ def upsert_circuit(connection: sqlite3.Connection, workflow_name: str, step_id: 
     """Write the row of a circuit."""
     connection.execute(
         "INSERT INTO circuit_breaker_state (workflow_name, step_id, status, failures, last_failure_time,"
-        " reset_time, probe_execution_id, probe_expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
-        " ON CONFLICT (workflow_name, step_id) DO UPDATE SET status = ?3, failures = ?4, last_failure_time = ?5,"
-        " reset_time = ?6, probe_execution_id = ?7, probe_expires_at = ?8",
+        " reset_time, probe_execution_id, probe_expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (workflow_name, step_id) DO UPDATE SET status = excluded.status, failures = excluded.failures,"
+        " last_failure_time = excluded.last_failure_time, reset_time = excluded.reset_time,"
+        " probe_execution_id = excluded.probe_execution_id, probe_expires_at = excluded.probe_expires_at",
         (
             workflow_name,
             step_id,
