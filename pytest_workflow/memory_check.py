@@ -70,9 +70,9 @@ class MemoryDrops:
             self._recovering.discard(point.execution_id)
             self._gaps.add(point.execution_id)
             self._environment.database.connection.execute(
-                "DELETE FROM event_log WHERE execution_id = ?1 AND type = 'ExecutionRecovered'"
-                " AND seq = (SELECT max(seq) FROM event_log WHERE execution_id = ?1)",
-                (point.execution_id,),
+                "DELETE FROM event_log WHERE execution_id = ? AND type = 'ExecutionRecovered'"
+                " AND seq = (SELECT max(seq) FROM event_log WHERE execution_id = ?)",
+                (point.execution_id, point.execution_id),
             )
 
     async def asked(self, execution: Execution, ask: Ask) -> None:

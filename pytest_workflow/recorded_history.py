@@ -224,7 +224,7 @@ def write_executions(database: sqlite3.Connection, executions: Iterable[Recorded
         database.execute(
             "INSERT INTO executions (id, workflow_name, status, started_at, completed_at, restart_attempt, input_data,"
             " output_data, error_data, retry_config, panic_config, completed_seq, created_at, updated_at)"
-            " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?4, ?4)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 execution.execution_id,
                 execution.workflow_name,
@@ -235,6 +235,8 @@ def write_executions(database: sqlite3.Connection, executions: Iterable[Recorded
                 *map(_text, (execution.input, execution.output, execution.error)),
                 *map(_text, (execution.retry_config, execution.panic_config)),
                 execution.completed_seq,
+                execution.started_at,
+                execution.started_at,
             ),
         )
         for step in execution.steps:

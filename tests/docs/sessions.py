@@ -21,7 +21,7 @@ from pathlib import Path
 FENCE = re.compile(r"^(?P<above>[^\n]*)\n+^```(?P<language>[\w-]+)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"`([\w./-]+\.\w+)`[^`]*:$")
 """A line that ends with a colon and whose last code is the name of a file."""
-SAVED = {"python", "yaml", "json", "toml", "ini"}
+SAVED = {"python": ".py", "yaml": ".yaml", "json": ".json", "toml": ".toml", "ini": ".ini"}
 VARYING = [
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?"), "<moment>"),
     (re.compile(r"\b\d\d:\d\d:\d\d\b"), "<moment>"),
@@ -51,7 +51,7 @@ def blocks(text):
     found = []
     for match in FENCE.finditer(text):
         named = NAMED.search(match["above"])
-        name = named[1] if named and match["language"] in SAVED else None
+        name = named[1] if named and Path(named[1]).suffix == SAVED.get(match["language"]) else None
         found.append((name, match["language"], match["content"]))
     return found
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import inspect
 import re
 import tomllib
 from importlib.metadata import distribution
@@ -12,6 +13,8 @@ import pytest
 
 import pytest_workflow
 import workflow_core
+from pytest_workflow.entry import WorkflowHarnessHooks
+from pytest_workflow.options import MARKERS
 from tests.docs import cli_reference
 from tests.docs.test_docs import PAGES, ROOT, pytest_of, run_pytest, text_of
 from workflow_core.hookspecs import WorkflowHooks
@@ -22,6 +25,9 @@ TESTS = [
     *(path for path in (ROOT / "tests").rglob("*.py") if not {"docs", "bench"} & {*path.relative_to(ROOT).parts}),
     *(ROOT / "examples").rglob("test_*.py"),
 ]
+GROUP = re.MULTILINE | re.DOTALL
+OF_TERMINALS = {"TERM", "NO_COLOR", "FORCE_COLOR"}
+"""Environment variables that are not ours: the page of the command line names them."""
 FOR_DEVELOPERS = {"dev", "docs"}
 """Extras that are for those who work on the project: CONTRIBUTING and the Makefile have them."""
 
@@ -50,15 +56,18 @@ def lacking(names, text):
 @functools.cache
 def of_pytest():
     """Return what pytest says that the plugin adds: fixtures, markers, options and ini values."""
-    listed, marked, helped = (
+    listed, helped = (
         run_pytest(*asked, str(ROOT / "tests" / "docs" / "sessions.py"), environment=pytest_of("")).stdout
-        for asked in (["--fixtures", "-q"], ["--markers"], ["--help"])
+        for asked in (["--fixtures", "-q"], ["--help"])
     )
+    (fixtures,) = re.findall(r"^-+ fixtures defined from pytest_workflow\.fixtures -+$(.*?)^--", listed, GROUP)
+    (options,) = re.findall(r"^durable workflows .*?:$(.*?)^\S", helped, GROUP)
     return {
-        "fixture": set(re.findall(r"^(workflow\w*)\b", listed, re.MULTILINE)),
-        "marker": set(re.findall(r"pytest\.mark\.(workflow_\w+)", marked)),
-        "option": set(re.findall(r"--workflow-[\w-]+", helped)),
+        "fixture": set(re.findall(r"^(\w+) (?:\[|--)", fixtures, re.MULTILINE)),
+        "marker": {re.match(r"\w+", marker)[0] for marker in MARKERS},
+        "option": set(re.findall(r"^  (--[\w-]+)", options, re.MULTILINE)),
         "ini value": set(re.findall(r"^  (workflow_\w+) \(", helped, re.MULTILINE)),
+        "hook": {name for name in vars(WorkflowHarnessHooks) if not name.startswith("_")},
     }
 
 
@@ -71,13 +80,15 @@ def settings():
 
 
 def variables():
-    """Return the environment variables that the code names: texts that are not the names of its own constants."""
+    """Return the environment variables that the code reads or names: no names of its own constants."""
     found, own = set(), set()
     for package in CODE:
         for path in package.rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            code = path.read_text(encoding="utf-8")
+            found |= {*re.findall(r"environ(?:\.get\(|\[)[\"'](\w+)", code)} - OF_TERMINALS
+            for node in ast.walk(ast.parse(code)):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found |= {*re.findall(r"^(WORKFLOW_[A-Z_]+|LOG_LEVEL)$", node.value)}
+                    found |= {*re.findall(r"^WORKFLOW_[A-Z_]+$", node.value)}
                 elif isinstance(node, ast.Name):
                     own.add(node.id)
     return found - own
@@ -108,12 +119,37 @@ def hooks():
     return {name for name in vars(WorkflowHooks) if not name.startswith("_")}
 
 
-@pytest.mark.parametrize("kind", ["fixture", "marker", "option", "ini value"])
+@pytest.mark.parametrize("kind", ["fixture", "marker", "option", "ini value", "hook"])
 def test_what_the_plugin_adds(kind):
     names = of_pytest()[kind]
     assert len(names) > 2
     assert not lacking(names, documentation()), f"{kind}s that no page mentions"
     assert not lacking(names, all_tests()), f"{kind}s that no test mentions"
+
+
+def test_the_reference_has_every_public_name():
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    for package in (workflow_core, pytest_workflow):
+        part = re.search(rf"^## {package.__name__}$(.*?)(?=^## |\Z)", page, GROUP)[1]
+        assert not [name for name in package.__all__ if f"| `{name}` |" not in part], f"names of {package.__name__}"
+
+
+def test_the_reference_has_every_method_of_an_engine_with_its_arguments():
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    classes = (ROOT / "docs" / "api" / "workflow_core.md").read_text(encoding="utf-8")
+    machinery = re.search(r"WorkflowEngine\n   :exclude-members: (.*)", classes)[1].split(", ")
+    methods = {
+        name: member for name, member in vars(workflow_core.WorkflowEngine).items() if inspect.isfunction(member)
+    }
+    assert {*machinery} <= {*vars(workflow_core.WorkflowEngine)}, (
+        "docs/api/workflow_core.md leaves out what there is not"
+    )
+    for name, method in methods.items():
+        if not name.startswith("_") and name not in machinery:
+            arguments = ", ".join(list(inspect.signature(method).parameters)[1:])
+            assert f"| `{name}({arguments})` |" in page, (
+                "a row of docs/reference.md, or machinery in docs/api/workflow_core.md"
+            )
 
 
 def test_hooks():

@@ -15,6 +15,9 @@ import pytest
 import pytest_workflow
 import workflow_core
 from tests.docs.sessions import Session, blocks, is_session, parts
+from workflow_core import WorkflowEngine
+from workflow_core.database.postgres.store import PostgresStore
+from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.hookspecs import WorkflowHooks
 
 ROOT = Path(__file__).parents[2]
@@ -28,6 +31,7 @@ PLUGINS = {
 }
 """The plugins that a page needs besides the harness, by a word of it. Others would cost each process up to seconds."""
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
+ON_POSTGRES = {"postgres.md", "workers.md"}
 FRAMEWORKS = ("fastapi", "flask", "django")
 MORE_PAGES = [ROOT / ".github/CONTRIBUTING.md", ROOT / "changelog.d/README.md", ROOT / "examples/README.md"]
 """Pages without code to run, the links of which are checked as well."""
@@ -68,6 +72,19 @@ def run_pytest(*arguments, environment=MappingProxyType({})):
     )
 
 
+def left_alone(text):
+    """Return the files of a page that no other block imports: nobody but who runs them would run them."""
+    found = [(name, content) for name, language, content in blocks(text) if language == "python"]
+    modules = {name for name, _ in found if name and not re.match(r"test_|conftest\.", Path(name).name)}
+    return sorted(
+        name
+        for name in modules
+        if not any(
+            re.search(rf"\b(import|from) {Path(name).stem}\b", content) for other, content in found if other != name
+        )
+    )
+
+
 def needs(text):
     """Skip a page about a framework that is not installed."""
     for name in FRAMEWORKS:
@@ -84,7 +101,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request, opened):
     needs(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORKFLOW_DIR", str(tmp_path / "state"))
-    if page.name in {"postgres.md", "workers.md"}:
+    if page.name in ON_POSTGRES:
         monkeypatch.setenv("WORKFLOW_DATABASE_URL", request.getfixturevalue("postgres_url"))
         monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", request.getfixturevalue("postgres_schema"))
     tests = 0
@@ -98,10 +115,68 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request, opened):
             script.append(content)
     for _ in range(2 if script else 0):  # a page that left something behind would not run again
         exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
+    for name in left_alone(text) if page.name not in ON_POSTGRES else ():  # those have tests of their own
+        run = subprocess.run([sys.executable, name], capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
     if tests:
         update = ["--snapshot-update"] if page.name == "snapshots.md" else []
         run = run_pytest("-q", *update, environment=pytest_of(text))
         assert run.returncode == 0, run.stdout
+
+
+LANGUAGES = {"python", "console", "text", "yaml", "json", "toml", "ini", "sql", "bash"}
+SERVERS = "docs/scaling.md"
+"""The page whose SQL sets up a server, or changes a role: nothing for the server of the tests."""
+INDENTED = re.compile(r"^[ \t]+(```|~~~)|^~~~", re.MULTILINE)
+CODE = re.compile(r"^(from \w[\w.]* import|import \w+$|@\w|async def|class \w+[(:]|def \w+\(|await )", re.MULTILINE)
+WITHOUT_THE_PACKAGE = {
+    ("docs/snapshots.md", "from inline_snapshot import snapshot"): "a tool that is not installed here",
+    ("docs/how-to/deploy.md", "def test_record(workflow_replay):"): "reads the database of a production",
+}
+"""Blocks ``py`` rather than ``python``: the only ones that nothing runs, each with its reason."""
+
+
+@pytest.mark.parametrize("page", [*PAGES, *MORE_PAGES], ids=name_of)
+def test_a_block_of_code_is_one_that_is_run(page):
+    """Python, sessions and files are; anything else is no code, or has a test of its own."""
+    text = text_of(page)
+    assert page in MORE_PAGES or not INDENTED.search(text), "an indented block, which nothing finds"
+    for _, language, content in blocks(text):
+        if language == "py":
+            assert (name_of(page), content.partition("\n")[0]) in WITHOUT_THE_PACKAGE, "```python, or a reason"
+            continue
+        assert language in LANGUAGES, f"blocks of {language} are run by nothing"
+        if language == "text":
+            assert not CODE.search(content), f"this looks like Python:\n{content}"
+        if language == "bash":
+            assert page.name in {"cli.md", "cli_reference.md"}, "a session is a block of console"
+
+
+def test_the_sql_of_the_pages_runs(postgres_url, postgres_schema, tmp_path):
+    """What is read by SQL is read of the tables as they are."""
+    import psycopg
+
+    written = {
+        page: content
+        for page in PAGES
+        for _, language, content in blocks(text_of(page))
+        if language == "sql" and name_of(page) != SERVERS
+    }
+    assert {page.name for page in written} == {"postgres.md", "storage.md"}
+    database = WorkflowEngine(SQLiteStore(tmp_path / "order.db"))
+    database.define("order", lambda ctx: ctx.step("charge", lambda: 1))
+    database.run("order", "order-1001")
+    database.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "order.db")) as connection:
+        assert connection.execute(written[ROOT / "docs" / "storage.md"]).fetchall()[-1][2] == "ExecutionCompleted"
+    engine = WorkflowEngine(PostgresStore(postgres_url, schema=postgres_schema))
+    engine.define("failing", lambda ctx: 1 / 0, panic_config={"enable_auto_restart": False})
+    engine.run("failing", "f-1", {"name": "ada"})
+    engine.close()
+    with psycopg.connect(postgres_url) as connection:
+        query = written[ROOT / "docs" / "postgres.md"].replace("workflow.", f"{postgres_schema}.")
+        connection.execute(f"UPDATE {postgres_schema}.executions SET status = 'failed'")
+        assert connection.execute(query).fetchall() == [("f-1", "ada", 0)]
 
 
 def test_the_example_on_postgresql_is_all_that_it_takes(tmp_path, monkeypatch, postgres_url, postgres_schema):

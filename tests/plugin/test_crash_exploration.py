@@ -684,6 +684,19 @@ def test_hooks_of_a_conftest(pytester, run_within):
     run_within("--workflow-crash-everywhere").stdout.fnmatch_lines(["   broken: test_order never dies"])
 
 
+def test_what_a_conftest_carries_over_from_the_runs_of_an_explored_test(pytester, run_within):
+    pytester.makeconftest(
+        """
+        def pytest_workflow_explored(item, report, reports):
+            report.sections.append(("Runs", f"the last run of {item.name} {reports[-1].outcome}"))
+            report.outcome, report.longrepr = "failed", "see above"
+        """
+    )
+    pytester.makepyfile(SUITE + "\n    def test_order(workflow):\n        workflow.run('order')\n")
+    result = run_within("--workflow-crash-everywhere")
+    result.stdout.fnmatch_lines(["*- Runs -*", "the last run of test_order passed"])
+
+
 def test_coverage_and_report_of_an_explored_test(pytester, run_within):
     pytester.makeconftest(
         """

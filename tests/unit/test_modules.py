@@ -1,5 +1,7 @@
 """What holds for every module of both packages."""
 
+import ast
+import re
 from pathlib import Path
 
 import pytest_workflow
@@ -30,3 +32,15 @@ def test_a_module_is_short_or_says_why_not():
     long = sorted(name for name, path in MODULES.items() if lines(path) > MOST_LINES)
     assert len(MODULES) > 300
     assert long == sorted(LONGER), "split what is too long for one subject, or give a reason; strike what is not needed"
+
+
+def test_no_statement_numbers_its_parameters():
+    """Python 3.12.0 to 3.12.3 takes ``?1`` for a name, and warns of each value that is given by its position."""
+    numbered = [
+        f"{name}:{node.lineno}"
+        for name, path in MODULES.items()
+        if path.suffix == ".py"
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"[=(, ]\?\d", node.value)
+    ]
+    assert not numbered, "write ? and give the value as often as it is used"

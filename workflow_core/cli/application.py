@@ -71,8 +71,8 @@ Environment:
 
 \b
 Exit codes:
-  0 done, 1 the workflow failed or was cancelled, 2 usage, 3 not found, 4 storage,
-  70 a mistake in this command, 130 interrupted
+  0 done, 1 the workflow failed or was cancelled, 2 usage, 3 not found,
+  4 storage, 70 a mistake in this command, 130 interrupted
 """
 
 

@@ -30,7 +30,7 @@ _BEGINS_AGAIN: Final = f"(status NOT IN ('completed', 'skipped', 'sleeping') OR 
 _INSERT_EXECUTION: Final = (
     "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
     " deadline_at, owner_id, created_at, updated_at, definition_revision, fencing_token)"
-    " VALUES (?1, ?2, 'running', ?3, ?4, ?5, ?6, ?7, ?8, ?3, ?3, ?9, ?10)"
+    " VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (id) DO NOTHING"
 )
 
@@ -75,6 +75,8 @@ class ExecutionPoints(WritableDatabase):
                 execution.panic_config,
                 execution.deadline_at,
                 owner.owner_id,
+                now,
+                now,
                 execution.definition_revision,
                 execution.fencing_token,
             )

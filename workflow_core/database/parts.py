@@ -178,11 +178,11 @@ def log_event(
 def history_end(connection: sqlite3.Connection, execution_id: str) -> HistoryEnd:
     """Return where the history of an execution ends so far."""
     rows = connection.execute(
-        "SELECT 1, started_at FROM executions WHERE id = ?1"
-        " UNION ALL SELECT max(seq), max(at) FROM event_log WHERE execution_id = ?1"
+        "SELECT 1, started_at FROM executions WHERE id = ?"
+        " UNION ALL SELECT max(seq), max(at) FROM event_log WHERE execution_id = ?"
         " UNION ALL SELECT max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))),"
-        " max(max(coalesce(started_at, ''), coalesce(completed_at, ''))) FROM steps WHERE execution_id = ?1",
-        (execution_id,),
+        " max(max(coalesce(started_at, ''), coalesce(completed_at, ''))) FROM steps WHERE execution_id = ?",
+        (execution_id, execution_id, execution_id),
     ).fetchall()
     at = max((at for _, at in rows if at), default=None)
     return HistoryEnd(max(seq or 1 for seq, _ in rows), EPOCH if at is None else datetime.fromisoformat(at))
@@ -247,9 +247,10 @@ def upsert_circuit(connection: sqlite3.Connection, workflow_name: str, step_id: 
     """Write the row of a circuit."""
     connection.execute(
         "INSERT INTO circuit_breaker_state (workflow_name, step_id, status, failures, last_failure_time,"
-        " reset_time, probe_execution_id, probe_expires_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
-        " ON CONFLICT (workflow_name, step_id) DO UPDATE SET status = ?3, failures = ?4, last_failure_time = ?5,"
-        " reset_time = ?6, probe_execution_id = ?7, probe_expires_at = ?8",
+        " reset_time, probe_execution_id, probe_expires_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (workflow_name, step_id) DO UPDATE SET status = excluded.status, failures = excluded.failures,"
+        " last_failure_time = excluded.last_failure_time, reset_time = excluded.reset_time,"
+        " probe_execution_id = excluded.probe_execution_id, probe_expires_at = excluded.probe_expires_at",
         (
             workflow_name,
             step_id,

@@ -49,7 +49,7 @@ class ReadableDatabase(Database):
     async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
         """Read the ids that begin with a prefix, sorted."""
         rows = self.select(
-            "SELECT id FROM executions WHERE id >= ?1 AND id < ?1 || '~' ORDER BY id LIMIT ?2", (prefix, limit)
+            "SELECT id FROM executions WHERE id >= ? AND id < ? || '~' ORDER BY id LIMIT ?", (prefix, prefix, limit)
         )
         return [row[0] for row in rows]
 
@@ -81,7 +81,7 @@ class ReadableDatabase(Database):
         del workflow_name
         rows = self.select(
             "SELECT step_id, error_type, error_message, error_stack, error_data, attempt, timestamp FROM step_errors"
-            " WHERE execution_id = ?1 AND (?2 IS NULL OR step_id = ?2) ORDER BY id",
+            " WHERE execution_id = ? AND step_id = coalesce(?, step_id) ORDER BY id",
             (execution_id, step_id),
         )
         return [(row[0], ErrorRecord(*row[1:])) for row in rows]
@@ -99,7 +99,8 @@ class ReadableDatabase(Database):
         """Read the circuits by workflow name and step id."""
         rows = self.select(
             "SELECT workflow_name, step_id, status, failures, last_failure_time, reset_time, probe_execution_id,"
-            " probe_expires_at FROM circuit_breaker_state WHERE ?1 IS NULL OR workflow_name = ?1 ORDER BY 1, 2",
+            " probe_expires_at FROM circuit_breaker_state WHERE workflow_name = coalesce(?, workflow_name)"
+            " ORDER BY workflow_name, step_id",
             (workflow_name,),
         )
         return {(row[0], row[1]): CircuitState(*row[2:]) for row in rows}
@@ -122,12 +123,12 @@ class ReadableDatabase(Database):
         """Read how often an execution was recovered since anything else has happened in it."""
         del workflow_name
         rows = self.select(
-            "SELECT at, data IS NOT NULL FROM event_log WHERE execution_id = ?1 AND type = 'ExecutionRecovered'"
+            "SELECT at, data IS NOT NULL FROM event_log WHERE execution_id = ? AND type = 'ExecutionRecovered'"
             " AND seq > (SELECT coalesce(max(seq), 0) FROM event_log"
-            " WHERE execution_id = ?1 AND type <> 'ExecutionRecovered')"
+            " WHERE execution_id = ? AND type <> 'ExecutionRecovered')"
             " AND seq > (SELECT coalesce(max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))), 0) FROM steps"
-            " WHERE execution_id = ?1) ORDER BY seq DESC",
-            (execution_id,),
+            " WHERE execution_id = ?) ORDER BY seq DESC",
+            (execution_id, execution_id, execution_id),
         )
         deaths = list(itertools.takewhile(lambda row: not row[1], rows))
         if not deaths:

@@ -104,9 +104,9 @@ class Registry:
     def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
         """Return the ids that begin with a prefix, sorted."""
         rows = self._found(
-            "SELECT execution_id FROM execution_index WHERE execution_id >= ?1 AND execution_id < ?1 || '~'"
-            " ORDER BY execution_id LIMIT ?2",
-            (prefix, limit),
+            "SELECT execution_id FROM execution_index WHERE execution_id >= ? AND execution_id < ? || '~'"
+            " ORDER BY execution_id LIMIT ?",
+            (prefix, prefix, limit),
         )
         return [str(row[0]) for row in rows]
 

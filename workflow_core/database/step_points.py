@@ -21,14 +21,14 @@ __all__ = ["StepPoints"]
 
 _INSERT_STARTED: Final = (
     "INSERT INTO steps (execution_id, step_id, status, started_at, attempt, started_seq, created_at, updated_at)"
-    " SELECT id, ?2, 'running', ?3, ?4, ?5, ?3, ?3 FROM executions WHERE id = ?1 AND fencing_token = ?6"
+    " SELECT id, ?, 'running', ?, ?, ?, ?, ? FROM executions WHERE id = ? AND fencing_token = ?"
 )
 
 _COMPLETE: Final = (
-    "UPDATE steps SET status = 'completed', completed_at = ?3, result_data = ?4, handled_by = ?5,"
-    " completed_seq = ?6, error_message = NULL, revision = revision + 1, updated_at = ?3"
-    " WHERE execution_id = ?1 AND step_id = ?2"
-    " AND EXISTS (SELECT 1 FROM executions WHERE id = ?1 AND fencing_token = ?7)"
+    "UPDATE steps SET status = 'completed', completed_at = ?, result_data = ?, handled_by = ?,"
+    " completed_seq = ?, error_message = NULL, revision = revision + 1, updated_at = ?"
+    " WHERE execution_id = ? AND step_id = ?"
+    " AND EXISTS (SELECT 1 FROM executions WHERE id = execution_id AND fencing_token = ?)"
 )
 
 
@@ -41,7 +41,7 @@ class StepPoints(WritableDatabase):
         """Record that an attempt begins."""
         now = stored_text(at)
         if not step.stored and status is None:
-            values = lease.execution_id, step.step_id, now, attempt, seq, lease.fencing_token
+            values = step.step_id, now, attempt, seq, now, now, lease.execution_id, lease.fencing_token
             if self.groups.is_alone():
                 self._change_one(lease, _INSERT_STARTED, values)
             else:
@@ -66,7 +66,7 @@ class StepPoints(WritableDatabase):
                     (attempt, now, place, now, lease.execution_id, step.step_id),
                 )
             else:
-                values = lease.execution_id, step.step_id, now, attempt, place, lease.fencing_token
+                values = step.step_id, now, attempt, place, now, now, lease.execution_id, lease.fencing_token
                 self._change(connection, lease, _INSERT_STARTED, values)
 
         return write
@@ -85,12 +85,13 @@ class StepPoints(WritableDatabase):
         """Record a step's result; return the circuit before and after, if there is one."""
         now = stored_text(at)
         values = (
-            lease.execution_id,
-            step.step_id,
             now,
             result_data,
             handled_by,
             seq,
+            now,
+            lease.execution_id,
+            step.step_id,
             lease.fencing_token,
         )
         if circuit is None and status is None:
@@ -189,10 +190,10 @@ class StepPoints(WritableDatabase):
             self._check(connection, lease)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, status, attempt, error_message, created_at, updated_at)"
-                " VALUES (?1, ?2, 'pending', ?3, ?4, ?5, ?5) ON CONFLICT (execution_id, step_id) DO UPDATE SET"
-                " status = 'pending', attempt = ?3, error_message = ?4, next_attempt_at = NULL,"
-                " revision = revision + 1, updated_at = ?5",
-                (lease.execution_id, step.step_id, attempt, "the circuit is open", now),
+                " VALUES (?, ?, 'pending', ?, ?, ?, ?) ON CONFLICT (execution_id, step_id) DO UPDATE SET"
+                " status = 'pending', attempt = excluded.attempt, error_message = excluded.error_message,"
+                " next_attempt_at = NULL, revision = revision + 1, updated_at = excluded.updated_at",
+                (lease.execution_id, step.step_id, attempt, "the circuit is open", now, now),
             )
 
         await self._commit(write)
@@ -207,10 +208,11 @@ class StepPoints(WritableDatabase):
             self._check(connection, lease)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, status, attempt, completed_at, result_data, completed_seq,"
-                " created_at, updated_at) VALUES (?1, ?2, 'skipped', ?3, ?4, ?5, ?6, ?4, ?4)"
-                " ON CONFLICT (execution_id, step_id) DO UPDATE SET status = 'skipped', completed_at = ?4,"
-                " result_data = ?5, error_message = NULL, completed_seq = ?6, revision = revision + 1, updated_at = ?4",
-                (lease.execution_id, step.step_id, step.attempt, now, result_data, seq),
+                " created_at, updated_at) VALUES (?, ?, 'skipped', ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (execution_id, step_id) DO UPDATE SET status = 'skipped',"
+                " completed_at = excluded.completed_at, result_data = excluded.result_data, error_message = NULL,"
+                " completed_seq = excluded.completed_seq, revision = revision + 1, updated_at = excluded.updated_at",
+                (lease.execution_id, step.step_id, step.attempt, now, result_data, seq, now, now),
             )
 
         await self._commit(write)
@@ -233,8 +235,8 @@ class StepPoints(WritableDatabase):
             self._set_status(connection, lease, status, now)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, kind, status, started_at, wake_time, duration_ms,"
-                " started_seq, created_at, updated_at) VALUES (?1, ?2, 'sleep', 'sleeping', ?3, ?4, ?5, ?6, ?3, ?3)",
-                (lease.execution_id, step.step_id, now, wake_time, duration_ms, seq),
+                " started_seq, created_at, updated_at) VALUES (?, ?, 'sleep', 'sleeping', ?, ?, ?, ?, ?, ?)",
+                (lease.execution_id, step.step_id, now, wake_time, duration_ms, seq, now, now),
             )
 
         await self._commit(write)
