@@ -3,12 +3,21 @@
 import gc
 import os
 import shutil
+import signal
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-# Else each of the many processes that tests start would compile every module of the project anew.
+# Else each of the many processes that tests start would compile every module of the project anew, and each process of
+# the tests would rewrite the assertions of every test anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# Whoever runs the tests in the background of a shell may ignore interrupts; the processes of the tests must not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The tests choose their databases by themselves; `WORKFLOW_TEST_POSTGRES_URL` is what names a server for them.
 os.environ.pop("WORKFLOW_DATABASE_URL", None)
@@ -17,16 +26,54 @@ os.environ.pop("WORKFLOW_DATABASE_URL", None)
 MEMORY = Path("/dev/shm")  # noqa: S108 - pytest makes a directory of its own there
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    if not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:  # PostgreSQL's programs may be copied there
+        os.environ.setdefault("TMPDIR", str(MEMORY))
+        tempfile.tempdir = None
 
-LONGEST_FIRST = ("docs", "reliability", "server", "e2e", "cli", "cluster", "plugin")
-"""Directories of tests whose files take long, in the order in which they begin."""
+LONGEST_FIRST = (
+    "docs/test_docs.py",
+    "server/test_dashboard_browser.py",
+    "reliability/test_worker_network.py",
+    "cluster/test_worker.py",
+    "reliability/test_worker_outages.py",
+    "reliability/test_kills.py",
+    "reliability/test_process_death.py",
+    "docs/test_site.py",
+    "reliability/test_worker_interventions.py",
+    "server/test_cluster_browser.py",
+    "reliability/test_simulated_crashes.py",
+    "reliability/test_workers.py",
+    "reliability/test_worker_ends.py",
+    "server/test_processes.py",
+    "unit/test_listing.py",
+    "unit/test_store.py",
+    "unit/test_postgres_in_doubt.py",
+    "plugin/test_compatibility.py",
+    "plugin/test_crash_exploration.py",
+    "cli/test_processes.py",
+    "order_processing/test_interruption.py",
+    *("docs", "reliability", "server", "e2e", "cli", "cluster", "plugin"),
+)
+"""Files of tests that take long, and directories of such, in the order in which they begin."""
 
 
 @pytest.hookimpl(trylast=True)  # after pytest-randomly, whose order stays within a file
 def pytest_collection_modifyitems(items):
     """Let the files that take long begin, so that no process is left alone with one at the end."""
     places = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: places.get(item.path.parent.name, len(places)))
+
+    def place(item):
+        directory = item.path.parent.name
+        return places.get(f"{directory}/{item.path.name}", places.get(directory, len(places)))
+
+    items.sort(key=place)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Let more processes run than there are processors: tests of processes and servers wait for much of their time."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return round(1.5 * processors)
 
 
 def pytest_collection_finish():

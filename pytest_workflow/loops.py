@@ -243,7 +243,9 @@ class Attachment:
             return _call_all(self._idle)
         if timeout is None or self._has_background_timers_only():
             return self._nothing_left()
-        self._clock.jump_to(self._clock.monotonic() + timeout)
+        # asyncio asks for a day at most, but nothing can happen before the first timer
+        first = self._loop._scheduled[0].when() - self._loop.time() if self._loop._scheduled else 0.0
+        self._clock.jump_to(self._clock.monotonic() + max(timeout, first))
         self._patience.look_again()
         return []
 

@@ -1,5 +1,8 @@
-"""What all tests share: a PostgreSQL server, started when the first test asks for it."""
+"""What all tests share: a PostgreSQL server and a nursery of processes, begun when the first test asks for them."""
 
+import pytest
+
+from tests.nursery import Nursery
 from tests.postgres_server import (
     make_poor_role,
     make_postgres_store,
@@ -19,3 +22,11 @@ __all__ = [
     "postgres_url",
     "proxy",
 ]
+
+
+@pytest.fixture(scope="session")
+def nursery():
+    """Give birth to Python processes."""
+    nursery = Nursery()
+    yield nursery
+    nursery.close()

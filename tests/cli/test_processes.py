@@ -41,20 +41,19 @@ async def waiting(ctx):
 
 
 @pytest.fixture
-def started(tmp_path, shop_text):
+def started(tmp_path, shop_text, nursery):
     """Start processes that do not outlive the test."""
     (tmp_path / "shop.py").write_text(shop_text)
     (tmp_path / "slow.py").write_text(SLOW)
     processes = []
 
     def start(*arguments, **environment):
-        process = subprocess.Popen(
+        process = nursery.popen(
             [*COMMAND, *arguments],
             cwd=tmp_path,
             env={**os.environ, "WORKFLOW_DIR": str(tmp_path / "state"), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
         processes.append(process)
         return process

@@ -6,17 +6,22 @@ and moments, durations and the widths of tables do not count.
 
 ``command & sleep 1; kill -9 $!`` would depend on how fast the machine is. So the command is killed shortly after it has
 printed what stands below it; with ``kill $!`` the last line is what it prints when it is told to stop.
+
+A command that needs no shell, and is ``python``, ``pytest`` or ``workflow``, is born in the nursery of processes.
 """
 
 import doctest
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+from tests.nursery import Nursery
 
 FENCE = re.compile(r"^(?P<above>[^\n]*)\n+^```(?P<language>[\w-]+)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"`([\w./-]+\.\w+)`[^`]*:$")
@@ -36,6 +41,8 @@ HOME = "/home/ada/shop"
 """What pages call the folder in which they are followed."""
 MATCH = doctest.OutputChecker()
 KILLED = re.compile(r"(?P<command>.*) & sleep [\d.]+; kill (?P<at_once>-9 )?\$!(; wait)?")
+OPERATORS = set("();<>|&")
+EXPANDED = set("$`*")
 SETTLING = 0.3
 """Seconds from what a command prints to its end: what it has printed of is in the database by then."""
 
@@ -74,8 +81,9 @@ def plain(text):
 class Session:
     """An empty folder, in which a page is followed."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]):
+    def __init__(self, folder: Path, environment: Mapping[str, str], nursery: Nursery):
         self.folder = folder
+        self.nursery = nursery
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -121,16 +129,15 @@ class Session:
             raise AssertionError(f"$ {command}\nprinted\n{output}\nbut the page says\n{expected}")
 
     def output_of(self, command: str) -> str:
-        run = subprocess.run(["bash", "-c", command], **self.options(), timeout=60, check=False)
-        return run.stdout
+        return self.nursery.run(words_of(command), **self.options()).stdout
 
     def output_until_killed(self, killed: re.Match[str], expected: str) -> str:
         lines = len(expected.splitlines()) - (0 if killed["at_once"] else 1)
-        with subprocess.Popen(["bash", "-c", "exec " + killed["command"]], **self.options()) as process:
+        with self.nursery.popen(words_of(killed["command"]), **self.options()) as process:
             first = [process.stdout.readline() for _ in range(lines)]
             time.sleep(SETTLING)
             process.send_signal(signal.SIGKILL if killed["at_once"] else signal.SIGTERM)
-            return "".join(first) + process.stdout.read()
+            return "".join(first) + process.communicate()[0]
 
     def options(self):
         return {
@@ -138,5 +145,13 @@ class Session:
             "env": self.environment,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.STDOUT,
-            "text": True,
         }
+
+
+def words_of(command: str) -> list[str]:
+    """Return the words of a command of one program; any other is one of a shell."""
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+    lexer.whitespace_split, lexer.commenters = True, ""
+    words = list(lexer)
+    needs_a_shell = EXPANDED & set(command) or any(set(word) <= OPERATORS for word in words)
+    return ["bash", "-c", command] if needs_a_shell else words

@@ -53,11 +53,11 @@ def lacking(names, text):
     return sorted(set(names) - words(text))
 
 
-@functools.cache
-def of_pytest():
-    """Return what pytest says that the plugin adds: fixtures, markers, options and ini values."""
+@pytest.fixture(scope="module")
+def of_pytest(nursery):
+    """Give what pytest says that the plugin adds: fixtures, markers, options, ini values and hooks."""
     listed, helped = (
-        run_pytest(*asked, str(ROOT / "tests" / "docs" / "sessions.py"), environment=pytest_of("")).stdout
+        run_pytest(nursery, *asked, str(ROOT / "tests" / "docs" / "sessions.py"), environment=pytest_of("")).stdout
         for asked in (["--fixtures", "-q"], ["--help"])
     )
     (fixtures,) = re.findall(r"^-+ fixtures defined from pytest_workflow\.fixtures -+$(.*?)^--", listed, GROUP)
@@ -120,8 +120,8 @@ def hooks():
 
 
 @pytest.mark.parametrize("kind", ["fixture", "marker", "option", "ini value", "hook"])
-def test_what_the_plugin_adds(kind):
-    names = of_pytest()[kind]
+def test_what_the_plugin_adds(kind, of_pytest):
+    names = of_pytest[kind]
     assert len(names) > 2
     assert not lacking(names, documentation()), f"{kind}s that no page mentions"
     assert not lacking(names, all_tests()), f"{kind}s that no test mentions"

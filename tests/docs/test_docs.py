@@ -59,17 +59,10 @@ def pytest_of(text):
     return {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": " ".join(options)}
 
 
-def run_pytest(*arguments, environment=MappingProxyType({})):
+def run_pytest(nursery, *arguments, environment=MappingProxyType({})):
     """Run pytest in the current folder, in a process of its own: what it imports must not be forgotten here."""
     everything_else = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        env=everything_else | environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    return nursery.run([sys.executable, "-m", "pytest", *arguments], env=everything_else | environment, timeout=100)
 
 
 def left_alone(text):
@@ -96,7 +89,7 @@ def needs(text):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if "```python\n" in text_of(page) and not is_session(text_of(page))], ids=name_of
 )
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request, opened):
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request, opened, nursery):
     text = text_of(page)
     needs(text)
     monkeypatch.chdir(tmp_path)
@@ -120,7 +113,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request, opened):
         assert run.returncode == 0, run.stderr
     if tests:
         update = ["--snapshot-update"] if page.name == "snapshots.md" else []
-        run = run_pytest("-q", *update, environment=pytest_of(text))
+        run = run_pytest(nursery, "-q", *update, environment=pytest_of(text))
         assert run.returncode == 0, run.stdout
 
 
@@ -191,7 +184,7 @@ def test_the_example_on_postgresql_is_all_that_it_takes(tmp_path, monkeypatch, p
     assert {path.name for path in tmp_path.iterdir()} == {"shop.py"}
 
 
-def test_the_example_with_a_worker_is_all_that_it_takes(tmp_path, monkeypatch, postgres_url, postgres_schema):
+def test_the_example_with_a_worker_is_all_that_it_takes(tmp_path, monkeypatch, postgres_url, postgres_schema, nursery):
     monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
     monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
     saved = {name: content for name, _, content in blocks(text_of(ROOT / "docs" / "workers.md"))}
@@ -200,13 +193,13 @@ def test_the_example_with_a_worker_is_all_that_it_takes(tmp_path, monkeypatch, p
     cli = [sys.executable, "-m", "workflow_core.cli"]
 
     def output(*command):
-        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        run = nursery.run(command, cwd=tmp_path)
         assert run.returncode == 0, run.stderr
         return run.stdout
 
     worker = [*cli, "worker", "--app", "shop", "--concurrency", "50", "--queue", "default", "--rest", "50"]
     tuning = ["--poll", "100", "--heartbeat", "1000", "--grace", "1000"]
-    with subprocess.Popen([*worker, *tuning], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    with nursery.popen([*worker, *tuning], cwd=tmp_path, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout.readline().startswith('Working on the workflow "greeting" from queue default')
             assert output(sys.executable, "shop.py") == "Hello, Ada!\n"
@@ -230,10 +223,10 @@ def test_the_example_with_a_worker_is_all_that_it_takes(tmp_path, monkeypatch, p
     [(page, part) for page in PAGES if is_session(text_of(page)) for part in range(len(parts(text_of(page))))],
     ids=lambda value: name_of(value) if isinstance(value, Path) else str(value),
 )
-def test_a_session_runs_and_prints_what_it_says(page, part, tmp_path):
+def test_a_session_runs_and_prints_what_it_says(page, part, tmp_path, nursery):
     text = text_of(page)
     needs(text)
-    session = Session(tmp_path, pytest_of(text))
+    session = Session(tmp_path, pytest_of(text), nursery)
     *before, now = parts(text)[: part + 1]
     session.save("".join(before))
     session.follow(now)

@@ -30,8 +30,8 @@ hello in 7 ms
 
 
 @pytest.fixture
-def session(tmp_path):
-    return Session(tmp_path, {})
+def session(tmp_path, nursery):
+    return Session(tmp_path, {}, nursery)
 
 
 def test_a_page_that_is_true(session):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ from tests.shared_definitions import scoped
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from tests.nursery import Nursery
 
 UNUSED = ("hypothesispytest", "anyio", "benchmark", "platformdirs", "pytest_cov", "schemathesis", "syrupy", "timeout")
 """Plugins that cost a process seconds to import; a test that is about one of them says that it is ``needed``."""
@@ -32,10 +36,24 @@ of their tests."""
 LOOP_SCOPE = "asyncio_default_fixture_loop_scope=function"  # pytest-asyncio warns where nobody has chosen
 
 
+@pytest.fixture(scope="session")
+def plugins_nursery(nursery: Nursery):
+    """Give birth to processes of pytest with the plugins that most of them load."""
+    return nursery.know("pytest_asyncio.plugin", "xdist.plugin", "xdist.looponfail")
+
+
 @pytest.fixture
-def run_apart(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+def run_apart(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, plugins_nursery: Nursery):
     """Run pytest in a subprocess that measures no coverage and inherits no options."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+    def popen(command, stdout, stderr, **_):
+        more = {"PYTHONPATH": os.pathsep.join(filter(None, [str(pytester.path), os.environ.get("PYTHONPATH")]))}
+        return plugins_nursery.popen(
+            command, env=os.environ | more, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
+        )
+
+    monkeypatch.setattr(pytester, "popen", popen)
 
     def run(*arguments: str, needed: Collection[str] = ()) -> pytest.RunResult:
         absent = ["cacheprovider", "randomly", *(name for name in UNUSED if name not in needed)]

@@ -5,20 +5,69 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
-from tests.reliability.nursery import Command, Nursery
 from tests.reliability.postgres_copy import copy
 from tests.reliability.storm_checks import Counted, check
 from tests.reliability.storm_workflows import KINDS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from tests.nursery import Nursery
 
 APP = "tests.reliability.storm_app:engine"
 QUICK = {"heartbeat": 300, "poll": 100, "rest": 500, "grace": 2_000, "concurrency": 8}
 """Options of a worker that notices everything soon."""
+LONGEST_SECONDS = 60.0
+
+
+class Command:
+    """A process that runs ``workflow`` with some arguments.
+
+    Args:
+        nursery: Who gives birth to it.
+        arguments: Its arguments.
+        environment: What its environment has besides that of this process.
+        log: Where it writes, standard output and standard error.
+    """
+
+    def __init__(self, nursery: Nursery, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("ab") as file:
+            self._process = nursery.popen(
+                [sys.executable, "-m", "workflow_core.cli", *arguments],
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        self.pid = self._process.pid
+
+    def text(self) -> str:
+        """Return what it has written so far."""
+        return self.log.read_text(encoding="utf-8")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Wait for its end, and return its exit code; a signal that ended it is negative."""
+        try:
+            return self._process.wait(LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.pid} has not ended after {LONGEST_SECONDS} s:\n{self.text()}") from None
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.signal(signal.SIGKILL)
+        self.wait()
 
 
 class Fleet:

@@ -7,7 +7,6 @@ larger; ``make storm`` does.
 import json
 import os
 import sqlite3
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,17 +23,18 @@ EXECUTIONS = int(os.environ.get("WORKFLOW_STORM_EXECUTIONS", "40"))
 SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "7"))
 
 
-def run(module, *arguments, **environment):
-    process = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
-    assert process.stdout.strip(), process.stderr
-    return json.loads(process.stdout)
+@pytest.fixture
+def run(nursery):
+    """Give a function that runs a module as a process, and returns what it tells as JSON."""
+
+    def run(module, *arguments, **environment):
+        process = nursery.run(
+            [sys.executable, "-m", module, *arguments], cwd=ROOT, env={**os.environ, **environment}, timeout=120 + KILLS
+        )
+        assert process.stdout.strip(), process.stderr
+        return json.loads(process.stdout)
+
+    return run
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -47,7 +47,7 @@ def database(request):
 
 
 @pytest.mark.timeout(120 + KILLS)
-def test_a_storm_of_kills_loses_nothing_and_repeats_nothing(database):
+def test_a_storm_of_kills_loses_nothing_and_repeats_nothing(run, database):
     summary = run("tests.reliability.kill_storm", "--kills", str(KILLS), "--seed", str(SEED), "--json", **database)
     assert summary["violations"] == [], summary
     assert summary["kills"] >= KILLS
@@ -58,14 +58,14 @@ def test_a_storm_of_kills_loses_nothing_and_repeats_nothing(database):
 
 @pytest.mark.timeout(120 + KILLS)
 @pytest.mark.parametrize("synchronous", ["NORMAL", "FULL"])
-def test_kills_in_the_middle_of_shared_commits_lose_nothing_that_anybody_was_told(tmp_path, synchronous):
+def test_kills_in_the_middle_of_shared_commits_lose_nothing_that_anybody_was_told(run, tmp_path, synchronous):
     found = run("tests.reliability.crowd_server", str(tmp_path), synchronous, str(max(8, KILLS // 5)), str(SEED))
     assert found["violations"] == [], found
     assert found["deaths"] >= 5
     assert found["commits"] < found["points"] / 10
 
 
-def test_what_ends_its_process_every_time_fails_and_harms_nobody_else(tmp_path):
+def test_what_ends_its_process_every_time_fails_and_harms_nobody_else(run, tmp_path):
     found = run("tests.reliability.poison_server", str(tmp_path))
     assert set(found) == {handler.__name__ for handler in POISONS}
     for poison, told in found.items():
@@ -80,7 +80,7 @@ def witnessed(directory):
     return [line.split() for line in (directory / "witness.txt").read_text(encoding="ascii").splitlines()]
 
 
-def test_eight_processes_that_want_the_same_executions_run_each_step_once(tmp_path):
+def test_eight_processes_that_want_the_same_executions_run_each_step_once(run, tmp_path):
     found = run("tests.reliability.ownership_server", str(tmp_path), "same", "8", str(EXECUTIONS))
     assert not (tmp_path / "complaints.txt").exists(), (tmp_path / "complaints.txt").read_text(encoding="utf-8")
     assert len(found) == 8
@@ -91,7 +91,7 @@ def test_eight_processes_that_want_the_same_executions_run_each_step_once(tmp_pa
     assert set(calls.values()) == {1}
 
 
-def test_a_process_that_was_stopped_past_its_lease_writes_nothing_and_is_told_what_came_of_it(tmp_path):
+def test_a_process_that_was_stopped_past_its_lease_writes_nothing_and_is_told_what_came_of_it(run, tmp_path):
     found = run("tests.reliability.ownership_server", str(tmp_path), "stopped")
     assert not (tmp_path / "complaints.txt").exists(), (tmp_path / "complaints.txt").read_text(encoding="utf-8")
     assert set(found["first"]) == set(found["second"]) == {"result"}, found

@@ -17,13 +17,13 @@ if sys.platform == "win32":
 class Workers:
     """Starts worker processes that share a runtime directory and a witness file."""
 
-    def __init__(self, directory, url=None, schema=None):
-        self.directory, self.url, self.schema = directory, url, schema
+    def __init__(self, nursery, directory, url=None, schema=None):
+        self.nursery, self.directory, self.url, self.schema = nursery, directory, url, schema
         self.witness = directory / "witness.txt"
         self.running = []
 
     def spawn(self, *arguments):
-        process = subprocess.Popen(
+        process = self.nursery.popen(
             [sys.executable, str(WORKER), arguments[0], str(self.witness), *arguments[1:]],
             env={
                 **os.environ,
@@ -33,7 +33,6 @@ class Workers:
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
         )
         self.running.append(process)
         return process
@@ -68,9 +67,9 @@ class Workers:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def workers(request, tmp_path):
+def workers(request, nursery, tmp_path):
     given = () if request.param == "sqlite" else map(request.getfixturevalue, ("postgres_url", "postgres_schema"))
-    workers = Workers(tmp_path, *given)
+    workers = Workers(nursery, tmp_path, *given)
     yield workers
     for process in workers.running:
         if process.poll() is None:

@@ -2,7 +2,6 @@
 
 import signal
 import sqlite3
-import subprocess
 import sys
 from pathlib import Path
 
@@ -64,20 +63,14 @@ def run(path, places=()):
     return observation, left
 
 
-def test_the_rows_are_those_of_a_killed_process_at_every_place(tmp_path, services, capfd):
+def test_the_rows_are_those_of_a_killed_process_at_every_place(tmp_path, services, capfd, nursery):
     baseline, _ = run(tmp_path / "whole.db")
     places = baseline.places_from(0)
     assert len(places) > 100
     assert {point for point, _, _ in baseline.passed} >= {"step_retrying", "execution_panicked", "step_skipped"}
     (tmp_path / "killed").mkdir()
-    killed = subprocess.run(
-        [sys.executable, str(SERVER), str(tmp_path / "killed")],
-        input="".join(f"{place}\n" for place in places),
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
+    command = [sys.executable, str(SERVER), str(tmp_path / "killed")]
+    killed = nursery.run(command, input="".join(f"{place}\n" for place in places), check=True, timeout=120)
     assert killed.stdout.split() == [str(int(signal.SIGKILL))] * len(places), killed.stderr
     for number, place in enumerate(places):
         _, left = run(tmp_path / f"simulated-{number}.db", [place])

@@ -13,25 +13,24 @@ WORKER = Path(__file__).with_name("traced_worker.py")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
 
-def spawn(tmp_path, command):
-    return subprocess.Popen(
+def spawn(nursery, tmp_path, command):
+    return nursery.popen(
         [sys.executable, str(WORKER), command, str(tmp_path / "spans.jsonl")],
         env={**os.environ, "WORKFLOW_DIR": str(tmp_path / "state")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
 
 
-def test_a_killed_process_and_the_one_that_recovers_write_one_trace(tmp_path):
-    process = spawn(tmp_path, "start")
+def test_a_killed_process_and_the_one_that_recovers_write_one_trace(tmp_path, nursery):
+    process = spawn(nursery, tmp_path, "start")
     try:
         assert process.stdout.readline() == "HANGS\n"
     finally:
         process.kill()
         process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    output, errors = spawn(tmp_path, "recover").communicate(timeout=60)
+    output, errors = spawn(nursery, tmp_path, "recover").communicate(timeout=60)
     assert output == "RESULT completed\n", errors
     spans = [json.loads(line) for line in (tmp_path / "spans.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len({span["context"]["trace_id"] for span in spans}) == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import importlib.util
 
 import httpx
 import pytest
@@ -74,6 +75,20 @@ async def serving(directory, client_options=None, defining=define, store=None, *
     async with lifespan(app):
         async with httpx.AsyncClient(transport=transport, base_url=BASE, **(client_options or {})) as client:
             yield Served(app, engine, client)
+
+
+@pytest.fixture(scope="session")
+def server_nursery(nursery):
+    """Give birth to servers, too, in milliseconds."""
+    return nursery.know(
+        "uvicorn.lifespan.on",
+        "uvicorn.loops.auto",
+        "uvicorn.protocols.http.auto",
+        "workflow_core.cli.commands.serve",
+        "workflow_core.cluster.worker" if importlib.util.find_spec("procrastinate") else "workflow_core.server",
+        "workflow_core.server.application",
+        "workflow_core.server.serving",
+    )
 
 
 @pytest.fixture

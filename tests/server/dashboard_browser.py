@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import Browser, Page
 
@@ -33,9 +33,11 @@ def missing(what: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *arguments: str, **environment: str) -> Iterator[str]:
+def serving(
+    directory: Path, *arguments: str, popen: Callable[..., Any] = subprocess.Popen, **environment: str
+) -> Iterator[str]:
     """Run a server with arguments and variables of its environment, and give its address."""
-    process = subprocess.Popen(
+    process = popen(
         [sys.executable, "-m", "tests.server.dashboard_server", str(directory), *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser
 
+    from tests.nursery import Nursery
+
 psycopg = pytest.importorskip("psycopg")
 pytest.importorskip("procrastinate")
 pytestmark = pytest.mark.timeout(120)
@@ -30,11 +32,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address(postgres_url: str, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(
+    postgres_url: str, browser: Browser, server_nursery: Nursery, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     schema = f"t_{os.getpid()}_cluster"
     directory: Path = tmp_path_factory.mktemp("cluster")
     try:
-        with serving(directory, WORKFLOW_DATABASE_URL=postgres_url, WORKFLOW_DATABASE_SCHEMA=schema) as address:
+        variables = {"WORKFLOW_DATABASE_URL": postgres_url, "WORKFLOW_DATABASE_SCHEMA": schema}
+        with serving(directory, popen=server_nursery.popen, **variables) as address:
             yield address
     finally:
         with psycopg.connect(postgres_url, autocommit=True) as connection:

@@ -45,8 +45,8 @@ def directory(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(directory, browser):
-    with serving(directory) as address:
+def address(directory, browser, server_nursery):
+    with serving(directory, popen=server_nursery.popen) as address:
         yield address
 
 
@@ -343,9 +343,9 @@ def test_a_lost_connection_is_said_and_recovers(visitor):
     page.locator("#live[data-state=live]").wait_for()
 
 
-def test_a_token_is_asked_for(browser, tmp_path: Path):
+def test_a_token_is_asked_for(browser, server_nursery, tmp_path: Path):
     token = "a token of a server in a test"  # noqa: S105 - for this test alone
-    with serving(tmp_path, token) as address:
+    with serving(tmp_path, token, popen=server_nursery.popen) as address:
         visitor = Visitor(browser, address)
         visitor.expected = ("status of 401",)
         page = visitor.open("/executions?status=failed&q=a+b")

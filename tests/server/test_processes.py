@@ -42,7 +42,7 @@ async def quick(ctx: WorkflowContext):
 
 
 @pytest.fixture
-def serve(tmp_path):
+def serve(tmp_path, server_nursery):
     """Start a server in a process; return it with its URL."""
     (tmp_path / "night_shop.py").write_text(SHOP)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WORKFLOW_")}
@@ -51,13 +51,12 @@ def serve(tmp_path):
 
     def start(*arguments, command="serve", **more):
         words = [sys.executable, "-m", "workflow_core.cli", command, "--port", "0", "--app", "night_shop", "--quiet"]
-        process = subprocess.Popen(
+        process = server_nursery.popen(
             [*words, *arguments],
             cwd=tmp_path,
             env=environment | more,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             start_new_session=True,
         )
         processes.append(process)

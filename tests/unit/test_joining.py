@@ -30,6 +30,18 @@ def taken_from(machine, engine):
     return machine.boot()
 
 
+async def taken_from_those_who_wait(machine, clock):
+    """Begin an execution, wait for it in two ways where it runs, and take it from there.
+
+    Returns the engine that ran it, what waits there, and the engine that may recover it.
+    """
+    engine = machine.boot()
+    starting = asyncio.ensure_future(engine.start_and_wait("w", "e"))
+    await clock.settle()
+    waiting = asyncio.ensure_future(engine.wait("e"))
+    return engine, (starting, waiting), taken_from(machine, engine)
+
+
 def test_who_joins_is_raised_what_ended_the_execution_unless_somebody_cancelled_it(machine, clock):
     def refuse():
         raise NonRetryableError("no")
@@ -97,13 +109,9 @@ def test_what_ends_while_it_is_looked_at_has_ended(resting, clock, monkeypatch):
 
 def test_who_waits_where_it_ran_is_given_what_comes_of_it_elsewhere(resting, clock):
     async def main():
-        engine = resting.boot()
-        starting = asyncio.ensure_future(engine.start_and_wait("w", "e"))
-        await clock.settle()
-        waiting = asyncio.ensure_future(engine.wait("e"))
-        other = taken_from(resting, engine)
+        _, waiting, other = await taken_from_those_who_wait(resting, clock)
         assert await other.recover() == ["e"]
-        assert (await clock.finish(starting)).output == (await clock.finish(waiting)).output == "done"
+        assert [(await clock.finish(each)).output for each in waiting] == ["done"] * 2
         assert [type(event).__name__ for event in await other.history("e")].count("StepCompleted") == 1
 
     asyncio.run(main())
@@ -119,34 +127,26 @@ def test_who_waits_where_it_ran_goes_on_with_it_when_its_new_process_dies(machin
         return "done"
 
     async def main():
-        engine = machine.boot()
-        starting = asyncio.ensure_future(engine.start_and_wait("w", "e"))
-        await clock.settle()
-        waiting = asyncio.ensure_future(engine.wait("e"))
-        other = taken_from(machine, engine)
+        _, waiting, other = await taken_from_those_who_wait(machine, clock)
         assert await other.recover() == ["e"]
         await clock.advance(20_000)
-        assert not starting.done()
+        assert not any(each.done() for each in waiting)
         await machine.crash(other)
-        assert (await clock.finish(starting)).output == (await clock.finish(waiting)).output == "done"
+        assert [(await clock.finish(each)).output for each in waiting] == ["done"] * 2
 
     asyncio.run(main())
 
 
 def test_a_closed_engine_waits_for_nobody(resting, clock):
     async def main():
-        engine = resting.boot()
-        starting = asyncio.ensure_future(engine.start_and_wait("w", "e"))
-        await clock.settle()
-        waiting = asyncio.ensure_future(engine.wait("e"))
-        other = taken_from(resting, engine)
+        engine, waiting, other = await taken_from_those_who_wait(resting, clock)
         await other.recover()
         await clock.settle()
         engine._closed = True
         await clock.advance(10_000)
-        for task in (starting, waiting):
+        for each in waiting:
             with pytest.raises(LeaseLostError):
-                await task
+                await each
 
     asyncio.run(main())
 
