@@ -6,17 +6,18 @@ it correctly any more.
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic_core
 
+from pytest_workflow.whole_files import write_whole
 from workflow_core.errors import ValidationError, shown
 from workflow_core.models import ExecutionStatus, Model, StepStatus
 
 if TYPE_CHECKING:
+    import os
     import sqlite3
     from collections.abc import Iterable
 
@@ -299,12 +300,13 @@ def _write_log(database: sqlite3.Connection, execution: RecordedExecution, deriv
 
 
 def write_history(path: str | os.PathLike[str], executions: Iterable[RecordedExecution]) -> None:
-    """Save executions as JSON; an existing file is replaced at once, never in part."""
-    target = Path(path)
+    """Save executions as JSON; an existing file is replaced at once, never in part.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     history = RecordedHistory(executions=tuple(executions))
-    part = target.with_name(f"{target.name}.part-{os.getpid()}")
-    part.write_bytes(history.model_dump_json(indent=2).encode() + b"\n")
-    part.replace(target)
+    write_whole(Path(path), history.model_dump_json(indent=2).encode() + b"\n")
 
 
 def load_history(path: str | os.PathLike[str]) -> tuple[RecordedExecution, ...]:
@@ -312,6 +314,7 @@ def load_history(path: str | os.PathLike[str]) -> tuple[RecordedExecution, ...]:
 
     Raises:
         ValueError: It is no such file, or of a newer version.
+        OSError: It cannot be read.
     """
     text = Path(path).read_bytes()
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import secrets
 import time
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,6 +21,7 @@ from pytest_workflow.items import crash_summaries
 from pytest_workflow.report.capture import FaultWatch, capture
 from pytest_workflow.report.model import Outcome, Report, TestEntry, WorkflowRecord
 from pytest_workflow.report.page import render
+from pytest_workflow.whole_files import neighbour, write_whole
 from workflow_core.report.reading import shortened
 from workflow_core.report.scale import duration_text
 from workflow_core.report.sections import count, seconds_text
@@ -78,7 +78,7 @@ def _check(path: Path, option: str) -> None:
         raise pytest.UsageError(f"--workflow-report={option}: name a file, such as --workflow-report=report.html")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        probe = _neighbour(path)
+        probe = neighbour(path)
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
@@ -86,11 +86,6 @@ def _check(path: Path, option: str) -> None:
             f"--workflow-report={option}: no file can be written in {path.parent} ({error.strerror or error}); name "
             "another place"
         ) from None
-
-
-def _neighbour(path: Path) -> Path:
-    """Return a path in the same directory, and so on the same file system, that nobody uses."""
-    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(6)}.tmp")
 
 
 class ReportPlugin:
@@ -247,11 +242,5 @@ def _write(path: Path, page: str) -> int:
     """Write the whole file or nothing; return its size in bytes."""
     data = page.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = _neighbour(path)
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    write_whole(path, data)
     return len(data)
