@@ -24,7 +24,6 @@ from workflow_core.events import (
     ExecutionCompleted,
     ExecutionStarted,
 )
-from workflow_core.models import ErrorInfo, ExecutionResult
 from workflow_core.results import result_of
 from workflow_core.suspended import where
 from workflow_core.timeouts import Timeout, cancelled_from_outside
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
     from workflow_core.events import Event
     from workflow_core.hookspecs import AttemptHandler, Run
-    from workflow_core.models import ExecutionStatus, PanicConfig, RetryConfig
+    from workflow_core.models import ErrorInfo, ExecutionResult, ExecutionStatus, PanicConfig, RetryConfig
     from workflow_core.serialization import Codec
     from workflow_core.step import StepBuilder
 
@@ -234,8 +233,9 @@ class Execution:
         if self.doom is not None:
             raise self.doom
         if self.record.deadline_at is not None and self.deadline_has_passed():
-            self.doomed(self.timed_out())
-            raise self.timed_out()
+            overdue = self.timed_out()
+            self.doomed(overdue)
+            raise overdue
         if self._over:
             raise InvalidStateError(
                 f"{self}: its handler has ended, so no step can begin; await all tasks that run steps in the handler"
@@ -256,9 +256,7 @@ class Execution:
 
     def note_error(self, step_id: str, error: ErrorRecord) -> None:
         """Remember the latest error of a step."""
-        self.last_errors[step_id] = ErrorInfo(
-            type=error.error_type, message=error.error_message, step_id=step_id, attempt=error.attempt
-        )
+        self.last_errors[step_id] = error.info(step_id)
 
     def status_change(self) -> ExecutionStatus | None:
         """Return the status to write with the next durable point, or ``None`` if it stays.

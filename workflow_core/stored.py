@@ -53,7 +53,7 @@ async def stored_result(engine: WorkflowEngine, record: ExecutionRecord) -> Exec
 async def _last_errors(engine: WorkflowEngine, record: ExecutionRecord) -> dict[str, ErrorInfo]:
     workflow = engine.store.workflow(record.workflow_name)
     return {
-        step_id: ErrorInfo(type=error.error_type, message=error.error_message, step_id=step_id, attempt=error.attempt)
+        step_id: error.info(step_id)
         for step_id, error in await workflow.load_errors(record.workflow_name, record.execution_id)
     }
 

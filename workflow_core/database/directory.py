@@ -8,6 +8,7 @@ import heapq
 import logging
 import sqlite3
 import threading
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from workflow_core.database import removal
@@ -131,9 +132,12 @@ class DirectoryStore:
         if location == str(self.layout.registry):
             self._registry.wait_for_locks(wait=wait)
 
-    def _existing_stores(self, workflow_name: str | None = None) -> list[SQLiteStore]:
+    def _existing_names(self, workflow_name: str | None = None) -> list[str]:
         names = self.workflow_names() if workflow_name is None else [workflow_name]
-        return [self.workflow(name) for name in names if self.layout.database(name).exists()]
+        return [name for name in names if self.layout.database(name).exists()]
+
+    def _existing_stores(self, workflow_name: str | None = None) -> list[SQLiteStore]:
+        return [self.workflow(name) for name in self._existing_names(workflow_name)]
 
     async def back_up(self, to: Path, progress: Callable[[int, int], object] | None = None) -> Path:
         """Copy the runtime directory while it is in use; see `workflow_core.database.backup.back_up`."""
@@ -223,13 +227,12 @@ class DirectoryStore:
     async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
         """Read executions that are not at rest, of all workflows, the earliest started first."""
         found: list[UnfinishedExecution] = []
-        for name in self.workflow_names():
-            if self.layout.database(name).exists():
-                try:
-                    found += await self.workflow(name).unfinished_executions(after, limit)
-                except StorageError:  # one damaged database must not keep the others from being recovered
-                    logger.exception('The executions of workflow "%s" cannot be read', name)
-        return heapq.nsmallest(limit, found, key=lambda execution: execution.position)
+        for name in self._existing_names():
+            try:
+                found += await self.workflow(name).unfinished_executions(after, limit)
+            except StorageError:  # one damaged database must not keep the others from being recovered
+                logger.exception('The executions of workflow "%s" cannot be read', name)
+        return heapq.nsmallest(limit, found, key=attrgetter("position"))
 
     async def list_executions(
         self,
@@ -247,7 +250,7 @@ class DirectoryStore:
             found += await store.list_executions(
                 None, status, limit, started_after=started_after, started_before=started_before, before=before
             )
-        return heapq.nlargest(limit, found, key=_place)
+        return heapq.nlargest(limit, found, key=attrgetter("position"))
 
     async def search_executions(
         self,
@@ -282,12 +285,12 @@ class DirectoryStore:
             found += matching
             if end is not None:
                 reached = end if reached is None else max(reached, end)
-        found = heapq.nlargest(len(found), found, key=_place)
+        found = heapq.nlargest(len(found), found, key=attrgetter("position"))
         if reached is not None:
-            found = [summary for summary in found if _place(summary) >= reached]
+            found = [summary for summary in found if summary.position >= reached]
         if len(found) > limit:
             found = found[:limit]
-            reached = _place(found[-1])
+            reached = found[-1].position
         return found, reached
 
     async def count_executions(self, workflow_name: str | None = None) -> dict[str, dict[ExecutionStatus, int]]:
@@ -314,8 +317,7 @@ class DirectoryStore:
 
     async def workflows_with_executions(self, workflow_name: str | None = None) -> list[str]:
         """Return the names of the workflows that have a database, or of those the one that is named."""
-        names = self.workflow_names() if workflow_name is None else [workflow_name]
-        return [name for name in names if self.layout.database(name).exists()]
+        return self._existing_names(workflow_name)
 
     async def executions_to_remove(
         self, workflow_name: str, expiry: Expiry, after: Position | None, limit: int
@@ -366,7 +368,3 @@ class DirectoryStore:
                 return removal.shrink(self._registry.open(), pages) or more
             except sqlite3.Error as error:
                 raise storage_error(error, str(self.layout.registry)) from error
-
-
-def _place(summary: ExecutionSummary) -> Position:
-    return summary.started_at, summary.execution_id

@@ -142,7 +142,7 @@ class RuntimeLayout:
         """
         before = _object_in(self.definition(workflow_name))
         if "steps" not in before:
-            self._update_definition(workflow_name, before, definition)
+            self._update_definition(workflow_name, before, {**before, **definition})
 
     def save_document(self, workflow_name: str, definition: Mapping[str, object]) -> bool:
         """Bring ``definition.json`` up to date with a document, in the manner of `write_definition`.
@@ -152,17 +152,12 @@ class RuntimeLayout:
         """
         before = _object_in(self.definition(workflow_name))
         kept = {key: value for key, value in before.items() if key not in _OF_A_DOCUMENT}
-        return self._update_definition(workflow_name, before, {**kept, **definition}, keeps=False)
+        return self._update_definition(workflow_name, before, {**kept, **definition})
 
     def _update_definition(
-        self,
-        workflow_name: str,
-        before: Mapping[str, object],
-        definition: Mapping[str, object],
-        *,
-        keeps: bool = True,
+        self, workflow_name: str, before: Mapping[str, object], definition: Mapping[str, object]
     ) -> bool:
-        changed = {**(before if keeps else {}), **pydantic_core.to_jsonable_python(definition)}
+        changed = dict(pydantic_core.to_jsonable_python(definition))
         changed["created_at"] = before.get("created_at", definition.get("created_at"))
         if before and {**changed, "last_modified": before.get("last_modified")} == before:
             return False

@@ -91,7 +91,7 @@ def execution_record(row: tuple[Any, ...]) -> ExecutionRecord:
 
 
 def step_record(row: tuple[Any, ...]) -> StepRecord:
-    """Return a step from the columns that `SQLiteStore.load_steps` reads."""
+    """Return a step from the columns that `ReadableDatabase.load_steps` reads."""
     return StepRecord(
         row[0],
         row[1],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from workflow_core.errors import LeaseLostError
+from workflow_core.models import ErrorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -126,10 +127,10 @@ class ExecutionRecord:
 
 @dataclass(slots=True)
 class StepRecord:
-    """One row of ``steps``; ``kind`` is ``step`` or ``sleep``."""
+    """One row of ``steps``."""
 
     step_id: str
-    kind: str = "step"
+    kind: Literal["step", "sleep"] = "step"
     status: StepStatus = "pending"
     attempt: int = 0
     started_at: datetime | None = None
@@ -160,6 +161,10 @@ class ErrorRecord:
     error_data: str | None
     attempt: int
     timestamp: int
+
+    def info(self, step_id: str) -> ErrorInfo:
+        """Return it as results show it, as the error of its step."""
+        return ErrorInfo(type=self.error_type, message=self.error_message, step_id=step_id, attempt=self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
