@@ -178,6 +178,12 @@ class WorkflowHarness:
         Args:
             execution_id: The execution.
             until: Stop here instead, as in `run`; return at once if the execution is or was there already.
+
+        Raises:
+            AssertionError: An assertion in the workflow failed, nothing could go on, or ``until`` was never reached.
+            ValidationError: An argument is not acceptable.
+            ExecutionNotFoundError: There is no such execution.
+            InvalidStateError: Nobody runs it: it was interrupted and waits for `resume`.
         """
         __tracebackhide__ = True
         if until is not None:
@@ -185,22 +191,47 @@ class WorkflowHarness:
         return self._complete(self.engine.wait(execution_id))
 
     def resume(self, execution_id: str) -> ExecutionResult:
-        """Go on with a sleeping or interrupted execution to its final state."""
+        """Go on with a sleeping or interrupted execution to its final state.
+
+        Raises:
+            AssertionError: An assertion in the workflow failed, or nothing could go on.
+            ValidationError: The id is not acceptable.
+            ExecutionNotFoundError: There is no such execution.
+            InvalidStateError: It is at rest.
+        """
         __tracebackhide__ = True
         return self._to_rest(self.engine.resume(execution_id), execution_id)
 
     def restart(self, execution_id: str) -> ExecutionResult:
-        """Run a panicked or failed execution again, to its final state."""
+        """Run a panicked or failed execution again, to its final state.
+
+        Raises:
+            AssertionError: An assertion in the workflow failed, or nothing could go on.
+            ValidationError: The id is not acceptable.
+            ExecutionNotFoundError: There is no such execution.
+            InvalidStateError: It is neither panicked nor failed.
+        """
         __tracebackhide__ = True
         return self._to_rest(self.engine.restart(execution_id), execution_id)
 
     def cancel(self, execution_id: str) -> ExecutionResult:
-        """Cancel an execution."""
+        """Cancel an execution.
+
+        Raises:
+            ValidationError: The id is not acceptable.
+            ExecutionNotFoundError: There is no such execution.
+            InvalidStateError: It is at rest already.
+        """
         __tracebackhide__ = True
         return self._complete(self.engine.cancel(execution_id))
 
     def status(self, execution_id: str) -> ExecutionResult:
-        """Return what is known of an execution now."""
+        """Return what is known of an execution now.
+
+        Raises:
+            ValidationError: The id is not acceptable.
+            ExecutionNotFoundError: There is no such execution.
+        """
         self._environment.finish_recovery()
         return at_once(self.engine.get_status(execution_id))
 
@@ -209,6 +240,10 @@ class WorkflowHarness:
 
         Args:
             execution: Its result, or its id.
+
+        Raises:
+            ValidationError: The id is not acceptable.
+            ExecutionNotFoundError: There is no such execution.
         """
         execution_id = execution.execution_id if isinstance(execution, ExecutionResult) else execution
         self._environment.finish_recovery()

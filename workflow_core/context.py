@@ -156,7 +156,9 @@ class WorkflowContext(Generic[InputT]):
             duration: Milliseconds, or a ``timedelta``.
 
         Raises:
-            ValidationError: The duration is negative, or longer than ``Settings.max_sleep_ms``.
+            ValidationError: The id is not acceptable, or the duration is negative or longer than
+                ``Settings.max_sleep_ms``.
+            StepConflictError: A step has the id, or it is slept already.
         """
         if duration is None:
             raise ValidationError(f'A sleep has an id and a duration, as in ctx.sleep("pause", {shown(step_id)})')

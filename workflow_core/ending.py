@@ -65,8 +65,9 @@ async def fail(execution: Execution, error: BaseException) -> None:
     """Record that the execution failed for good."""
     info = error_info(error, execution.codec)
     seq, at = execution.next_seq(), execution.now()
-    await execution.store.execution_failed(execution.lease, info.model_dump_json(), str(info), seq, at)
-    execution.status, execution.record.completed_at, execution.record.error_data = "failed", at, info.model_dump_json()
+    error_data = info.model_dump_json()
+    await execution.store.execution_failed(execution.lease, error_data, str(info), seq, at)
+    execution.status, execution.record.completed_at, execution.record.error_data = "failed", at, error_data
     execution.record.restart_at = None
     abandon_steps(execution.steps)
     if execution.watched:

@@ -686,6 +686,7 @@ class WorkflowEngine:
         """Return the events of an execution, oldest first.
 
         Raises:
+            ValidationError: The id is not acceptable.
             ExecutionNotFoundError: There is no such execution.
         """
         record = await load_record(self, execution_id)
@@ -695,6 +696,7 @@ class WorkflowEngine:
         """Wait until an execution is at rest, through automatic restarts, and return its result.
 
         Raises:
+            ValidationError: The id is not acceptable.
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: Nobody runs it: it was interrupted and waits for `resume` or `recover`.
             BaseException: An error that a plugin calls fatal (hook ``is_fatal``), as it is.
@@ -711,6 +713,7 @@ class WorkflowEngine:
             detach: Return what is known of it as soon as it goes on, in the background.
 
         Raises:
+            ValidationError: The id is not acceptable.
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest, or another process runs it.
         """
@@ -724,6 +727,7 @@ class WorkflowEngine:
             detach: Return what is known of it as soon as it runs again, in the background.
 
         Raises:
+            ValidationError: The id is not acceptable.
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is neither panicked nor failed.
         """
@@ -735,6 +739,7 @@ class WorkflowEngine:
         In another process the cancellation is noticed at the next durable point or lease renewal.
 
         Raises:
+            ValidationError: The id is not acceptable.
             ExecutionNotFoundError: There is no such execution.
             InvalidStateError: It is at rest already.
         """

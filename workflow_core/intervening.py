@@ -95,9 +95,8 @@ class Interventions:
         except LeaseLostError:
             if (await load_record(self._engine, execution_id)).fencing_token == record.fencing_token:
                 raise
-        return await self.resume(
-            execution_id, detach=detach
-        )  # it changed hands, or ended, since it was read: say what it is now
+        # It changed hands, or ended, since it was read: say what it is now.
+        return await self.resume(execution_id, detach=detach)
 
     async def restart(self, execution_id: str, *, detach: bool = False) -> ExecutionResult:
         """Do what `WorkflowEngine.restart` says."""

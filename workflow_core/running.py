@@ -51,6 +51,10 @@ class Active:
     Attributes:
         first: The result of the first run of the handler, or the error that ended it.
         final: The result once the execution is at rest.
+        begun: Whether its task has begun to run.
+        cancelled: Whether it was cancelled in this engine.
+        lost: Whether it changed hands, or ended elsewhere.
+        restart_now: Set to restart it before its time, while it waits for an automatic restart; ``None`` otherwise.
         between_runs: Set when no run of the handler is under way, and all observers have been told how it ended.
         parked_until: Until when it is let go of, in milliseconds since 1970, for a worker to go on with it.
         trouble: What keeps it from going on at the moment, once those who wait for it were told.
@@ -323,7 +327,7 @@ class RunningExecutions:
             try:
                 await store.execution_parked(execution.lease, until, at)
             except (StorageError, LeaseLostError) as error:  # in the end its job is missed, and made again
-                logger.log(logging.DEBUG, "%s could not be let go of: %s", execution, error)
+                logger.debug("%s could not be let go of: %s", execution, error)
                 if isinstance(error, StorageError) and error.is_transient:
                     await self._engine.clock.sleep(_PARK_AGAIN_MS)
                     continue
@@ -371,7 +375,7 @@ class RunningExecutions:
 
     async def _result_after_loss(self, active: Active) -> ExecutionResult | BaseException:
         execution_id = active.execution.execution_id
-        self._active.pop(execution_id, None)
+        self._forget(active)
         try:
             result = await self.status(execution_id)
         except (StorageError, ExecutionNotFoundError) as error:
