@@ -131,8 +131,8 @@ class Interventions:
                     "somebody else at the same moment; wait for it with wait()"
                 ) from None
             if record.queue is not None:  # its workers are to run it
-                seq, at = execution.next_seq(), execution.now()
-                await execution.store.execution_released(execution.lease, True, at, seq)  # noqa: FBT003 - as it is observed
+                at = execution.now()
+                await execution.store.execution_released(execution.lease, True, at)  # noqa: FBT003 - as it is observed
             else:
                 active = self._engine.launch(execution)
         if active is None:

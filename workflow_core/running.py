@@ -365,8 +365,7 @@ class RunningExecutions:
     async def _release(self, execution: Execution, *, give_back: bool) -> None:
         """Give an execution back that this process will not go on with, and if asked for the attempt in flight."""
         with contextlib.suppress(StorageError, LeaseLostError):
-            seq, at = execution.next_seq(), execution.now()
-            await execution.store.execution_released(execution.lease, give_back, at, seq)
+            await execution.store.execution_released(execution.lease, give_back, execution.now())
         self._leave(execution, "released" if give_back else "interrupted")
 
     def _leave(self, execution: Execution, leaving: Leaving) -> None:

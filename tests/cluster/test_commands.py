@@ -123,7 +123,7 @@ def test_what_was_given_back_is_queued_again(cluster):
     async def given_back(engine):
         await lost(engine, "e")
         record = await engine.bare_store.load_execution("e")
-        await engine.bare_store.execution_released(record.lease, True, engine.clock.now(), 1)
+        await engine.bare_store.execution_released(record.lease, True, engine.clock.now())
 
     scenario(given_back)
     assert command("status", "--workflow", "plain", "--quiet")[1] == "e\n"

@@ -102,7 +102,7 @@ def test_whoever_gives_an_execution_back_queues_it_in_the_same_transaction(run_c
         await cluster.enqueue("e")
         lease = lease_of(await cluster.claim("e"))
         first = await cluster.job("e")
-        await cluster.store.execution_released(lease, True, NOW, 2)
+        await cluster.store.execution_released(lease, True, NOW)
         assert (await cluster.states(), await cluster.job("e") != first) == ({"e": "queued"}, True)
         assert (await cluster.claim("e")).kind == "abandoned"  # so that the history says that it was recovered
 
@@ -156,7 +156,7 @@ def test_what_is_claimed_together_is_what_is_claimed_one_by_one(run_cluster, mon
         for execution_id in ids:
             await cluster.enqueue(execution_id)
         await cluster.claim("e7")
-        await cluster.store.execution_released(lease_of(await cluster.claim("e5")), True, NOW, 2)
+        await cluster.store.execution_released(lease_of(await cluster.claim("e5")), True, NOW)
         await cluster.store.execution_parked(lease_of(await cluster.claim("e6")), 1, NOW)
         await cluster.store.wake_due()
         cluster.limits = Limits(concurrency=1)

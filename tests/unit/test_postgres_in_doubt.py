@@ -94,7 +94,7 @@ ACTS = [
     Act("execution_panicked", running, lambda s: s.execution_panicked(LEASE, FAILED, "m", 5, "{}", 3, LATER)),
     Act("execution_restarted", panicked, lambda s: s.execution_restarted(LEASE, OTHER, 9_000, 2, None, 5, LATER)),
     Act("execution_cancelled", running, lambda s: s.execution_cancelled(LEASE, 3, LATER)),
-    Act("execution_released", running, lambda s: s.execution_released(LEASE, True, LATER, 3)),
+    Act("execution_released", running, lambda s: s.execution_released(LEASE, True, LATER)),
     Act("executions_released", running, lambda s: s.executions_released([LEASE], LATER)),
     Act(
         "step_started",

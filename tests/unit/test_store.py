@@ -78,7 +78,7 @@ def test_starting_an_id_again_returns_what_is_there(store):
         lambda store, lease, step: store.execution_panicked(lease, "{}", "m", None, "{}", 9, NOW),
         lambda store, lease, step: store.execution_restarted(lease, OWNER, None, 2, None, 9, NOW),
         lambda store, lease, step: store.execution_cancelled(lease, 9, NOW),
-        lambda store, lease, step: store.execution_released(lease, True, NOW, 9),
+        lambda store, lease, step: store.execution_released(lease, True, NOW),
         lambda store, lease, step: store.execution_recovered(lease, OWNER, None, 9, NOW),
     ],
 )

@@ -261,7 +261,7 @@ class ExecutionPoints(WritableDatabase):
 
         await self._commit(write)
 
-    async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
+    async def execution_released(self, lease: Lease, give_back: bool, at: datetime) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
         now = stored_text(at)
         with self.transaction() as connection:
@@ -274,16 +274,15 @@ class ExecutionPoints(WritableDatabase):
             )
             if not give_back:
                 return
+            in_flight = "status = 'running' AND kind = 'step' AND error_message IS NULL"
             running = connection.execute(
-                "SELECT step_id, attempt FROM steps WHERE execution_id = ? AND status = 'running' AND kind = 'step'"
-                " AND error_message IS NULL",
+                f"SELECT step_id, attempt FROM steps WHERE execution_id = ? AND {in_flight}",
                 (lease.execution_id,),
             ).fetchall()
             if not running:
                 return
             # A write that was refused may have taken a position in the history that nothing fills.
             seq = parts.history_end(connection, lease.execution_id).seq + 1
-            in_flight = "status = 'running' AND kind = 'step' AND error_message IS NULL"
             parts.keep_start_events(connection, lease.execution_id, in_flight)
             connection.execute(
                 "UPDATE steps SET status = 'pending', attempt = attempt - 1, started_seq = NULL,"

@@ -140,7 +140,7 @@ class WorkflowStore(Protocol):
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
         """Record the cancellation of an execution that has not ended, free the probe it makes, and end the lease."""
 
-    async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
+    async def execution_released(self, lease: Lease, give_back: bool, at: datetime) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
 
     async def executions_released(self, leases: Sequence[Lease], at: datetime) -> None:

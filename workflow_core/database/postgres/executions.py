@@ -357,9 +357,8 @@ class ExecutionPoints(OwnerPoints):
         """Record a cancellation and end the lease."""
         await self._change_hands(lease, f"WITH {_CANCELLED}", _STEPS_CANCELLED, {"seq": seq, "at": at}, _IS_CANCELLED)
 
-    async def execution_released(self, lease: Lease, give_back: bool, at: datetime, seq: int) -> None:
+    async def execution_released(self, lease: Lease, give_back: bool, at: datetime) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
-        del seq  # a write that was refused may have taken a position in the history that nothing fills
         values = {"owner": None if give_back else _NOBODY, "at": at}
         second = _STEPS_RELEASED if give_back else None
         await self._change_hands(lease, f"WITH {_RELEASED}", second, values, IS_RELEASED)
