@@ -32,6 +32,8 @@ from workflow_core.step_parts import StepParts, classes_handled
 from workflow_core.timeouts import Timeout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from workflow_core.circuit_breaker import CircuitState
     from workflow_core.hookspecs import AttemptHandler
     from workflow_core.models import CircuitBreakerConfig
@@ -225,17 +227,10 @@ class StepRun(StepParts):
         """Let ``on_error`` and ``catch`` answer, else retry or fail."""
         execution, record = self.execution, self.record
         await self._raise_if_final(error)
-        invoke = execution.engine.invoke
         for name, handler in self._handlers_for(error):
             self._announce(name, error)
             try:
-                call = self._wrapped(name, error, functools.partial(invoke, handler, error, execution.context))
-                token = current_step.set((execution, record.attempt, record.step_id))
-                try:
-                    value = await call()
-                finally:
-                    current_step.reset(token)
-                text, value = self._encode(value)
+                text, value = await self._answered(name, error, handler, error, execution.context)
             except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - passes on to the next handler
                 error = self._as_failure(raised)
                 await self._raise_if_final(error)
@@ -247,6 +242,19 @@ class StepRun(StepParts):
             return False, None
         await self._fail(error)
         raise self._as_final_error(error) from error
+
+    async def _answered(
+        self, name: str, error: Exception | None, handler: Callable[..., object], *arguments: object
+    ) -> tuple[str | None, Any]:
+        """Call a handler of the step; return what it answers as it is stored, and as reading it back gives it."""
+        execution = self.execution
+        call = self._wrapped(name, error, functools.partial(execution.engine.invoke, handler, *arguments))
+        token = current_step.set((execution, self.record.attempt, self.record.step_id))
+        try:
+            value = await call()
+        finally:
+            current_step.reset(token)
+        return self._encode(value)
 
     async def _raise_if_final(self, error: Exception) -> None:
         """End the step at once for errors that no handler may see."""
@@ -302,15 +310,7 @@ class StepRun(StepParts):
         assert on_open is not None  # noqa: S101 - the callers ask
         self._announce("on_open", None)
         try:
-            call = self._wrapped(
-                "on_open", None, functools.partial(execution.engine.invoke, on_open, execution.context)
-            )
-            token = current_step.set((execution, record.attempt, record.step_id))
-            try:
-                value = await call()
-            finally:
-                current_step.reset(token)
-            text, value = self._encode(value)
+            text, value = await self._answered("on_open", None, on_open, execution.context)
         except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001 - on_open may fail with anything
             return await self._failed(self._as_failure(raised), counts=False)
         seq, at = execution.next_seq(), execution.now()
