@@ -102,7 +102,7 @@ class _RefusesToRun:
         self._today = today
 
     def __dir__(self) -> list[str]:
-        return ["wrap_attempt", "panic_indicators"]
+        return ["wrap_attempt", "panic_indicators"]  # each name costs pluggy a look at every registration
 
     @hookimpl
     def wrap_attempt(self, attempt: Attempt) -> Callable[[AttemptHandler], AttemptHandler]:

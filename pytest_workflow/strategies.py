@@ -95,8 +95,9 @@ def fault_plans(
     """
     if max_faults < 1:
         raise ValidationError(f"fault_plans: max_faults is at least 1; got {max_faults!r}")
-    if unknown := [kind for kind in kinds if kind not in KINDS] or not kinds:
-        raise ValidationError(f"fault_plans: kinds are some of {', '.join(KINDS)}; got {unknown if kinds else 'none'}")
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown or not kinds:
+        raise ValidationError(f"fault_plans: kinds are some of {', '.join(KINDS)}; got {unknown or 'none'}")
     if "raise" in kinds and not errors:
         raise ValidationError("fault_plans: name at least one of errors, or leave 'raise' out of kinds")
     known = trace if trace is None or callable(trace) else tuple(trace)

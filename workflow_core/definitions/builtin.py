@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pydantic
-from pydantic import ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from workflow_core.definitions.executor import Executor
 from workflow_core.definitions.http import HttpConfig, request
+from workflow_core.definitions.keys import KEYS
 from workflow_core.timeouts import LONGEST_MS
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class LogConfig(pydantic.BaseModel):
         level: How important it is.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    model_config = KEYS
 
     message: Any = "Step executed"
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -41,7 +41,7 @@ class DelayConfig(pydantic.BaseModel):
         duration: How long to sleep, in milliseconds; at most ``Settings.max_sleep_ms`` of the engine.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    model_config = KEYS
 
     duration: Annotated[int, Field(ge=0, le=LONGEST_MS)] = 1_000
 

@@ -8,11 +8,11 @@ import json
 from typing import Annotated, Any
 
 import pydantic
-from pydantic import ConfigDict, Field, Strict
-from pydantic.alias_generators import to_camel
+from pydantic import Field, Strict
 
 from workflow_core.definitions.checking import check_document
 from workflow_core.definitions.expressions import steps_read_by
+from workflow_core.definitions.keys import KEYS
 from workflow_core.definitions.ordering import Order, order_of
 from workflow_core.limits import Limits
 from workflow_core.models import Model, PanicConfig, RetryConfig
@@ -23,7 +23,6 @@ __all__ = ["StepDefinition", "WorkflowDefinition"]
 
 _Text = Annotated[str, Strict()]
 _Flag = Annotated[bool, Strict()]
-_KEYS = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
 
 class StepDefinition(pydantic.BaseModel):
@@ -41,7 +40,7 @@ class StepDefinition(pydantic.BaseModel):
         continue_on_error: Whether other steps go on after this one has failed; ``None`` if the document decides.
     """
 
-    model_config = _KEYS
+    model_config = KEYS
 
     id: _Text
     type: _Text
@@ -77,7 +76,7 @@ class WorkflowDefinition(Model):
         ValidationError: The document has mistakes; all of them are named, each with its path.
     """
 
-    model_config = _KEYS
+    model_config = KEYS
 
     name: _Text
     description: _Text = ""

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import pydantic
-from pydantic import ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
+from workflow_core.definitions.keys import KEYS
 from workflow_core.timeouts import LONGEST_MS
 
 __all__ = ["HttpConfig"]
@@ -36,7 +36,7 @@ class HttpConfig(pydantic.BaseModel):
         max_retry_after: Longest wait that the server's ``Retry-After`` may ask for, in milliseconds.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True)
+    model_config = KEYS
 
     url: str
     method: Annotated[str, Field(pattern=r"^[A-Za-z]{1,20}$")] = "GET"
