@@ -513,6 +513,14 @@ def test_a_saved_history(production, tmp_path, workflow_replay):
     assert [found.kind for found in workflow_replay(saved, check=False).divergences] == ["output"]
 
 
+def test_a_history_that_cannot_be_saved_leaves_nothing_behind(workflow, workflow_replay, tmp_path):
+    workflow.define("plain", lambda ctx: 1)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError, match="taken"):
+        workflow_replay.save_history(tmp_path / "taken", workflow.run("plain"))
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_everything_survives_saving(workflow, workflow_replay, workflow_faults, tmp_path):
     @workflow.define("eventful")
     async def eventful(ctx):
