@@ -110,6 +110,7 @@ def test_a_second_signal_stops_a_worker_whose_database_is_away(tmp_path, fleet, 
             worker = await begin_held(engine, proxy.url)
             proxy.close()
             assert await stop_twice(worker, signal.SIGTERM) == 143
+            assert " ERROR " not in worker.text()
             fleet.workers.clear()
             assert [(await engine.bare_store.dispatch_state(kind)).place for kind in held_app.KINDS] == ["running"] * 3
 
