@@ -9,6 +9,7 @@ from workflow_core import Settings, StorageError, WorkflowEngine
 
 pytest.importorskip("procrastinate")
 from workflow_core.cluster import upkeep as upkeep_module
+from workflow_core.cluster import worker as worker_module
 from workflow_core.cluster.settings import WorkerSettings
 
 
@@ -79,6 +80,16 @@ def test_what_keeps_a_worker_from_waking_others_is_told_once(run_upkeep, caplog)
 
 
 @pytest.mark.parametrize(("heartbeat_ms", "seconds"), [(100, 1), (1_000, 1), (10_000, 10), (3_600_000, 30)])
-def test_accidents_are_looked_for_with_each_heartbeat_and_at_least_twice_a_minute(heartbeat_ms, seconds):
-    upkeep = upkeep_module.Upkeep(None, None, None, WorkerSettings(heartbeat_ms=heartbeat_ms))
-    assert upkeep.schedule == f"*/{seconds} * * * * *"
+def test_accidents_are_looked_for_with_each_heartbeat_and_at_least_twice_a_minute(
+    make_postgres_store, heartbeat_ms, seconds
+):
+    async def scenario():
+        engine = WorkflowEngine(make_postgres_store())
+        worker = worker_module.Worker(engine, WorkerSettings(heartbeat_ms=heartbeat_ms))
+        (task,) = worker._app.periodic_registry.periodic_tasks.values()
+        task.croniter.set_current(start_time=1_800_000_000)
+        moments = [round(task.croniter.get_next(ret_type=float)) for _ in range(7)]
+        assert moments == [1_800_000_000 + number * seconds for number in range(1, 8)]
+        await engine.aclose()
+
+    asyncio.run(scenario())

@@ -73,12 +73,16 @@ def begin_held(tmp_path, fleet):
     return begin
 
 
+async def told(worker, text):
+    async with asyncio.timeout(MOST_SECONDS):
+        while text not in worker.text():
+            await asyncio.sleep(0.02)  # another process is waited for
+
+
 async def stop_twice(worker, number):
     """Send a worker a signal, and another one when it has told that it stops; return its exit code."""
     worker.signal(number)
-    async with asyncio.timeout(MOST_SECONDS):
-        while "Stopping" not in worker.text():
-            await asyncio.sleep(0.02)  # as above
+    await told(worker, "Stopping")
     worker.signal(number)
     return await asyncio.to_thread(worker.wait)
 
@@ -109,7 +113,9 @@ def test_a_second_signal_stops_a_worker_whose_database_is_away(tmp_path, fleet, 
         async with held_app.make_engine(tmp_path) as engine:
             worker = await begin_held(engine, proxy.url)
             proxy.close()
+            await told(worker, "The database is away")
             assert await stop_twice(worker, signal.SIGTERM) == 143
+            assert " ERROR " not in worker.text()
             fleet.workers.clear()
             assert [(await engine.bare_store.dispatch_state(kind)).place for kind in held_app.KINDS] == ["running"] * 3
 

@@ -133,6 +133,7 @@ async def _until_stopped(
         global _stopped  # noqa: PLW0603 - the process was stopped, which is a fact about the process
         received.append(number)
         if stop.is_set() and task is not None:
+            loop.set_exception_handler(lambda loop, context: None)  # noqa: ARG005 - what is cut off may end in any way
             task.cancel()
             end = threading.Timer(_AT_MOST_SECONDS, _end_at_once, [_code_of(received)])
             end.daemon = True

@@ -77,9 +77,9 @@ class Upkeep:
 
     @property
     def schedule(self) -> str:
-        """When the scheduled job is due, as a line of cron with seconds: with each heartbeat, or more often."""
+        """When the scheduled job is due, as a line of cron that ends with seconds: with each heartbeat, or earlier."""
         seconds = min(_LONGEST_SWEEP_SECONDS, max(1, self._settings.heartbeat_ms // 1_000))
-        return f"*/{seconds} * * * * *"
+        return f"* * * * * */{seconds}"
 
     async def tick(self) -> None:
         """Queue what may go on as soon as it may, and stop what was cancelled elsewhere; without an end."""

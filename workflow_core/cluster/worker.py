@@ -185,7 +185,7 @@ class Worker:
     async def _work(self, stop: asyncio.Event, when_ready: Callable[[], None]) -> None:
         run = asyncio.create_task(self._serve(), name="workflow worker")
         stopped = asyncio.create_task(stop.wait(), name="workflow worker's stop")
-        tasks: list[asyncio.Task[Any]] = [run, stopped]
+        tasks: list[asyncio.Task[Any]] = [stopped]
         try:
             if await self._announced(run, stop):
                 tasks += self._begin_upkeep()
@@ -206,7 +206,7 @@ class Worker:
             await self._cut_off(run)
             raise
         finally:
-            await self._end(tasks)
+            await self._end(run, tasks)
 
     def _begin_upkeep(self) -> list[asyncio.Task[Any]]:
         if self._worker_id is None:
@@ -270,13 +270,14 @@ class Worker:
 
         return await done_patiently(join, stop)
 
-    async def _end(self, tasks: list[asyncio.Task[Any]]) -> None:
-        """End the worker's own tasks; where what runs does not let itself be cut off, that is not waited for."""
+    async def _end(self, run: asyncio.Task[None], others: list[asyncio.Task[Any]]) -> None:
+        """End the worker's own tasks; what does not let itself be cut off, and a statement of the upkeep, may go on."""
         self._connector.hurry()
-        for task in tasks:
+        for task in (run, *others):
             task.cancel()
-        await asyncio.wait(tasks, timeout=_LEAVING_SECONDS if self._is_cut_off else None)
-        for task in tasks:
+        await asyncio.wait([run], timeout=_LEAVING_SECONDS if self._is_cut_off else None)
+        await asyncio.wait(others, timeout=_LEAVING_SECONDS)
+        for task in (run, *others):
             if task.done() and not task.cancelled():
                 task.exception()  # marks it as seen
         if self._worker_id is not None:
