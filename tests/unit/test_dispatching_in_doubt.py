@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.dispatch_cluster import in_schema
 from workflow_core import StorageError
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.dispatch import Dispatch
@@ -55,18 +56,7 @@ async def wake(store):
 
 async def lose_job(store):
     await begin(store)
-    await run(store, "DELETE FROM procrastinate_jobs WHERE args ->> 'execution_id' = 'e'")
-
-
-async def run(store, *statements):
-    """Run statements with the schema in the search path, as Procrastinate does."""
-
-    async def work(connection):
-        async with connection.transaction():
-            for statement in (f"SET LOCAL search_path = {store.schema}", *statements):
-                await connection.execute(statement)
-
-    await store.together(work)
+    await in_schema(store, "DELETE FROM procrastinate_jobs WHERE args ->> 'execution_id' = 'e'")
 
 
 @dataclass
@@ -112,7 +102,7 @@ def test_what_is_not_answered_happens_once_and_is_told_as_success(make_postgres_
         """Lose one answer of the call, by its number; return whether there was one, and what there is then."""
         direct = make_postgres_store()
         await direct.make_queue()
-        await run(direct, *(f"DELETE FROM {table}" for table in ("executions", "owners", "procrastinate_jobs")))
+        await in_schema(direct, *(f"DELETE FROM {table}" for table in ("executions", "owners", "procrastinate_jobs")))
         await act.before(direct)
         through = make_postgres_store(proxy.url)
         if was_used:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import psycopg
@@ -16,7 +17,6 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
-    from datetime import datetime
     from typing import LiteralString
 
     from procrastinate.connector import Notify
@@ -75,7 +75,7 @@ SELECT procrastinate_finish_job_v1(id, end_status, is_deleted) FROM (
 worker's, or were put back, because this one was taken for dead: who fetches them next ends them."""
 
 _PUT_BACK: Final = """
-SELECT procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) FROM (
+SELECT procrastinate_retry_job_v2(id, clock_timestamp() + %(retry_in)s, NULL, NULL, NULL) FROM (
     SELECT id FROM procrastinate_jobs
     WHERE id = ANY (%(ids)s::bigint[]) AND worker_id IS NOT DISTINCT FROM %(holder)s::bigint AND status = 'doing'
     ORDER BY id FOR UPDATE
@@ -167,22 +167,22 @@ class PatientConnector(PsycopgConnector):
             await self.put_back(ids, worker_id)
             self.held.difference_update(ids)
 
-    async def put_back(self, ids: list[int], holder: int | None, retry_at: datetime | None = None) -> None:
+    async def put_back(self, ids: list[int], holder: int | None, retry_in: timedelta = timedelta(0)) -> None:
         """Let jobs be fetched again, but for those that another worker has fetched meanwhile.
 
         Args:
             ids: Their numbers.
             holder: The number of the worker that has them; ``None`` if it is not known any more.
-            retry_at: From when on, now if it is not said.
+            retry_in: After what time, by the clock of the server.
         """
-        await self._execute(_PUT_BACK, {"ids": ids, "holder": holder, "retry_at": retry_at or utcnow()})
+        await self._execute(_PUT_BACK, {"ids": ids, "holder": holder, "retry_in": retry_in})
 
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:  # noqa: ANN401 - as above
         """Run a statement, unless it ends a job that is another worker's now."""
         job_id = arguments.get("job_id")
         try:
             if query == sql.queries["retry_job"]:
-                await self.put_back([arguments["job_id"]], self._worker_id, arguments["retry_at"])
+                await self.put_back([arguments["job_id"]], self._worker_id, arguments["retry_at"] - utcnow())
             elif query != sql.queries["finish_job"]:
                 await self._execute(query, arguments)
             elif job_id in self._forsaken:
