@@ -144,6 +144,7 @@ class PatientConnector(PsycopgConnector):
         self._hurries = False
         self.held: set[int] = set()
         self._is_away = False
+        self._answered = 0
         self.refusal: psycopg.Error | None = None
 
     def hurry(self) -> None:
@@ -312,11 +313,17 @@ class PatientConnector(PsycopgConnector):
                 cause = error
         return " ".join(str(cause).split())
 
+    def _was_answered(self) -> None:
+        self._answered += 1
+        if self._is_away:
+            self._is_away = False
+            logger.warning("The database is back, and the worker goes on")
+
     async def _until_it_works(
         self, run: Callable[[], Awaitable[ResultT]], arguments: Mapping[str, object]
     ) -> ResultT | None:
         pause = _FIRST_PAUSE_SECONDS
-        tries = 0
+        tries, answered = 0, self._answered
         while True:
             tries += 1
             try:
@@ -338,13 +345,13 @@ class PatientConnector(PsycopgConnector):
                     raise
                 if self._hurries:
                     raise
+                if answered != self._answered:  # others were answered: it was given a connection from before
+                    tries, answered = 1, self._answered
                 if tries > 1 and not self._is_away:
                     self._is_away = True
                     logger.warning("The database is away, and the worker waits for it: %s", await self._why(cause))
             else:
-                if self._is_away:
-                    self._is_away = False
-                    logger.warning("The database is back, and the worker goes on")
+                self._was_answered()
                 return result
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
