@@ -6,6 +6,8 @@ import random
 import socket
 import threading
 
+from workflow_core import StorageError
+
 _IDLE = b"Z\x00\x00\x00\x05I"
 """ReadyForQuery, outside of a transaction: what was asked for is committed."""
 
@@ -203,6 +205,49 @@ class _Session:
             data = data[end:]
         self._rest = data
         return texts
+
+
+async def lose_each_answer(proxy, make_store, *, was_used, prepare, call, look):
+    """Do something to a database, and lose one of its answers after the other: each time it is as if none was lost.
+
+    Args:
+        proxy: The proxy.
+        make_store: Opens a store, of the URL that it is given.
+        was_used: Whether the store has a connection already that it has used.
+        prepare: Makes what has to be there before, in a store that is given to it and loses nothing.
+        call: What is done, in another store; it is called again if it says that the database was away.
+        look: Returns what is compared, from the result of the call and the first store.
+    """
+    reasons = set()
+
+    async def one_loss(number):
+        direct = make_store()
+        await prepare(direct)
+        through = make_store(proxy.url)
+        if was_used:
+            await through.open()
+        proxy.lose_answer(number)
+        for _ in range(3):
+            try:
+                result = await call(through)
+            except StorageError as error:
+                reasons.add((error.reason, error.is_transient))
+            else:
+                break
+        proxy.stop_losing()
+        found = await look(result, direct)
+        through.close()
+        direct.close()
+        return proxy.lost, found
+
+    _, expected = await one_loss(1_000)
+    for number in itertools.count():
+        lost, found = await one_loss(number)
+        assert found == expected, f"answer {number}"
+        if not lost:
+            break
+    assert number > 0
+    assert reasons <= {("unavailable", True)}
 
 
 def _without_options(startup):

@@ -2,10 +2,10 @@
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
+from tests.fixtures.schema.loading import load
 from tests.unit.dispatch_cluster import NOW, Cluster, lease_of
 from workflow_core import StorageError, ValidationError
 from workflow_core.clock import to_epoch_ms
@@ -15,11 +15,6 @@ from workflow_core.limits import Limits
 
 psycopg = pytest.importorskip("psycopg")
 from workflow_core.database.postgres import dispatching  # noqa: E402
-from workflow_core.database.postgres.dispatch_schema import DISPATCH_SCHEMA  # noqa: E402
-from workflow_core.database.postgres.queue_schema import make_queue  # noqa: E402
-from workflow_core.database.postgres.schema import SCHEMA  # noqa: E402
-
-VERSION_2 = Path(__file__).parents[1] / "fixtures" / "schema" / "postgres-2.sql"
 
 
 def test_a_limit_of_concurrency_lets_the_next_one_in_when_one_ends(run_cluster):
@@ -379,26 +374,21 @@ def test_whom_a_rate_limit_delays_is_not_missed(run_cluster):
     run_cluster(scenario, Limits(starts_per_key=1, period_ms=60_000))
 
 
-def test_what_the_version_before_has_scheduled_waits_in_this_one(make_postgres_store, postgres_schema):
+def test_what_version_2_has_scheduled_waits_in_this_one(make_postgres_store, postgres_url, postgres_schema):
+    with psycopg.connect(postgres_url, autocommit=True, options=f"-c search_path={postgres_schema}") as connection:
+        load(connection, "v2", postgres_schema)
+        connection.execute("TRUNCATE executions, limits, procrastinate_jobs CASCADE")
+        connection.execute("INSERT INTO limits VALUES ('w', 5, 5, 1, NULL, interval '1 hour', true)")
+        for execution_id in "ab":
+            connection.execute(
+                "SELECT enqueue(%s, 'w', now(), NULL, '{}', '{}', NULL, NULL, 1, 'default', 0, true, 'k')",
+                (execution_id,),
+            )
+        found = connection.execute("SELECT state, has_slot FROM dispatches ORDER BY position")
+        assert found.fetchall() == [("queued", True), ("queued", True)]  # the second one in an hour
+
     async def scenario():
         store = make_postgres_store()
-        conninfo, schema = store.connection_string()
-        async with await psycopg.AsyncConnection.connect(
-            conninfo, autocommit=True, options=f"-c search_path={postgres_schema}"
-        ) as connection:
-            await connection.execute(f"CREATE SCHEMA {schema}")
-            for statement in (*SCHEMA[: -len(DISPATCH_SCHEMA)], VERSION_2.read_text()):
-                await connection.execute(statement.replace("{s}", schema))
-            await connection.execute("CREATE TABLE schema_version AS SELECT 2::bigint AS version, now() AS changed_at")
-            await make_queue(connection, schema)
-            await connection.execute("INSERT INTO limits VALUES ('w', 5, 5, 1, NULL, interval '1 hour', true)")
-            for execution_id in "ab":
-                await connection.execute(
-                    "SELECT enqueue(%s, 'w', now(), NULL, '{}', '{}', NULL, NULL, 1, 'default', 0, true, 'k')",
-                    (execution_id,),
-                )
-            found = await connection.execute("SELECT state, has_slot FROM dispatches ORDER BY position")
-            assert await found.fetchall() == [("queued", True), ("queued", True)]  # the second one in an hour
         cluster = Cluster(store)
         assert await cluster.states() == {"a": "queued", "b": "waiting"}
         await cluster.run("a")

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -13,14 +12,13 @@ pytest.importorskip("procrastinate")
 import psycopg
 
 from tests.fixtures.schema import recorded
+from tests.fixtures.schema.loading import VERSIONS, load
 from workflow_core import SchemaVersionError, Settings, WorkflowEngine
 from workflow_core.cluster.settings import WorkerSettings
 from workflow_core.cluster.worker import Worker
 from workflow_core.database.postgres.schema import SCHEMA_VERSION
 from workflow_core.ownership import SystemProcessProbe
 
-RECORDED = Path(__file__).parents[1] / "fixtures" / "schema"
-VERSIONS = sorted(path.parent.name for path in RECORDED.glob("v*/postgres.sql"))
 AT_REST = {"completed", "failed", "panicked", "cancelled", "circuit", "skipped"}
 GOES_ON = set(recorded.STATUSES) - AT_REST
 
@@ -43,10 +41,8 @@ class Probe(SystemProcessProbe):
 @pytest.fixture(params=VERSIONS)
 def version(request, postgres_url, postgres_schema):
     """Make the schema of a version; give the version."""
-    text = (RECORDED / request.param / "postgres.sql").read_text(encoding="utf-8")
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute("SET check_function_bodies = off")  # as pg_dump says: functions come before tables
-        connection.execute(text.replace("recorded_schema", postgres_schema))
+        load(connection, request.param, postgres_schema)
         if request.param != "v1":
             connection.execute(IN_AN_HOUR.format(schema=postgres_schema))
     return request.param
