@@ -11,6 +11,9 @@ from workflow_core import StorageError
 _IDLE = b"Z\x00\x00\x00\x05I"
 """ReadyForQuery, outside of a transaction: what was asked for is committed."""
 
+_PROTOCOL = (3 << 16).to_bytes(4)
+"""By which a StartupMessage begins, behind its length."""
+
 _ANNOUNCEMENT = b"A"
 """The type of NotificationResponse, which a server sends by itself to a session that is idle."""
 
@@ -251,7 +254,9 @@ async def lose_each_answer(proxy, make_store, *, was_used, prepare, call, look):
 
 
 def _without_options(startup):
-    """Return a StartupMessage without what it has for ``options``."""
+    """Return a StartupMessage without what it has for ``options``; any other first message as it is."""
+    if startup[4:8] != _PROTOCOL:
+        return startup
     fields = startup[8:].rstrip(b"\0").split(b"\0")
     kept = [
         name + b"\0" + value + b"\0"

@@ -34,9 +34,18 @@ async def claim(store, at=LATER):
     return await store.execution_claimed("e", rows[0][0], OWNER, None, at)
 
 
-async def begin(store):
+async def two(store):
     await enqueue(store)
     await enqueue(store, "next")
+
+
+async def missed(store):
+    await two(store)
+    await in_schema(store, "UPDATE limits SET concurrency = 2")
+
+
+async def begin(store):
+    await two(store)
     assert (await claim(store, NOW)).kind == "begun"
 
 
@@ -76,6 +85,8 @@ async def nothing(store):
 ACTS = [
     Act("enqueued", nothing, enqueue),
     Act("enqueued without limits", nothing, lambda store: enqueue(store, limits=None)),
+    Act("limits changed", two, lambda store: store.limits_noted("w", Limits(concurrency=2)), tells=False),
+    Act("let in by the sweep", missed, lambda store: store.admit_missed(), tells=False),
     Act("claimed to begin", enqueue, claim),
     Act("claimed after a rest", wake, claim),
     Act("parked", begin, park),
