@@ -6,8 +6,13 @@ import random
 import socket
 import threading
 
+from workflow_core import StorageError
+
 _IDLE = b"Z\x00\x00\x00\x05I"
 """ReadyForQuery, outside of a transaction: what was asked for is committed."""
+
+_PROTOCOL = (3 << 16).to_bytes(4)
+"""By which a StartupMessage begins, behind its length."""
 
 _ANNOUNCEMENT = b"A"
 """The type of NotificationResponse, which a server sends by itself to a session that is idle."""
@@ -205,8 +210,53 @@ class _Session:
         return texts
 
 
+async def lose_each_answer(proxy, make_store, *, was_used, prepare, call, look):
+    """Do something to a database, and lose one of its answers after the other: each time it is as if none was lost.
+
+    Args:
+        proxy: The proxy.
+        make_store: Opens a store, of the URL that it is given.
+        was_used: Whether the store has a connection already that it has used.
+        prepare: Makes what has to be there before, in a store that is given to it and loses nothing.
+        call: What is done, in another store; it is called again if it says that the database was away.
+        look: Returns what is compared, from the result of the call and the first store.
+    """
+    reasons = set()
+
+    async def one_loss(number):
+        direct = make_store()
+        await prepare(direct)
+        through = make_store(proxy.url)
+        if was_used:
+            await through.open()
+        proxy.lose_answer(number)
+        for _ in range(3):
+            try:
+                result = await call(through)
+            except StorageError as error:
+                reasons.add((error.reason, error.is_transient))
+            else:
+                break
+        proxy.stop_losing()
+        found = await look(result, direct)
+        through.close()
+        direct.close()
+        return proxy.lost, found
+
+    _, expected = await one_loss(1_000)
+    for number in itertools.count():
+        lost, found = await one_loss(number)
+        assert found == expected, f"answer {number}"
+        if not lost:
+            break
+    assert number > 0
+    assert reasons <= {("unavailable", True)}
+
+
 def _without_options(startup):
-    """Return a StartupMessage without what it has for ``options``."""
+    """Return a StartupMessage without what it has for ``options``; any other first message as it is."""
+    if startup[4:8] != _PROTOCOL:
+        return startup
     fields = startup[8:].rstrip(b"\0").split(b"\0")
     kept = [
         name + b"\0" + value + b"\0"

@@ -35,6 +35,7 @@ _READS: Final = frozenset(
         "load_owner",
         "load_recoveries",
         "load_steps",
+        "load_whole",
         "search_executions",
         "space",
         "unfinished_executions",

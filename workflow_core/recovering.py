@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from workflow_core.clock import to_epoch_ms
-from workflow_core.crash_loops import in_peace, interrupted_too_often, load_deaths
+from workflow_core.crash_loops import deaths_until, in_peace, interrupted_too_often, load_deaths
 from workflow_core.database.store import HistoryEnd
 from workflow_core.errors import LeaseLostError, StorageError, WorkflowCoreError
 from workflow_core.events import ExecutionRecovered, ExecutionStarted
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from workflow_core.database.dispatch import Claim
     from workflow_core.database.rows import UnfinishedExecution
-    from workflow_core.database.store import ExecutionRecord
+    from workflow_core.database.store import ExecutionRecord, WholeExecution
     from workflow_core.engine import WorkflowEngine
     from workflow_core.leases import Leases
     from workflow_core.models import ExecutionStatus
@@ -201,16 +201,14 @@ class Recovery:
             if found.due_at is not None and waits and taken >= self._engine.settings.resident_sleepers:
                 await self._sleeping.let_sleep(found, found.due_at)
                 return True
-            record = await self._unchanged(found)
-            if record is None:
+            workflow = self._engine.store.workflow(found.workflow_name)
+            whole = await workflow.load_whole(found.workflow_name, found.execution_id)
+            if whole is None or whole.record.fencing_token != found.fencing_token:  # it was removed, or changed hands
                 return False
-            deaths = 0 if waits else await self._deaths_of(record)
-            if deaths:
-                if await self._unchanged(found) is None:  # the last of these recoveries is another process's, just now
-                    return False
-                suspects.append((deaths, record))
+            if not waits and (deaths := self._deaths_in(whole)):
+                suspects.append((deaths, whole.record))
                 return False
-            await self.take_over(record, None if waits else deaths)
+            await self.take_over(whole.record, whole)
         except LeaseLostError:
             return False  # another process was faster
         except Exception as error:  # one damaged row must not keep the others from being recovered
@@ -224,17 +222,12 @@ class Recovery:
             return False
         return True
 
-    async def _unchanged(self, found: UnfinishedExecution) -> ExecutionRecord | None:
-        """Read an execution, unless it has changed hands, or was removed, since it was found."""
-        record = await self._engine.store.load_execution(found.execution_id)
-        return record if record is not None and record.fencing_token == found.fencing_token else None
-
-    async def take_over(self, record: ExecutionRecord, deaths: int | None = None) -> Active:
+    async def take_over(self, record: ExecutionRecord, whole: WholeExecution | None = None) -> Active:
         """Go on with an interrupted execution, unless another thread of this engine does so already.
 
         Args:
             record: The execution.
-            deaths: How many deaths of processes count against it, if that is known.
+            whole: The rest of it, if it was read together with its row.
 
         Raises:
             LeaseLostError: It changed hands, or ended, since it was read.
@@ -243,7 +236,7 @@ class Recovery:
             return (
                 self._running.find(record.execution_id)
                 or await self._sleeping.woken(record.execution_id)
-                or await self._taken_over(record, deaths)
+                or await self._taken_over(record, whole)
             )
 
     async def go_on(self, claim: Claim) -> Active:
@@ -254,7 +247,7 @@ class Recovery:
             if active is not None:
                 return active
             if claim.kind == "abandoned":
-                return await self._taken_over(record, None)
+                return await self._taken_over(record)
             execution = await revive(self._engine, record, is_new=claim.kind == "begun")
             if claim.kind == "begun":
                 execution.opens_with(ExecutionStarted(), 1, record.started_at)
@@ -262,9 +255,9 @@ class Recovery:
                 execution.opens_with(ExecutionRecovered(), execution.last_seq, execution.now())
             return self._engine.launch(execution)
 
-    async def _taken_over(self, record: ExecutionRecord, deaths: int | None) -> Active:
-        execution = await revive(self._engine, record)
-        deaths = await self._deaths_of(record) if deaths is None else deaths
+    async def _taken_over(self, record: ExecutionRecord, whole: WholeExecution | None = None) -> Active:
+        execution = await revive(self._engine, record, whole=whole)
+        deaths = await self._deaths_of(record) if whole is None else self._deaths_in(whole)
         seq, at = execution.next_seq(), self._engine.clock.now()
         lease = await execution.store.execution_recovered(
             execution.lease, self._engine.owner, self._engine.lease_expiry(), seq, at
@@ -279,6 +272,12 @@ class Recovery:
             execution.hopeless = interrupted_too_often(execution, deaths)
         execution.opens_with(ExecutionRecovered(), place.seq, place.at)
         return self._engine.launch(execution)
+
+    def _deaths_in(self, whole: WholeExecution) -> int:
+        """Return how many deaths of processes count against an execution that was read as a whole."""
+        if self._engine.settings.max_recoveries is None or whole.record.owner_id is None:
+            return 0
+        return deaths_until(self._engine.clock.now(), whole.recoveries, whole.record)
 
     async def _deaths_of(self, record: ExecutionRecord) -> int:
         """Return how many deaths of processes count against an execution; see `workflow_core.crash_loops`."""

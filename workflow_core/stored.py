@@ -14,7 +14,9 @@ from workflow_core.models import TERMINAL_STATUSES, ErrorInfo, ExecutionResult, 
 from workflow_core.results import result_of
 
 if TYPE_CHECKING:
-    from workflow_core.database.store import ExecutionRecord, StepRecord
+    from collections.abc import Sequence
+
+    from workflow_core.database.store import ErrorRecord, ExecutionRecord, StepRecord, WholeExecution
     from workflow_core.definition import Definition
     from workflow_core.engine import WorkflowEngine
 
@@ -46,25 +48,27 @@ async def stored_result(engine: WorkflowEngine, record: ExecutionRecord) -> Exec
     """Return what the store knows of an execution."""
     workflow = engine.store.workflow(record.workflow_name)
     steps, _ = await workflow.load_steps(record.workflow_name, record.execution_id)
-    errors = await _last_errors(engine, record)
+    errors = _last_errors(await workflow.load_errors(record.workflow_name, record.execution_id))
     return result_of(record, steps, errors, engine.codec, engine.known_definition(record.workflow_name))
 
 
-async def _last_errors(engine: WorkflowEngine, record: ExecutionRecord) -> dict[str, ErrorInfo]:
-    workflow = engine.store.workflow(record.workflow_name)
+def _last_errors(errors: Sequence[tuple[str, ErrorRecord]]) -> dict[str, ErrorInfo]:
     return {
         step_id: error.info(step_id)
-        for step_id, error in await workflow.load_errors(record.workflow_name, record.execution_id)
+        for step_id, error in errors
     }
 
 
-async def revive(engine: WorkflowEngine, record: ExecutionRecord, *, is_new: bool = False) -> Execution:
+async def revive(
+    engine: WorkflowEngine, record: ExecutionRecord, *, is_new: bool = False, whole: WholeExecution | None = None
+) -> Execution:
     """Return an execution as it was left, ready to be run.
 
     Args:
         engine: What runs it.
         record: Its row.
         is_new: Whether nothing has happened in it so far.
+        whole: The rest of it, if it was read together with its row.
 
     Raises:
         WorkflowNotFoundError: Its workflow is a function, and none of that name is defined.
@@ -75,10 +79,15 @@ async def revive(engine: WorkflowEngine, record: ExecutionRecord, *, is_new: boo
     engine.configurations.prepare(record.workflow_name)
     steps: dict[str, StepRecord] = {}
     end = HistoryEnd(1, record.started_at)
+    errors: Sequence[tuple[str, ErrorRecord]] = ()
     if not is_new:
         await complete_log(engine, record)
+    if whole is not None:
+        steps, end, errors = whole.steps, whole.end, whole.errors
+    elif not is_new:
         store = engine.store.workflow(record.workflow_name)
         steps, end = await store.load_steps(record.workflow_name, record.execution_id)
+        errors = await store.load_errors(record.workflow_name, record.execution_id)
     execution = Execution(
         engine,
         definition,
@@ -93,8 +102,7 @@ async def revive(engine: WorkflowEngine, record: ExecutionRecord, *, is_new: boo
         end.seq,
     )
     execution.not_before(end.at)
-    if not is_new:
-        execution.last_errors = await _last_errors(engine, record)
+    execution.last_errors = _last_errors(errors)
     if record.restart_attempt > 1 and engine.extensions.wraps_runs:
         await _look_back(engine, execution)
     return execution

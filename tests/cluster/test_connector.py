@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("procrastinate")
 import psycopg
-from procrastinate import sql
+from procrastinate import exceptions, sql
 
 from workflow_core.cluster import connector as connector_module
 from workflow_core.database.dispatch import Dispatch
@@ -204,5 +204,29 @@ def test_the_next_job_is_found_by_an_index_whatever_the_statistics_say(run_line)
         text = "\n".join(row[0] for row in plan)
         assert "Index Scan using procrastinate_jobs_priority_idx_v1" in text
         assert "Sort" not in text
+
+    run_line(scenario)
+
+
+def test_a_connection_that_is_found_broken_when_the_database_is_back_is_no_second_outage(run_line, monkeypatch, caplog):
+    monkeypatch.setattr(connector_module, "_FIRST_PAUSE_SECONDS", 0)
+
+    async def scenario(line):
+        tries = []
+
+        async def answered():
+            pass
+
+        async def late():
+            tries.append(None)
+            if len(tries) == 3:
+                await line.connector._until_it_works(answered, {})
+            if len(tries) < 4:
+                raise exceptions.ConnectorException from psycopg.OperationalError("server closed the connection")
+
+        await line.connector._until_it_works(late, {})
+        assert len(tries) == 4
+        said = [record.getMessage().partition(",")[0] for record in caplog.records]
+        assert said == ["The database is away", "The database is back"]
 
     run_line(scenario)

@@ -54,5 +54,16 @@ class Cluster:
         )
 
 
+async def in_schema(store, *statements):
+    """Run statements with the schema in the search path, as Procrastinate does."""
+
+    async def work(connection):
+        async with connection.transaction():
+            for statement in (f"SET LOCAL search_path = {store.schema}", *statements):
+                await connection.execute(statement)
+
+    await store.together(work)
+
+
 def lease_of(claim):
     return Lease("w", claim.record.execution_id, claim.record.fencing_token)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from workflow_core import StorageError
+from tests.postgres_proxy import lose_each_answer
+from tests.unit.dispatch_cluster import in_schema
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.dispatch import Dispatch
 from workflow_core.database.store import Lease, NewExecution
@@ -33,9 +34,18 @@ async def claim(store, at=LATER):
     return await store.execution_claimed("e", rows[0][0], OWNER, None, at)
 
 
-async def begin(store):
+async def two(store):
     await enqueue(store)
     await enqueue(store, "next")
+
+
+async def missed(store):
+    await two(store)
+    await in_schema(store, "UPDATE limits SET concurrency = 2")
+
+
+async def begin(store):
+    await two(store)
     assert (await claim(store, NOW)).kind == "begun"
 
 
@@ -55,18 +65,7 @@ async def wake(store):
 
 async def lose_job(store):
     await begin(store)
-    await run(store, "DELETE FROM procrastinate_jobs WHERE args ->> 'execution_id' = 'e'")
-
-
-async def run(store, *statements):
-    """Run statements with the schema in the search path, as Procrastinate does."""
-
-    async def work(connection):
-        async with connection.transaction():
-            for statement in (f"SET LOCAL search_path = {store.schema}", *statements):
-                await connection.execute(statement)
-
-    await store.together(work)
+    await in_schema(store, "DELETE FROM procrastinate_jobs WHERE args ->> 'execution_id' = 'e'")
 
 
 @dataclass
@@ -86,6 +85,8 @@ async def nothing(store):
 ACTS = [
     Act("enqueued", nothing, enqueue),
     Act("enqueued without limits", nothing, lambda store: enqueue(store, limits=None)),
+    Act("limits changed", two, lambda store: store.limits_noted("w", Limits(concurrency=2)), tells=False),
+    Act("let in by the sweep", missed, lambda store: store.admit_missed(), tells=False),
     Act("claimed to begin", enqueue, claim),
     Act("claimed after a rest", wake, claim),
     Act("parked", begin, park),
@@ -108,40 +109,14 @@ async def everything(store):
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name)
 @pytest.mark.parametrize("was_used", [True, False], ids=["used before", "new"])
 def test_what_is_not_answered_happens_once_and_is_told_as_success(make_postgres_store, proxy, act, was_used):
-    async def one_loss(number):
-        """Lose one answer of the call, by its number; return whether there was one, and what there is then."""
-        direct = make_postgres_store()
-        await direct.make_queue()
-        await run(direct, *(f"DELETE FROM {table}" for table in ("executions", "owners", "procrastinate_jobs")))
-        await act.before(direct)
-        through = make_postgres_store(proxy.url)
-        if was_used:
-            await through.open()
-        proxy.lose_answer(number)
-        for _ in range(3):
-            try:
-                result = await act.call(through)
-            except StorageError as error:
-                reasons.add((error.reason, error.is_transient))
-            else:
-                break
-        proxy.stop_losing()
-        found = result if act.tells else None, await everything(direct)
-        through.close()
-        direct.close()
-        return proxy.lost, found
+    async def prepare(store):
+        await store.make_queue()
+        await in_schema(store, *(f"DELETE FROM {table}" for table in ("executions", "owners", "procrastinate_jobs")))
+        await act.before(store)
 
-    reasons = set()
+    async def look(result, store):
+        return result if act.tells else None, await everything(store)
 
-    async def scenario():
-        number = 0
-        _, expected = await one_loss(1_000)
-        while True:
-            lost, found = await one_loss(number)
-            assert found == expected, f"answer {number}"
-            if not lost:
-                return number
-            number += 1
-
-    assert asyncio.run(scenario()) > 0
-    assert reasons <= {("unavailable", True)}
+    asyncio.run(
+        lose_each_answer(proxy, make_postgres_store, was_used=was_used, prepare=prepare, call=act.call, look=look)
+    )

@@ -2,23 +2,19 @@
 
 import asyncio
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
+from tests.fixtures.schema.loading import load
 from tests.unit.dispatch_cluster import NOW, Cluster, lease_of
-from workflow_core import ValidationError
+from workflow_core import StorageError, ValidationError
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.dispatch import Dispatch
 from workflow_core.database.store import Lease, NewExecution
 from workflow_core.limits import Limits
 
 psycopg = pytest.importorskip("psycopg")
-from workflow_core.database.postgres.dispatch_schema import DISPATCH_SCHEMA  # noqa: E402
-from workflow_core.database.postgres.queue_schema import make_queue  # noqa: E402
-from workflow_core.database.postgres.schema import SCHEMA  # noqa: E402
-
-VERSION_2 = Path(__file__).parents[1] / "fixtures" / "schema" / "postgres-2.sql"
+from workflow_core.database.postgres import dispatching  # noqa: E402
 
 
 def test_a_limit_of_concurrency_lets_the_next_one_in_when_one_ends(run_cluster):
@@ -274,7 +270,72 @@ def test_more_than_are_let_in_at_once_follow_when_the_gate_is_looked_at_again(ru
     run_cluster(scenario)
 
 
-def test_who_waits_and_was_not_told_is_let_in_by_the_sweep(run_cluster):
+@pytest.mark.parametrize("dies", [False, True])
+def test_new_limits_are_applied_to_some_keys_at_a_time_and_whoever_comes_next_goes_on(
+    run_cluster, make_postgres_store, monkeypatch, dies
+):
+    """Between two parts nobody has to wait who enqueues; and one that dies leaves the rest to others."""
+    monkeypatch.setattr(dispatching, "_KEYS_AT_ONCE", 2)
+    slots = "SELECT execution_id, has_key_slot FROM {s}.dispatches ORDER BY position"
+
+    async def scenario(cluster):
+        for key in "abcdefg":
+            for number in (1, 2):
+                await cluster.enqueue(f"{key}{number}", limit_key=key)
+        other = make_postgres_store()
+        fetch, parts = cluster.store.fetch, []
+
+        async def with_others_between(sql, values=None):
+            rows = await fetch(sql, values)
+            if "apply_limits" in sql:
+                parts.append(sum(dict(await fetch(slots)).values()))
+                await other.fetch("SELECT 1 FROM {s}.limits FOR UPDATE NOWAIT")
+                if dies and len(parts) == 2:
+                    raise StorageError("it died", "")
+            return rows
+
+        monkeypatch.setattr(cluster.store, "fetch", with_others_between)
+        new = Limits(concurrency=1, concurrency_per_key=2)
+        if dies:
+            with pytest.raises(StorageError):
+                await cluster.store.limits_noted("w", new)
+            await other.admit_missed()
+        else:
+            await cluster.store.limits_noted("w", new)
+            assert parts == [9, 11, 13, 14]
+        assert all(dict(await fetch(slots)).values())
+        assert list((await cluster.states()).values()).count("queued") == 1
+        assert await other.fetch("SELECT applied_up_to FROM {s}.limits") == [(None,)]
+
+    run_cluster(scenario, Limits(concurrency=1, concurrency_per_key=1))
+
+
+def test_limits_that_change_while_others_are_applied_are_applied_from_the_beginning(run_cluster, monkeypatch):
+    monkeypatch.setattr(dispatching, "_KEYS_AT_ONCE", 1)
+
+    async def scenario(cluster):
+        for key in "abc":
+            for number in (1, 2, 3):
+                await cluster.enqueue(f"{key}{number}", limit_key=key)
+        apply, changed = cluster.store._apply_limits, []
+
+        async def change_meanwhile(name):
+            if not changed:
+                changed.append(name)
+                await cluster.store.fetch(dispatching._APPLIED, {"workflow": name, "limit": 2})
+                await cluster.store.limits_noted(name, Limits(concurrency=1, concurrency_per_key=3))
+            await apply(name)
+
+        monkeypatch.setattr(cluster.store, "_apply_limits", change_meanwhile)
+        await cluster.store.limits_noted("w", Limits(concurrency=1, concurrency_per_key=2))
+        assert await cluster.store.fetch("SELECT count(*) FROM {s}.dispatches WHERE has_key_slot") == [(9,)]
+
+    run_cluster(scenario, Limits(concurrency=1, concurrency_per_key=1))
+
+
+def test_who_waits_and_was_not_told_is_let_in_by_the_sweep(run_cluster, monkeypatch):
+    monkeypatch.setattr(dispatching, "_KEYS_AT_ONCE", 1)
+
     async def scenario(cluster):
         for execution_id in ("a1", "a2", "a3", "b1"):
             await cluster.enqueue(execution_id, limit_key=execution_id[0])
@@ -313,26 +374,21 @@ def test_whom_a_rate_limit_delays_is_not_missed(run_cluster):
     run_cluster(scenario, Limits(starts_per_key=1, period_ms=60_000))
 
 
-def test_what_the_version_before_has_scheduled_waits_in_this_one(make_postgres_store, postgres_schema):
+def test_what_version_2_has_scheduled_waits_in_this_one(make_postgres_store, postgres_url, postgres_schema):
+    with psycopg.connect(postgres_url, autocommit=True, options=f"-c search_path={postgres_schema}") as connection:
+        load(connection, "v2", postgres_schema)
+        connection.execute("TRUNCATE executions, limits, procrastinate_jobs CASCADE")
+        connection.execute("INSERT INTO limits VALUES ('w', 5, 5, 1, NULL, interval '1 hour', true)")
+        for execution_id in "ab":
+            connection.execute(
+                "SELECT enqueue(%s, 'w', now(), NULL, '{}', '{}', NULL, NULL, 1, 'default', 0, true, 'k')",
+                (execution_id,),
+            )
+        found = connection.execute("SELECT state, has_slot FROM dispatches ORDER BY position")
+        assert found.fetchall() == [("queued", True), ("queued", True)]  # the second one in an hour
+
     async def scenario():
         store = make_postgres_store()
-        conninfo, schema = store.connection_string()
-        async with await psycopg.AsyncConnection.connect(
-            conninfo, autocommit=True, options=f"-c search_path={postgres_schema}"
-        ) as connection:
-            await connection.execute(f"CREATE SCHEMA {schema}")
-            for statement in (*SCHEMA[: -len(DISPATCH_SCHEMA)], VERSION_2.read_text()):
-                await connection.execute(statement.replace("{s}", schema))
-            await connection.execute("CREATE TABLE schema_version AS SELECT 2::bigint AS version, now() AS changed_at")
-            await make_queue(connection, schema)
-            await connection.execute("INSERT INTO limits VALUES ('w', 5, 5, 1, NULL, interval '1 hour', true)")
-            for execution_id in "ab":
-                await connection.execute(
-                    "SELECT enqueue(%s, 'w', now(), NULL, '{}', '{}', NULL, NULL, 1, 'default', 0, true, 'k')",
-                    (execution_id,),
-                )
-            found = await connection.execute("SELECT state, has_slot FROM dispatches ORDER BY position")
-            assert await found.fetchall() == [("queued", True), ("queued", True)]  # the second one in an hour
         cluster = Cluster(store)
         assert await cluster.states() == {"a": "queued", "b": "waiting"}
         await cluster.run("a")

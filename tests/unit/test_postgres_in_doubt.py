@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.postgres_proxy import lose_each_answer
 from tests.unit.conftest import sql
 from tests.unit.store_calls import NOW
 from workflow_core import LeaseLostError, StorageError, circuit_breaker
@@ -180,42 +181,16 @@ def test_each_durable_point_is_there():
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name)
 @pytest.mark.parametrize("was_used", [True, False], ids=["used before", "new"])
 def test_a_point_whose_answer_is_lost_is_written_once_and_told_as_success(make_postgres_store, proxy, act, was_used):
-    async def one_loss(number):
-        """Lose one answer of the call, by its number; return whether there was one."""
-        direct = make_postgres_store()
-        await sql(direct, f"TRUNCATE {', '.join(f'{{s}}.{table}' for table in TABLES)} CASCADE")
-        await act.before(direct)
-        through = make_postgres_store(proxy.url)
-        if was_used:
-            await through.open()
-        proxy.lose_answer(number)
-        for _ in range(3):
-            try:
-                result = await act.call(through)
-            except StorageError as error:
-                reasons.add((error.reason, error.is_transient))
-            else:
-                break
-        proxy.stop_losing()
-        found = comparable(result), await everything(direct)
-        through.close()
-        direct.close()
-        return proxy.lost, found
+    async def prepare(store):
+        await sql(store, f"TRUNCATE {', '.join(f'{{s}}.{table}' for table in TABLES)} CASCADE")
+        await act.before(store)
 
-    reasons = set()
+    async def look(result, store):
+        return comparable(result), await everything(store)
 
-    async def scenario():
-        number = 0
-        _, expected = await one_loss(1_000)
-        while True:
-            lost, found = await one_loss(number)
-            assert found == expected, f"answer {number}"
-            if not lost:
-                return number
-            number += 1
-
-    assert asyncio.run(scenario()) > 0
-    assert reasons <= {("unavailable", True)}
+    asyncio.run(
+        lose_each_answer(proxy, make_postgres_store, was_used=was_used, prepare=prepare, call=act.call, look=look)
+    )
 
 
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name)

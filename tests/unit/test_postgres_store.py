@@ -24,6 +24,11 @@ LEASE = Lease("w", "e", 1)
 CONFIG = CircuitBreakerConfig(failure_threshold=100, reset_timeout_ms=1_000)
 
 
+@pytest.fixture
+def store_kind():
+    return "postgres"
+
+
 def with_parameter(url, name, value):
     return f"{url}{'&' if '?' in url else '?'}{name}={quote(value)}"
 
@@ -112,6 +117,37 @@ def test_a_migration_brings_an_older_schema_up(make_postgres_store, monkeypatch)
 
 
 # Latency -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_execution_is_read_as_a_whole_and_taken_over(machine, clock, monkeypatch):
+    """Each of both is one exchange with the server; before them a page of what is unfinished is read."""
+
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.step("a", lambda: 1)
+        await ctx.sleep("rest", 1_000)
+
+    async def scenario():
+        engine = machine.boot()
+        for number in range(3):
+            await engine.start("w", f"e{number}", detach=True)
+        await clock.settle()
+        await machine.crash(engine)
+        again, exchanges = machine.boot(), []
+        store = again.bare_store
+        together = store.together
+
+        async def counted(work):
+            exchanges.append(work)
+            return await together(work)
+
+        monkeypatch.setattr(store, "together", counted)
+        assert len(await again.recover()) == 3
+        assert len(exchanges) == 1 + 2 * 3
+        monkeypatch.undo()
+        assert [(await clock.finish(again.wait(f"e{number}"))).status for number in range(3)] == ["completed"] * 3
+
+    asyncio.run(scenario())
 
 
 def test_round_trips(make_postgres_store, proxy):
@@ -370,7 +406,7 @@ def test_a_session_that_a_pooler_begins_in_a_way_that_cannot_be_is_refused(
     """Not changed: in the next transaction it would be somebody else's."""
     proxy.drops_options = True
     url = proxy.url.replace("postgres@", make_habitual_role(**{name: habit}))
-    with pytest.raises(StorageError, match=rf"ALTER ROLE habitual SET {name} = '{told}'") as caught:
+    with pytest.raises(StorageError, match=rf'ALTER ROLE "habitual" SET {name} = .{told}.') as caught:
         asyncio.run(make_postgres_store(url).open())
     assert not caught.value.is_transient
     proxy.drops_options = False

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import psycopg
@@ -16,7 +17,6 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
-    from datetime import datetime
     from typing import LiteralString
 
     from procrastinate.connector import Notify
@@ -75,7 +75,7 @@ SELECT procrastinate_finish_job_v1(id, end_status, is_deleted) FROM (
 worker's, or were put back, because this one was taken for dead: who fetches them next ends them."""
 
 _PUT_BACK: Final = """
-SELECT procrastinate_retry_job_v2(id, %(retry_at)s, NULL, NULL, NULL) FROM (
+SELECT procrastinate_retry_job_v2(id, clock_timestamp() + %(retry_in)s, NULL, NULL, NULL) FROM (
     SELECT id FROM procrastinate_jobs
     WHERE id = ANY (%(ids)s::bigint[]) AND worker_id IS NOT DISTINCT FROM %(holder)s::bigint AND status = 'doing'
     ORDER BY id FOR UPDATE
@@ -144,6 +144,7 @@ class PatientConnector(PsycopgConnector):
         self._hurries = False
         self.held: set[int] = set()
         self._is_away = False
+        self._answered = 0
         self.refusal: psycopg.Error | None = None
 
     def hurry(self) -> None:
@@ -167,22 +168,22 @@ class PatientConnector(PsycopgConnector):
             await self.put_back(ids, worker_id)
             self.held.difference_update(ids)
 
-    async def put_back(self, ids: list[int], holder: int | None, retry_at: datetime | None = None) -> None:
+    async def put_back(self, ids: list[int], holder: int | None, retry_in: timedelta = timedelta(0)) -> None:
         """Let jobs be fetched again, but for those that another worker has fetched meanwhile.
 
         Args:
             ids: Their numbers.
             holder: The number of the worker that has them; ``None`` if it is not known any more.
-            retry_at: From when on, now if it is not said.
+            retry_in: After what time, by the clock of the server.
         """
-        await self._execute(_PUT_BACK, {"ids": ids, "holder": holder, "retry_at": retry_at or utcnow()})
+        await self._execute(_PUT_BACK, {"ids": ids, "holder": holder, "retry_in": retry_in})
 
     async def execute_query_async(self, query: LiteralString, **arguments: Any) -> None:  # noqa: ANN401 - as above
         """Run a statement, unless it ends a job that is another worker's now."""
         job_id = arguments.get("job_id")
         try:
             if query == sql.queries["retry_job"]:
-                await self.put_back([arguments["job_id"]], self._worker_id, arguments["retry_at"])
+                await self.put_back([arguments["job_id"]], self._worker_id, arguments["retry_at"] - utcnow())
             elif query != sql.queries["finish_job"]:
                 await self._execute(query, arguments)
             elif job_id in self._forsaken:
@@ -312,11 +313,17 @@ class PatientConnector(PsycopgConnector):
                 cause = error
         return " ".join(str(cause).split())
 
+    def _was_answered(self) -> None:
+        self._answered += 1
+        if self._is_away:
+            self._is_away = False
+            logger.warning("The database is back, and the worker goes on")
+
     async def _until_it_works(
         self, run: Callable[[], Awaitable[ResultT]], arguments: Mapping[str, object]
     ) -> ResultT | None:
         pause = _FIRST_PAUSE_SECONDS
-        tries = 0
+        tries, answered = 0, self._answered
         while True:
             tries += 1
             try:
@@ -338,13 +345,13 @@ class PatientConnector(PsycopgConnector):
                     raise
                 if self._hurries:
                     raise
+                if answered != self._answered:  # others were answered: it was given a connection from before
+                    tries, answered = 1, self._answered
                 if tries > 1 and not self._is_away:
                     self._is_away = True
                     logger.warning("The database is away, and the worker waits for it: %s", await self._why(cause))
             else:
-                if self._is_away:
-                    self._is_away = False
-                    logger.warning("The database is back, and the worker goes on")
+                self._was_answered()
                 return result
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

@@ -19,6 +19,8 @@ from procrastinate import exceptions
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from procrastinate.manager import JobManager
 
     from workflow_core.cluster.connector import PatientConnector
@@ -126,3 +128,19 @@ class Upkeep:
                 if lost := unknown & suspects:
                     await self._connector.put_back(sorted(lost), worker_id)
                 suspects = unknown - suspects
+
+    async def heed_the_clock(self, manager: JobManager, forgotten_seconds: float) -> None:
+        """See with each heartbeat that a clock which is set back holds nothing up; without an end.
+
+        While that of this machine is behind where it was, no job that sweeps is scheduled here.
+        """
+        latest: datetime | None = None
+        latest_here = self._engine.clock.now()
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_ms / 1_000)
+            with contextlib.suppress(StorageError, exceptions.ConnectorException):
+                latest = await self._store.mend_future(latest)
+                now = self._engine.clock.now()
+                if now < latest_here:
+                    await self.sweep(manager, forgotten_seconds)
+                latest_here = max(latest_here, now)

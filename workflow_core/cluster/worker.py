@@ -214,6 +214,10 @@ class Worker:
         return [
             asyncio.create_task(self._upkeep.tick(), name="workflow worker's wakes"),
             asyncio.create_task(self._upkeep.look_for_lost_jobs(self._worker_id), name="workflow worker's lost jobs"),
+            asyncio.create_task(
+                self._upkeep.heed_the_clock(self._app.job_manager, self._forgotten_seconds),
+                name="workflow worker's clock",
+            ),
         ]
 
     async def _leave(self) -> None:

@@ -14,7 +14,14 @@ from workflow_core.database.changes import ChangeMarker
 from workflow_core.database.connection import Database
 from workflow_core.database.parts import EXECUTION_COLUMNS, execution_record, history_end, step_record
 from workflow_core.database.rows import events
-from workflow_core.database.store import ErrorRecord, ExecutionRecord, HistoryEnd, StepRecord, WorkflowRecord
+from workflow_core.database.store import (
+    ErrorRecord,
+    ExecutionRecord,
+    HistoryEnd,
+    StepRecord,
+    WholeExecution,
+    WorkflowRecord,
+)
 from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
@@ -139,6 +146,14 @@ class ReadableDatabase(Database):
             (execution_id,),
         )
         return Recoveries([datetime.fromisoformat(at) for at, _ in reversed(deaths)], waited[0][0])
+
+    async def load_whole(self, workflow_name: str, execution_id: str) -> WholeExecution | None:
+        """Read all that is needed to go on with an execution."""
+        recoveries = await self.load_recoveries(workflow_name, execution_id)
+        steps, end = await self.load_steps(workflow_name, execution_id)
+        errors = await self.load_errors(workflow_name, execution_id)
+        record = await self.load_execution(execution_id)
+        return None if record is None else WholeExecution(record, steps, end, errors, recoveries)
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""

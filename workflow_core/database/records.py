@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from workflow_core.circuit_breaker import CircuitState
+    from workflow_core.crash_loops import Recoveries
     from workflow_core.models import ExecutionStatus, StepStatus
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Lease",
     "NewExecution",
     "StepRecord",
+    "WholeExecution",
     "WorkflowRecord",
 ]
 
@@ -200,3 +202,21 @@ class WorkflowRecord:
         """Make one of a row with name, status, two moments as text, and a count."""
         last = None if row[3] is None else datetime.fromisoformat(row[3])
         return cls(row[0], row[1], datetime.fromisoformat(row[2]), last, row[4])
+
+
+class WholeExecution(NamedTuple):
+    """What is needed to go on with an execution, read together.
+
+    Attributes:
+        record: Its row.
+        steps: Its steps, by id.
+        end: Where its history ends.
+        errors: The errors of its steps, oldest first, each with its step id.
+        recoveries: How often it was recovered since anything else has happened in it.
+    """
+
+    record: ExecutionRecord
+    steps: dict[str, StepRecord]
+    end: HistoryEnd
+    errors: Sequence[tuple[str, ErrorRecord]]
+    recoveries: Recoveries

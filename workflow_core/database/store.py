@@ -19,6 +19,7 @@ from workflow_core.database.records import (
     Lease,
     NewExecution,
     StepRecord,
+    WholeExecution,
     WorkflowRecord,
 )
 
@@ -44,6 +45,7 @@ __all__ = [
     "NewExecution",
     "ExecutionRecord",
     "StepRecord",
+    "WholeExecution",
     "ErrorRecord",
     "CircuitChange",
     "WorkflowRecord",
@@ -255,6 +257,12 @@ class WorkflowStore(Protocol):
 
     async def load_recoveries(self, workflow_name: str, execution_id: str) -> Recoveries:
         """Read how often an execution was recovered since anything else has happened in it."""
+
+    async def load_whole(self, workflow_name: str, execution_id: str) -> WholeExecution | None:
+        """Read all that is needed to go on with an execution, by one round trip where there are such.
+
+        The row is read last. So if it has not changed hands, none of what was read is of who had it afterwards.
+        """
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""

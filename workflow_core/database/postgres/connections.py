@@ -195,12 +195,13 @@ class Connections:
                 f"the database has the encoding {encoding}, which cannot hold every text; make one with "
                 "CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
             )
+        role = self._address.role.replace('"', '""')
         found = {"default_transaction_isolation": isolation, "datestyle": connection.info.parameter_status("DateStyle")}
         for name, needed in _NEEDED.items():
             if not (found[name] or "").startswith(needed):
                 return (
                     f"sessions have {name} = '{found[name]}' there and need '{needed}', which a pooler has not passed "
-                    f"on, or the URL changes: ALTER ROLE {self._address.role} SET {name} = '{needed}'"
+                    f"on, or the URL changes: ALTER ROLE \"{role}\" SET {name} = '{needed}'"
                 )
         return None
 

@@ -22,8 +22,8 @@ dispatches. Who holds limits may let in whoever waits, so nobody waits for limit
 
 How limits are kept is in `workflow_core.database.postgres.limit_functions`.
 
-Version 3 of the schema has these tables and functions. `DISPATCH_CHANGES` makes them of those of version 2: what is so
-already they leave as it is, since an older schema gets today's at once.
+Version 4 of the schema has these tables and functions. `DISPATCH_CHANGES` and `BATCH_CHANGES` make them of those of
+versions 2 and 3: what is so already they leave as it is, since an older schema gets today's at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Final
 
 from workflow_core.database.postgres.limit_functions import FUNCTION, LIMIT_FUNCTIONS
 
-__all__ = ["DISPATCH_CHANGES", "DISPATCH_SCHEMA", "RUN_TASK"]
+__all__ = ["BATCH_CHANGES", "DISPATCH_CHANGES", "DISPATCH_SCHEMA", "RUN_TASK"]
 
 RUN_TASK: Final = "workflow_core.run"
 """The name of the task, in Procrastinate, that runs an execution."""
@@ -48,7 +48,8 @@ CREATE TABLE {s}.limits (
     starts_per_key      bigint,
     period              interval NOT NULL,
     held_while_waiting  boolean NOT NULL,
-    declared_at         timestamptz NOT NULL DEFAULT '-infinity'
+    declared_at         timestamptz NOT NULL DEFAULT '-infinity',
+    applied_up_to       text COLLATE "C"
 )""",
     """
 CREATE TABLE {s}.dispatches (
@@ -262,7 +263,8 @@ CREATE OR REPLACE FUNCTION {{s}}.queue_orphans(older_than interval) RETURNS bigi
 DECLARE
     candidates text[] := ARRAY(
         SELECT d.execution_id FROM dispatches d JOIN executions e ON e.id = d.execution_id
-        WHERE d.state IN ('queued', 'claimed') AND e.updated_at < clock_timestamp() - older_than
+        WHERE d.state IN ('queued', 'claimed')
+        AND e.updated_at NOT BETWEEN clock_timestamp() - older_than AND clock_timestamp() + older_than
         AND NOT EXISTS (SELECT 1 FROM procrastinate_jobs j WHERE j.id = d.job_id AND j.status IN ('todo', 'doing'))
         LIMIT 1000
     );
@@ -281,6 +283,32 @@ BEGIN
         found := found + 1;
     END LOOP;
     RETURN found;
+END
+$$""",
+    f"""
+CREATE OR REPLACE FUNCTION {{s}}.mend_future(known timestamptz) RETURNS timestamptz {FUNCTION}
+DECLARE
+    latest timestamptz := clock_timestamp() + interval '1 second';
+    was_set_back boolean := coalesce(known > latest, false);
+    too_late text[];
+BEGIN
+    UPDATE procrastinate_workers SET last_heartbeat = clock_timestamp() WHERE last_heartbeat > latest;
+    was_set_back := was_set_back OR FOUND;
+    SELECT array_agg(l.workflow_name) INTO too_late FROM limits l WHERE EXISTS (
+        SELECT 1 FROM dispatches d WHERE d.workflow_name = l.workflow_name AND d.is_limited
+        AND d.first_start_at > latest AND (d.has_started OR d.first_start_at > latest + l.period)
+    );
+    IF too_late IS NOT NULL THEN
+        PERFORM 1 FROM limits WHERE workflow_name = ANY (too_late) ORDER BY workflow_name FOR UPDATE;
+        UPDATE dispatches d SET first_start_at = CASE WHEN has_started THEN clock_timestamp() END
+        FROM limits l WHERE l.workflow_name = d.workflow_name AND l.workflow_name = ANY (too_late) AND d.is_limited
+        AND d.first_start_at > latest AND (d.has_started OR d.first_start_at > latest + l.period);
+    END IF;
+    IF was_set_back OR too_late IS NOT NULL THEN
+        UPDATE procrastinate_jobs SET scheduled_at = clock_timestamp()
+        WHERE status = 'todo' AND task_name = '{RUN_TASK}' AND scheduled_at > latest;
+    END IF;
+    RETURN clock_timestamp();
 END
 $$""",
     f"""
@@ -339,3 +367,9 @@ DROP FUNCTION IF EXISTS {s}.defer_run({s}.dispatches, timestamptz), {s}.admit(te
     *_FUNCTIONS,
 )
 """The statements that make them of those of version 2: there a job of what a rate limit delays is scheduled."""
+
+BATCH_CHANGES: Final = (
+    'ALTER TABLE {s}.limits ADD COLUMN IF NOT EXISTS applied_up_to text COLLATE "C"',
+    *_FUNCTIONS,
+)
+"""The statements that make them of those of version 3: there new limits are applied to all keys at once."""

@@ -9,6 +9,7 @@ from workflow_core.database.dispatch import Claim
 from workflow_core.database.postgres.definitions import DefinitionStore
 from workflow_core.database.postgres.executions import DEFINITION, IS_RELEASED, new_values
 from workflow_core.database.postgres.groups import Kind
+from workflow_core.database.postgres.points import utc
 from workflow_core.database.postgres.queue_schema import make_queue
 from workflow_core.database.postgres.reading import EXECUTION_COLUMNS, execution_record
 
@@ -25,9 +26,16 @@ if TYPE_CHECKING:
 __all__ = ["DispatchStore"]
 
 _LIMITED: Final = (
-    "SELECT {s}.declare_limits(%(workflow)s, %(concurrency)s::bigint, %(concurrency_per_key)s::bigint,"
+    "SELECT {s}.note_limits(%(workflow)s, %(concurrency)s::bigint, %(concurrency_per_key)s::bigint,"
     " %(starts)s::bigint, %(starts_per_key)s::bigint, %(period_ms)s * interval '1 millisecond', %(held)s,"
     " %(age_ms)s * interval '1 millisecond')"
+)
+_APPLIED: Final = "SELECT {s}.apply_limits(%(workflow)s, %(limit)s)"
+_UNAPPLIED: Final = "SELECT workflow_name FROM {s}.limits WHERE applied_up_to IS NOT NULL"
+_KEYS_AT_ONCE: Final = 1_000
+"""To so many keys limits are applied in one transaction, for which those who enqueue have to wait."""
+_ADMITTED: Final = (
+    "SELECT behind_workflow, behind_key, admitted FROM {s}.admit_some_missed(%(workflow)s, %(key)s, %(limit)s)"
 )
 _NEXT_START: Final = (
     "SELECT ceil(extract(epoch FROM min(first_start_at) - clock_timestamp()) * 1000)::bigint FROM {s}.dispatches"
@@ -107,7 +115,15 @@ class DispatchStore(DefinitionStore):
         }
         if limits is not None:
             values |= limits.model_dump(exclude={"key", "held_while_waiting"}) | {"held": limits.held_while_waiting}
-        await self.fetch(_LIMITED, values)
+        ((has_more,),) = await self.fetch(_LIMITED, values)
+        if has_more:
+            await self._apply_limits(workflow_name)
+
+    async def _apply_limits(self, workflow_name: str) -> None:
+        """Apply new limits of a workflow to those that wait, or go on with it where somebody else is, or was."""
+        has_more = True
+        while has_more:
+            ((has_more,),) = await self.fetch(_APPLIED, {"workflow": workflow_name, "limit": _KEYS_AT_ONCE})
 
     async def execution_enqueued(
         self, execution: NewExecution, dispatch: Dispatch, at: datetime
@@ -177,8 +193,27 @@ class DispatchStore(DefinitionStore):
 
     async def admit_missed(self) -> int:
         """Queue executions that limits let begin, and that nobody has told; return how many."""
-        ((count,),) = await self.fetch("SELECT {s}.admit_missed()")
-        return int(count)
+        for (workflow_name,) in await self.fetch(_UNAPPLIED):
+            await self._apply_limits(workflow_name)
+        admitted = 0
+        workflow_name, key = "", ""
+        while workflow_name is not None:
+            values = {"workflow": workflow_name, "key": key, "limit": _KEYS_AT_ONCE}
+            ((workflow_name, key, count),) = await self.fetch(_ADMITTED, values)
+            admitted += count
+        return admitted
+
+    async def mend_future(self, known: datetime | None) -> datetime:
+        """Let no moment of the server's future hold anything up: its clock was set back since.
+
+        Args:
+            known: A moment that the server's clock has shown; ``None`` if none is known.
+
+        Returns:
+            What it shows now.
+        """
+        ((now,),) = await self.fetch("SELECT {s}.mend_future(%(known)s::timestamptz)", {"known": known})
+        return utc(now)
 
     async def queue_orphans(self, older_than_ms: int) -> int:
         """Queue executions again whose job has disappeared; return how many.

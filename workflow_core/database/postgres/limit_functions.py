@@ -10,7 +10,9 @@ within the period, so nothing need be asked when a worker begins one, however la
 limit keeps waiting has ``first_start_at``, the moment at which the gate is to be looked at again.
 
 Whoever looks at a gate has locked the row of the workflow in ``limits``, and counts with one statement, which sees the
-tables as of one moment.
+tables as of one moment. Who enqueues waits for that row. So what looks at the gates of many keys does so in several
+transactions: new limits are applied to one key after the other, and ``applied_up_to`` is the last one so far, for
+anybody to go on with; it is ``NULL`` when they are applied to all. A key that has not had its turn keeps what it has.
 """
 
 from __future__ import annotations
@@ -27,43 +29,77 @@ _AT_ONCE: Final = 1_000
 
 LIMIT_FUNCTIONS: Final = (
     f"""
-CREATE OR REPLACE FUNCTION {{s}}.declare_limits(
+CREATE OR REPLACE FUNCTION {{s}}.note_limits(
     of_workflow text, of_all bigint, of_key bigint, starts_of_all bigint, starts_of_key bigint, within interval,
     held boolean, age interval
-) RETURNS void {FUNCTION}
+) RETURNS boolean {FUNCTION}
 DECLARE
     since timestamptz := clock_timestamp() - age;
     before limits;
     rule limits;
-    waiting_key text;
 BEGIN
     INSERT INTO limits VALUES (of_workflow, NULL, NULL, NULL, NULL, within, held, '-infinity') ON CONFLICT DO NOTHING;
     SELECT * INTO before FROM limits WHERE workflow_name = of_workflow FOR UPDATE;
-    IF before.declared_at > since THEN
-        RETURN;
+    IF before.declared_at > since AND before.declared_at <= clock_timestamp() THEN -- else the clock was set back
+        RETURN before.applied_up_to IS NOT NULL;
     END IF;
     UPDATE limits SET concurrency = of_all, concurrency_per_key = of_key, starts = starts_of_all,
         starts_per_key = starts_of_key, period = within, held_while_waiting = held, declared_at = since
     WHERE workflow_name = of_workflow RETURNING * INTO rule;
     before.declared_at := since;
-    IF before IS NOT DISTINCT FROM rule THEN
-        RETURN;
+    IF before IS DISTINCT FROM rule THEN
+        UPDATE limits SET applied_up_to = '' WHERE workflow_name = of_workflow;
+        RETURN true;
     END IF;
-    IF NOT held THEN
-        UPDATE dispatches SET has_slot = false, has_key_slot = false
-        WHERE workflow_name = of_workflow AND has_slot AND state = 'parked';
+    RETURN rule.applied_up_to IS NOT NULL;
+END
+$$""",
+    f"""
+CREATE OR REPLACE FUNCTION {{s}}.apply_limits(of_workflow text, at_most bigint) RETURNS boolean {FUNCTION}
+DECLARE
+    rule limits;
+    done bigint := 0;
+    waiting_key text;
+    last_key text;
+BEGIN
+    SELECT * INTO rule FROM limits WHERE workflow_name = of_workflow FOR UPDATE;
+    IF rule.applied_up_to IS NULL THEN
+        RETURN false;
     END IF;
-    UPDATE dispatches SET has_key_slot = limit_key IS NULL,
-        first_start_at = CASE WHEN has_started THEN first_start_at END
-    WHERE workflow_name = of_workflow AND state = 'waiting'
-    AND (has_key_slot <> (limit_key IS NULL) OR NOT has_started AND first_start_at IS NOT NULL);
+    IF rule.applied_up_to = '' THEN
+        UPDATE dispatches SET first_start_at = NULL
+        WHERE workflow_name = of_workflow AND state = 'waiting' AND has_key_slot AND NOT has_started
+        AND first_start_at IS NOT NULL;
+        IF NOT rule.held_while_waiting THEN
+            UPDATE dispatches SET has_slot = false, has_key_slot = false WHERE execution_id IN (
+                SELECT execution_id FROM dispatches WHERE workflow_name = of_workflow AND has_slot AND state = 'parked'
+                LIMIT at_most
+            );
+            GET DIAGNOSTICS done = ROW_COUNT;
+        END IF;
+    END IF;
     FOR waiting_key IN
-        SELECT DISTINCT limit_key FROM dispatches
-        WHERE workflow_name = of_workflow AND state = 'waiting' AND NOT has_key_slot
+        SELECT limit_key FROM (
+            (SELECT DISTINCT limit_key FROM dispatches
+             WHERE workflow_name = of_workflow AND limit_key > rule.applied_up_to AND state = 'waiting'
+             AND NOT has_key_slot ORDER BY limit_key LIMIT at_most - done)
+            UNION
+            (SELECT DISTINCT limit_key FROM dispatches
+             WHERE workflow_name = of_workflow AND limit_key > rule.applied_up_to AND state = 'waiting'
+             AND has_key_slot ORDER BY limit_key LIMIT at_most - done)
+        ) waiting ORDER BY limit_key LIMIT at_most - done
     LOOP
+        UPDATE dispatches SET has_key_slot = false, first_start_at = CASE WHEN has_started THEN first_start_at END
+        WHERE workflow_name = of_workflow AND limit_key = waiting_key AND state = 'waiting'
+        AND (has_key_slot OR NOT has_started AND first_start_at IS NOT NULL);
         PERFORM let_key_in(rule, waiting_key);
+        done := done + 1;
+        last_key := waiting_key;
     END LOOP;
     PERFORM let_in(rule);
+    UPDATE limits SET applied_up_to = CASE WHEN done = at_most THEN coalesce(last_key, applied_up_to) END
+    WHERE workflow_name = of_workflow;
+    RETURN done = at_most;
 END
 $$""",
     f"""
@@ -218,11 +254,14 @@ BEGIN
 END
 $$""",
     f"""
-CREATE OR REPLACE FUNCTION {{s}}.admit_missed() RETURNS bigint {FUNCTION}
+CREATE OR REPLACE FUNCTION {{s}}.admit_some_missed(
+    INOUT behind_workflow text, INOUT behind_key text, at_most bigint, OUT admitted bigint
+) {FUNCTION}
 DECLARE
     one dispatches;
-    admitted bigint := 0;
+    keys bigint := 0;
 BEGIN
+    admitted := 0;
     FOR one.workflow_name, one.limit_key IN
         WITH scheduled AS (
             SELECT DISTINCT workflow_name, limit_key FROM dispatches
@@ -234,18 +273,52 @@ BEGIN
         SELECT DISTINCT d.workflow_name, d.limit_key FROM dispatches d
         LEFT JOIN limits l USING (workflow_name) LEFT JOIN held h USING (workflow_name, limit_key)
         WHERE d.state = 'waiting' AND NOT d.has_key_slot
+        AND (d.workflow_name, d.limit_key) > (behind_workflow, behind_key)
         AND coalesce(l.concurrency_per_key > coalesce(h.number, 0), true)
         AND NOT EXISTS (
             SELECT 1 FROM scheduled s WHERE s.workflow_name = d.workflow_name AND s.limit_key = d.limit_key
         )
-        UNION
-        SELECT DISTINCT workflow_name, NULL FROM dispatches WHERE state = 'waiting' AND has_key_slot
-        ORDER BY 1, 2
+        ORDER BY 1, 2 LIMIT at_most
     LOOP
         admitted := admitted + admit(one.workflow_name, one.limit_key);
+        keys := keys + 1;
+        behind_workflow := one.workflow_name;
+        behind_key := one.limit_key;
+    END LOOP;
+    IF keys = 0 THEN -- in a transaction of its own, for the order in which limits are locked
+        behind_workflow := NULL;
+        FOR one.workflow_name IN
+            SELECT DISTINCT workflow_name FROM dispatches WHERE state = 'waiting' AND has_key_slot ORDER BY 1
+        LOOP
+            admitted := admitted + admit(one.workflow_name, NULL);
+        END LOOP;
+    END IF;
+END
+$$""",
+    f"""
+CREATE OR REPLACE FUNCTION {{s}}.declare_limits(
+    of_workflow text, of_all bigint, of_key bigint, starts_of_all bigint, starts_of_key bigint, within interval,
+    held boolean, age interval
+) RETURNS void {FUNCTION}
+BEGIN
+    PERFORM note_limits(of_workflow, of_all, of_key, starts_of_all, starts_of_key, within, held, age);
+    WHILE apply_limits(of_workflow, {_AT_ONCE}) LOOP END LOOP;
+END
+$$""",
+    f"""
+CREATE OR REPLACE FUNCTION {{s}}.admit_missed() RETURNS bigint {FUNCTION}
+DECLARE
+    part record;
+    admitted bigint := 0;
+BEGIN
+    part := admit_some_missed('', '', {_AT_ONCE});
+    admitted := part.admitted;
+    WHILE part.behind_workflow IS NOT NULL LOOP
+        part := admit_some_missed(part.behind_workflow, part.behind_key, {_AT_ONCE});
+        admitted := admitted + part.admitted;
     END LOOP;
     RETURN admitted;
 END
 $$""",
 )
-"""The statements that make them, with ``{s}`` for the schema."""
+"""The statements that make them, with ``{s}`` for the schema. The last two are what processes of version 3 call."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from psycopg import errors
 
-from workflow_core.database.postgres.dispatch_schema import DISPATCH_CHANGES, DISPATCH_SCHEMA
+from workflow_core.database.postgres.dispatch_schema import BATCH_CHANGES, DISPATCH_CHANGES, DISPATCH_SCHEMA
 from workflow_core.database.postgres.schema import SCHEMA, SCHEMA_VERSION, TABLES
 from workflow_core.database.postgres.turns import has_table, take_turn
 from workflow_core.errors import SchemaVersionError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MIGRATIONS", "migrate"]
 
-MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {1: DISPATCH_SCHEMA, 2: DISPATCH_CHANGES}
+MIGRATIONS: Final[Mapping[int, Sequence[str]]] = {1: DISPATCH_SCHEMA, 2: DISPATCH_CHANGES, 3: BATCH_CHANGES}
 """By version, the statements that make the next version of it."""
 
 _VERSION: Final = "SELECT version FROM {s}.schema_version"

@@ -13,7 +13,14 @@ from workflow_core.database import parts
 from workflow_core.database.postgres.listing import ListingStore
 from workflow_core.database.postgres.points import LAST_AT, LAST_SEQ, utc
 from workflow_core.database.rows import events
-from workflow_core.database.store import ErrorRecord, ExecutionRecord, HistoryEnd, StepRecord, WorkflowRecord
+from workflow_core.database.store import (
+    ErrorRecord,
+    ExecutionRecord,
+    HistoryEnd,
+    StepRecord,
+    WholeExecution,
+    WorkflowRecord,
+)
 from workflow_core.ownership import Owner
 
 if TYPE_CHECKING:
@@ -32,6 +39,8 @@ _STEPS: Final = (
     " next_attempt_at, wake_time, duration_ms, started_seq, completed_seq FROM {s}.steps WHERE execution_id = %(id)s"
     " ORDER BY created_at, coalesce(started_seq, completed_seq)"
 )
+_END: Final = f"SELECT {LAST_SEQ}, {LAST_AT}"
+_EXECUTION: Final = f"SELECT {EXECUTION_COLUMNS} FROM {{s}}.executions e WHERE e.id = %(id)s"
 _ERRORS: Final = (
     "SELECT step_id, error_type, error_message, error_stack, error_data, attempt, timestamp FROM {s}.step_errors"
     " WHERE execution_id = %(id)s"
@@ -61,9 +70,7 @@ class ReadableStore(ListingStore):
 
     async def load_execution(self, execution_id: str) -> ExecutionRecord | None:
         """Read an execution."""
-        rows = await self.fetch(
-            f"SELECT {EXECUTION_COLUMNS} FROM {{s}}.executions e WHERE e.id = %(id)s", {"id": execution_id}
-        )
+        rows = await self.fetch(_EXECUTION, {"id": execution_id})
         return execution_record(rows[0]) if rows else None
 
     async def find_execution_ids(self, prefix: str, limit: int) -> list[str]:
@@ -84,16 +91,8 @@ class ReadableStore(ListingStore):
     async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], HistoryEnd]:
         """Read the steps of an execution, and the end of its history."""
         del workflow_name
-        values = {"id": execution_id}
-
-        async def both(connection: Connection) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
-            async with connection.pipeline():
-                steps = await connection.execute(self.sql(_STEPS), values)
-                last = await connection.execute(self.sql(f"SELECT {LAST_SEQ}, {LAST_AT}"), values)
-            return await steps.fetchall(), await last.fetchall()
-
-        rows, ((seq, at),) = await self.together(both)
-        return {row[0]: _step_record(row) for row in rows}, HistoryEnd(seq, EPOCH if at is None else utc(at))
+        steps, (end,) = await self._fetch_all(execution_id, _STEPS, _END)
+        return _step_records(steps), _history_end(end)
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None
@@ -102,7 +101,7 @@ class ReadableStore(ListingStore):
         del workflow_name
         of_one = "" if step_id is None else " AND step_id = %(step)s"
         rows = await self.fetch(f"{_ERRORS}{of_one} ORDER BY id", {"id": execution_id, "step": step_id})
-        return [(row[0], ErrorRecord(*row[1:])) for row in rows]
+        return _error_records(rows)
 
     async def load_events(self, workflow_name: str, execution_id: str, after: int = 0) -> list[Event]:
         """Read the history of an execution, behind a position."""
@@ -131,11 +130,32 @@ class ReadableStore(ListingStore):
     async def load_recoveries(self, workflow_name: str, execution_id: str) -> Recoveries:
         """Read how often an execution was recovered since anything else has happened in it."""
         del workflow_name
-        rows = await self.fetch(_RECOVERED, {"id": execution_id})
-        deaths = list(itertools.takewhile(lambda row: not row[1], rows))
-        if not deaths:
-            return Recoveries((), 0)
-        return Recoveries([utc(row[0]) for row in reversed(deaths)], deaths[0][2])
+        return _recoveries(await self.fetch(_RECOVERED, {"id": execution_id}))
+
+    async def load_whole(self, workflow_name: str, execution_id: str) -> WholeExecution | None:
+        """Read all that is needed to go on with an execution, by one round trip."""
+        del workflow_name
+        found = await self._fetch_all(execution_id, _RECOVERED, _STEPS, _END, f"{_ERRORS} ORDER BY id", _EXECUTION)
+        recoveries, steps, (end,), errors, executions = found
+        if not executions:
+            return None
+        return WholeExecution(
+            execution_record(executions[0]),
+            _step_records(steps),
+            _history_end(end),
+            _error_records(errors),
+            _recoveries(recoveries),
+        )
+
+    async def _fetch_all(self, execution_id: str, *statements: str) -> list[list[tuple[Any, ...]]]:
+        """Run statements about an execution, sent together, and return the rows of each."""
+
+        async def fetch(connection: Connection) -> list[list[tuple[Any, ...]]]:
+            async with connection.pipeline():
+                cursors = [await connection.execute(self.sql(sql), {"id": execution_id}) for sql in statements]
+            return [await cursor.fetchall() for cursor in cursors]
+
+        return await self.together(fetch)
 
     async def load_owner(self, owner_id: str) -> tuple[Owner, int | None] | None:
         """Read an owner, and when its lease expires."""
@@ -151,8 +171,27 @@ def execution_record(row: Sequence[Any]) -> ExecutionRecord:
     return ExecutionRecord(row[0], row[1], row[2], utc(row[3]), _utc(row[4]), *row[5:])
 
 
-def _step_record(row: Sequence[Any]) -> StepRecord:
-    return replace(StepRecord(*row), started_at=_utc(row[4]), completed_at=_utc(row[5]), stored=True)
+def _step_records(rows: Sequence[Sequence[Any]]) -> dict[str, StepRecord]:
+    return {
+        row[0]: replace(StepRecord(*row), started_at=_utc(row[4]), completed_at=_utc(row[5]), stored=True)
+        for row in rows
+    }
+
+
+def _history_end(row: Sequence[Any]) -> HistoryEnd:
+    return HistoryEnd(row[0], EPOCH if row[1] is None else utc(row[1]))
+
+
+def _error_records(rows: Sequence[Sequence[Any]]) -> list[tuple[str, ErrorRecord]]:
+    return [(row[0], ErrorRecord(*row[1:])) for row in rows]
+
+
+def _recoveries(rows: Sequence[Sequence[Any]]) -> Recoveries:
+    """Return the recoveries, the latest first, that followed deaths."""
+    deaths = list(itertools.takewhile(lambda row: not row[1], rows))
+    if not deaths:
+        return Recoveries((), 0)
+    return Recoveries([utc(row[0]) for row in reversed(deaths)], deaths[0][2])
 
 
 def _utc(at: datetime | None) -> datetime | None:

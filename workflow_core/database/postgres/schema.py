@@ -22,7 +22,7 @@ from workflow_core.database.postgres.dispatch_schema import DISPATCH_SCHEMA
 
 __all__ = ["SCHEMA", "SCHEMA_VERSION", "TABLES"]
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 TABLES: Final = (
     "circuit_breaker_state",
