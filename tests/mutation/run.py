@@ -68,11 +68,12 @@ def try_mutants(names: list[str], report: Path, budget_s: float, words: list[str
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
     report.parent.mkdir(exist_ok=True)
     order = report.with_suffix(".order")
-    order.write_text(json.dumps({"names": names, "report": str(report), "budget_s": budget_s, "words": words}))
+    tried = report.with_suffix(".tried")
+    order.write_text(json.dumps({"names": names, "report": str(tried), "budget_s": budget_s, "words": words}))
     arguments = ["--rootdir=.", "-q", "-ptests.mutation.forked", *options["pytest_add_cli_args"]]
     arguments += options["pytest_add_cli_args_test_selection"]
     at_low_priority(sys.executable, "-m", "pytest", *arguments, cwd=MUTANTS, MUTANTS_TO_TRY=str(order))
-    outcomes: dict[str, dict[str, str]] = json.loads(report.read_text())
+    outcomes: dict[str, dict[str, str]] = json.loads(tried.read_text())
     return outcomes
 
 
@@ -96,8 +97,10 @@ def main() -> None:
     parser.add_argument("--survivors", action="store_true", help="only those that survived when they were last tried")
     parser.add_argument("--budget", type=float, default=30.0, help="seconds of tests for a mutant, the shortest first")
     parser.add_argument("--tests", nargs="*", default=[], help="parts of names: only tests that have one of them")
+    parser.add_argument("--made", action="store_true", help="nothing has changed since the mutants were made")
     given = parser.parse_args()
-    make_mutants()
+    if not given.made:
+        make_mutants()
     for module in given.modules:
         names = mutants_of(module)
         if not names:
