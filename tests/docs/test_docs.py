@@ -143,6 +143,9 @@ def test_a_block_of_code_is_one_that_is_run(page):
             assert not CODE.search(content), f"this looks like Python:\n{content}"
         if language == "bash":
             assert page.name in {"cli.md", "cli_reference.md"}, "a session is a block of console"
+    typed = "".join(content for _, language, content in blocks(text) if language == "console")
+    for name in left_alone(text) if is_session(text) else ():
+        assert re.search(rf"\b{Path(name).stem}\b", typed), f"{name} is saved, and nothing imports or runs it"
 
 
 def test_the_sql_of_the_pages_runs(postgres_url, postgres_schema, tmp_path):
