@@ -37,8 +37,9 @@ def build(place: Path) -> Path:
 
 def look(place: Path, wheel: Path, extra: str) -> list[str]:
     """Install one extra, and return what is wrong with it."""
-    venv.create(place / extra, with_pip=True)
-    programs = place / extra / ("Scripts" if os.name == "nt" else "bin")
+    environment = place / f"with-{extra}"  # a folder "pytest" would be found as a package of that name
+    venv.create(environment, with_pip=True)
+    programs = environment / ("Scripts" if os.name == "nt" else "bin")
     wanted = str(wheel) if extra == PLAIN else f"{wheel}[{extra}]"
     pip = [programs / "python", "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
     subprocess.run([*pip, wanted], check=True)
