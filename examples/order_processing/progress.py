@@ -137,7 +137,7 @@ def history_table(result: ExecutionResult, history: list[Event]) -> str:
         )
     headers = ("step", "status", "tries", "began", "took", "how it went")
     *others, _ = (  # a column is wider than its heading by two, and two from the next one
-        max(len(heading) + 2, *(len(str(cell)) for cell in cells)) + 2
+        max([len(heading) + 2, *(len(str(cell)) for cell in cells)]) + 2
         for heading, *cells in zip(headers, *rows, strict=True)
     )
     left = max(16, shutil.get_terminal_size((200, 24)).columns - sum(others))
