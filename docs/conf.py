@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import subprocess
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from docutils import nodes
+
 if TYPE_CHECKING:
+    from typing import Any
+
     from sphinx.application import Sphinx
 
 project = "pytest-workflow-core"
@@ -36,6 +41,7 @@ html_theme = "furo"
 html_title = "pytest-workflow-core"
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 html_static_path = ["_static"]
+html_favicon = "../workflow_core/server/dashboard/static/favicon.svg"
 html_css_files = ["wide.css"]
 html_show_sourcelink = False
 html_copy_source = False
@@ -44,6 +50,9 @@ linkcheck_ignore = [r"http://(localhost|127\.0\.0\.1)", r"https?://([\w-]+\.)*ex
 linkcheck_anchors_ignore_for_url = [r"https://github\.com/.*"]  # made by scripts
 linkcheck_timeout = 20
 linkcheck_retries = 2
+
+LONGEST_DESCRIPTION = 160
+"""Characters, of which search engines show about as many."""
 
 ROOT = Path(__file__).parents[1]
 DRAFT = ["-m", "towncrier", "build", "--draft", "--version", "Unreleased", "--date", "changes since then"]
@@ -59,6 +68,24 @@ def add_unreleased_changes(app: Sphinx, docname: str, source: list[str]) -> None
         source[0] = "\n".join([title, mark, done.stdout, releases])
 
 
+def describe(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Give a page its first paragraph as the description that search engines and previews show."""
+    del app, pagename, templatename
+    paragraph = doctree and doctree.next_node(nodes.paragraph)
+    if paragraph:
+        text = " ".join(paragraph.astext().split())
+        short = text if len(text) <= LONGEST_DESCRIPTION else text[:LONGEST_DESCRIPTION].rpartition(" ")[0] + " ..."
+        said = {
+            'name="description"': short,
+            'property="og:title"': context["title"],
+            'property="og:description"': short,
+        }
+        context["metatags"] += "".join(f'<meta {what} content="{html.escape(text)}">' for what, text in said.items())
+
+
 def setup(app: Sphinx) -> None:
     """Connect what this file adds to Sphinx."""
     app.connect("source-read", add_unreleased_changes)
+    app.connect("html-page-context", describe)

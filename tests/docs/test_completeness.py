@@ -204,6 +204,14 @@ def test_commands_and_options():
     assert not untested, "options that no test gives"
 
 
+def test_every_picture_is_shown_and_made_by_a_script():
+    made = (ROOT / "tests" / "docs" / "pictures.py").read_text(encoding="utf-8")
+    made += (ROOT / "tests" / "bench" / "flame_graph.py").read_text(encoding="utf-8")
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert f"images/{picture.name}" in documentation(), f"no page shows {picture.name}"
+        assert picture.stem in made, f"nothing makes {picture.name}"
+
+
 def test_fragments_of_the_changelog_have_names_that_towncrier_reads():
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     kinds = "|".join(each["directory"] for each in tools["towncrier"]["type"])
