@@ -17,6 +17,7 @@ SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "9"))
 ENDS = int(os.environ.get("WORKFLOW_WORKER_STRIKES", "16"))
 BATCHES = int(os.environ.get("WORKFLOW_STORM_BATCHES", "4"))
 MOST_SECONDS = 30 * BATCHES
+CUT_OFF = "SELECT count(*) FROM {s}.step_events WHERE type = 'StepInterrupted'"
 KNOWN = ("was cut off without a recovery", "follows attempt", "was called more than once")
 """What the storm's checks say of attempts that were given back, and so have the same number again."""
 
@@ -24,32 +25,48 @@ KNOWN = ("was cut off without a recovery", "follows attempt", "was called more t
 @pytest.mark.timeout(240)
 def test_workers_that_are_told_to_end_all_the_time_lose_nothing_and_use_up_no_attempt(tmp_path, fleet, postgres_server):
     moments, url, codes = random.Random(SEED), postgres_server.url, []
+    batches = 0
 
     def begin():
         fleet.begin(url, heartbeat=5_000, grace=moments.choice((0, 0, 10, 50)))
+
+    async def burst(engine):
+        nonlocal batches
+        batches += 1
+        for name, execution_id in ids_of(batches):
+            await engine.enqueue(name, execution_id)
+
+    async def end_one():
+        worker = fleet.workers.pop(0)
+        if moments.random() < 0.7:  # the others may be told before they have begun to work
+            while "Working on" not in worker.text():
+                await asyncio.sleep(0.02)  # another process is waited for
+        await asyncio.sleep(moments.uniform(0.02, 0.3))
+        worker.signal(signal.SIGTERM)
+        begin()
+        codes.append((await asyncio.to_thread(worker.wait), worker.text()))
 
     async def scenario():
         engine = make_engine(tmp_path)
         await engine.bare_store.make_queue()
         for _ in range(3):
             begin()
-        for number in range(ENDS):
-            if number % max(1, ENDS // BATCHES) == 0 and number < BATCHES * (ENDS // BATCHES):
-                for name, execution_id in ids_of(1 + number // (ENDS // BATCHES)):
-                    await engine.enqueue(name, execution_id)
-            await asyncio.sleep(moments.uniform(0.02, 0.3))
-            worker = fleet.workers.pop(0)
-            worker.signal(signal.SIGTERM)
-            begin()
-            codes.append((await asyncio.to_thread(worker.wait), worker.text()))
-        await to_rest(engine, BATCHES, MOST_SECONDS)
+        async with asyncio.timeout(MOST_SECONDS):
+            for number in range(ENDS):
+                if number % max(1, ENDS // BATCHES) == 0 and batches < BATCHES:
+                    await burst(engine)
+                await end_one()
+            while await engine.bare_store.fetch(CUT_OFF) == [(0,)]:  # as long as nobody was in the middle of a step
+                await burst(engine)
+                await end_one()
+        await to_rest(engine, batches, MOST_SECONDS)
         await engine.aclose()
 
     asyncio.run(scenario())
     assert fleet.end() == [0, 0, 0]
     assert [text for code, text in codes if code not in {0, -signal.SIGTERM}] == []
     assert [text for _, text in codes if "Traceback" in text or " ERROR " in text] == []
-    counts = fleet.checked(url, BATCHES)
+    counts = fleet.checked(url, batches)
     assert [sentence for sentence in counts.violations if not any(known in sentence for known in KNOWN)] == []
     assert counts.statuses == {"completed": counts.executions}
     assert fleet.deaths(url) == []
