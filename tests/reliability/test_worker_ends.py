@@ -1,6 +1,7 @@
 """Real worker processes that are told to end: in a burst with next to no time for it, and twice at once."""
 
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -22,25 +23,29 @@ KNOWN = ("was cut off without a recovery", "follows attempt", "was called more t
 """What the storm's checks say of attempts that were given back, and so have the same number again."""
 
 
+async def burst(engine, batch):
+    for name, execution_id in ids_of(batch):
+        await engine.enqueue(name, execution_id)
+
+
+async def until_told(worker, words):
+    async with asyncio.timeout(MOST_SECONDS):
+        while words not in worker.text():
+            await asyncio.sleep(0.02)  # another process is waited for
+
+
 @pytest.mark.timeout(240)
 def test_workers_that_are_told_to_end_all_the_time_lose_nothing_and_use_up_no_attempt(tmp_path, fleet, postgres_server):
     moments, url, codes = random.Random(SEED), postgres_server.url, []
-    batches = 0
+    bursts = itertools.count(1)
 
     def begin():
         fleet.begin(url, heartbeat=5_000, grace=moments.choice((0, 0, 10, 50)))
 
-    async def burst(engine):
-        nonlocal batches
-        batches += 1
-        for name, execution_id in ids_of(batches):
-            await engine.enqueue(name, execution_id)
-
     async def end_one():
         worker = fleet.workers.pop(0)
         if moments.random() < 0.7:  # the others may be told before they have begun to work
-            while "Working on" not in worker.text():
-                await asyncio.sleep(0.02)  # another process is waited for
+            await until_told(worker, "Working on")
         await asyncio.sleep(moments.uniform(0.02, 0.3))
         worker.signal(signal.SIGTERM)
         begin()
@@ -53,16 +58,17 @@ def test_workers_that_are_told_to_end_all_the_time_lose_nothing_and_use_up_no_at
             begin()
         async with asyncio.timeout(MOST_SECONDS):
             for number in range(ENDS):
-                if number % max(1, ENDS // BATCHES) == 0 and batches < BATCHES:
-                    await burst(engine)
+                if number % max(1, ENDS // BATCHES) == 0 and number < BATCHES * (ENDS // BATCHES):
+                    await burst(engine, batch := next(bursts))
                 await end_one()
             while await engine.bare_store.fetch(CUT_OFF) == [(0,)]:  # as long as nobody was in the middle of a step
-                await burst(engine)
+                await burst(engine, batch := next(bursts))
                 await end_one()
-        await to_rest(engine, batches, MOST_SECONDS)
+        await to_rest(engine, batch, MOST_SECONDS)
         await engine.aclose()
+        return batch
 
-    asyncio.run(scenario())
+    batches = asyncio.run(scenario())
     assert fleet.end() == [0, 0, 0]
     assert [text for code, text in codes if code not in {0, -signal.SIGTERM}] == []
     assert [text for _, text in codes if "Traceback" in text or " ERROR " in text] == []
@@ -93,9 +99,7 @@ def begin_held(tmp_path, fleet):
 async def stop_twice(worker, number):
     """Send a worker a signal, and another one when it has told that it stops; return its exit code."""
     worker.signal(number)
-    async with asyncio.timeout(MOST_SECONDS):
-        while "Stopping" not in worker.text():
-            await asyncio.sleep(0.02)  # as above
+    await until_told(worker, "Stopping")
     worker.signal(number)
     return await asyncio.to_thread(worker.wait)
 
