@@ -53,10 +53,7 @@ async def stored_result(engine: WorkflowEngine, record: ExecutionRecord) -> Exec
 
 
 def _last_errors(errors: Sequence[tuple[str, ErrorRecord]]) -> dict[str, ErrorInfo]:
-    return {
-        step_id: error.info(step_id)
-        for step_id, error in errors
-    }
+    return {step_id: error.info(step_id) for step_id, error in errors}
 
 
 async def revive(

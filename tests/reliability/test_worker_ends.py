@@ -1,6 +1,7 @@
 """Real worker processes that are told to end: in a burst with next to no time for it, and twice at once."""
 
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -17,39 +18,61 @@ SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "9"))
 ENDS = int(os.environ.get("WORKFLOW_WORKER_STRIKES", "16"))
 BATCHES = int(os.environ.get("WORKFLOW_STORM_BATCHES", "4"))
 MOST_SECONDS = 30 * BATCHES
+CUT_OFF = "SELECT count(*) FROM {s}.step_events WHERE type = 'StepInterrupted'"
 KNOWN = ("was cut off without a recovery", "follows attempt", "was called more than once")
 """What the storm's checks say of attempts that were given back, and so have the same number again."""
+
+
+async def burst(engine, batch):
+    for name, execution_id in ids_of(batch):
+        await engine.enqueue(name, execution_id)
+
+
+async def until_told(worker, words):
+    async with asyncio.timeout(MOST_SECONDS):
+        while words not in worker.text():
+            await asyncio.sleep(0.02)  # another process is waited for
 
 
 @pytest.mark.timeout(240)
 def test_workers_that_are_told_to_end_all_the_time_lose_nothing_and_use_up_no_attempt(tmp_path, fleet, postgres_server):
     moments, url, codes = random.Random(SEED), postgres_server.url, []
+    bursts = itertools.count(1)
 
     def begin():
         fleet.begin(url, heartbeat=5_000, grace=moments.choice((0, 0, 10, 50)))
+
+    async def end_one():
+        worker = fleet.workers.pop(0)
+        if moments.random() < 0.7:  # the others may be told before they have begun to work
+            await until_told(worker, "Working on")
+        await asyncio.sleep(moments.uniform(0.02, 0.3))
+        worker.signal(signal.SIGTERM)
+        begin()
+        codes.append((await asyncio.to_thread(worker.wait), worker.text()))
 
     async def scenario():
         engine = make_engine(tmp_path)
         await engine.bare_store.make_queue()
         for _ in range(3):
             begin()
-        for number in range(ENDS):
-            if number % max(1, ENDS // BATCHES) == 0 and number < BATCHES * (ENDS // BATCHES):
-                for name, execution_id in ids_of(1 + number // (ENDS // BATCHES)):
-                    await engine.enqueue(name, execution_id)
-            await asyncio.sleep(moments.uniform(0.02, 0.3))
-            worker = fleet.workers.pop(0)
-            worker.signal(signal.SIGTERM)
-            begin()
-            codes.append((await asyncio.to_thread(worker.wait), worker.text()))
-        await to_rest(engine, BATCHES, MOST_SECONDS)
+        async with asyncio.timeout(MOST_SECONDS):
+            for number in range(ENDS):
+                if number % max(1, ENDS // BATCHES) == 0 and number < BATCHES * (ENDS // BATCHES):
+                    await burst(engine, batch := next(bursts))
+                await end_one()
+            while await engine.bare_store.fetch(CUT_OFF) == [(0,)]:  # as long as nobody was in the middle of a step
+                await burst(engine, batch := next(bursts))
+                await end_one()
+        await to_rest(engine, batch, MOST_SECONDS)
         await engine.aclose()
+        return batch
 
-    asyncio.run(scenario())
+    batches = asyncio.run(scenario())
     assert fleet.end() == [0, 0, 0]
     assert [text for code, text in codes if code not in {0, -signal.SIGTERM}] == []
     assert [text for _, text in codes if "Traceback" in text or " ERROR " in text] == []
-    counts = fleet.checked(url, BATCHES)
+    counts = fleet.checked(url, batches)
     assert [sentence for sentence in counts.violations if not any(known in sentence for known in KNOWN)] == []
     assert counts.statuses == {"completed": counts.executions}
     assert fleet.deaths(url) == []
@@ -73,16 +96,10 @@ def begin_held(tmp_path, fleet):
     return begin
 
 
-async def told(worker, text):
-    async with asyncio.timeout(MOST_SECONDS):
-        while text not in worker.text():
-            await asyncio.sleep(0.02)  # another process is waited for
-
-
 async def stop_twice(worker, number):
     """Send a worker a signal, and another one when it has told that it stops; return its exit code."""
     worker.signal(number)
-    await told(worker, "Stopping")
+    await until_told(worker, "Stopping")
     worker.signal(number)
     return await asyncio.to_thread(worker.wait)
 
@@ -113,7 +130,7 @@ def test_a_second_signal_stops_a_worker_whose_database_is_away(tmp_path, fleet, 
         async with held_app.make_engine(tmp_path) as engine:
             worker = await begin_held(engine, proxy.url)
             proxy.close()
-            await told(worker, "The database is away")
+            await until_told(worker, "The database is away")
             assert await stop_twice(worker, signal.SIGTERM) == 143
             assert " ERROR " not in worker.text()
             fleet.workers.clear()
