@@ -95,7 +95,7 @@ startup: $(VENV)/.dev ## Measure how long imports, commands and pytest take to s
 
 mutants: $(VENV)/.dev ## Change one module in hundreds of ways, and count the changes that fast tests find: MODULE=step
 	@$(BIN)/python -c 'import mutmut' 2>/dev/null || $(PIP) install --quiet "mutmut>=3.8"
-	$(BIN)/python tests/mutation/run.py $(MODULE) $(if $(SAMPLE),--sample $(SAMPLE))
+	$(BIN)/python tests/mutation/run.py $(MODULE) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED))
 
 clean: ## Remove the virtual environment and all caches; .workflow stays
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks mutants dist build

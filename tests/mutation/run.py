@@ -68,11 +68,12 @@ def try_mutants(names: list[str], report: Path, budget_s: float, words: list[str
     options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
     report.parent.mkdir(exist_ok=True)
     order = report.with_suffix(".order")
-    order.write_text(json.dumps({"names": names, "report": str(report), "budget_s": budget_s, "words": words}))
+    tried = report.with_suffix(".tried")
+    order.write_text(json.dumps({"names": names, "report": str(tried), "budget_s": budget_s, "words": words}))
     arguments = ["--rootdir=.", "-q", "-ptests.mutation.forked", *options["pytest_add_cli_args"]]
     arguments += options["pytest_add_cli_args_test_selection"]
     at_low_priority(sys.executable, "-m", "pytest", *arguments, cwd=MUTANTS, MUTANTS_TO_TRY=str(order))
-    outcomes: dict[str, dict[str, str]] = json.loads(report.read_text())
+    outcomes: dict[str, dict[str, str]] = json.loads(tried.read_text())
     return outcomes
 
 

@@ -1,10 +1,10 @@
-"""What an engine is given at a start, and how it ends under executions that still run."""
+"""What an engine takes and refuses at a start, and how it ends under executions that still run."""
 
 import asyncio
 
 import pytest
 
-from workflow_core import RetryConfig
+from workflow_core import InvalidStateError, RetryConfig, ValidationError, WorkflowNotFoundError
 
 
 def test_a_start_may_bring_its_own_retries(machine, clock):
@@ -69,3 +69,108 @@ def test_executions_of_an_engine_that_is_abandoned_meet_what_they_are_told(machi
     death = Death()
     asyncio.run(main())
     assert seen == [death]
+
+
+def test_an_event_loop_is_needed_and_trio_is_none(machine):
+    with pytest.raises(InvalidStateError) as caught:
+        machine.boot().check_event_loop()
+    assert str(caught.value) == (
+        "Workflows run in asyncio's event loop, and none runs here; trio is not supported: with anyio, use its asyncio "
+        "backend"
+    )
+
+
+def test_run_refuses_to_block_an_event_loop(machine):
+    async def main():
+        machine.boot().run("w")
+
+    with pytest.raises(InvalidStateError) as caught:
+        asyncio.run(main())
+    assert str(caught.value) == "run() cannot be called from asynchronous code: await start() instead"
+
+
+def test_run_takes_what_start_takes(machine, clock):
+    @machine.define("w")
+    async def flow(ctx):
+        def broken():
+            raise ValueError("no")
+
+        if ctx.input == "late":
+            await asyncio.Event().wait()
+        if ctx.input == "full":
+            raise MemoryError("full")
+        await ctx.step("s", broken)
+
+    def run(execution_id, given, **options):
+        async def main():
+            begun = asyncio.ensure_future(engine.start_and_wait("w", execution_id, given, **options))
+            return await clock.finish(begun)
+
+        return asyncio.run(main())
+
+    engine = machine.boot()
+    assert run("one", {"a": 1}, retry_config={"max_attempts": 2, "backoff_ms": 0}).steps["s"].attempt == 2
+    assert engine.run("w", "two", "given", {"max_attempts": 1}).input == "given"
+    assert engine.run("w", "two", "given").steps["s"].attempt == 1
+    assert engine.run("w", "three", "full", None, {"enable_auto_restart": False}).status == "panicked"
+    assert run("four", "late", timeout_ms=50).error.type == "WorkflowTimeoutError"
+
+
+def test_a_workflow_that_is_not_defined_is_told_with_those_that_are(machine):
+    async def start(name):
+        await machine.boot().start(name)
+
+    machine.define("one")(lambda ctx: 1)
+    with pytest.raises(WorkflowNotFoundError) as caught:
+        asyncio.run(start("none"))
+    assert str(caught.value) == (
+        'No workflow "none" is defined in this process (defined: one); import the module that defines it'
+    )
+    for name in ("", 5):
+        with pytest.raises(ValidationError) as caught:
+            asyncio.run(start(name))
+        assert str(caught.value) == f"A workflow name must be a non-empty string, not {name!r}"
+
+
+def test_a_definition_is_of_the_first_version_unless_it_says_so(machine):
+    engine = machine.boot()
+    engine.define("function", lambda ctx: 1)
+
+    @engine.define("decorated", description="told", version="2.0.0", retry_config={"max_attempts": 2})
+    async def decorated(ctx):
+        """Not this line."""
+
+    assert engine.definition("function").version == "1.0.0"
+    found = engine.definition("decorated")
+    assert (found.version, found.description, found.retry_config.max_attempts) == ("2.0.0", "told", 2)
+
+
+def test_one_database_is_no_runtime_directory_to_back_up(machine, tmp_path):
+    engine = machine.boot()
+    with pytest.raises(InvalidStateError) as caught:
+        asyncio.run(engine.backup(tmp_path / "copy"))
+    assert str(caught.value) == (
+        "Only a runtime directory can be backed up, and the store of this engine is one database "
+        f"({engine.store.location()}); copy that with pg_dump, or SQLite's with the backup() of Python's sqlite3"
+    )
+    assert repr(engine) == f"<WorkflowEngine on {engine.store.location()}>"
+
+
+def test_no_engine_is_closed_inside_its_own_workflow(machine, clock):
+    @machine.define("w")
+    async def flow(ctx):
+        with pytest.raises(InvalidStateError) as caught:
+            await engine.aclose()
+        return str(caught.value)
+
+    engine = machine.boot()
+    assert asyncio.run(clock.finish(engine.start_and_wait("w", "e"))).output == (
+        "aclose() cannot be awaited inside a workflow: it waits for the workflows to stop"
+    )
+
+
+def test_an_engine_that_writes_no_log_has_none_to_complete(machine, clock):
+    machine.define("w")(lambda ctx: 1)
+    engine = machine.boot()
+    asyncio.run(clock.finish(engine.start_and_wait("w", "e")))
+    assert asyncio.run(engine.complete_log("e")) == 0
