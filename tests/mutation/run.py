@@ -97,8 +97,10 @@ def main() -> None:
     parser.add_argument("--survivors", action="store_true", help="only those that survived when they were last tried")
     parser.add_argument("--budget", type=float, default=30.0, help="seconds of tests for a mutant, the shortest first")
     parser.add_argument("--tests", nargs="*", default=[], help="parts of names: only tests that have one of them")
+    parser.add_argument("--made", action="store_true", help="nothing has changed since the mutants were made")
     given = parser.parse_args()
-    make_mutants()
+    if not given.made:
+        make_mutants()
     for module in given.modules:
         names = mutants_of(module)
         if not names:

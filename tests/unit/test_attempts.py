@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import sqlite3
-from datetime import date
 
 import pytest
 
@@ -18,7 +17,7 @@ from workflow_core import (
     WorkflowError,
     hookimpl,
 )
-from workflow_core.events import StepFailed, StepInterrupted, StepRetrying, StepStarted
+from workflow_core.events import StepCompleted, StepFailed, StepInterrupted, StepRetrying, StepStarted
 
 CIRCUIT = CircuitBreakerConfig(failure_threshold=1, reset_timeout_ms=1_000)
 
@@ -26,6 +25,12 @@ CIRCUIT = CircuitBreakerConfig(failure_threshold=1, reset_timeout_ms=1_000)
 @pytest.fixture(params=["sqlite", "directory"])
 def store_kind(request):
     return request.param
+
+
+@dataclasses.dataclass
+class Price:
+    amount: int
+    currency: str
 
 
 class Watcher:
@@ -86,6 +91,8 @@ def test_what_is_told_is_what_the_history_tells_also_after_a_crash(machine, cloc
     assert sorted(told, key=lambda event: event[1]["seq"]) == history
     assert [event.attempt for event in before.all(StepRetrying)] == [1]
     assert [(event.step_id, event.attempt) for event in after.all(StepFailed)] == [("lost", 1)]
+    handled = [(event.step_id, event.handled_by) for event in before.all(StepCompleted) if event.handled_by]
+    assert handled == [("handled", "on_error:ValueError")]
     (interrupted,), started = after.all(StepInterrupted), after.all(StepStarted)[0]
     assert (interrupted.attempt, started.attempt, started.seq) == (1, 2, interrupted.seq + 1)
 
@@ -200,16 +207,17 @@ def test_who_forces_a_circuit_is_told_the_attempt(machine):
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_steps_that_failed_before_a_crash_fail_again_each_with_its_own_error(machine, clock, kept):
-    """If the rows of the errors are gone, with the message that the step itself has."""
-    seen = []
+    """Also if a later version would try them once more; if the rows of the errors are gone, with the step's message."""
+    seen, attempts = [], [2, 2, 3, 3]
 
     async def flow(ctx):
         async def fail(text):
             raise ValueError(text)
 
         for name in ("one", "two"):
+            step = ctx.step(name, lambda name=name: fail(f"no {name}"))
             with pytest.raises(WorkflowError) as caught:
-                await ctx.step(name, lambda name=name: fail(f"no {name}")).with_retry(max_attempts=1)
+                await step.with_retry(max_attempts=attempts.pop(0), backoff_ms=0)
             seen.append(caught.value)
         await ctx.sleep("nap", 1_000)
 
@@ -228,15 +236,15 @@ def test_steps_that_failed_before_a_crash_fail_again_each_with_its_own_error(mac
     machine.define("w")(flow)
     assert asyncio.run(main()).status == "completed"
     before, again = seen[:2], seen[2:]
-    assert [(error.step_id, error.attempt) for error in again] == [("one", 1), ("two", 1)]
+    assert [(error.step_id, error.attempt) for error in again] == [("one", 2), ("two", 2)]
     assert [error.__cause__ for error in again] == [error.original_error for error in again]
     if kept:
         assert [str(error) for error in again] == [str(error) for error in before]
     else:
         originals = [error.original_error for error in again]
         assert [(str(error), error.step_id, error.attempt) for error in originals] == [
-            ("no one", "one", 1),
-            ("no two", "two", 1),
+            ("no one", "one", 2),
+            ("no two", "two", 2),
         ]
 
 
@@ -304,16 +312,62 @@ def test_a_panic_that_a_step_raises_by_itself_is_a_failed_attempt_of_it(machine)
     assert [event.step_id for event in watcher.all(StepFailed)] == ["s"]
 
 
-def test_a_result_is_read_as_what_the_step_says_it_returns(machine, clock):
+def test_a_result_is_read_as_what_the_step_says_it_returns(machine):
     seen = []
 
     async def flow(ctx):
-        seen.append(await ctx.step("day", lambda: date(2026, 1, 2), returns=date))
+        seen.append(await ctx.step("day", lambda: Price(5, "EUR"), returns=Price))
         await ctx.sleep("nap", 1_000)
 
     machine.define("w")(flow)
     asyncio.run(machine.interrupted(10))
-    assert seen == [date(2026, 1, 2)] * 2
+    assert seen == [Price(5, "EUR")] * 2
+
+
+def test_a_second_attempt_has_no_error_yet(machine):
+    seen = []
+
+    async def flow(ctx):
+        async def look():
+            if ctx.attempt == 1:
+                raise ValueError("no")
+            seen.append((await engine.get_status("e")).steps["s"])
+
+        await ctx.step("s", look).with_retry(backoff_ms=5)
+
+    engine = machine.boot()
+    run(machine, flow, engine)
+    assert (seen[0].status, seen[0].attempt, seen[0].error) == ("running", 2, None)
+
+
+def test_a_handler_that_fails_passes_its_error_on_to_catch(machine):
+    async def flow(ctx):
+        def fail(error, ctx):
+            raise KeyError(str(error))
+
+        return await ctx.step("s", broken).on_error({ValueError: fail}).catch(lambda error, ctx: repr(error))
+
+    watcher = Watcher()
+    assert run(machine, flow, machine.boot(plugins=[watcher])).output == "KeyError('no')"
+    assert [event.handled_by for event in watcher.all(StepCompleted)] == ["catch"]
+
+
+def test_a_probe_that_fails_opens_the_circuit_anew(machine, clock):
+    calls = []
+
+    async def flow(ctx):
+        def pay():
+            calls.append(clock.elapsed_ms)
+            raise ValueError("no")
+
+        await (
+            ctx.step("s", pay)
+            .with_retry(max_attempts=5, backoff_ms=1_000, exponential_backoff=False)
+            .with_circuit_breaker(1, 2_000)
+        )
+
+    run(machine, flow)
+    assert calls == [0, 2_000, 4_000]
 
 
 @pytest.mark.parametrize(
