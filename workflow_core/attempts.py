@@ -186,7 +186,6 @@ class StepRun(StepParts):
         execution.status_changed(status)
         record.status, record.result_data, record.handled_by = "completed", text, handled_by
         record.completed_at, record.completed_seq, record.error_message = at, seq, None
-        execution.last_errors.pop(record.step_id, None)
         changed = [] if change is None else self._circuit_asked(circuit, change.seq)
         if execution.observed or handled_by is not None:
             await self._emit_all([(StepCompleted(record.step_id, record.attempt, handled_by), seq)], at)
