@@ -554,3 +554,49 @@ def test_every_column_of_a_table():
         ["7", "+0.000s", "StepCompleted", "pay", "2"],
         [">", "8", "+1.500s", "ExecutionCompleted"],
     ]
+
+
+def test_a_part_knows_the_whole_and_its_title(history):
+    for part in (history[1:3], history.only(StepCompleted), history.of("charge")):
+        assert part.whole is history
+    assert history[1:3].title == history.only(StepCompleted).title == history.title
+    with pytest.raises(AssertionError, match="the history knows charge, settle, ship"):
+        history[:2].assert_attempts("chrage", 1)
+
+
+def test_an_order_asks_for_steps_that_completed_all(history):
+    with pytest.raises(AssertionError, match='step "pack" did not complete'):
+        history.assert_order("charge", "pack")
+
+
+def test_the_length_of_a_sleep_may_be_a_timedelta(history):
+    history.assert_slept("settle", timedelta(seconds=2))
+    with pytest.raises(AssertionError, match='sleep "settle" lasted 2000 ms, not 3000 ms'):
+        history.assert_slept("settle", timedelta(seconds=3))
+
+
+def test_any_panic_is_a_panic(workflow):
+    @workflow.define("w", panic_config={"enable_auto_restart": False})
+    async def flow(ctx):
+        raise MemoryError("full")
+
+    history = workflow.history(workflow.run("w", "e"))
+    history.assert_panicked()
+    with pytest.raises(AssertionError, match="did not panic by 'network'"):
+        history.assert_panicked("network")
+
+
+def test_a_table_shows_texts_in_quotes_and_numbers_as_they_are():
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    events = [
+        ExecutionStarted(at=at, seq=1),
+        StepFailed("1e5", 1, "ValueError", "no", at=at + timedelta(milliseconds=5), seq=2),
+        StepRetrying("1e5", 1, 1_000, at=at, seq=3),
+        ExecutionPanicked("network", step_id="1e5", at=at, seq=4),
+    ]
+    assert table(events).splitlines()[2:] == [
+        "    1    +0.000s  ExecutionStarted",
+        "    2    +0.005s  StepFailed         1e5     1          error='ValueError', message='no'",
+        "    3    +0.000s  StepRetrying       1e5     1          backoff_ms=1000",
+        "    4    +0.000s  ExecutionPanicked                     indicator='network'",
+    ]

@@ -1,10 +1,13 @@
 """What an engine takes and refuses at a start, and how it ends under executions that still run."""
 
 import asyncio
+import contextlib
 
 import pytest
 
-from workflow_core import InvalidStateError, RetryConfig, ValidationError, WorkflowNotFoundError
+from workflow_core import InvalidStateError, RetryConfig, ValidationError, WorkflowEngine, WorkflowNotFoundError
+from workflow_core.clock import to_epoch_ms
+from workflow_core.database.directory import DirectoryStore
 
 
 def test_a_start_may_bring_its_own_retries(machine, clock):
@@ -172,3 +175,146 @@ def test_an_engine_that_writes_no_log_has_none_to_complete(machine, clock):
     engine = machine.boot()
     asyncio.run(clock.finish(engine.start_and_wait("w", "e")))
     assert asyncio.run(engine.complete_log("e")) == 0
+
+
+def test_restarting_and_resuming_return_at_once_if_they_are_asked_to(machine, clock):
+    runs = []
+
+    @machine.define("w", panic_config={"enable_auto_restart": False})
+    async def flow(ctx):
+        runs.append(ctx.input)
+        if len(runs) == 1:
+            raise MemoryError("full")
+        await ctx.sleep("nap", 1_000)
+
+    async def main():
+        engine = machine.boot()
+        await clock.finish(engine.start_and_wait("w", "e"))
+        begun = await engine.restart("e", detach=True)
+        await clock.settle()
+        await machine.crash(engine)
+        engine = machine.boot()
+        resumed = await engine.resume("e", detach=True)
+        return begun.status, resumed.status, (await clock.finish(engine.wait("e"))).status
+
+    begun, resumed, ended = asyncio.run(main())
+    assert begun in {"running", "restarting"}
+    assert resumed in {"running", "sleeping"}
+    assert ended == "completed"
+
+
+def test_without_workers_what_is_enqueued_begins_here_with_all_that_it_was_given(machine, clock):
+    @machine.define("w")
+    async def flow(ctx):
+        def broken():
+            raise MemoryError("full") if ctx.input == "full" else ValueError("no")
+
+        if ctx.input == "late":
+            await asyncio.Event().wait()
+        await ctx.step("s", broken)
+
+    async def main():
+        engine = machine.boot()
+        begun = await engine.enqueue("w", "one", {"a": 1}, {"max_attempts": 2, "backoff_ms": 0})
+        await engine.enqueue("w", "two", "full", None, {"enable_auto_restart": False})
+        await engine.enqueue("w", "three", "late", timeout_ms=50)
+        again = await engine.enqueue("w", "one", {"a": 1})
+        ended = [await clock.finish(engine.wait(name)) for name in ("one", "two", "three")]
+        return begun, again, *ended, await engine.enqueue("w", "one", {"a": 1})
+
+    begun, again, one, two, three, stored = asyncio.run(main())
+    assert (begun.status, begun.input, again.status) == ("running", {"a": 1}, "running")
+    assert one.steps["s"].attempt == 2
+    assert two.status == "panicked"
+    assert three.error.type == "WorkflowTimeoutError"
+    assert stored == one
+
+
+def test_run_ends_what_takes_too_long(machine):
+    @machine.define("w")
+    async def flow(ctx):
+        await asyncio.Event().wait()
+
+    async def end():
+        while not machine.clock.timers:
+            await asyncio.sleep(0)
+        await machine.clock.advance(50)
+
+    async def start_and_wait(*arguments, **options):
+        ending = asyncio.ensure_future(end())
+        result = await begin(*arguments, **options)
+        await ending
+        return result
+
+    engine = machine.boot()
+    begin, engine.start_and_wait = engine.start_and_wait, start_and_wait
+    assert engine.run("w", timeout_ms=50).error.type == "WorkflowTimeoutError"
+
+
+def test_an_engine_that_is_closed_says_so(machine):
+    engine = machine.boot()
+    assert not engine.closed
+    engine.close()
+    assert engine.closed
+
+
+def test_cleaning_up_one_workflow_leaves_the_others(machine, clock):
+    async def main():
+        for name in ("one", "two"):
+            await clock.finish(engine.start_and_wait(name, name))
+        await clock.advance(10)
+        report = await clock.finish(engine.cleanup(5, workflow_name="one"))
+        return report.removed, [each.execution_id for each in await engine.list_executions()]
+
+    for name in ("one", "two"):
+        machine.define(name)(lambda ctx: 1)
+    engine = machine.boot()
+    assert asyncio.run(main()) == ({"one": 1}, ["two"])
+
+
+@pytest.mark.parametrize("batch", [0, 10_001])
+def test_a_size_of_a_batch_that_cannot_be_is_named(machine, batch):
+    async def main():
+        await machine.boot().cleanup(5, batch=batch)
+
+    with pytest.raises(ValidationError, match=r"^batch must be"):
+        asyncio.run(main())
+
+
+def test_a_definition_has_the_limits_that_it_is_given(machine):
+    engine = machine.boot()
+    engine.define("w", lambda ctx: 1, limits={"concurrency": 3})
+    assert engine.definition("w").limits.concurrency == 3
+
+
+def test_a_mirror_sees_the_same_workflows_configurations_and_processes(machine, make_sqlite_store):
+    engine = machine.boot()
+    engine.define("w", lambda ctx: 1)
+    engine.configure("w", environment="test")
+    mirror = engine.mirror(make_sqlite_store(), engine.settings)
+    assert mirror.definition("w") is engine.definition("w")
+    assert (mirror.configurations, mirror.secrets) == (engine.configurations, engine.secrets)
+    assert (mirror.codec, mirror.clock) == (engine.codec, engine.clock)
+    assert mirror.owner.host == engine.owner.host
+
+
+def test_an_engine_lets_go_of_what_rests_for_long_if_it_is_told_to(machine, clock):
+    engine, now_ms = machine.boot(), to_epoch_ms(clock.now())
+    assert not engine.parks_until(now_ms + 5_000)
+    engine.let_go_after(1_000)
+    assert [engine.parks_until(now_ms + rest_ms) for rest_ms in (999, 1_000)] == [False, True]
+
+
+def test_a_runtime_directory_that_is_given_has_its_configurations(tmp_path, clock):
+    async def main():
+        with contextlib.closing(WorkflowEngine(DirectoryStore(tmp_path), clock)) as engine:
+
+            @engine.define("w")
+            async def flow(ctx):
+                return ctx.config.variables["shop"]
+
+            return (await engine.start_and_wait("w")).output
+
+    (tmp_path / "workflows" / "w").mkdir(parents=True)
+    (tmp_path / "workflows" / "w" / "config.json").write_text('{"environment": "test", "variables": {"shop": "north"}}')
+    assert asyncio.run(main()) == "north"
