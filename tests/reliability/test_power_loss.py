@@ -232,7 +232,7 @@ def test_a_recorded_connection_answers_as_sqlite3_does(recorded):
     plain = sqlite3.connect(":memory:", isolation_level=None)
     script = [
         ("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT) WITHOUT ROWID", ()),
-        ("INSERT INTO t VALUES (?, ?), (?1 + 1, NULL)", (1, "x")),
+        ("INSERT INTO t VALUES (?, ?), (? + 1, NULL)", (1, "x", 1)),
         ("INSERT INTO t VALUES (1, 'y') ON CONFLICT DO NOTHING", ()),
         ("UPDATE t SET b = 'z' WHERE a > ?", (0,)),
         ("DELETE FROM t WHERE a = 7", ()),

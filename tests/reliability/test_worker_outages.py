@@ -106,12 +106,12 @@ def test_workers_wait_for_a_connection_when_the_server_takes_no_more(tmp_path, f
                 hogs.append(psycopg.connect(postgres_server.url, autocommit=True))
         await enqueue(engine, BATCHES)  # for so many at once the worker wants more connections than it has
         await until(lambda: "too many clients" in worker.text())
-        late = fleet.run(postgres_server.url, "worker")
-        assert late.wait() == 4
+        late = fleet.begin(postgres_server.url)
+        await until(lambda: "waits for the database, and begins when it can be used" in late.text())
         assert "too many clients already" in late.text()
-        assert "Traceback" not in late.text()
         while hogs:
             hogs.pop().close()
+        await until(lambda: "Working on" in late.text())
         await to_rest(engine, BATCHES, MOST_SECONDS)
         await engine.aclose()
 
@@ -120,10 +120,10 @@ def test_workers_wait_for_a_connection_when_the_server_takes_no_more(tmp_path, f
     finally:
         for hog in hogs:
             hog.close()
-    text = worker.text()
-    assert fleet.end() == [0]
+    texts = [each.text() for each in fleet.workers]
+    assert fleet.end() == [0, 0]
     assert fleet.checked(postgres_server.url, BATCHES).violations == []
-    assert "Traceback" not in text
+    assert [text for text in texts if "Traceback" in text] == []
 
 
 @pytest.mark.timeout(240)
