@@ -318,6 +318,7 @@ def test_everything_can_be_read_without_a_script(visit):
     page.get_by_label("Search ids and errors").fill("plain-1")
     page.get_by_role("button", name="Apply").click()
     page.get_by_role("link", name="plain-1").click()
+    page.wait_for_url("**/executions/plain-1")  # and for its style
     text = page.locator("main").inner_text()
     assert "in plain HTML" in text
     assert "workflow restart plain-1" in text
