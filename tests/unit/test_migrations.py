@@ -31,7 +31,7 @@ from workflow_core.database.sqlite import SQLiteStore
 from workflow_core.ownership import Owner
 
 RECORDED = Path(__file__).parents[1] / "fixtures" / "schema"
-VERSIONS = sorted(path.name for path in RECORDED.glob("v*"))
+VERSIONS = sorted(path.parent.name for path in RECORDED.glob("v*/single.db"))
 
 
 class Probe:
