@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from workflow_core.clock import Clock
-    from workflow_core.database.store import ExecutionRecord, WorkflowStore
+    from workflow_core.database.store import ExecutionRecord
     from workflow_core.execution import Execution
 
-__all__ = ["Recoveries", "deaths_in_a_row", "deaths_until", "in_peace", "interrupted_too_often", "load_deaths"]
+__all__ = ["Recoveries", "deaths_in_a_row", "deaths_until", "in_peace", "interrupted_too_often"]
 
 LOOP_GAP = timedelta(minutes=10)
 """Deaths further apart are no loop; longer than the waits of the usual supervisors between restarts."""
@@ -72,20 +72,14 @@ def deaths_in_a_row(recoveries: Recoveries, restart_at: int | None) -> int:
     return count
 
 
-async def load_deaths(store: WorkflowStore, record: ExecutionRecord, now: datetime) -> int:
-    """Read how many deaths in a row count against an execution that is about to be taken over.
+def deaths_until(now: datetime, recoveries: Recoveries, record: ExecutionRecord) -> int:
+    """Return how many deaths in a row count against an execution that is about to be taken over.
 
     Args:
-        store: Where it lies.
-        record: What is known of it.
         now: The engine's time; the last death is now, or was not long ago.
+        recoveries: Its recoveries.
+        record: What is known of it.
     """
-    recoveries = await store.load_recoveries(record.workflow_name, record.execution_id)
-    return deaths_until(now, recoveries, record)
-
-
-def deaths_until(now: datetime, recoveries: Recoveries, record: ExecutionRecord) -> int:
-    """Return how many deaths in a row count against an execution that is about to be taken over; see `load_deaths`."""
     if not recoveries.moments or now - recoveries.moments[-1] >= LOOP_GAP:
         return 0
     return deaths_in_a_row(recoveries, record.restart_at)

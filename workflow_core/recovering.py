@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from workflow_core.clock import to_epoch_ms
-from workflow_core.crash_loops import deaths_until, in_peace, interrupted_too_often, load_deaths
+from workflow_core.crash_loops import deaths_until, in_peace, interrupted_too_often
 from workflow_core.database.store import HistoryEnd
 from workflow_core.errors import LeaseLostError, StorageError, WorkflowCoreError
 from workflow_core.events import ExecutionRecovered, ExecutionStarted
@@ -205,7 +205,7 @@ class Recovery:
             whole = await workflow.load_whole(found.workflow_name, found.execution_id)
             if whole is None or whole.record.fencing_token != found.fencing_token:  # it was removed, or changed hands
                 return False
-            if not waits and (deaths := self._deaths_in(whole)):
+            if not waits and (deaths := await self._deaths_of(whole.record, whole)):
                 suspects.append((deaths, whole.record))
                 return False
             await self.take_over(whole.record, whole)
@@ -257,7 +257,7 @@ class Recovery:
 
     async def _taken_over(self, record: ExecutionRecord, whole: WholeExecution | None = None) -> Active:
         execution = await revive(self._engine, record, whole=whole)
-        deaths = await self._deaths_of(record) if whole is None else self._deaths_in(whole)
+        deaths = await self._deaths_of(record, whole)
         seq, at = execution.next_seq(), self._engine.clock.now()
         lease = await execution.store.execution_recovered(
             execution.lease, self._engine.owner, self._engine.lease_expiry(), seq, at
@@ -273,14 +273,12 @@ class Recovery:
         execution.opens_with(ExecutionRecovered(), place.seq, place.at)
         return self._engine.launch(execution)
 
-    def _deaths_in(self, whole: WholeExecution) -> int:
-        """Return how many deaths of processes count against an execution that was read as a whole."""
-        if self._engine.settings.max_recoveries is None or whole.record.owner_id is None:
-            return 0
-        return deaths_until(self._engine.clock.now(), whole.recoveries, whole.record)
-
-    async def _deaths_of(self, record: ExecutionRecord) -> int:
+    async def _deaths_of(self, record: ExecutionRecord, whole: WholeExecution | None) -> int:
         """Return how many deaths of processes count against an execution; see `workflow_core.crash_loops`."""
         if self._engine.settings.max_recoveries is None or record.owner_id is None:
             return 0
-        return await load_deaths(self._engine.store.workflow(record.workflow_name), record, self._engine.clock.now())
+        now = self._engine.clock.now()
+        if whole is not None:
+            return deaths_until(now, whole.recoveries, record)
+        store = self._engine.store.workflow(record.workflow_name)
+        return deaths_until(now, await store.load_recoveries(record.workflow_name, record.execution_id), record)
