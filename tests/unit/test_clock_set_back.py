@@ -127,13 +127,13 @@ def test_a_worker_whose_own_clock_is_set_back_looks_itself_for_the_dead(make_pos
                 clock.time -= timedelta(days=1)
             return NOW
 
-        async def sweep(manager, forgotten_seconds):
+        async def sweep(manager):
             assert len(known) >= 2
             swept.set()
 
         monkeypatch.setattr(worker._store, "mend_future", mend_future)
         monkeypatch.setattr(upkeep, "sweep", sweep)
-        task = asyncio.create_task(upkeep.heed_the_clock(worker._app.job_manager, 1))
+        task = asyncio.create_task(upkeep.heed_the_clock(worker._app.job_manager))
         await swept.wait()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from workflow_core.database.postgres.store import PostgresStore
     from workflow_core.engine import WorkflowEngine
 
-__all__ = ["FIRST", "FORGOTTEN_SECONDS", "OVERDUE", "SWEEP_TASK", "Upkeep"]
+__all__ = ["FIRST", "OVERDUE", "SWEEP_TASK", "Upkeep"]
 
 logger = logging.getLogger("workflow_core")
 
@@ -45,7 +45,7 @@ DELETE FROM procrastinate_jobs WHERE id IN (
 ) RETURNING id
 """
 
-FORGOTTEN_SECONDS: Final = 3_600
+_FORGOTTEN_SECONDS: Final = 3_600
 """For how long a worker that gives no sign of life is shown as lost; others run its executions long before."""
 
 _TICK_MS: Final = 1_000
@@ -83,6 +83,11 @@ class Upkeep:
         seconds = min(_LONGEST_SWEEP_SECONDS, max(1, self._settings.heartbeat_ms // 1_000))
         return f"* * * * * */{seconds}"
 
+    @property
+    def forgotten_seconds(self) -> float:
+        """For how long a worker that gives no sign of life is kept, in seconds."""
+        return max(_FORGOTTEN_SECONDS, self._settings.stalled_seconds)
+
     async def tick(self) -> None:
         """Queue what may go on as soon as it may, and stop what was cancelled elsewhere; without an end."""
         while True:
@@ -107,12 +112,12 @@ class Upkeep:
         self._told = str(error)
         logger.error("What sleeps, or waits for a limit, cannot be woken: %s", error)
 
-    async def sweep(self, manager: JobManager, forgotten_seconds: float) -> None:
+    async def sweep(self, manager: JobManager) -> None:
         """Let the jobs of workers that give no sign of life be fetched again, and those that have disappeared."""
         await self._connector.execute_query_all_async(OVERDUE, priority=FIRST, task=SWEEP_TASK)  # this one does for all
         for job in await manager.get_stalled_jobs(seconds_since_heartbeat=self._settings.stalled_seconds):
             await self._connector.put_back([job.id or 0], job.worker_id)
-        await manager.prune_stalled_workers(forgotten_seconds)
+        await manager.prune_stalled_workers(self.forgotten_seconds)
         await self._store.wake_due()
         await self._store.queue_orphans(_ORPHANED_MS)
         await self._store.admit_missed()
@@ -129,7 +134,7 @@ class Upkeep:
                     await self._connector.put_back(sorted(lost), worker_id)
                 suspects = unknown - suspects
 
-    async def heed_the_clock(self, manager: JobManager, forgotten_seconds: float) -> None:
+    async def heed_the_clock(self, manager: JobManager) -> None:
         """See with each heartbeat that a clock which is set back holds nothing up; without an end.
 
         While that of this machine is behind where it was, no job that sweeps is scheduled here.
@@ -142,5 +147,5 @@ class Upkeep:
                 latest = await self._store.mend_future(latest)
                 now = self._engine.clock.now()
                 if now < latest_here:
-                    await self.sweep(manager, forgotten_seconds)
+                    await self.sweep(manager)
                 latest_here = max(latest_here, now)

@@ -17,7 +17,7 @@ from workflow_core.clock import to_epoch_ms
 from workflow_core.cluster.connector import PatientConnector
 from workflow_core.cluster.settings import WorkerSettings
 from workflow_core.cluster.telling import Teller
-from workflow_core.cluster.upkeep import FIRST, FORGOTTEN_SECONDS, SWEEP_TASK, Upkeep
+from workflow_core.cluster.upkeep import FIRST, SWEEP_TASK, Upkeep
 from workflow_core.cluster.waiting import done_patiently
 from workflow_core.database.dispatch import dispatching
 from workflow_core.database.postgres.dispatch_schema import RUN_TASK
@@ -81,8 +81,13 @@ async def _briefly(work: Coroutine[Any, Any, None]) -> None:
     """Do something that the end of a worker does not depend on, as far as the database can be used."""
     task = asyncio.ensure_future(work)
     await asyncio.wait([task], timeout=_LEAVING_SECONDS)
+    _mark_as_seen(task)
+
+
+def _mark_as_seen(task: asyncio.Future[Any]) -> None:
+    """Let asyncio not tell of the error of a task that nobody waits for any more."""
     if task.done() and not task.cancelled():
-        task.exception()  # marks it as seen
+        task.exception()
 
 
 class Worker:
@@ -102,7 +107,6 @@ class Worker:
         for queue in self.settings.queues:
             validated_queue(queue)
         self._store = dispatching_store(engine)
-        self._forgotten_seconds = max(FORGOTTEN_SECONDS, self.settings.stalled_seconds)
         self._parking = engine.let_go_after(self.settings.rest_ms)
         self._worker_id: int | None = None
         self._jobs: set[asyncio.Task[Any]] = set()
@@ -122,7 +126,7 @@ class Worker:
             delete_jobs="always",
             install_signal_handlers=False,
             update_heartbeat_interval=self.settings.heartbeat_ms / 1_000,
-            stalled_worker_timeout=self._forgotten_seconds,
+            stalled_worker_timeout=self._upkeep.forgotten_seconds,
         )
 
     async def run(self, stop: asyncio.Event, when_ready: Callable[[], None] = lambda: None) -> None:
@@ -214,10 +218,7 @@ class Worker:
         return [
             asyncio.create_task(self._upkeep.tick(), name="workflow worker's wakes"),
             asyncio.create_task(self._upkeep.look_for_lost_jobs(self._worker_id), name="workflow worker's lost jobs"),
-            asyncio.create_task(
-                self._upkeep.heed_the_clock(self._app.job_manager, self._forgotten_seconds),
-                name="workflow worker's clock",
-            ),
+            asyncio.create_task(self._upkeep.heed_the_clock(self._app.job_manager), name="workflow worker's clock"),
         ]
 
     async def _leave(self) -> None:
@@ -282,8 +283,7 @@ class Worker:
         await asyncio.wait([run], timeout=_LEAVING_SECONDS if self._is_cut_off else None)
         await asyncio.wait(others, timeout=_LEAVING_SECONDS)
         for task in (run, *others):
-            if task.done() and not task.cancelled():
-                task.exception()  # marks it as seen
+            _mark_as_seen(task)
         if self._worker_id is not None:
             await _briefly(self._store.worker_left(self._worker_id))
 
@@ -300,7 +300,7 @@ class Worker:
         @app.task(name=SWEEP_TASK, queue=MAINTENANCE_QUEUE, priority=FIRST)
         async def sweep(timestamp: int) -> None:
             del timestamp
-            await self._upkeep.sweep(app.job_manager, self._forgotten_seconds)
+            await self._upkeep.sweep(app.job_manager)
 
         return app
 
