@@ -8,7 +8,8 @@ import pytest
 from workflow_core import Settings, WorkflowEngine
 from workflow_core.database.dispatch import QueueState
 from workflow_core.limits import Limits
-from workflow_core.server.dashboard.bars import QUEUE_PARTS, queue_bar
+from workflow_core.server.dashboard.bars import queue_bar
+from workflow_core.views.cluster import QUEUE_PARTS
 
 from .conftest import serving
 from .test_dashboard_pages import Reading, read

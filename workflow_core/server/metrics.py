@@ -16,7 +16,7 @@ from workflow_core import events
 from workflow_core.hookspecs import hookimpl
 from workflow_core.summaries import EXECUTION_STATUSES
 from workflow_core.views.circuits import read_circuits
-from workflow_core.views.cluster import ClusterView, read_cluster
+from workflow_core.views.cluster import QUEUE_PARTS, ClusterView, read_cluster
 from workflow_core.views.overviews import read_overviews
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _add_cluster(registry: CollectorRegistry, cluster: ClusterView) -> None:
         "workflow_worker_slots", "Executions that the workers alive can run at once.", ["state"], registry=registry
     )
     for queue in cluster.state.queues:
-        for state in ("ready", "running", "lost", "parked", "limited", "scheduled"):
+        for state in QUEUE_PARTS:
             executions.labels(queue.queue, state).set(getattr(queue, state))
         lag.labels(queue.queue).set(queue.lag_ms / 1_000)
         serving.labels(queue.queue).set(queue.workers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from workflow_core.database.dispatch import Dispatches
 from workflow_core.summaries import EXECUTION_STATUSES
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
     from workflow_core.models import ExecutionStatus
 
-__all__ = ["ClusterView", "host_name", "possible_statuses", "read_cluster"]
+__all__ = ["QUEUE_PARTS", "ClusterView", "host_name", "possible_statuses", "read_cluster"]
+
+QUEUE_PARTS: Final = ("running", "lost", "ready", "parked", "limited", "scheduled")
+"""What a queue holds, in the order in which it is shown: attributes of a `QueueState`."""
 
 
 @dataclass(frozen=True)

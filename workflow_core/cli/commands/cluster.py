@@ -10,7 +10,7 @@ from workflow_core.cli.invocation import Invocation, epilog_of, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
 from workflow_core.cli.texts import visible
 from workflow_core.database.dispatch import dispatching
-from workflow_core.views.cluster import ClusterView, host_name
+from workflow_core.views.cluster import QUEUE_PARTS, ClusterView, host_name
 from workflow_core.views.wording import took_text
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-_HELD: Final = ("running", "lost", "parked", "limited", "scheduled")
+_HELD: Final = tuple(part for part in QUEUE_PARTS if part != "ready")
 _ALWAYS: Final = ("running", "parked", "limited")
 """What queues hold besides what is ready, and what is shown also where no queue holds any."""
 

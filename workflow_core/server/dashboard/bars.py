@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from workflow_core.report.markup import Markup, join, tag
+from workflow_core.views.cluster import QUEUE_PARTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from workflow_core.database.dispatch import QueueState
 
-__all__ = ["QUEUE_PARTS", "queue_bar", "slots_bar"]
-
-QUEUE_PARTS: Final = ("running", "lost", "ready", "parked", "limited", "scheduled")
-"""What a queue's bar shows, from left to right: attributes of a `QueueState`."""
+__all__ = ["queue_bar", "slots_bar"]
 
 _WIDTH: Final = 150
 _HEIGHT: Final = 10

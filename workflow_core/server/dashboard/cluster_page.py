@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from workflow_core.server.api.cluster import require_workers
-from workflow_core.server.dashboard.bars import QUEUE_PARTS, queue_bar, slots_bar
+from workflow_core.server.dashboard.bars import queue_bar, slots_bar
 from workflow_core.server.dashboard.rendering import engine_of, read, render
-from workflow_core.views.cluster import ClusterView
+from workflow_core.views.cluster import QUEUE_PARTS, ClusterView
 
 __all__ = ["router"]
 
