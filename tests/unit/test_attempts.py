@@ -7,6 +7,7 @@ import sqlite3
 
 import pytest
 
+from tests.unit.watching import Watcher, broken, run
 from workflow_core import (
     CircuitBreakerConfig,
     PanicError,
@@ -31,28 +32,6 @@ def store_kind(request):
 class Price:
     amount: int
     currency: str
-
-
-class Watcher:
-    def __init__(self):
-        self.events = []
-
-    @hookimpl
-    def on_event(self, event):
-        self.events.append(event)
-
-    def all(self, kind):
-        return [event for event in self.events if type(event) is kind]
-
-
-async def broken():
-    raise ValueError("no")
-
-
-def run(machine, flow, engine=None, **options):
-    machine.define("w")(flow)
-    engine = engine or machine.boot()
-    return asyncio.run(machine.clock.finish(engine.start_and_wait("w", "e", **options)))
 
 
 def test_what_is_told_is_what_the_history_tells_also_after_a_crash(machine, clock):

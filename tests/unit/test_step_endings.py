@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from tests.unit.watching import Watcher, broken, run
 from workflow_core import (
     CircuitBreakerConfig,
     CircuitOpenError,
@@ -13,34 +14,10 @@ from workflow_core import (
     RetryLaterError,
     UnstorableResultError,
     WorkflowError,
-    hookimpl,
 )
 from workflow_core.events import CircuitHalfOpened, StepSkipped, StepStarted
 
 CIRCUIT = CircuitBreakerConfig(failure_threshold=1, reset_timeout_ms=1_000)
-
-
-class Watcher:
-    def __init__(self):
-        self.events = []
-
-    @hookimpl
-    def on_event(self, event):
-        self.events.append(event)
-
-    def only(self, kind):
-        (event,) = (event for event in self.events if type(event) is kind)
-        return event
-
-
-async def broken():
-    raise ValueError("no")
-
-
-def run(machine, flow, engine=None, **options):
-    machine.define("w")(flow)
-    engine = engine or machine.boot()
-    return asyncio.run(machine.clock.finish(engine.start_and_wait("w", "e", **options)))
 
 
 def circuit(engine):
