@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from workflow_core import circuit_breaker
 from workflow_core.clock import to_epoch_ms
 from workflow_core.current_step import current_step
-from workflow_core.database.store import CircuitChange
+from workflow_core.database.store import CIRCUIT_IS_OPEN, CircuitChange
 from workflow_core.errors import (
     CircuitOpenError,
     PanicError,
@@ -98,9 +98,7 @@ class StepRun(StepParts):
         attempt = record.attempt + 1
         refused = builder._circuit is not None and not await self._admitted(builder._circuit, attempt)
         if refused and builder._on_open is not None:
-            await execution.store.step_refused(execution.lease, record, attempt, execution.now())
-            record.attempt, record.status, record.stored = attempt, "pending", True
-            record.error_message = "the circuit is open"
+            await self._refuse(attempt)
             return await self._skip()
         await self._start(attempt)
         if refused:
@@ -121,7 +119,7 @@ class StepRun(StepParts):
 
     async def _start(self, attempt: int) -> None:
         execution, record = self.execution, self.record
-        cut_off = record.stored and record.status == "running" and record.started_seq is not None
+        cut_off = record.was_cut_off
         seq = execution.next_seq()
         earlier_attempt, earlier_seq = record.attempt, seq
         at = execution.now()
@@ -302,6 +300,17 @@ class StepRun(StepParts):
         allowed, before, after = await execution.store.circuit_admitted(execution.lease, record.step_id, ask, seq, at)
         await self._emit_all(self._circuit_asked((before, after), seq), at)
         return allowed
+
+    async def _refuse(self, attempt: int) -> None:
+        """Record that the circuit lets an attempt not run; its ``on_open`` handler is to answer."""
+        execution, record = self.execution, self.record
+        earlier_attempt, at = record.attempt, execution.now()
+        seq = execution.next_seq() if record.was_cut_off else None
+        await execution.store.step_refused(execution.lease, record, attempt, seq, at)
+        record.attempt, record.status, record.stored = attempt, "pending", True
+        record.started_seq, record.error_message = None, CIRCUIT_IS_OPEN
+        if seq is not None and execution.watched:
+            await execution.emit(StepInterrupted(record.step_id, earlier_attempt), seq, at)
 
     async def _skip(self) -> tuple[bool, Any]:
         """Answer an open circuit by ``on_open``."""

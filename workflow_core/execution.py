@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterator
     from datetime import datetime
 
-    from workflow_core.database.store import ErrorRecord, ExecutionRecord, Lease, StepRecord, WorkflowStore
+    from workflow_core.database.store import ErrorRecord, ExecutionRecord, HistoryEnd, Lease, StepRecord, WorkflowStore
     from workflow_core.definition import Definition
     from workflow_core.engine import WorkflowEngine
     from workflow_core.events import Event
@@ -64,7 +64,7 @@ class Execution:
         panic_config: Its panic configuration.
         input_value: Its input.
         steps: Its steps so far.
-        seq: The highest position in its history.
+        end: Where its history ends.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Execution:
         panic_config: PanicConfig,
         input_value: object,
         steps: dict[str, StepRecord],
-        seq: int,
+        end: HistoryEnd,
     ) -> None:
         self.engine = engine
         self.now: Callable[[], datetime] = engine.clock.now
@@ -121,7 +121,9 @@ class Execution:
         self.is_let_go = False
         self._waiting: dict[int, str] = {}
         self._moments: dict[int, int] = {}
-        self._seq = self._first_seq = seq
+        self.changes_read = end.changes
+        self._seq = self._first_seq = end.seq
+        self.not_before(end.at)
 
     def __str__(self) -> str:
         return f'workflow "{self.definition.name}", execution "{self.execution_id}"'

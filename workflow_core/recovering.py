@@ -262,8 +262,8 @@ class Recovery:
         lease = await execution.store.execution_recovered(
             execution.lease, self._engine.owner, self._engine.lease_expiry(), seq, at
         )
-        place = lease.recovered or HistoryEnd(seq, at)
-        if place.seq != seq:  # its last owner lives, and has written since this was read
+        place = lease.recovered or HistoryEnd(seq, at, execution.changes_read)
+        if (place.seq, place.changes) != (seq, execution.changes_read):  # its last owner lives, and wrote meanwhile
             record = await load_record(self._engine, record.execution_id)
             execution = await revive(self._engine, record)
         status: ExecutionStatus = record.status if record.status in {"sleeping", "panicked"} else "running"

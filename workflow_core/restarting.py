@@ -51,9 +51,8 @@ async def restarted(execution: Execution, *, by_hand: bool = False) -> Execution
         execution.panic_config,
         execution.codec.decode(record.input_data, execution.definition.input_type, f"the input of {execution}"),
         steps,
-        end.seq,
+        end,
     )
-    again.not_before(end.at)
     again.opens_with(ExecutionRestarted(attempt), end.seq, end.at)
     again.run_began_at = end.at
     again.has_failed = execution.has_failed or execution.status == "failed"

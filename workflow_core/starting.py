@@ -14,7 +14,7 @@ import pydantic_core
 from workflow_core.arguments import validated_id, validated_priority, validated_queue
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.dispatch import Dispatch
-from workflow_core.database.store import ExecutionRecord, Lease, NewExecution
+from workflow_core.database.store import ExecutionRecord, HistoryEnd, Lease, NewExecution
 from workflow_core.definition import configured, validated
 from workflow_core.errors import ExecutionConflictError, ExecutionNotFoundError
 from workflow_core.execution import Execution
@@ -209,7 +209,8 @@ class Starting:
             return existing
         record = _record_of(new, at, "running", self._engine.owner.owner_id)
         lease = Lease(definition.name, order.execution_id, new.fencing_token)
-        execution = Execution(self._engine, definition, record, lease, order.retry, order.panic, order.value, {}, 1)
+        end = HistoryEnd(1, at)
+        execution = Execution(self._engine, definition, record, lease, order.retry, order.panic, order.value, {}, end)
         execution.opens_with(execution.begun_by, 1, at)
         return self._engine.launch(execution)
 

@@ -96,9 +96,8 @@ async def revive(
             record.input_data, definition.input_type, f'the input of execution "{record.execution_id}"'
         ),
         steps,
-        end.seq,
+        end,
     )
-    execution.not_before(end.at)
     execution.last_errors = _last_errors(errors)
     if record.restart_attempt > 1 and engine.extensions.wraps_runs:
         await _look_back(engine, execution)

@@ -28,7 +28,7 @@ def moments(events):
 
 async def recover(store, lease):
     taken = await store.execution_recovered(lease, OTHER, None, 3, EARLIER)
-    assert taken.recovered == (4, LATER)
+    assert taken.recovered[:2] == (4, LATER)
 
 
 async def restart(store, lease):
@@ -53,7 +53,7 @@ def test_who_takes_an_execution_from_another_one_is_not_before_what_that_one_wro
         events = await store.load_events("w", "e")
         assert moments(events) == sorted(moments(events))
         assert events[-1].at == LATER
-        assert (await store.load_steps("w", "e"))[1] == (events[-1].seq, LATER)
+        assert (await store.load_steps("w", "e"))[1][:2] == (events[-1].seq, LATER)
         store.close()
 
     asyncio.run(scenario())

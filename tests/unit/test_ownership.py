@@ -10,12 +10,14 @@ import pytest
 
 from pytest_workflow import VirtualClock
 from tests.unit.conftest import every_store_kind
-from workflow_core import PanicConfig, Settings, WorkflowEngine
+from tests.unit.watching import Watcher
+from workflow_core import CircuitBreakerConfig, PanicConfig, RetryConfig, Settings, WorkflowEngine
 from workflow_core.ownership import Owner, SystemProcessProbe
 
 store_kind = every_store_kind
 
 PROBE = SystemProcessProbe()
+CIRCUIT = CircuitBreakerConfig(failure_threshold=9, reset_timeout_ms=3_600_000)
 
 
 def test_this_process_lives_and_its_predecessor_of_the_same_number_does_not():
@@ -273,6 +275,94 @@ def test_what_the_last_owner_writes_while_it_is_taken_over_is_not_done_again(two
     assert calls == [("a", True), ("b", True), ("b", False)]
     assert [event.seq for event in events] == list(range(1, len(events) + 1))
     assert [event.at for event in events] == sorted(event.at for event in events)
+
+
+def test_a_refusal_by_the_last_owner_while_it_is_taken_over_is_seen(two_machines, clock):
+    """It takes no position in the history, so nothing else tells of it."""
+    one, two = two_machines
+    called = []
+
+    def define(engine):
+        async def unavailable():
+            called.append((engine is one, "s"))
+            raise ConnectionError
+
+        async def queued(ctx):
+            called.append((engine is one, "on_open"))
+            if engine is one:
+                await asyncio.Event().wait()
+            return "queued"
+
+        @engine.define("v", retry_config=RetryConfig(backoff_ms=31_000))
+        async def flow(ctx):
+            return await ctx.step("s", unavailable).with_circuit_breaker(9, 3_600_000, on_open=queued)
+
+    async def main():
+        await one.start("v", "e", detach=True)
+        while not called:
+            await clock.advance(1)
+        await one.set_circuit("v", "s", "open", CIRCUIT)
+        one._leases.renewal.cancel()
+        await clock.advance(30_000)
+        take = two.bare_store.execution_recovered
+
+        async def while_the_other_writes(*arguments):
+            while (True, "on_open") not in called:
+                await clock.advance(100)
+            await two.set_circuit("v", "s", "closed", CIRCUIT)
+            return await take(*arguments)
+
+        two.bare_store.execution_recovered = while_the_other_writes
+        assert await two.recover() == ["e"]
+        result = await clock.finish(two.wait("e"))
+        events = await two.history("e")
+        await asyncio.gather(*one.abandon(), return_exceptions=True)
+        await two.aclose()
+        return result, events
+
+    for engine in two_machines:
+        define(engine)
+    result, events = asyncio.run(main())
+    assert (result.output, result.steps["s"].attempt) == ("queued", 2)
+    assert called == [(True, "s"), (True, "on_open"), (False, "on_open")]
+    assert [event.attempt for event in events if type(event).__name__ in {"StepStarted", "StepSkipped"}] == [1, 2]
+
+
+def test_an_attempt_that_was_cut_off_is_told_although_a_circuit_refuses_the_next_one(two_machines, clock):
+    one, two = two_machines
+
+    def define(engine):
+        async def unavailable():
+            begun.append("s")
+            await asyncio.Event().wait()
+
+        @engine.define("v")
+        async def flow(ctx):
+            return await ctx.step("s", unavailable).with_circuit_breaker(9, 3_600_000, on_open=lambda ctx: "queued")
+
+    async def main():
+        await one.start("v", "e", detach=True)
+        while not begun:
+            await clock.advance(1)
+        await asyncio.gather(*one.abandon(), return_exceptions=True)
+        await two.set_circuit("v", "s", "open", CIRCUIT)
+        await clock.advance(30_000)
+        assert await two.recover() == ["e"]
+        result = await clock.finish(two.wait("e"))
+        events = await two.history("e")
+        await two.aclose()
+        return result, events
+
+    for engine in two_machines:
+        define(engine)
+    begun, watcher = [], Watcher()
+    two.register(watcher)
+    result, events = asyncio.run(main())
+    assert result.output == "queued"
+    told = [(type(event).__name__, getattr(event, "attempt", None)) for event in events if event.seq > 1]
+    assert told[:4] == [("StepStarted", 1), ("ExecutionRecovered", None), ("StepInterrupted", 1), ("StepSkipped", 2)]
+    assert [event.seq for event in events] == list(range(1, len(events) + 1))
+    assert watcher.events == events[2:]
 
 
 def test_a_renewal_that_crosses_a_restart_of_its_own_stops_nothing(two_machines, clock):

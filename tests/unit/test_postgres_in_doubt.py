@@ -135,8 +135,14 @@ ACTS = [
     Act(
         "step_refused",
         opened,
-        lambda s: s.step_refused(LEASE, StepRecord("s"), 1, LATER),
+        lambda s: s.step_refused(LEASE, StepRecord("s"), 1, None, LATER),
         lambda s: s.step_skipped(LEASE, step("pending", None), "1", 3, LATER),
+    ),
+    Act(
+        "step_refused",
+        running,
+        lambda s: s.step_refused(LEASE, step(), 2, 3, LATER),
+        lambda s: s.step_skipped(LEASE, step("pending", None), "1", 4, LATER),
     ),
     Act("step_skipped", started, lambda s: s.step_skipped(LEASE, StepRecord("s"), "1", 3, LATER)),
     Act(

@@ -69,7 +69,7 @@ def test_starting_an_id_again_returns_what_is_there(store):
         ),
         lambda store, lease, step: store.step_retrying(lease, step, 5, 5, 9, NOW),
         lambda store, lease, step: store.step_failed(lease, step, ErrorRecord("E", "m", None, None, 1, 0), True, NOW),
-        lambda store, lease, step: store.step_refused(lease, step, 1, NOW),
+        lambda store, lease, step: store.step_refused(lease, step, 1, None, NOW),
         lambda store, lease, step: store.step_skipped(lease, step, "1", 9, NOW),
         lambda store, lease, step: store.sleep_started(lease, StepRecord("z"), 5, 5, 9, NOW, None),
         lambda store, lease, step: store.sleep_completed(lease, step, 9, NOW, None),

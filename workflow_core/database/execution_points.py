@@ -306,4 +306,4 @@ class ExecutionPoints(WritableDatabase):
 def _behind(connection: sqlite3.Connection, lease: Lease, seq: int, at: datetime) -> HistoryEnd:
     """Return the place of an event by which an execution changes hands: behind all that is in its history."""
     end = parts.history_end(connection, lease.execution_id)
-    return HistoryEnd(max(seq, end.seq + 1), max(at, end.at))
+    return end._replace(seq=max(seq, end.seq + 1), at=max(at, end.at))

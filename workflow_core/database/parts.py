@@ -178,14 +178,17 @@ def log_event(
 def history_end(connection: sqlite3.Connection, execution_id: str) -> HistoryEnd:
     """Return where the history of an execution ends so far."""
     rows = connection.execute(
-        "SELECT 1, started_at FROM executions WHERE id = ?"
-        " UNION ALL SELECT max(seq), max(at) FROM event_log WHERE execution_id = ?"
+        "SELECT 1, started_at, 0 FROM executions WHERE id = ?"
+        " UNION ALL SELECT max(seq), max(at), 0 FROM event_log WHERE execution_id = ?"
         " UNION ALL SELECT max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))),"
-        " max(max(coalesce(started_at, ''), coalesce(completed_at, ''))) FROM steps WHERE execution_id = ?",
+        " max(max(coalesce(started_at, ''), coalesce(completed_at, ''))), count(*) + coalesce(sum(revision), 0)"
+        " FROM steps WHERE execution_id = ?",
         (execution_id, execution_id, execution_id),
     ).fetchall()
-    at = max((at for _, at in rows if at), default=None)
-    return HistoryEnd(max(seq or 1 for seq, _ in rows), EPOCH if at is None else datetime.fromisoformat(at))
+    at = max((at for _, at, _ in rows if at), default=None)
+    return HistoryEnd(
+        max(seq or 1 for seq, _, _ in rows), EPOCH if at is None else datetime.fromisoformat(at), rows[-1][2]
+    )
 
 
 def select_execution_row(connection: sqlite3.Connection, execution_id: str) -> tuple[Any, ...] | None:

@@ -71,15 +71,15 @@ class ReadableDatabase(Database):
     async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], HistoryEnd]:
         """Read the steps of an execution, and the end of its history."""
         del workflow_name
+        with self.reading() as connection:  # before the steps, so what another process writes meanwhile is noticed
+            end = history_end(connection, execution_id)
         rows = self.select(
             "SELECT step_id, kind, status, attempt, started_at, completed_at, result_data, error_message, handled_by,"
             " next_attempt_at, wake_time, duration_ms, started_seq, completed_seq FROM steps WHERE execution_id = ?"
             " ORDER BY created_at, coalesce(started_seq, completed_seq)",
             (execution_id,),
         )
-        steps = {row[0]: step_record(row) for row in rows}
-        with self.reading() as connection:
-            return steps, history_end(connection, execution_id)
+        return {row[0]: step_record(row) for row in rows}, end
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None

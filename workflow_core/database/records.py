@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABANDONED",
+    "CIRCUIT_IS_OPEN",
     "UNFINISHED_STEPS",
     "CircuitChange",
     "ErrorRecord",
@@ -33,6 +34,9 @@ __all__ = [
 UNFINISHED_STEPS: frozenset[StepStatus] = frozenset({"pending", "running", "retrying", "sleeping"})
 """What a step cannot stay once its execution has ended."""
 
+CIRCUIT_IS_OPEN = "the circuit is open"
+"""Why a step waits for its ``on_open`` handler."""
+
 ABANDONED = "the execution ended without it"
 """The error of a step that was still unfinished when its execution ended."""
 
@@ -43,10 +47,13 @@ class HistoryEnd(NamedTuple):
     Attributes:
         seq: The highest position in it.
         at: The latest moment in it. What is written next is not before that, whatever the clock of its writer says.
+        changes: How often its steps were changed. Some changes take no position in a history, that a circuit refused an
+            attempt for example.
     """
 
     seq: int
     at: datetime
+    changes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +153,11 @@ class StepRecord:
     started_seq: int | None = None
     completed_seq: int | None = None
     stored: bool = False
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether an attempt of it began that nothing has ended: the process did, if another attempt begins."""
+        return self.status == "running" and self.started_seq is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from workflow_core.database import parts
 from workflow_core.database.parts import stored_json, stored_text
+from workflow_core.database.store import CIRCUIT_IS_OPEN
 from workflow_core.database.writing import WritableDatabase
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class StepPoints(WritableDatabase):
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
             place = seq
-            if step.status == "running" and step.started_seq is not None:
+            if step.was_cut_off:
                 place += parts.interrupt_step(connection, lease, step, seq, now)
             if step.stored:
                 connection.execute(
@@ -182,18 +183,23 @@ class StepPoints(WritableDatabase):
 
         await self._commit(write)
 
-    async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
+    async def step_refused(
+        self, lease: Lease, step: StepRecord, attempt: int, interrupted_seq: int | None, at: datetime
+    ) -> None:
         """Record that a step's circuit is open and its ``on_open`` handler begins."""
         now = stored_text(at)
 
         def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
+            if interrupted_seq is not None:
+                parts.interrupt_step(connection, lease, step, interrupted_seq, now)
             connection.execute(
                 "INSERT INTO steps (execution_id, step_id, status, attempt, error_message, created_at, updated_at)"
                 " VALUES (?, ?, 'pending', ?, ?, ?, ?) ON CONFLICT (execution_id, step_id) DO UPDATE SET"
                 " status = 'pending', attempt = excluded.attempt, error_message = excluded.error_message,"
-                " next_attempt_at = NULL, revision = revision + 1, updated_at = excluded.updated_at",
-                (lease.execution_id, step.step_id, attempt, "the circuit is open", now, now),
+                " started_seq = NULL, next_attempt_at = NULL, revision = revision + 1,"
+                " updated_at = excluded.updated_at",
+                (lease.execution_id, step.step_id, attempt, CIRCUIT_IS_OPEN, now, now),
             )
 
         await self._commit(write)

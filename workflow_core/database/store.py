@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from workflow_core.database.records import (
     ABANDONED,
+    CIRCUIT_IS_OPEN,
     UNFINISHED_STEPS,
     CircuitChange,
     ErrorRecord,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABANDONED",
+    "CIRCUIT_IS_OPEN",
     "DURABLE_POINTS",
     "UNFINISHED_STEPS",
     "HistoryEnd",
@@ -95,8 +97,9 @@ class WorkflowStore(Protocol):
         """Take an execution over that is not at rest; return the new lease. ``lease`` is what the taker saw.
 
         Of an execution that its process gave back, rather than died with, the history says ``released``. ``seq`` is
-        where the taker saw the end of the history; if its last owner lives and has written since, the recovery has a
-        later position. One that sleeps, or waits for its restart, does so afterwards; every other one runs.
+        where the taker saw the end of the history. If its last owner lives and has written since, the recovery has a
+        later position, or its steps have more changes. One that sleeps, or waits for its restart, does so afterwards;
+        every other one runs.
         """
 
     async def execution_completed(
@@ -196,8 +199,13 @@ class WorkflowStore(Protocol):
     ) -> None:
         """Record that a step failed for good; ``is_new`` if ``error`` is not that of its last attempt."""
 
-    async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
-        """Record that a step's circuit is open and its ``on_open`` handler begins."""
+    async def step_refused(
+        self, lease: Lease, step: StepRecord, attempt: int, interrupted_seq: int | None, at: datetime
+    ) -> None:
+        """Record that a step's circuit is open and its ``on_open`` handler begins.
+
+        ``interrupted_seq`` is where the history tells that the attempt before was cut off, if it was.
+        """
 
     async def step_skipped(
         self, lease: Lease, step: StepRecord, result_data: str | None, seq: int, at: datetime

@@ -14,7 +14,7 @@ import pydantic_core
 from workflow_core.database.parts import stored_json
 from workflow_core.database.postgres.groups import Kind
 from workflow_core.database.postgres.owners import OwnerPoints, owner_values
-from workflow_core.database.postgres.points import LAST_AT, LAST_SEQ, plain, utc
+from workflow_core.database.postgres.points import CHANGES, LAST_AT, LAST_SEQ, plain, utc
 from workflow_core.database.postgres.reading import EXECUTION_COLUMNS, execution_record
 from workflow_core.database.store import ABANDONED, HistoryEnd, Lease
 
@@ -131,10 +131,11 @@ _RECOVERED: Final = (
 )
 _RECOVERY_TOLD: Final = (
     "INSERT INTO {s}.event_log (execution_id, seq, type, at, data)"
-    f" VALUES (%(id)s, {_BEHIND}, 'ExecutionRecovered', {_NOT_BEFORE}, %(data)s::text) RETURNING seq, at"
+    f" VALUES (%(id)s, {_BEHIND}, 'ExecutionRecovered', {_NOT_BEFORE}, %(data)s::text) RETURNING seq, at, {CHANGES}"
 )
 _IS_RECOVERED: Final = (
-    "SELECT l.seq, l.at FROM {s}.executions e JOIN {s}.event_log l ON l.execution_id = e.id WHERE e.id = %(id)s"
+    f"SELECT l.seq, l.at, {CHANGES}"
+    " FROM {s}.executions e JOIN {s}.event_log l ON l.execution_id = e.id WHERE e.id = %(id)s"
     " AND e.fencing_token = %(token)s + 1 AND e.owner_id = %(owner)s AND e.updated_at = %(at)s"
     " AND l.type = 'ExecutionRecovered' AND l.at >= %(at)s ORDER BY l.seq DESC LIMIT 1"
 )
@@ -268,9 +269,11 @@ class ExecutionPoints(OwnerPoints):
         values = {**owner_values(owner, lease_expires_at), "seq": seq, "at": at}
         part = self._owner_part(owner, lease_expires_at)
         first = f"WITH {part}{_RECOVERED}"
-        told_seq, told_at = await self._change_hands(lease, first, _RECOVERY_TOLD, values, _IS_RECOVERED, _released)
+        told_seq, told_at, changes = await self._change_hands(
+            lease, first, _RECOVERY_TOLD, values, _IS_RECOVERED, _released
+        )
         self._note_owner(part, owner, lease_expires_at)
-        place = HistoryEnd(told_seq, utc(told_at))
+        place = HistoryEnd(told_seq, utc(told_at), changes)
         return Lease(lease.workflow_name, lease.execution_id, lease.fencing_token + 1, place)
 
     async def execution_completed(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from workflow_core.database.store import Lease
 
-__all__ = ["FENCE", "LAST_AT", "LAST_SEQ", "Points", "fence", "plain", "utc"]
+__all__ = ["CHANGES", "FENCE", "LAST_AT", "LAST_SEQ", "Points", "fence", "plain", "utc"]
 
 FENCE: Final = "fence AS (SELECT id FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s FOR SHARE)"
 """The execution's row, held until the end of the transaction, if the lease is good."""
@@ -53,6 +53,9 @@ LAST_AT: Final = (
     " (SELECT max(greatest(started_at, completed_at)) FROM {s}.steps WHERE execution_id = %(id)s))"
 )
 """The latest moment in the history of an execution."""
+
+CHANGES: Final = "(SELECT count(*) + coalesce(sum(revision), 0)::bigint FROM {s}.steps WHERE execution_id = %(id)s)"
+"""How often the steps of an execution were changed."""
 
 
 def fence(rest: str, status: object = None) -> str:

@@ -11,7 +11,7 @@ from workflow_core.clock import EPOCH
 from workflow_core.crash_loops import Recoveries
 from workflow_core.database import parts
 from workflow_core.database.postgres.listing import ListingStore
-from workflow_core.database.postgres.points import LAST_AT, LAST_SEQ, utc
+from workflow_core.database.postgres.points import CHANGES, LAST_AT, LAST_SEQ, utc
 from workflow_core.database.rows import events
 from workflow_core.database.store import (
     ErrorRecord,
@@ -39,7 +39,7 @@ _STEPS: Final = (
     " next_attempt_at, wake_time, duration_ms, started_seq, completed_seq FROM {s}.steps WHERE execution_id = %(id)s"
     " ORDER BY created_at, coalesce(started_seq, completed_seq)"
 )
-_END: Final = f"SELECT {LAST_SEQ}, {LAST_AT}"
+_END: Final = f"SELECT {LAST_SEQ}, {LAST_AT}, {CHANGES}"
 _EXECUTION: Final = f"SELECT {EXECUTION_COLUMNS} FROM {{s}}.executions e WHERE e.id = %(id)s"
 _ERRORS: Final = (
     "SELECT step_id, error_type, error_message, error_stack, error_data, attempt, timestamp FROM {s}.step_errors"
@@ -91,7 +91,7 @@ class ReadableStore(ListingStore):
     async def load_steps(self, workflow_name: str, execution_id: str) -> tuple[dict[str, StepRecord], HistoryEnd]:
         """Read the steps of an execution, and the end of its history."""
         del workflow_name
-        steps, (end,) = await self._fetch_all(execution_id, _STEPS, _END)
+        (end,), steps = await self._fetch_all(execution_id, _END, _STEPS)
         return _step_records(steps), _history_end(end)
 
     async def load_errors(
@@ -135,8 +135,8 @@ class ReadableStore(ListingStore):
     async def load_whole(self, workflow_name: str, execution_id: str) -> WholeExecution | None:
         """Read all that is needed to go on with an execution, by one round trip."""
         del workflow_name
-        found = await self._fetch_all(execution_id, _RECOVERED, _STEPS, _END, f"{_ERRORS} ORDER BY id", _EXECUTION)
-        recoveries, steps, (end,), errors, executions = found
+        found = await self._fetch_all(execution_id, _RECOVERED, _END, _STEPS, f"{_ERRORS} ORDER BY id", _EXECUTION)
+        recoveries, (end,), steps, errors, executions = found
         if not executions:
             return None
         return WholeExecution(
@@ -179,7 +179,7 @@ def _step_records(rows: Sequence[Sequence[Any]]) -> dict[str, StepRecord]:
 
 
 def _history_end(row: Sequence[Any]) -> HistoryEnd:
-    return HistoryEnd(row[0], EPOCH if row[1] is None else utc(row[1]))
+    return HistoryEnd(row[0], EPOCH if row[1] is None else utc(row[1]), row[2])
 
 
 def _error_records(rows: Sequence[Sequence[Any]]) -> list[tuple[str, ErrorRecord]]:

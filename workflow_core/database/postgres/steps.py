@@ -8,6 +8,7 @@ from workflow_core.database.parts import stored_json
 from workflow_core.database.postgres.circuits import CircuitPoints, with_circuit
 from workflow_core.database.postgres.groups import Kind
 from workflow_core.database.postgres.points import fence, plain
+from workflow_core.database.store import CIRCUIT_IS_OPEN
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -33,14 +34,23 @@ _BEGUN_TOGETHER: Final = Kind(
     " SELECT id, step, 'running', at, attempt, seq, at, at FROM fence ON CONFLICT DO NOTHING"
     " RETURNING execution_id, step_id",
 )
-_BEGUN_AGAIN: Final = (
+_INTERRUPTED: Final = (
     "old AS (SELECT st.attempt, st.started_at, st.started_seq FROM {s}.steps st JOIN fence"
     " ON st.execution_id = fence.id WHERE st.step_id = %(step)s AND st.attempt < %(attempt)s FOR NO KEY UPDATE OF st),"
+    " interrupted AS (SELECT * FROM old WHERE %(interrupted_seq)s::bigint IS NOT NULL),"
     " kept AS (INSERT INTO {s}.event_log (execution_id, seq, type, step_id, attempt, at)"
-    " SELECT %(id)s, started_seq, 'StepStarted', %(step)s, attempt, started_at FROM old"
-    " WHERE %(interrupted)s AND started_seq IS NOT NULL),"
+    " SELECT %(id)s, started_seq, 'StepStarted', %(step)s, attempt, started_at FROM interrupted"
+    " WHERE started_seq IS NOT NULL),"
     " told AS (INSERT INTO {s}.event_log (execution_id, seq, type, step_id, attempt, at)"
-    " SELECT %(id)s, %(seq)s - 1, 'StepInterrupted', %(step)s, attempt, %(at)s FROM old WHERE %(interrupted)s),"
+    " SELECT %(id)s, %(interrupted_seq)s::bigint, 'StepInterrupted', %(step)s, attempt, %(at)s FROM interrupted),"
+)
+"""The step before its next attempt, in ``old``, and what the history tells of one that was cut off.
+
+What changes the step has to read ``old`` as well: a row that the same statement has changed already cannot be locked.
+"""
+
+_BEGUN_AGAIN: Final = (
+    f"{_INTERRUPTED}"
     " written AS (UPDATE {s}.steps SET status = 'running', attempt = %(attempt)s, started_at = %(at)s,"
     f" started_seq = %(seq)s, next_attempt_at = NULL, error_message = NULL, {_CHANGED}"
     f" FROM old WHERE {_THIS} RETURNING 1)"
@@ -120,10 +130,13 @@ _FAILED: Final = (
 _IS_FAILED: Final = f"SELECT 1 FROM {{s}}.steps WHERE {_THIS} AND status = 'failed' AND completed_at = %(at)s"
 
 _REFUSED: Final = (
-    "written AS (INSERT INTO {s}.steps AS st (execution_id, step_id, status, attempt, error_message, created_at,"
-    " updated_at) SELECT id, %(step)s, 'pending', %(attempt)s, %(why)s, %(at)s, %(at)s FROM fence"
+    f"{_INTERRUPTED}"
+    " written AS (INSERT INTO {s}.steps AS st (execution_id, step_id, status, attempt, error_message, created_at,"
+    " updated_at) SELECT id, %(step)s, 'pending', %(attempt)s, %(why)s, %(at)s, %(at)s FROM fence,"
+    " (SELECT count(*) FROM old) AS is_read"
     " ON CONFLICT (execution_id, step_id) DO UPDATE SET status = 'pending', attempt = %(attempt)s,"
-    " error_message = %(why)s, next_attempt_at = NULL, revision = st.revision + 1, updated_at = %(at)s"
+    " error_message = %(why)s, started_seq = NULL, next_attempt_at = NULL, revision = st.revision + 1,"
+    " updated_at = %(at)s"
     " WHERE st.attempt < %(attempt)s RETURNING 1)"
 )
 _IS_REFUSED: Final = f"SELECT 1 FROM {{s}}.steps WHERE {_THIS} AND attempt = %(attempt)s AND status = 'pending'"
@@ -157,13 +170,12 @@ class StepPoints(CircuitPoints):
         self, lease: Lease, step: StepRecord, attempt: int, seq: int, at: datetime, status: ExecutionStatus | None
     ) -> None:
         """Record that an attempt begins."""
-        interrupted = step.stored and step.status == "running" and step.started_seq is not None
         values = {
             "step": step.step_id,
             "attempt": attempt,
-            "seq": seq + 1 if interrupted else seq,
+            "seq": seq + step.was_cut_off,
             "at": at,
-            "interrupted": interrupted,
+            "interrupted_seq": seq if step.was_cut_off else None,
             "status": status,
         }
         sql = fence(_BEGUN_AGAIN if step.stored else _BEGUN, status)
@@ -260,9 +272,17 @@ class StepPoints(CircuitPoints):
         values = {**_error_values(error), "step": step.step_id, "is_new": is_new, "at": at}
         await self._write(lease, fence(_FAILED), values, _IS_FAILED)
 
-    async def step_refused(self, lease: Lease, step: StepRecord, attempt: int, at: datetime) -> None:
+    async def step_refused(
+        self, lease: Lease, step: StepRecord, attempt: int, interrupted_seq: int | None, at: datetime
+    ) -> None:
         """Record that a step's circuit is open and its ``on_open`` handler begins."""
-        values = {"step": step.step_id, "attempt": attempt, "why": "the circuit is open", "at": at}
+        values = {
+            "step": step.step_id,
+            "attempt": attempt,
+            "interrupted_seq": interrupted_seq,
+            "why": CIRCUIT_IS_OPEN,
+            "at": at,
+        }
         await self._write(lease, fence(_REFUSED), values, _IS_REFUSED)
 
     async def step_skipped(
