@@ -6,7 +6,6 @@ those made before it are not reached and have not struck.
 
 from __future__ import annotations
 
-import difflib
 import sqlite3
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pytest_workflow.matching import matches
 from pytest_workflow.plan import CircuitForced, ClockJump, CorruptResult, Crash, StorageFailure
 from workflow_core.database.diagnosis import storage_error
 from workflow_core.hookspecs import Attempt, AttemptHandler, DurablePoint, hookimpl
+from workflow_core.suggestions import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -151,7 +151,7 @@ class StrikingFaults:
         begun = {step_id for _, step_id in self._runs}
         if wanted is None or any(matches(step_id, wanted) for step_id in begun):
             return ""
-        return next(iter(difflib.get_close_matches(wanted, begun, n=1)), "")
+        return nearest(wanted, begun) or ""
 
     # Attempts --------------------------------------------------------------------------------------------------------
 

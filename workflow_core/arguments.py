@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
+    "EXECUTION_ID",
     "MAINTENANCE_QUEUE",
     "QUEUE_NAME",
     "aware",
@@ -39,7 +40,8 @@ MAINTENANCE_QUEUE = "workflow_core"
 
 _GREATEST_PRIORITY = 1_000_000
 
-_BUSINESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
+EXECUTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
+"""What an execution may be called, unless the settings say UUIDs."""
 
 _LONGEST_PAGE = 10_000
 _LONGEST_SEARCH = 1_000
@@ -59,7 +61,7 @@ def validated_id(execution_id: object, settings: Settings) -> str:
         except ValueError:
             pass
         raise ValidationError(f"Invalid execution id {shown(execution_id, 300)}: a UUID is required")
-    if _BUSINESS_ID.fullmatch(plain):
+    if EXECUTION_ID.fullmatch(plain):
         return plain
     raise ValidationError(
         f"Invalid execution id {shown(execution_id, 300)}: use 1 to 255 of the characters A-Z a-z 0-9 . _ : -"

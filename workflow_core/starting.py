@@ -14,6 +14,7 @@ import pydantic_core
 from workflow_core.arguments import validated_id, validated_priority, validated_queue
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.dispatch import Dispatch
+from workflow_core.database.layout import definition_content
 from workflow_core.database.store import ExecutionRecord, HistoryEnd, Lease, NewExecution
 from workflow_core.definition import configured, validated
 from workflow_core.errors import ExecutionConflictError, ExecutionNotFoundError
@@ -196,7 +197,9 @@ class Starting:
     async def _define(self, definition: Definition, at: datetime) -> None:
         """Make room for a workflow in the store, once."""
         if definition.name not in self._known_workflows:
-            await self._engine.store.workflow_defined(definition.name, _definition_file(definition, at), at)
+            document = {} if definition.document is None else json.loads(definition.document)
+            described = definition_content(definition, at, document)
+            await self._engine.store.workflow_defined(definition.name, described, at)
             self._known_workflows.add(definition.name)
 
     async def _begin_new(self, order: _Order) -> Active | ExecutionRecord:
@@ -265,19 +268,3 @@ def _record_of(
         definition_revision=new.definition_revision,
         queue=queue,
     )
-
-
-def _definition_file(definition: Definition, at: datetime) -> dict[str, object]:
-    document: dict[str, object] = {} if definition.document is None else json.loads(definition.document)
-    return {
-        **document,
-        "name": definition.name,
-        "version": definition.version,
-        "description": definition.description,
-        "created_at": at.isoformat(),
-        "last_modified": at.isoformat(),
-        "database_path": f"./{definition.name}.db",
-        "log_directory": "./logs/",
-        "retry_config": definition.retry_config.model_dump(),
-        "panic_config": definition.panic_config.model_dump(),
-    }

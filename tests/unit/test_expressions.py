@@ -82,7 +82,7 @@ def test_containers_are_filled_and_other_values_stay():
         ("${input.x", "has no end"),
         ("a ${", "has no end"),
         ("${}", "begins with none of input, steps"),
-        ("${inpt.x}", "did you mean 'input'"),
+        ("${inpt.x}", 'did you mean "input"'),
         ("${env.HOME}", "the environment cannot be read"),
         ("${input.x + 1}", "cannot be read from '+ 1'"),
         ("${input.__class__()}", "cannot be read from '()'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
 
-from workflow_core.cli.failures import INTERRUPTED, TERMINATED, failure_of
+from workflow_core.cli.failures import INTERRUPTED, TERMINATED, did_you_mean, failure_of
 from workflow_core.cli.invocation import Invocation, shared_options
 
 if TYPE_CHECKING:
@@ -98,8 +97,7 @@ class Application(click.Group):
         """Find the command, or say which one may have been meant."""
         name = args[0]
         if self.get_command(ctx, name) is None and not ctx.resilient_parsing and not name.startswith("-"):
-            close = difflib.get_close_matches(name, [*COMMANDS, *_ALIASES], n=1)
-            ctx.fail(f'There is no command "{name}"' + (f'; did you mean "{close[0]}"?' if close else "."))
+            ctx.fail(f'There is no command "{name}"' + (did_you_mean(name, [*COMMANDS, *_ALIASES]) or "."))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

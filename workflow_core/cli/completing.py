@@ -18,7 +18,7 @@ _MOST = 100
 def complete_workflows(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """Return the names of workflows that begin like this."""
     del parameter
-    from workflow_core.cli.reading import known_workflows  # noqa: PLC0415 - not for help
+    from workflow_core.views.overviews import known_workflows  # noqa: PLC0415 - not for help
 
     invocation = ctx.find_object(Invocation) or Invocation()
     with contextlib.suppress(Exception), invocation.engine(runs_workflows=True) as engine:  # a shell wants no errors

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import traceback
@@ -10,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from workflow_core import suggestions
 from workflow_core.cli.texts import visible
 
 if TYPE_CHECKING:
@@ -78,6 +78,5 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the known one that it resembles, if one does."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f'; did you mean "{visible(close[0])}"?' if close else ""
+    """Return the end of a message about an unknown name, as a terminal may show it."""
+    return visible(suggestions.did_you_mean(name, known))

@@ -11,6 +11,7 @@ from workflow_core.cli.output import Signs, in_colour, print_line, print_table, 
 from workflow_core.cli.texts import moment_text, one_line, shortened, visible
 from workflow_core.cli.timeline import draw
 from workflow_core.report.scale import duration_text
+from workflow_core.views.cluster import host_name
 from workflow_core.views.wording import status_of, step_status
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _label(name: str) -> str:
 def _owner(view: ExecutionView) -> str:
     if view.owner is None:
         return "nobody" if not view.at_rest else "nobody any more"
-    host = visible(view.owner.host.partition("/")[0])
+    host = visible(host_name(view.owner.host))
     return f"pid {view.owner.pid} on {host}, {view.owner_state}"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib
 import os
 import pkgutil
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from workflow_core.cli.failures import USAGE, Failure, did_you_mean
 from workflow_core.engine import WorkflowEngine
+from workflow_core.suggestions import nearest
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -147,8 +147,8 @@ def _similar_module(missing: str) -> str:
         with contextlib.suppress(ImportError, AttributeError):
             path = list(importlib.import_module(parent).__path__)
     names = [module.name for module in pkgutil.iter_modules(path if path is not None else [str(Path.cwd())])]
-    close = difflib.get_close_matches(last, names, n=1)
-    return f'; did you mean "{f"{parent}." if parent else ""}{close[0]}"?' if close else ""
+    close = nearest(last, names)
+    return "" if close is None else f'; did you mean "{f"{parent}." if parent else ""}{close}"?'
 
 
 def _failed(name: AppName, error: BaseException) -> Failure:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.texts import visible
+from workflow_core.logs import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["LEVELS", "log_to_stderr"]
+__all__ = ["log_to_stderr"]
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+_LEVELS: dict[str, int] = dict(LEVELS.items()) | dict.fromkeys(("", "warning"), LEVELS["warn"])
 """What LOG_LEVEL may be."""
 
 _OF_WORKFLOWS = ("workflow_core.workflow",)
@@ -61,7 +62,7 @@ def log_to_stderr() -> Iterator[None]:
         Failure: It names none.
     """
     name = os.environ.get("LOG_LEVEL", "").strip().lower()
-    level = LEVELS.get({"": "warn", "warning": "warn"}.get(name, name))
+    level = _LEVELS.get(name)
     if level is None:
         raise Failure(f"LOG_LEVEL={name} is no level; use debug, info, warn or error", USAGE)
     handler = _Handler(sys.stderr)

@@ -6,8 +6,10 @@ import contextlib
 import re
 from typing import TYPE_CHECKING
 
+from workflow_core.arguments import EXECUTION_ID
 from workflow_core.cli.failures import NOT_FOUND, USAGE, Failure, did_you_mean
 from workflow_core.errors import StorageError
+from workflow_core.views.overviews import known_workflows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,9 +17,8 @@ if TYPE_CHECKING:
     from workflow_core.database.store import ExecutionRecord
     from workflow_core.engine import WorkflowEngine
 
-__all__ = ["find_execution", "known_workflows", "require_workflow"]
+__all__ = ["find_execution", "require_workflow"]
 
-_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 _UUID_LENGTH = 36
 _SHORTEST_PREFIX = 4
 _LIKELY = 300
@@ -37,11 +38,11 @@ async def find_execution(engine: WorkflowEngine, text: str, *, changes_it: bool 
     Raises:
         Failure: There is none, or more than one.
     """
-    record = await engine.store.load_execution(text) if _ID.fullmatch(text) else None
+    record = await engine.store.load_execution(text) if EXECUTION_ID.fullmatch(text) else None
     if record is not None:
         return record
     found = []
-    if _ID.fullmatch(text) and len(text) >= _SHORTEST_PREFIX:
+    if EXECUTION_ID.fullmatch(text) and len(text) >= _SHORTEST_PREFIX:
         found = await engine.store.find_execution_ids(text, 6)
     if changes_it:
         found = [execution_id for execution_id in found if _is_uuid(execution_id)] if _is_hexadecimal(text) else []
@@ -72,12 +73,6 @@ def _is_uuid(execution_id: str) -> bool:
 
 def _is_hexadecimal(text: str) -> bool:
     return re.fullmatch(r"[0-9a-fA-F-]+", text) is not None
-
-
-async def known_workflows(engine: WorkflowEngine) -> list[str]:
-    """Return the names of all workflows, stored or defined here, sorted."""
-    stored = [workflow.name for workflow in await engine.store.list_workflows()]
-    return sorted({*stored, *engine.workflow_names()})
 
 
 async def require_workflow(engine: WorkflowEngine, name: str, advice: str = "") -> None:

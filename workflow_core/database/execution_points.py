@@ -8,7 +8,7 @@ import pydantic_core
 
 from workflow_core.database import parts
 from workflow_core.database.parts import stored_json, stored_text
-from workflow_core.database.store import HistoryEnd, Lease
+from workflow_core.database.store import CANCELLED, NOBODY, HistoryEnd, Lease
 from workflow_core.database.writing import WritableDatabase
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ _INSERT_EXECUTION: Final = (
     " VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (id) DO NOTHING"
 )
-
-_NOBODY: Final = ""
-"""The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
 
 
 class ExecutionPoints(WritableDatabase):
@@ -251,10 +248,10 @@ class ExecutionPoints(WritableDatabase):
                 (lease.execution_id,),
             )
             connection.execute(
-                "UPDATE steps SET status = 'failed', error_message = 'the execution was cancelled', completed_at = ?,"
+                "UPDATE steps SET status = 'failed', error_message = ?, completed_at = ?,"
                 " next_attempt_at = NULL, revision = revision + 1, updated_at = ?"
                 " WHERE execution_id = ? AND status NOT IN ('completed', 'skipped', 'failed')",
-                (now, now, lease.execution_id),
+                (CANCELLED, now, now, lease.execution_id),
             )
             place = _behind(connection, lease, seq, at)
             parts.log_event(connection, lease.execution_id, place.seq, "ExecutionCancelled", stored_text(place.at))
@@ -270,7 +267,7 @@ class ExecutionPoints(WritableDatabase):
                 lease,
                 now,
                 "owner_id = ?, fencing_token = fencing_token + 1",
-                (None if give_back else _NOBODY,),
+                (None if give_back else NOBODY,),
             )
             if not give_back:
                 return

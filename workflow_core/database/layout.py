@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import re
-import tempfile
 from datetime import UTC
-from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
 
 import pydantic_core
 
 from workflow_core.database.diagnosis import file_error
+from workflow_core.whole_files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import date, datetime
+    from pathlib import Path
 
-__all__ = ["WORKFLOW_NAME", "RuntimeLayout"]
+    from workflow_core.models import PanicConfig, RetryConfig
+
+__all__ = ["WORKFLOW_NAME", "RuntimeLayout", "definition_content"]
 
 WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a workflow may be called: its name becomes a directory."""
@@ -35,6 +37,30 @@ _OF_A_DOCUMENT = frozenset({"steps", "output", "continue_on_error"})
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 logger = logging.getLogger("workflow_core")
+
+
+class Described(Protocol):
+    """A workflow, a function or a document, as far as ``definition.json`` describes it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def version(self) -> str:
+        """Its own version."""
+
+    @property
+    def description(self) -> str:
+        """One line about it."""
+
+    @property
+    def retry_config(self) -> RetryConfig:
+        """How its steps are tried again."""
+
+    @property
+    def panic_config(self) -> PanicConfig:
+        """How it is restarted."""
 
 
 class RuntimeLayout:
@@ -164,14 +190,14 @@ class RuntimeLayout:
         self.make_root()
         self.make_workflow(workflow_name)
         content = pydantic_core.to_json(changed, indent=2) + b"\n"
-        _write_atomically(self.definition(workflow_name), content)
+        _write(self.definition(workflow_name), content)
         return True
 
     def make_config(self, workflow_name: str, config: Mapping[str, object]) -> None:
         """Write ``config.json`` unless it is there: it belongs to the workflow's users."""
         path = self.config(workflow_name)
         if not path.exists():
-            _write_atomically(path, pydantic_core.to_json(config, indent=2) + b"\n", replace=False)
+            _write(path, pydantic_core.to_json(config, indent=2) + b"\n", replace=False)
 
     @staticmethod
     def _make(path: Path) -> None:
@@ -180,6 +206,30 @@ class RuntimeLayout:
         except OSError as error:
             advice = "set WORKFLOW_DIR to a directory that this user may write"
             raise file_error(error, path, "cannot make this directory", advice) from error
+
+
+def definition_content(
+    definition: Described, at: datetime, document: Mapping[str, object] = MappingProxyType({})
+) -> dict[str, object]:
+    """Return what ``definition.json`` says of a workflow.
+
+    Args:
+        definition: The workflow.
+        at: The engine's time.
+        document: Its steps and what else its document says, if it is declarative.
+    """
+    return {
+        "name": definition.name,
+        "version": definition.version,
+        "description": definition.description,
+        "created_at": at.isoformat(),
+        "last_modified": at.isoformat(),
+        "database_path": f"./{definition.name}.db",
+        "log_directory": "./logs/",
+        **document,
+        "retry_config": definition.retry_config.model_dump(mode="json"),
+        "panic_config": definition.panic_config.model_dump(mode="json"),
+    }
 
 
 def _object_in(path: Path) -> dict[str, object]:
@@ -195,40 +245,9 @@ def _object_in(path: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _write_atomically(path: Path, content: bytes, *, replace: bool = True) -> None:
-    """Write a file as a whole or not at all.
-
-    Args:
-        path: The file.
-        content: What it is to hold.
-        replace: Whether a file that is there already, or comes to be there meanwhile, is replaced.
-    """
+def _write(path: Path, content: bytes, *, replace: bool = True) -> None:
     try:
-        descriptor, name = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            if replace:
-                temporary.replace(path)
-            else:
-                _place(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_whole(path, content, replace=replace)
     except OSError as error:
         advice = "check that this user may write the directory"
         raise file_error(error, path, "cannot write this file", advice) from error
-
-
-def _place(temporary: Path, path: Path) -> None:
-    """Give a file its name unless that is taken."""
-    try:
-        path.hardlink_to(temporary)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        if not path.exists():
-            temporary.replace(path)
-            return
-    temporary.unlink()

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABANDONED",
+    "CANCELLED",
     "CIRCUIT_IS_OPEN",
+    "NOBODY",
     "UNFINISHED_STEPS",
     "CircuitChange",
     "ErrorRecord",
@@ -36,6 +38,12 @@ UNFINISHED_STEPS: frozenset[StepStatus] = frozenset({"pending", "running", "retr
 
 CIRCUIT_IS_OPEN = "the circuit is open"
 """Why a step waits for its ``on_open`` handler."""
+
+CANCELLED = "the execution was cancelled"
+"""The error of a step that was unfinished when its execution was cancelled."""
+
+NOBODY = ""
+"""The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
 
 ABANDONED = "the execution ended without it"
 """The error of a step that was still unfinished when its execution ended."""

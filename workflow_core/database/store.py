@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from workflow_core.database.records import (
     ABANDONED,
+    CANCELLED,
     CIRCUIT_IS_OPEN,
+    NOBODY,
     UNFINISHED_STEPS,
     CircuitChange,
     ErrorRecord,
@@ -39,7 +41,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ABANDONED",
+    "CANCELLED",
     "CIRCUIT_IS_OPEN",
+    "NOBODY",
     "DURABLE_POINTS",
     "UNFINISHED_STEPS",
     "HistoryEnd",

@@ -20,13 +20,14 @@ from workflow_core.definitions.expressions import (
     Template,
     expressions_of,
 )
-from workflow_core.definitions.mistakes import Mistakes, did_you_mean
+from workflow_core.definitions.mistakes import Mistakes
 from workflow_core.definitions.ordering import CycleError, Needs, ancestors, order_of
 from workflow_core.errors import ValidationError
 from workflow_core.limits import Limits
 from workflow_core.models import CircuitBreakerConfig, PanicConfig, RetryConfig
 from workflow_core.serialization import MAX_DEPTH
 from workflow_core.step import validate_step_id
+from workflow_core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from workflow_core.definitions.executor import Executor

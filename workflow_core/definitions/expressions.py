@@ -16,10 +16,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, time
-from difflib import get_close_matches
 from typing import Any, Protocol, TypeAlias
 
 from workflow_core.errors import NonRetryableError
+from workflow_core.suggestions import did_you_mean
 
 __all__ = [
     "Expression",
@@ -171,9 +171,7 @@ def _unknown_root(text: str, root: str) -> str:
             f"{text}: the environment cannot be read; name a variable or a secret of config.json, whose value may be "
             "env:NAME"
         )
-    close = get_close_matches(root, _ROOTS, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{text} begins with none of {', '.join(_ROOTS)}{hint}"
+    return f"{text} begins with none of {', '.join(_ROOTS)}{did_you_mean(root, _ROOTS)}"
 
 
 def _quoted(text: str, quoted: str) -> str:

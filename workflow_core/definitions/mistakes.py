@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typing
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final
 
 import pydantic
@@ -12,6 +11,7 @@ from pydantic.alias_generators import to_camel
 from workflow_core.errors import ValidationError
 from workflow_core.limits import Limits
 from workflow_core.models import CircuitBreakerConfig, PanicConfig, RetryConfig
+from workflow_core.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,16 +21,10 @@ if TYPE_CHECKING:
     from workflow_core.definitions.expressions import Location
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["Mistakes", "did_you_mean"]
+__all__ = ["Mistakes"]
 
 _SETTINGS: Final = frozenset({RetryConfig, PanicConfig, CircuitBreakerConfig, Limits})
 """What documents say in camelCase, or as it is in Python."""
-
-
-def did_you_mean(given: object, known: Iterable[str]) -> str:
-    """Return the end of a sentence that hints to the known name nearest to a given one; empty if none is near."""
-    close = get_close_matches(str(given), list(known), 1)
-    return f'; did you mean "{close[0]}"?' if close else ""
 
 
 class Mistakes:

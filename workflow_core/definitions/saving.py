@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 from pydantic.alias_generators import to_camel
 
 from workflow_core.database.directory import DirectoryStore
-from workflow_core.database.layout import WORKFLOW_NAME, RuntimeLayout
+from workflow_core.database.layout import WORKFLOW_NAME, RuntimeLayout, definition_content
 from workflow_core.database.store import KeepsDefinitions
 from workflow_core.definitions.document import WorkflowDefinition
 from workflow_core.definitions.reading import load_definition, read_document
@@ -48,24 +48,10 @@ def save_definition(target: WorkflowEngine | RuntimeLayout, definition: Workflow
         StorageError: The directory, or the database, cannot be written.
     """
     if isinstance(target, RuntimeLayout):
-        shelf, now = cast("RuntimeLayout | KeepsDefinitions", target), datetime.now(UTC).isoformat()
+        shelf, at = cast("RuntimeLayout | KeepsDefinitions", target), datetime.now(UTC)
     else:
-        shelf, now = _shelf_of(target), target.clock.now().isoformat()
-    return shelf.save_document(
-        definition.name,
-        {
-            "name": definition.name,
-            "version": definition.version,
-            "description": definition.description,
-            "created_at": now,
-            "last_modified": now,
-            "database_path": f"./{definition.name}.db",
-            "log_directory": "./logs/",
-            **definition.document(),
-            "retry_config": definition.retry_config.model_dump(mode="json"),
-            "panic_config": definition.panic_config.model_dump(mode="json"),
-        },
-    )
+        shelf, at = _shelf_of(target), target.clock.now()
+    return shelf.save_document(definition.name, definition_content(definition, at, definition.document()))
 
 
 async def create_workflow(engine: WorkflowEngine, definition: WorkflowDefinition) -> bool:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +20,7 @@ from workflow_core.report.page import execution_page
 from workflow_core.report.reading import entry_of
 from workflow_core.views.execution_data import inspection_data
 from workflow_core.views.execution_view import read_view
+from workflow_core.whole_files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,17 +90,7 @@ def _write(page: str, file: str) -> None:
     if file == "-":
         sys.stdout.write(page)
         return
-    path = Path(file)
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}", dir=path.absolute().parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as temporary:
-                temporary.write(page)
-            Path(name).chmod(0o600)
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
+        write_whole(Path(file), page.encode())
     except OSError as error:
         raise Failure(f"--html {file}: {error.strerror}", STORAGE) from None

@@ -15,12 +15,13 @@ from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.moments import moment_of
 from workflow_core.cli.output import FORMAT_OPTION, print_line, styled
-from workflow_core.cli.reading import find_execution, known_workflows, require_workflow
+from workflow_core.cli.reading import find_execution, require_workflow
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.logs import LEVELS, event_line, parse_line
 from workflow_core.views.execution_view import read_view
 from workflow_core.views.json_text import json_bytes
 from workflow_core.views.log_reading import GrowingFiles, LogFilter, daily_logs, line_data, read_lines
+from workflow_core.views.overviews import known_workflows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

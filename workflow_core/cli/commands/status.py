@@ -14,17 +14,18 @@ from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
 from workflow_core.cli.overview import raise_for_problems
-from workflow_core.cli.reading import find_execution, known_workflows, require_workflow
+from workflow_core.cli.reading import find_execution, require_workflow
 from workflow_core.cli.texts import age_text
 from workflow_core.errors import StorageError
-from workflow_core.models import ExecutionStatus
+from workflow_core.summaries import EXECUTION_STATUSES
 from workflow_core.views.execution_data import execution_data
 from workflow_core.views.execution_view import read_view
-from workflow_core.views.overviews import read_overviews
+from workflow_core.views.overviews import known_workflows, read_overviews
 from workflow_core.views.wording import status_of, took_text
 
 if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
+    from workflow_core.models import ExecutionStatus
     from workflow_core.summaries import ExecutionSummary
     from workflow_core.views.overviews import Overview
 
@@ -36,7 +37,6 @@ _COUNTED: Final[tuple[tuple[ExecutionStatus, ...], ...]] = (
     ("failed", "panicked"),
     ("cancelled",),
 )
-STATUSES = list(ExecutionStatus.__args__)  # type: ignore[attr-defined]  # a Literal has them
 
 
 @make_command(
@@ -55,7 +55,7 @@ workflow status abc123def-456-789 --format json | jq .status
 @click.option(
     "--workflow", "-w", metavar="NAME", shell_complete=complete_workflows, help="Show the executions of a workflow."
 )
-@click.option("--status", "-s", "wanted", type=click.Choice(STATUSES), help="Show executions of this status.")
+@click.option("--status", "-s", "wanted", type=click.Choice(EXECUTION_STATUSES), help="Show executions of this status.")
 @click.option("--queue", "-Q", metavar="NAME", help="Show executions that were handed to the workers of this queue.")
 @click.option(
     "--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many executions at most."

@@ -16,7 +16,7 @@ from workflow_core.database.postgres.groups import Kind
 from workflow_core.database.postgres.owners import OwnerPoints, owner_values
 from workflow_core.database.postgres.points import CHANGES, LAST_AT, LAST_SEQ, plain, utc
 from workflow_core.database.postgres.reading import EXECUTION_COLUMNS, execution_record
-from workflow_core.database.store import ABANDONED, HistoryEnd, Lease
+from workflow_core.database.store import ABANDONED, CANCELLED, NOBODY, HistoryEnd, Lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from workflow_core.ownership import Owner
 
 __all__ = ["DEFINITION", "IS_RELEASED", "ExecutionPoints", "new_values"]
-
-_NOBODY: Final = ""
-"""The owner of an execution that broke out of its process: nobody, and not in an orderly way."""
 
 DEFINITION: Final = (
     "definition AS (INSERT INTO {s}.definitions (revision, document) VALUES (%(revision)s, %(document)s)"
@@ -185,7 +182,7 @@ _CANCELLED: Final = (
 _STEPS_CANCELLED: Final = (
     "WITH freed AS (UPDATE {s}.circuit_breaker_state SET probe_execution_id = NULL, probe_expires_at = NULL"
     " WHERE probe_execution_id = %(id)s),"
-    " ended AS (UPDATE {s}.steps SET status = 'failed', error_message = 'the execution was cancelled',"
+    " ended AS (UPDATE {s}.steps SET status = 'failed', error_message = %(why)s,"
     " completed_at = %(at)s, next_attempt_at = NULL, revision = revision + 1, updated_at = %(at)s"
     " WHERE execution_id = %(id)s AND status NOT IN ('completed', 'skipped', 'failed'))"
     " INSERT INTO {s}.event_log (execution_id, seq, type, at)"
@@ -358,11 +355,12 @@ class ExecutionPoints(OwnerPoints):
 
     async def execution_cancelled(self, lease: Lease, seq: int, at: datetime) -> None:
         """Record a cancellation and end the lease."""
-        await self._change_hands(lease, f"WITH {_CANCELLED}", _STEPS_CANCELLED, {"seq": seq, "at": at}, _IS_CANCELLED)
+        values = {"why": CANCELLED, "seq": seq, "at": at}
+        await self._change_hands(lease, f"WITH {_CANCELLED}", _STEPS_CANCELLED, values, _IS_CANCELLED)
 
     async def execution_released(self, lease: Lease, give_back: bool, at: datetime) -> None:
         """Give an unfinished execution back; with ``give_back`` an attempt in flight as well, else it is used up."""
-        values = {"owner": None if give_back else _NOBODY, "at": at}
+        values = {"owner": None if give_back else NOBODY, "at": at}
         second = _STEPS_RELEASED if give_back else None
         await self._change_hands(lease, f"WITH {_RELEASED}", second, values, IS_RELEASED)
 

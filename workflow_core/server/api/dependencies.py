@@ -6,6 +6,7 @@ from typing import Annotated, Any, cast
 from fastapi import Depends, Path, Request
 from starlette.responses import Response
 
+from workflow_core.arguments import EXECUTION_ID
 from workflow_core.engine import WorkflowEngine
 from workflow_core.server.live import Changes
 from workflow_core.server.reading import Reader
@@ -68,7 +69,7 @@ ExecutionId = Annotated[
     Path(
         description="The id of an execution.",
         examples=["order-1001"],
-        pattern=r"^[A-Za-z0-9._:-]{1,255}$",
+        pattern=f"^{EXECUTION_ID.pattern}$",
         min_length=1,
         max_length=255,
     ),

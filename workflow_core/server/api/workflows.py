@@ -9,7 +9,7 @@ from fastapi import APIRouter, Body, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from starlette.responses import Response
 
-from workflow_core.arguments import QUEUE_NAME
+from workflow_core.arguments import EXECUTION_ID, QUEUE_NAME
 from workflow_core.definitions import load_definition
 from workflow_core.definitions.saving import create_workflow
 from workflow_core.engine import WorkflowEngine
@@ -79,7 +79,7 @@ class NewExecution(BaseModel):
         },
     )
 
-    execution_id: str | None = Field(default=None, max_length=255, pattern=r"^[A-Za-z0-9._:-]{1,255}$")
+    execution_id: str | None = Field(default=None, max_length=255, pattern=f"^{EXECUTION_ID.pattern}$")
     input: JsonValue = None
     retry_config: RetryConfig | None = None
     panic_config: PanicConfig | None = None
