@@ -45,7 +45,7 @@ async def order(ctx: WorkflowContext):
 @Workflow.define("declined", retry_config=RetryConfig(max_attempts=1))
 async def declined(ctx: WorkflowContext):
     await ctx.step("look", lambda: 1)
-    await ctx.step("charge", lambda: outage("declined \\x1b[31m for good"))
+    await ctx.step("charge", lambda: outage("declined \\x1b[31m for good\\n\\tAsk the bank"))
 
 
 @Workflow.define("fragile", panic_config=PanicConfig(enable_auto_restart=False))

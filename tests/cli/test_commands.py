@@ -212,7 +212,7 @@ def test_a_failure_says_what_to_do(cli, app):
     done = cli("start", "declined", "--execution-id", "d-1")
     assert done.code == 1
     assert done.err.splitlines()[-1] == (
-        'Error: Execution "d-1" failed: NetworkError: declined \\x1b[31m for good; "workflow restart d-1" runs it '
+        'Error: Execution "d-1" failed: NetworkError: declined \\x1b[31m for good ...; "workflow restart d-1" runs it '
         "again, completed steps are kept"
     )
     assert "\x1b" not in done.out
@@ -309,6 +309,12 @@ def test_inspect(cli, app):
     assert data["events"][-1]["event"] == "ExecutionCompleted"
     assert data["owner"] is None or data["owner"]["pid"]
     assert "Traceback of charge, attempt 1" in cli("inspect", "o-1", "--tracebacks").out
+
+
+def test_inspect_shows_all_lines_of_an_error(cli, app):
+    cli("start", "declined", "--execution-id", "d-1")
+    error = "Error:       NetworkError: declined \\x1b[31m for good\n               Ask the bank\n"
+    assert error in cli("inspect", "d-1").out
 
 
 def test_inspect_writes_a_page(cli, app, tmp_path):

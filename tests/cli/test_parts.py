@@ -143,6 +143,20 @@ def test_a_table_fits_the_terminal(monkeypatch, capsys, columns):
     assert lines[2].split()[1] == "7"
 
 
+@pytest.mark.parametrize(
+    ("columns", "names"), [(64, "Id Status Took Steps"), (58, "Id Status Took"), (52, "Id Status"), (40, "Id Status")]
+)
+def test_columns_that_can_be_spared_go_before_an_id_is_cut(monkeypatch, capsys, columns, names):
+    monkeypatch.setattr(output, "is_terminal", lambda stream=None: True)
+    monkeypatch.setattr(output, "width", lambda: columns)
+    monkeypatch.setenv("NO_COLOR", "1")
+    row = ["i" * 36, "completed", "5 ms", 3]
+    print_table(["Id", "Status", "Took", "Steps"], [row], flexible=0, spare=["Steps", "Took"])
+    header, _, line = capsys.readouterr().out.splitlines()
+    assert header.split() == names.split()
+    assert ("i" * 36 in line) == (columns > 40)
+
+
 def test_a_cluster_shows_numbers_and_heartbeats_on_a_narrow_terminal(monkeypatch, capsys):
     monkeypatch.setattr(output, "is_terminal", lambda stream=None: True)
     monkeypatch.setattr(output, "width", lambda: 80)

@@ -60,7 +60,9 @@ def print_inspection(
     if view.dispatch is not None:
         facts.append(("Queue", _queue(view.dispatch)))
     if result.error is not None:
-        facts.append(("Error", styled(one_line(result.error), fg="red")))
+        first, *more = str(result.error).strip().expandtabs(2).splitlines()
+        facts.append(("Error", styled(visible(first), fg="red")))
+        facts += [("", styled(visible(line), fg="red")) for line in more]
     for name, value in facts:
         print_line(f"{_label(name)} {value}")
     _print_value("Input", result.input)
@@ -80,7 +82,7 @@ def _heading(text: str) -> None:
 
 
 def _label(name: str) -> str:
-    return styled(f"{name}:".ljust(_LABEL_WIDTH), bold=True)
+    return styled(f"{name}:".ljust(_LABEL_WIDTH), bold=True) if name else " " * _LABEL_WIDTH
 
 
 def _owner(view: ExecutionView) -> str:

@@ -151,18 +151,29 @@ def print_line(text: str = "") -> None:
     click.echo(text, color=in_colour())
 
 
-def print_table(headers: Sequence[str], rows: Sequence[Sequence[object]], flexible: int = -1) -> None:
+def print_table(
+    headers: Sequence[str], rows: Sequence[Sequence[object]], flexible: int = -1, spare: Sequence[str] = ()
+) -> None:
     """Print a table that fits the terminal.
 
     Args:
         headers: The names of the columns.
         rows: Their cells; of texts the first line is shown.
         flexible: The column that is cut where the table would be wider than the terminal.
+        spare: The names of columns that are left out one by one before anything is cut.
     """
     cells = [[one_line(cell) for cell in row] for row in rows]
     if is_terminal():
         names = list(headers)
-        room = _fitted([_column_width(column, headers, cells) for column in range(len(headers))], flexible % len(names))
+        flexible %= len(names)
+        sizes = [_column_width(column, headers, cells) for column in range(len(headers))]
+        for name in spare:
+            if _beyond(sizes) > 0:
+                left_out = names.index(name)
+                del names[left_out], sizes[left_out]
+                rows, cells = ([[*row[:left_out], *row[left_out + 1 :]] for row in table] for table in (rows, cells))
+                flexible -= left_out < flexible
+        room = _fitted(sizes, flexible)
         headers = [shortened(name, max(size - _HEADER_PADDING, 1)) for name, size in zip(names, room, strict=True)]
         cells = [[shortened(cell, size) for cell, size in zip(row, room, strict=True)] for row in cells]
     coloured = [[styled_status(cell) if cell in COLOURS else cell for cell in row] for row in cells]
@@ -186,9 +197,14 @@ def _column_width(column: int, headers: Sequence[str], rows: Sequence[Sequence[s
     return max(len(headers[column]) + _HEADER_PADDING, *(len(row[column]) for row in rows), 0)
 
 
+def _beyond(widths: Sequence[int]) -> int:
+    """Return by how much columns are wider than the terminal; less than zero if there is room."""
+    return sum(widths) + 2 * (len(widths) - 1) - width()
+
+
 def _fitted(widths: list[int], flexible: int) -> list[int]:
     """Return the widths of columns so that the table fits: first one column gives way, then whichever is the widest."""
-    beyond = sum(widths) + 2 * (len(widths) - 1) - width()
+    beyond = _beyond(widths)
     given = min(max(beyond, 0), max(widths[flexible] - _NARROWEST, 0))
     widths[flexible] -= given
     for _ in range(beyond - given):

@@ -174,7 +174,7 @@ def _show_executions(
             )
         of_all = [*([] if workflow else ["Workflow"]), *(["Queue"] if names_queues else [])]
         names = ["Execution ID", *of_all, "Status", "Started", "Took", "Restarts", "Steps"]
-        print_table(names, rows, flexible=0)
+        print_table(names, rows, flexible=0, spare=["Restarts", "Steps", "Took"])
     if problems:
         raise Failure("\n".join(problems), STORAGE)
 
