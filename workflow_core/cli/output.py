@@ -164,18 +164,14 @@ def print_table(
     """
     cells = [[one_line(cell) for cell in row] for row in rows]
     if is_terminal():
-        names = list(headers)
-        flexible %= len(names)
-        sizes = [_column_width(column, headers, cells) for column in range(len(headers))]
-        for name in spare:
-            if _beyond(sizes) > 0:
-                left_out = names.index(name)
-                del names[left_out], sizes[left_out]
-                rows, cells = ([[*row[:left_out], *row[left_out + 1 :]] for row in table] for table in (rows, cells))
-                flexible -= left_out < flexible
-        room = _fitted(sizes, flexible)
-        headers = [shortened(name, max(size - _HEADER_PADDING, 1)) for name, size in zip(names, room, strict=True)]
-        cells = [[shortened(cell, size) for cell, size in zip(row, room, strict=True)] for row in cells]
+        kept = _without_spare(headers, cells, spare)
+        flexible = kept.index(flexible % len(headers))
+        sizes = _fitted([_column_width(column, headers, cells) for column in kept], flexible)
+        headers = [
+            shortened(headers[column], max(size - _HEADER_PADDING, 1)) for column, size in zip(kept, sizes, strict=True)
+        ]
+        cells = [[shortened(row[column], size) for column, size in zip(kept, sizes, strict=True)] for row in cells]
+        rows = [[row[column] for column in kept] for row in rows]
     coloured = [[styled_status(cell) if cell in COLOURS else cell for cell in row] for row in cells]
     numbers = ["right" if _is_numeric([row[column] for row in rows]) else "left" for column in range(len(headers))]
     print_line(
@@ -195,6 +191,15 @@ def _is_numeric(cells: Sequence[object]) -> bool:
 
 def _column_width(column: int, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     return max(len(headers[column]) + _HEADER_PADDING, *(len(row[column]) for row in rows), 0)
+
+
+def _without_spare(headers: Sequence[str], cells: Sequence[Sequence[str]], spare: Sequence[str]) -> list[int]:
+    """Return the columns that a table keeps in this terminal."""
+    kept = list(range(len(headers)))
+    for name in spare:
+        if _beyond([_column_width(column, headers, cells) for column in kept]) > 0:
+            kept.remove(headers.index(name))
+    return kept
 
 
 def _beyond(widths: Sequence[int]) -> int:
