@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from workflow_core import StorageError
-from workflow_core.database.parts import stored_text
+from workflow_core.database.moments import stored_text
 from workflow_core.database.rows import UnfinishedExecution, events, search, summary, unfinished
 from workflow_core.events import StepCompleted, StepStarted
 from workflow_core.ownership import Owner

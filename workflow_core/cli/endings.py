@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
-import pydantic_core
 
 from workflow_core.cli.display import console, picture
 from workflow_core.cli.failures import FAILED, Failure
@@ -14,6 +13,7 @@ from workflow_core.cli.output import Signs, is_terminal, print_json, print_line
 from workflow_core.cli.texts import one_line, visible
 from workflow_core.models import ErrorInfo
 from workflow_core.views.execution_data import execution_data
+from workflow_core.views.json_text import json_text
 
 if TYPE_CHECKING:
     from workflow_core.cli.invocation import Invocation
@@ -46,7 +46,7 @@ def show_ending(invocation: Invocation, result: ExecutionResult, view: Execution
             print_line()  # after the lines of the events
         show_picture(view)
         if result.output is not None:
-            text = pydantic_core.to_json(result.output, indent=2, fallback=str, inf_nan_mode="strings").decode()
+            text = json_text(result.output, indent=2)
             print_line(f"\nOutput: {visible(text)}")
     raise_for_status(invocation, view)
 

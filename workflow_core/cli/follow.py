@@ -8,7 +8,6 @@ import sys
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import click
-import pydantic_core
 from rich.console import Group
 from rich.live import Live
 from rich.text import Text
@@ -18,6 +17,7 @@ from workflow_core.cli.output import Signs, is_terminal
 from workflow_core.logs import event_line
 from workflow_core.views.execution_data import event_data
 from workflow_core.views.execution_view import read_view
+from workflow_core.views.json_text import json_text
 from workflow_core.views.wording import status_of
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Follower:
                 known = event.seq
                 line = event_line(event).rstrip("\n")
                 if self._manner == "json lines":
-                    line = pydantic_core.to_json(event_data(event), fallback=str).decode()
+                    line = json_text(event_data(event))
                 click.echo(line)
         self._shown[execution_id] = known
         with contextlib.suppress(ValueError):

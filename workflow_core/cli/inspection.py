@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pydantic_core
-
 from workflow_core.cli.display import moment_of
 from workflow_core.cli.output import Signs, in_colour, print_line, print_table, styled, styled_status, width
 from workflow_core.cli.texts import moment_text, one_line, shortened, visible
 from workflow_core.cli.timeline import draw
 from workflow_core.report.scale import duration_text
 from workflow_core.views.cluster import host_name
+from workflow_core.views.json_text import json_text
 from workflow_core.views.wording import status_of, step_status
 
 if TYPE_CHECKING:
@@ -98,19 +97,15 @@ def _queue(dispatch: DispatchState) -> str:
     return f"{visible(dispatch.queue)}, priority {dispatch.priority}{key}, {dispatch.place}{nobody}"
 
 
-def _json(value: object, *, indented: bool) -> str:
-    return pydantic_core.to_json(value, indent=2 if indented else None, fallback=str, inf_nan_mode="strings").decode()
-
-
 def _print_value(name: str, value: object) -> None:
     if value is None:
         return
-    text = _json(value, indented=False)
+    text = json_text(value)
     if len(text) <= width() - _LABEL_WIDTH - 1:
         print_line(f"{_label(name)} {visible(text)}")
     else:
         _heading(name)
-        print_line(visible(_json(value, indented=True)))
+        print_line(visible(json_text(value, indent=2)))
 
 
 def _print_steps(result: ExecutionResult, view: ExecutionView) -> None:
@@ -123,7 +118,7 @@ def _print_steps(result: ExecutionResult, view: ExecutionView) -> None:
         if step.started_at is not None and step.completed_at is not None:
             took = duration_text(round((step.completed_at - step.started_at).total_seconds() * 1_000, 1))
         value = result.steps[step_id].result
-        shown = "" if value is None else shortened(_json(value, indented=False), _LONGEST_RESULT)
+        shown = "" if value is None else shortened(json_text(value), _LONGEST_RESULT)
         details = [f"by {step.handled_by}"] if step.handled_by else []
         if step.kind == "sleep":
             details.append(f"sleep of {duration_text(float(step.duration_ms or 0))}")

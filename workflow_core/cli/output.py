@@ -12,7 +12,7 @@ import click
 from tabulate import tabulate
 
 from workflow_core.cli.texts import one_line, shortened
-from workflow_core.views.json_text import json_bytes
+from workflow_core.views.json_text import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -222,7 +222,7 @@ def _fitted(widths: list[int], flexible: int) -> list[int]:
 
 def print_json(data: object) -> None:
     """Print JSON: exact where JSON can say it, else as text."""
-    click.echo(json_bytes(data, indent=2).decode())
+    click.echo(json_text(data, indent=2))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from workflow_core.database.dispatch import MISSED_HEARTBEATS
 from workflow_core.models import Model, WholeNumber
 from workflow_core.timeouts import LONGEST_MS
 
@@ -36,4 +37,4 @@ class WorkerSettings(Model):
     @property
     def stalled_seconds(self) -> float:
         """After how many seconds without a sign of life a worker counts as dead."""
-        return self.heartbeat_ms * 3 / 1_000
+        return self.heartbeat_ms * MISSED_HEARTBEATS / 1_000

@@ -12,23 +12,17 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workflow_core.database.diagnosis import storage_error
+from workflow_core.database.diagnosis import closed_error, storage_error
 from workflow_core.database.group_commit import GroupCommit
 from workflow_core.database.opening import leave_to_parent, open_database, roll_back
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
-from workflow_core.errors import StorageError
 from workflow_core.forking import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
 
-__all__ = ["Database", "closed_error"]
-
-
-def closed_error(where: str) -> StorageError:
-    """Return the error of a store that was closed."""
-    return StorageError(f"{where}: the store is closed; make a new engine", where, "closed")
+__all__ = ["Database"]
 
 
 class _Transaction:

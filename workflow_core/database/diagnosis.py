@@ -13,7 +13,7 @@ from workflow_core.errors import StorageError, error_text
 if TYPE_CHECKING:
     from workflow_core.errors import StorageReason
 
-__all__ = ["file_error", "storage_error"]
+__all__ = ["closed_error", "file_error", "storage_error"]
 
 _BY_CODE: Final[dict[int, StorageReason]] = {
     sqlite3.SQLITE_BUSY: "locked",
@@ -122,6 +122,11 @@ def _has_no_room(where: str) -> bool:
     except OSError:
         return False
     return file_system.f_blocks > 0 and file_system.f_bavail == 0
+
+
+def closed_error(where: str) -> StorageError:
+    """Return the error of a store that was closed."""
+    return StorageError(f"{where}: the store is closed; make a new engine", where, "closed")
 
 
 def file_error(error: OSError, path: Path, what: str, advice: str) -> StorageError:

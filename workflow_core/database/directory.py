@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from workflow_core.database import removal
 from workflow_core.database.backup import back_up
 from workflow_core.database.changes import ChangeMarker
-from workflow_core.database.connection import closed_error
-from workflow_core.database.diagnosis import storage_error
+from workflow_core.database.diagnosis import closed_error, storage_error
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.registry import Registry
 from workflow_core.database.sqlite import SQLiteStore

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 from workflow_core.errors import ValidationError
 
@@ -23,11 +23,15 @@ __all__ = [
     "DispatchPlace",
     "DispatchState",
     "Dispatches",
+    "MISSED_HEARTBEATS",
     "NoWorkersError",
     "QueueState",
     "WorkerState",
     "dispatching",
 ]
+
+MISSED_HEARTBEATS: Final = 3
+"""A worker that has given no sign of life for so many of its heartbeats counts as dead."""
 
 ClaimKind: TypeAlias = Literal["begun", "woken", "abandoned"]
 """How a worker comes to an execution: it is the first one, or it waited, or another worker has left it."""

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 import pydantic_core
 
 from workflow_core.database import parts
-from workflow_core.database.parts import stored_json, stored_text
+from workflow_core.database.moments import stored_text
+from workflow_core.database.parts import stored_json
 from workflow_core.database.store import CANCELLED, NOBODY, HistoryEnd, Lease
 from workflow_core.database.writing import WritableDatabase
 

@@ -13,6 +13,7 @@ import itertools
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from workflow_core.database.moments import stored_text
 from workflow_core.database.rows import search, summary, unfinished
 from workflow_core.summaries import EXECUTION_STATUSES, ExecutionSummary
 
@@ -136,10 +137,10 @@ def _latest_first(
         before: Those that stand behind this place in the list.
         limit: How many are asked for at most.
     """
-    from_time = _FIRST if started_after is None else _text(started_after)
-    place = (_LAST, _LAST) if before is None else (_text(before[0]), before[1])
+    from_time = _FIRST if started_after is None else stored_text(started_after)
+    place = (_LAST, _LAST) if before is None else (stored_text(before[0]), before[1])
     if started_before is not None:
-        place = min(place, (_text(started_before), _FIRST))
+        place = min(place, (stored_text(started_before), _FIRST))
     bounds = (from_time, *place, limit)
     condition = "started_at >= ? AND (started_at, id) < (?, ?) ORDER BY started_at DESC, id DESC LIMIT ?"
     if workflow_name is None and statuses is None:
@@ -186,7 +187,7 @@ def unfinished_executions(
         after: Those that stand behind this place in the list.
         limit: How many at most.
     """
-    place = (_FIRST, _FIRST) if after is None else (_text(after[0]), after[1])
+    place = (_FIRST, _FIRST) if after is None else (stored_text(after[0]), after[1])
     columns = (
         "e.id, e.workflow_name, e.status, e.started_at, e.fencing_token, o.host, o.pid, o.process_started, o.owner_id,"
         " o.lease_expires_at, CASE e.status WHEN 'sleeping' THEN (SELECT min(s.wake_time) FROM steps s"
@@ -222,7 +223,3 @@ def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _place(row: tuple[Any, ...]) -> tuple[str, str]:
     return row[3], row[0]
-
-
-def _text(at: datetime) -> str:
-    return at.isoformat(timespec="microseconds")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import pydantic_core
@@ -35,7 +35,6 @@ __all__ = [
     "step_record",
     "store_circuit",
     "stored_json",
-    "stored_text",
     "upsert_circuit",
 ]
 
@@ -45,39 +44,11 @@ EXECUTION_COLUMNS: Final = (
     "e.definition_revision"
 )
 
-_LAST_MICROSECOND: Final = 999_999
-_THREE_DIGITS: Final = tuple(f"{number:03}" for number in range(1_000))  # twice these are faster than to format six
-_UTC: Final = "+00:00"
-
 CIRCUIT_EVENTS: Final[Mapping[CircuitStatus, str]] = {
     "open": "CircuitOpened",
     "half_open": "CircuitHalfOpened",
     "closed": "CircuitClosed",
 }
-
-
-class _Second:
-    """The second in which a moment was written last: of the next one most often only the microseconds are new."""
-
-    __slots__ = ("begin", "end", "text")
-
-    def __init__(self, at: datetime) -> None:
-        self.begin = at.replace(microsecond=0)
-        self.end = at.replace(microsecond=_LAST_MICROSECOND)
-        self.text = self.begin.astimezone(UTC).isoformat(timespec="seconds").removesuffix(_UTC)
-
-
-_second = _Second(EPOCH)
-
-
-def stored_text(at: datetime) -> str:
-    """Return a moment as it is stored, in UTC."""
-    global _second  # noqa: PLW0603 - a memory of one second, replaced as a whole, so threads may share it
-    second = _second
-    if not second.begin <= at <= second.end:
-        second = _second = _Second(at)
-    microsecond = at.microsecond
-    return f"{second.text}.{_THREE_DIGITS[microsecond // 1_000]}{_THREE_DIGITS[microsecond % 1_000]}{_UTC}"
 
 
 def stored_json(**data: object) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pydantic_core
 
 from workflow_core.database.diagnosis import storage_error
+from workflow_core.database.moments import stored_text
 from workflow_core.database.opening import leave_to_parent, open_database, roll_back
 from workflow_core.database.schema import REGISTRY_SCHEMA, REGISTRY_SCHEMA_VERSION
 from workflow_core.database.store import WorkflowRecord
@@ -120,7 +121,7 @@ class Registry:
         self._rows(
             "INSERT INTO workflow_registry (name, db_path, workflow_dir, log_dir, created_at) VALUES (?, ?, ?, ?, ?)"
             " ON CONFLICT (name) DO NOTHING",
-            (name, *_paths(self._layout, name), at.isoformat(timespec="microseconds")),
+            (name, *_paths(self._layout, name), stored_text(at)),
         )
 
     def add_execution(self, execution_id: str, workflow_name: str) -> None:
@@ -144,7 +145,7 @@ class Registry:
             connection.execute(
                 "UPDATE workflow_registry SET last_execution_at = ?, execution_count = execution_count + 1"
                 " WHERE name = ?",
-                (at.isoformat(timespec="microseconds"), workflow_name),
+                (stored_text(at), workflow_name),
             )
             connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -349,7 +350,7 @@ def register(
         (
             name,
             *_paths(layout, name),
-            _made_at(layout, name) or min(began, default=None) or datetime.now(UTC).isoformat(timespec="microseconds"),
+            _made_at(layout, name) or min(began, default=None) or stored_text(datetime.now(UTC)),
             max(began, default=None),
             len(executions),
         ),
@@ -372,6 +373,6 @@ def _paths(layout: RuntimeLayout, name: str) -> tuple[str, str, str]:
 def _made_at(layout: RuntimeLayout, name: str) -> str | None:
     try:
         definition = pydantic_core.from_json(layout.definition(name).read_bytes())
-        return datetime.fromisoformat(definition["created_at"]).isoformat(timespec="microseconds")
+        return stored_text(datetime.fromisoformat(definition["created_at"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import pydantic_core
 
 from workflow_core.database.listing import stored_names
+from workflow_core.database.moments import stored_text
 
 if TYPE_CHECKING:
     import sqlite3
@@ -43,7 +44,7 @@ class Expiry:
     @property
     def text(self) -> str:
         """The moment as it is stored."""
-        return self.before.isoformat(timespec="microseconds")
+        return stored_text(self.before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def candidates(
 
     An execution rests no earlier than it started, so the walk along the index ends at ``expiry.before``.
     """
-    place = ("", "") if after is None else (after[0].isoformat(timespec="microseconds"), after[1])
+    place = ("", "") if after is None else (stored_text(after[0]), after[1])
     query = (
         "SELECT id, workflow_name, status, started_at FROM executions WHERE workflow_name = ? AND started_at < ?"
         f" AND {_EXPIRED} AND (started_at, id) > (?, ?) ORDER BY started_at, id LIMIT ?"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from workflow_core.database import parts
-from workflow_core.database.parts import stored_json, stored_text
+from workflow_core.database.moments import stored_text
+from workflow_core.database.parts import stored_json
 from workflow_core.database.store import CIRCUIT_IS_OPEN
 from workflow_core.database.writing import WritableDatabase
 

@@ -6,7 +6,7 @@ import pydantic_core
 
 from workflow_core.errors import printable
 
-__all__ = ["json_bytes"]
+__all__ = ["json_bytes", "json_text"]
 
 
 def json_bytes(data: object, *, indent: int | None = None) -> bytes:
@@ -20,6 +20,11 @@ def json_bytes(data: object, *, indent: int | None = None) -> bytes:
         return pydantic_core.to_json(data, indent=indent, fallback=str, inf_nan_mode="strings")
     except pydantic_core.PydanticSerializationError:  # a surrogate that stands alone
         return pydantic_core.to_json(_encodable(data), indent=indent, fallback=str, inf_nan_mode="strings")
+
+
+def json_text(data: object, *, indent: int | None = None) -> str:
+    """Return what `json_bytes` returns, as text."""
+    return json_bytes(data, indent=indent).decode()
 
 
 def _encodable(value: object) -> object:

@@ -19,7 +19,7 @@ from workflow_core.cli.reading import find_execution, require_workflow
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.logs import LEVELS, event_line, parse_line
 from workflow_core.views.execution_view import read_view
-from workflow_core.views.json_text import json_bytes
+from workflow_core.views.json_text import json_text
 from workflow_core.views.log_reading import GrowingFiles, LogFilter, daily_logs, line_data, read_lines
 from workflow_core.views.overviews import known_workflows
 
@@ -141,7 +141,7 @@ def _line(shown: Shown) -> str:
 
 def _json_line(shown: Shown) -> str:
     line, _ = shown
-    return json_bytes(line_data(line)).decode()
+    return json_text(line_data(line))
 
 
 def _print(lines: Iterable[Shown], show: Callable[[Shown], str]) -> None:

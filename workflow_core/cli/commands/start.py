@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import pydantic_core
 
 from workflow_core.cli.commands.worker import needs_queue
 from workflow_core.cli.completing import complete_workflows
@@ -27,6 +26,7 @@ from workflow_core.errors import ExecutionNotFoundError
 from workflow_core.models import RetryConfig
 from workflow_core.views.execution_data import execution_data
 from workflow_core.views.execution_view import ExecutionView, read_view
+from workflow_core.views.json_text import json_text
 
 if TYPE_CHECKING:
     from workflow_core.engine import WorkflowEngine
@@ -227,7 +227,7 @@ def _announce(
     if invocation.quiet:
         print_line(execution_id)
         return
-    text = visible(pydantic_core.to_json(given).decode())
+    text = visible(json_text(given))
     if len(text) > _LONGEST_INPUT:
         text = f"{text[:_LONGEST_INPUT]}..."
     print_line(f"Starting workflow: {styled(workflow, bold=True)}")

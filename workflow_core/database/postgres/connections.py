@@ -20,6 +20,7 @@ from psycopg.adapt import AdaptersMap
 from psycopg.types.numeric import Int8, Int8Dumper
 from psycopg.types.string import StrDumper
 
+from workflow_core.database.diagnosis import closed_error
 from workflow_core.database.postgres.diagnosis import storage_error
 from workflow_core.errors import StorageError
 
@@ -153,8 +154,7 @@ class Connections:
 
     def _check_open(self) -> None:
         if self._closed:
-            where = str(self._address)
-            raise StorageError(f"{where}: the store is closed; make a new engine", where, "closed")
+            raise closed_error(str(self._address))
 
     async def _connect(self) -> Connection:
         where = str(self._address)

@@ -16,17 +16,18 @@ import psycopg
 
 from workflow_core import outside
 from workflow_core.database.cancellation import deliver_later
+from workflow_core.database.diagnosis import closed_error
 from workflow_core.database.postgres.address import Address
 from workflow_core.database.postgres.connections import Connections
 from workflow_core.database.postgres.diagnosis import Session, storage_error
 from workflow_core.database.postgres.migrations import migrate
-from workflow_core.errors import StorageError
 from workflow_core.forking import after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from workflow_core.database.postgres.connections import Connection
+    from workflow_core.errors import StorageError
 
 __all__ = ["PostgresDatabase", "to_its_end"]
 
@@ -151,7 +152,7 @@ class PostgresDatabase:
             except psycopg.Error as error:
                 failure = self.failure(error)
                 if self._closed:
-                    failure = StorageError(f"{self.location()}: the store is closed", self.location(), "closed")
+                    failure = closed_error(self.location())
                 elif failure.reason in {"unavailable", "read_only"}:  # another server may be the one to write to now
                     connection.pgconn.finish()
                     self._connections.drop_idle()

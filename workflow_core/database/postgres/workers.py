@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from workflow_core.database.dispatch import ClusterState, DispatchState, QueueState, WorkerState
+from workflow_core.database.dispatch import MISSED_HEARTBEATS, ClusterState, DispatchState, QueueState, WorkerState
 from workflow_core.database.postgres.dispatching import DispatchStore
 from workflow_core.database.postgres.points import utc
 
@@ -18,6 +18,8 @@ _JOINED: Final = (
     " VALUES (%(worker)s, %(host)s, %(pid)s, %(queues)s::text[], %(concurrency)s,"
     " %(heartbeat_ms)s * interval '1 millisecond') RETURNING 1"
 )
+_LIVES: Final = f"p.last_heartbeat > clock_timestamp() - {MISSED_HEARTBEATS} * w.heartbeat"
+"""Whether a worker gives signs of life."""
 _LEFT: Final = "DELETE FROM {s}.workers WHERE worker_id = %(worker)s RETURNING 1"
 _GONE: Final = (
     "DELETE FROM {s}.workers w WHERE NOT EXISTS (SELECT 1 FROM {s}.procrastinate_workers p WHERE p.id = w.worker_id)"
@@ -27,7 +29,7 @@ _JOBS: Final = "SELECT id FROM {s}.procrastinate_jobs WHERE worker_id = %(worker
 _CANCELLED: Final = "SELECT id FROM {s}.executions WHERE id = ANY(%(ids)s::text[]) AND status = 'cancelled'"
 _WORKERS: Final = (
     "SELECT w.worker_id, w.host, w.pid, w.queues, w.concurrency, w.started_at, p.last_heartbeat,"
-    " p.last_heartbeat > clock_timestamp() - 3 * w.heartbeat,"
+    f" {_LIVES},"
     " (SELECT count(*) FROM {s}.procrastinate_jobs j JOIN {s}.dispatches d ON d.job_id = j.id AND d.state = 'claimed'"
     " WHERE j.worker_id = w.worker_id AND j.status = 'doing')"
     " FROM {s}.workers w JOIN {s}.procrastinate_workers p ON p.id = w.worker_id ORDER BY w.host, w.pid, w.worker_id"
@@ -35,7 +37,7 @@ _WORKERS: Final = (
 _IS_SCHEDULED: Final = "state = 'waiting' AND NOT has_started AND first_start_at IS NOT NULL"
 """What a rate limit keeps waiting, until a moment that is known."""
 _RUN_BY: Final = (
-    " LEFT JOIN LATERAL (SELECT p.last_heartbeat, p.last_heartbeat > clock_timestamp() - 3 * w.heartbeat AS lives"
+    f" LEFT JOIN LATERAL (SELECT p.last_heartbeat, {_LIVES} AS lives"
     " FROM {s}.procrastinate_jobs j JOIN {s}.workers w ON w.worker_id = j.worker_id"
     " JOIN {s}.procrastinate_workers p ON p.id = w.worker_id"
     " WHERE d.state = 'claimed' AND j.id = d.job_id) by_worker ON true"
@@ -57,7 +59,7 @@ _DISPATCHED: Final = (
     " WHEN d.state = 'claimed' THEN 'lost' WHEN d.state = 'queued' THEN 'ready' ELSE d.state END,"
     " d.queued_at, d.due_at, d.first_start_at,"
     " (SELECT count(*) FROM {s}.workers w JOIN {s}.procrastinate_workers p ON p.id = w.worker_id"
-    " WHERE d.queue = ANY (w.queues) AND p.last_heartbeat > clock_timestamp() - 3 * w.heartbeat)"
+    f" WHERE d.queue = ANY (w.queues) AND {_LIVES})"
     f" FROM {{s}}.dispatches d{_RUN_BY} WHERE d.execution_id = %(id)s"
 )
 _NOW: Final = "SELECT clock_timestamp(), to_regclass(%(table)s) IS NOT NULL"

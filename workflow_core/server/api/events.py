@@ -14,7 +14,7 @@ from workflow_core.server.api.dependencies import ExecutionId, Live, Read, Serve
 from workflow_core.server.problems import documented
 from workflow_core.stored import is_at_rest, load_record
 from workflow_core.views.execution_data import event_data
-from workflow_core.views.json_text import json_bytes
+from workflow_core.views.json_text import json_text
 
 __all__ = ["router"]
 
@@ -150,7 +150,7 @@ class _Sending:
 
 
 def _event(name: str, data: object, position: int | None = None) -> ServerSentEvent:
-    text = json_bytes(data).decode()
+    text = json_text(data)
     return ServerSentEvent(event=name, raw_data=text, id=None if position is None else str(position))
 
 
