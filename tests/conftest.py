@@ -7,20 +7,26 @@ from tests.postgres_server import (
     make_poor_role,
     make_postgres_store,
     make_schema,
+    postgres_queue,
     postgres_schema,
     postgres_server,
     postgres_url,
     proxy,
+    schema_of_stores,
+    used_schemas,
 )
 
 __all__ = [
     "make_poor_role",
     "make_postgres_store",
     "make_schema",
+    "postgres_queue",
     "postgres_schema",
     "postgres_server",
     "postgres_url",
     "proxy",
+    "schema_of_stores",
+    "used_schemas",
 ]
 
 

@@ -99,14 +99,38 @@ def make_poor_role(postgres_url, postgres_schema):
         connection.execute(f"DROP ROLE {name}")
 
 
+@pytest.fixture(scope="session")
+def used_schemas(postgres_url):
+    """Give the schemas of the tests that do not want one of their own: without the queue, and with it."""
+    from tests.postgres_schemas import UsedSchema
+
+    schemas = {has_queue: UsedSchema(postgres_url, has_queue=has_queue) for has_queue in (False, True)}
+    yield schemas
+    for schema in schemas.values():
+        schema.close()
+
+
 @pytest.fixture
-def make_postgres_store(postgres_url, postgres_schema):
+def postgres_queue():
+    """Say that the tables of the queue are there before the test."""
+
+
+@pytest.fixture
+def schema_of_stores(request):
+    """Give the name of a schema that is as new: ``postgres_schema``, for tests that ask for it, or a used one."""
+    if "postgres_schema" in request.fixturenames:
+        return request.getfixturevalue("postgres_schema")
+    return request.getfixturevalue("used_schemas")["postgres_queue" in request.fixturenames].as_new()
+
+
+@pytest.fixture
+def make_postgres_store(postgres_url, schema_of_stores):
     """Give a function that opens a store, by default each one in the same schema; they are closed after the test."""
     from workflow_core.database.postgres.store import PostgresStore
 
     stores = []
 
-    def make(url=postgres_url, schema=postgres_schema, **options):
+    def make(url=postgres_url, schema=schema_of_stores, **options):
         store = PostgresStore(url, schema=schema, **options)
         stores.append(store)
         return store

@@ -12,6 +12,7 @@ from workflow_core.cluster import waiting
 from workflow_core.cluster import worker as worker_module
 from workflow_core.cluster.settings import WorkerSettings
 
+pytestmark = pytest.mark.usefixtures("postgres_schema")  # in which a worker begins by making its tables
 FAST = Settings(poll_interval_ms=10, sync_handlers="inline")
 
 

@@ -34,10 +34,10 @@ def plain(ctx):
 
 
 @pytest.fixture
-def cluster(make_postgres_store, postgres_url, postgres_schema, monkeypatch, tmp_path, capsys):
+def cluster(make_postgres_store, postgres_url, schema_of_stores, monkeypatch, tmp_path, capsys):
     """Give a function that runs a scenario with an engine, and one that runs the command on the same database."""
     monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
-    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", schema_of_stores)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cluster_app.py").write_text(APP)
     monkeypatch.setenv("WORKFLOW_APP", "cluster_app:engine")

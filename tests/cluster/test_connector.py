@@ -54,7 +54,7 @@ class Line:
 
 
 @pytest.fixture
-def run_line(make_postgres_store, monkeypatch):
+def run_line(make_postgres_store, postgres_queue, monkeypatch):
     def run(scenario, concurrency=100):
         async def all_of_it():
             store = make_postgres_store()

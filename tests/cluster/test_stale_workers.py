@@ -24,7 +24,7 @@ QUEUES = ["default"]
 
 
 @pytest.fixture
-def run_with_two(make_postgres_store):
+def run_with_two(make_postgres_store, postgres_queue):
     """Runs a scenario with a store and the connections of two workers."""
 
     def run(scenario):

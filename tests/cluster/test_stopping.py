@@ -40,7 +40,7 @@ class Held:
 
 
 @pytest.fixture
-def run_held(make_postgres_store):
+def run_held(make_postgres_store, postgres_queue):
     def run(scenario):
         async def all_of_it():
             async with asyncio.timeout(30):

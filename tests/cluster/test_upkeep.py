@@ -14,7 +14,7 @@ from workflow_core.cluster.settings import WorkerSettings
 
 
 @pytest.fixture
-def run_upkeep(make_postgres_store, monkeypatch):
+def run_upkeep(make_postgres_store, postgres_queue, monkeypatch):
     """Runs a scenario with an engine, and a function that waits for a number of ticks of its upkeep."""
     monkeypatch.setattr(upkeep_module, "_TICK_MS", 1)
 

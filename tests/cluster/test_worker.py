@@ -93,7 +93,7 @@ async def limited(ctx):
 
 
 @pytest.fixture
-def make_engine(make_postgres_store):
+def make_engine(make_postgres_store, postgres_queue):
     engines = []
 
     def make():

@@ -55,7 +55,7 @@ def serve(make_postgres_store, directory):
 
 
 @pytest.fixture
-def working(make_postgres_store):
+def working(make_postgres_store, postgres_queue):
     """Let a worker work on the same schema for the time of an ``async with`` block."""
 
     @contextlib.asynccontextmanager

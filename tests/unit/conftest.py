@@ -226,7 +226,7 @@ def own_executors(monkeypatch):
 
 
 @pytest.fixture
-def run_cluster(make_postgres_store):
+def run_cluster(make_postgres_store, postgres_queue):
     def run(scenario, limits=None):
         asyncio.run(scenario(Cluster(make_postgres_store(), limits)))
 

@@ -108,7 +108,9 @@ async def everything(store):
 
 @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.name)
 @pytest.mark.parametrize("was_used", [True, False], ids=["used before", "new"])
-def test_what_is_not_answered_happens_once_and_is_told_as_success(make_postgres_store, proxy, act, was_used):
+def test_what_is_not_answered_happens_once_and_is_told_as_success(
+    make_postgres_store, postgres_queue, proxy, act, was_used
+):
     async def prepare(store):
         await store.make_queue()
         await in_schema(store, *(f"DELETE FROM {table}" for table in ("executions", "owners", "procrastinate_jobs")))

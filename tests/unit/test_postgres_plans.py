@@ -77,7 +77,7 @@ async def crowd(engine):
     await engine.aclose()
 
 
-def test_no_statement_walks_through_all_executions(make_postgres_store, statements):
+def test_no_statement_walks_through_all_executions(make_postgres_store, postgres_schema, statements):
     async def scenario():
         clock, probe = FakeClock(), Probe()
 

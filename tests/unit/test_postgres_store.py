@@ -20,6 +20,7 @@ from workflow_core.database.store import CircuitChange, ErrorRecord, Lease, NewE
 from workflow_core.models import CircuitBreakerConfig
 from workflow_core.ownership import Owner
 
+pytestmark = pytest.mark.usefixtures("postgres_schema")  # the tables are made by the test, and changed
 LEASE = Lease("w", "e", 1)
 CONFIG = CircuitBreakerConfig(failure_threshold=100, reset_timeout_ms=1_000)
 
