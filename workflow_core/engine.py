@@ -463,7 +463,7 @@ class WorkflowEngine:
             raise InvalidStateError("aclose() cannot be awaited inside a workflow: it waits for the workflows to stop")
         self._closed = True
         self._recovery.stop()
-        await self._running.begun(self._running)
+        await self._running.let_begin()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

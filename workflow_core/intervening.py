@@ -159,7 +159,7 @@ class Interventions:
             if active.loop is not asyncio.get_running_loop():
                 active.loop.call_soon_threadsafe(active.task.cancel)
             elif active.task is not asyncio.current_task():
-                await self._running.begun([active])
+                await self._running.let_begin()
                 active.task.cancel()
                 await asyncio.wait([active.task], timeout=_CANCEL_GRACE_SECONDS)
         await complete_log(self._engine, record)

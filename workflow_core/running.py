@@ -24,7 +24,7 @@ from workflow_core.restarting import restarted
 from workflow_core.stored import complete_log, load_record, stored_result
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from workflow_core.clock import Clock
     from workflow_core.engine import WorkflowEngine
@@ -51,7 +51,6 @@ class Active:
     Attributes:
         first: The result of the first run of the handler, or the error that ended it.
         final: The result once the execution is at rest.
-        begun: Whether its task has begun to run.
         cancelled: Whether it was cancelled in this engine.
         lost: Whether it changed hands, or ended elsewhere.
         restart_now: Set to restart it before its time, while it waits for an automatic restart; ``None`` otherwise.
@@ -65,7 +64,6 @@ class Active:
     first: Outcome[ExecutionResult] = field(default_factory=Outcome)
     final: Outcome[ExecutionResult] = field(default_factory=Outcome)
     task: asyncio.Task[None] | None = None
-    begun: bool = False
     cancelled: bool = False
     lost: bool = False
     parked_until: int | None = None
@@ -156,10 +154,9 @@ class RunningExecutions:
         return _Claim(self._claims, execution_id, self._engine.clock)
 
     @staticmethod
-    async def begun(executions: Iterable[Active]) -> None:
-        """Let tasks begin: one that is cancelled before it has begun cannot tell anybody."""
-        if not all(active.begun for active in executions):
-            await asyncio.sleep(0)  # they were scheduled before this task goes on
+    async def let_begin() -> None:
+        """Let tasks begin that were made: one that is cancelled before it has begun cannot tell anybody."""
+        await asyncio.sleep(0)  # they were scheduled before this task goes on
 
     def drives(self, execution: Execution) -> bool:
         """Tell whether a run of an execution is under way here."""
@@ -227,7 +224,6 @@ class RunningExecutions:
 
     async def _drive(self, active: Active) -> None:
         """Run an execution until it is at rest, restarting it after panics."""
-        active.begun = True
         try:
             await self._run_to_rest(active)
             if active.parked_until is not None:
@@ -236,8 +232,7 @@ class RunningExecutions:
                 await self._write_log(self._engine.log_files, active.execution)
             active.finish(active.execution.snapshot())
         except asyncio.CancelledError:
-            if await self._cut_off(active):
-                raise
+            await self._cut_off(active)
         except LeaseLostError:
             active.finish(await self._result_after_loss(active))
         except BaseException as error:
@@ -254,20 +249,17 @@ class RunningExecutions:
             if self._engine.log_files is not None:
                 self._engine.log_files.flush()
 
-    async def _cut_off(self, active: Active) -> bool:
-        """Leave an execution whose task was cancelled; return whether that was done from outside of the engine."""
+    async def _cut_off(self, active: Active) -> None:
+        """Leave an execution whose task was cancelled; who waits for it is told, and nobody asks the task itself."""
         if active.cancelled or active.lost:
             active.finish(await self._result_after_loss(active))
-            return False
-        if active.parked_until is not None:
+        elif active.parked_until is not None:
             await self._park(active, active.parked_until)
-            return False
-        if active.execution.status in TERMINAL_STATUSES:  # only its observers were cut off
+        elif active.execution.status in TERMINAL_STATUSES:  # only its observers were cut off
             active.finish(active.execution.snapshot())
         else:
             await self._release(active.execution, give_back=True)
             active.finish(_interrupted(active.execution))
-        return True
 
     async def _write_log(self, files: LogFiles, execution: Execution) -> None:
         """Write what was logged of an execution that has come to rest, and what could not be written before."""

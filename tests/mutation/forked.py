@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import select
 import shutil
@@ -19,6 +20,8 @@ from typing import Any
 import pytest
 from mutmut.mutation.trampoline import set_mutant_under_test
 from mutmut.utils.format_utils import mangled_name_from_mutant_name
+
+from tests.mutation.reach import Reach, Recording
 
 LONGEST_TEST_S = 1.0
 """Tests that take longer are left out: they wait for something, or do what a shorter one does many times."""
@@ -35,15 +38,19 @@ class Mutants:
 
     def __init__(self, order: Path) -> None:
         given = json.loads(order.read_text(encoding="utf-8"))
-        self.names, self.report = given["names"], Path(given["report"])
+        self.names, self.file, self.report = given["names"], Path(given["file"]), Path(given["report"])
         self.budget_s, self.words = given["budget_s"], given["words"]
         self.durations, self.tests = durations_and_tests()
         self.killers: dict[str, list[str]] = {}
+        self.recorded = self.report.with_suffix(".lines")
+        self.reach: Reach | None = None
 
-    def chosen(self, name: str, items: dict[str, pytest.Item]) -> list[pytest.Item]:
+    def chosen(self, name: str, items: dict[str, pytest.Item], budget_s: float) -> list[pytest.Item]:
         """Return the tests for a mutant: those that killed others of its function, then the shortest."""
         function = mangled_name_from_mutant_name(name)
         known = [test for test in self.tests.get(function, ()) if test in items]
+        reached = None if self.reach is None else self.reach.tests(name)
+        known = [test for test in known if reached is None or test in reached]
         known = [test for test in known if self.durations[test] <= LONGEST_TEST_S]
         if self.words:
             known = [test for test in known if any(word in test for word in self.words)]
@@ -51,7 +58,7 @@ class Mutants:
         spent, within = 0.0, []
         for test in known:
             spent += self.durations[test]
-            if spent > self.budget_s:
+            if spent > budget_s:
                 break
             within.append(test)
         killers = self.killers.get(function, [])
@@ -62,12 +69,13 @@ class Mutants:
         items = {item.nodeid: item for item in session.items}
         place = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined] # made once, for all of them
         outcomes = {}
-        needed = {item.nodeid for name in self.names for item in self.chosen(name, items)}
+        needed = {item.nodeid for name in self.names for item in self.chosen(name, items, math.inf)}
         healthy = self.outcome_of(session, "", [items[test] for test in items if test in needed], 3600)
         if healthy[0] != "survived":
             raise pytest.UsageError(f"without any mutant a test fails: {healthy[1]}")
+        self.reach = Reach(self.file, self.recorded)
         for name in self.names:
-            chosen = self.chosen(name, items)
+            chosen = self.chosen(name, items, self.budget_s)
             began = time.monotonic()
             limit_s = 30 + 5 * sum(self.durations[item.nodeid] for item in chosen)
             outcome, killer, why = self.outcome_of(session, name, chosen, limit_s) if chosen else ("no tests", "", "")
@@ -92,7 +100,12 @@ class Mutants:
             os.setsid()
             try:
                 set_mutant_under_test(name)
-                _run(session, items, writing)
+                recording = None if name else Recording(self.file)
+                failure = _first_failure(session, items, recording)
+                if recording is not None:
+                    recording.write(self.recorded)
+                os.write(writing, json.dumps(failure).encode())
+                os._exit(0)
             finally:
                 os._exit(1)
         os.close(writing)
@@ -117,8 +130,8 @@ class Mutants:
         return ("killed" if killer else "survived"), killer, why
 
 
-def _run(session: pytest.Session, items: list[pytest.Item], writing: int) -> None:
-    """Run tests until one fails, and tell of it."""
+def _first_failure(session: pytest.Session, items: list[pytest.Item], recording: Recording | None) -> tuple[str, str]:
+    """Run tests until one fails; return which one, and why."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
     os.dup2(nowhere, reporter._tw._file.fileno())
@@ -132,11 +145,12 @@ def _run(session: pytest.Session, items: list[pytest.Item], writing: int) -> Non
 
     session.config.pluginmanager.register(Watch())
     for item, following in zip(items, [*items[1:], None], strict=True):
+        if recording is not None:
+            recording.begins(item.nodeid)
         session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if failures:
-            break
-    os.write(writing, json.dumps(failures[0] if failures else ("", "")).encode())
-    os._exit(0)
+            return failures[0]
+    return "", ""
 
 
 @pytest.hookimpl(tryfirst=True)

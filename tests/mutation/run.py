@@ -2,7 +2,7 @@
 
     python tests/mutation/run.py step
     python tests/mutation/run.py engine --sample 120
-    python tests/mutation/run.py pytest_workflow/history
+    python tests/mutation/run.py pytest_workflow/history.py
     python tests/mutation/run.py engine --survivors
 
 What is mutated and which tests are run stands in `pyproject.toml`, in the table ``tool.mutmut``. mutmut makes the
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tomllib
@@ -25,14 +26,33 @@ MUTANTS = ROOT / "mutants"
 MUTMUT = Path(sys.executable).with_name("mutmut")
 SEED = 20261126
 KILLED = {"killed", "timeout"}
+LONGEST_WITH_A_MUTANT_S = 20
+"""What takes longer waits for what the mutant keeps from happening; every test takes less than two seconds without."""
+
 ANY_MUTANT = "workflow_core.retry.x_is_retryable__mutmut_1"
 """One that is quickly tried: mutmut makes and measures all when it is asked for one."""
 
 
+def options() -> dict[str, list[str]]:
+    """Return the settings of mutmut."""
+    found: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+    return found
+
+
 def source(module: str) -> Path:
-    """Return the file of a module, below the root: of `workflow_core`, unless its path names another package."""
-    file = Path(f"{module}.py")
-    return file if (ROOT / file).is_file() else "workflow_core" / file
+    """Return the file of a module, below the root: of `workflow_core`, unless its path names another package.
+
+    Raises:
+        ValueError: The module is not among those that are mutated.
+    """
+    file = Path(module).with_suffix(".py")
+    mutated = options()["only_mutate"]
+    for each in (file, "workflow_core" / file):
+        if each.as_posix() in mutated:
+            return each
+    raise ValueError(
+        f"{module} is not mutated; choose one of `only_mutate` in pyproject.toml: {' '.join(sorted(mutated))}"
+    )
 
 
 def report_of(module: str) -> Path:
@@ -53,25 +73,36 @@ def at_low_priority(*command: str | Path, cwd: Path, **environment: str) -> None
 
 
 def make_mutants() -> None:
-    """Let mutmut make the mutants of all modules, and measure the tests, as far as something has changed."""
-    at_low_priority(MUTMUT, "run", "--max-children", "1", ANY_MUTANT, cwd=ROOT)
+    """Let mutmut make the mutants of all modules, and measure the tests, as far as something has changed.
+
+    Raises:
+        SystemExit: mutmut could not; its own words end with why: a test fails without any mutant, for example.
+    """
+    print("mutmut makes the mutants and measures the tests; this takes a minute or two ...", flush=True)
+    command = ["nice", "-n", "10", MUTMUT, "run", "--max-children", "1", ANY_MUTANT]
+    made = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if made.returncode:
+        turning_wheels = re.compile(r".*\r")
+        sys.exit(f"{turning_wheels.sub('', made.stdout)}\nmutmut ended with {made.returncode}")
 
 
 def mutants_of(module: str) -> list[str]:
     """Return the names of the mutants of a module."""
     made = MUTANTS / f"{source(module)}.meta"
-    return sorted(json.loads(made.read_text())["exit_code_by_key"]) if made.exists() else []
+    return sorted(json.loads(made.read_text(encoding="utf-8"))["exit_code_by_key"])
 
 
-def try_mutants(names: list[str], report: Path, budget_s: float, words: list[str]) -> dict[str, dict[str, str]]:
-    """Run the tests for each mutant; return what became of it."""
-    options = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mutmut"]
+def try_mutants(
+    file: Path, names: list[str], report: Path, budget_s: float, words: list[str]
+) -> dict[str, dict[str, str]]:
+    """Run the tests for each mutant of a file; return what became of it."""
     report.parent.mkdir(exist_ok=True)
     order = report.with_suffix(".order")
     tried = report.with_suffix(".tried")
-    order.write_text(json.dumps({"names": names, "report": str(tried), "budget_s": budget_s, "words": words}))
-    arguments = ["--rootdir=.", "-q", "-ptests.mutation.forked", *options["pytest_add_cli_args"]]
-    arguments += options["pytest_add_cli_args_test_selection"]
+    given = {"file": str(file), "names": names, "report": str(tried), "budget_s": budget_s, "words": words}
+    order.write_text(json.dumps(given), encoding="utf-8")
+    arguments = ["--rootdir=.", "-q", "-ptests.mutation.forked", *options()["pytest_add_cli_args"]]
+    arguments += [f"--timeout={LONGEST_WITH_A_MUTANT_S}", *options()["pytest_add_cli_args_test_selection"]]
     at_low_priority(sys.executable, "-m", "pytest", *arguments, cwd=MUTANTS, MUTANTS_TO_TRY=str(order))
     outcomes: dict[str, dict[str, str]] = json.loads(tried.read_text())
     return outcomes
@@ -89,9 +120,24 @@ def tell(module: str, outcomes: dict[str, dict[str, str]]) -> None:
             print(f"  {each['outcome']}: mutmut show '{name}'")
 
 
+def try_module(module: str, given: argparse.Namespace) -> None:
+    """Do what the arguments say with the mutants of one module."""
+    names = mutants_of(module)
+    report = report_of(module)
+    before = {}
+    if given.survivors:
+        before = json.loads(report.read_text())
+        names = [name for name in names if name in before and before[name]["outcome"] not in KILLED]
+    elif given.sample is not None:
+        names = random.Random(given.seed).sample(names, min(given.sample, len(names)))
+    outcomes = {**before, **try_mutants(source(module), names, report, given.budget, given.tests)} if names else before
+    report.write_text(json.dumps(outcomes, indent=1))
+    tell(module, outcomes)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("modules", nargs="+", help="paths without .py: step, database/reading, pytest_workflow/x")
+    parser.add_argument("modules", nargs="+", help="step, database/reading, pytest_workflow/history.py")
     parser.add_argument("--sample", type=int, help="how many mutants of each are drawn; default: all")
     parser.add_argument("--seed", type=int, default=SEED, help="draws another sample; default: always the same")
     parser.add_argument("--survivors", action="store_true", help="only those that survived when they were last tried")
@@ -99,22 +145,15 @@ def main() -> None:
     parser.add_argument("--tests", nargs="*", default=[], help="parts of names: only tests that have one of them")
     parser.add_argument("--made", action="store_true", help="nothing has changed since the mutants were made")
     given = parser.parse_args()
+    try:
+        for module in given.modules:
+            source(module)
+    except ValueError as error:
+        parser.error(str(error))
     if not given.made:
         make_mutants()
     for module in given.modules:
-        names = mutants_of(module)
-        if not names:
-            parser.error(f"{source(module)} has no mutants; is it among `only_mutate` in pyproject.toml?")
-        report = report_of(module)
-        before = {}
-        if given.survivors:
-            before = json.loads(report.read_text())
-            names = [name for name in names if name in before and before[name]["outcome"] not in KILLED]
-        elif given.sample is not None:
-            names = random.Random(given.seed).sample(names, min(given.sample, len(names)))
-        outcomes = {**before, **try_mutants(names, report, given.budget, given.tests)} if names else before
-        report.write_text(json.dumps(outcomes, indent=1))
-        tell(module, outcomes)
+        try_module(module, given)
 
 
 if __name__ == "__main__":

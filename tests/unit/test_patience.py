@@ -199,6 +199,23 @@ def test_who_waits_without_patience_is_told_at_once_and_the_execution_goes_on(ma
     asyncio.run(scenario())
 
 
+def test_who_was_told_may_ask_again_and_other_threads_are_told_too(machine, disk, ran):
+    async def scenario():
+        engine = boot(machine, disk, storage_patience_ms=0)
+        disk.says, disk.points = FULL, ("step_completed",)
+        with pytest.raises(StorageError, match="goes on by itself"):
+            await engine.start("w", "x")
+        with pytest.raises(StorageError, match="goes on by itself"):
+            await asyncio.to_thread(lambda: asyncio.run(engine.wait("x")))
+        again = asyncio.ensure_future(engine.start("w", "x"))
+        await machine.clock.settle()
+        assert not again.done()
+        disk.says = None
+        assert (await machine.clock.finish(again)).output == "done"
+
+    asyncio.run(scenario())
+
+
 def test_an_execution_that_cannot_be_begun_is_not_begun(machine, disk, ran):
     async def scenario():
         engine = boot(machine, disk)

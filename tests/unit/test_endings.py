@@ -1,0 +1,172 @@
+"""How executions end: what whoever waits is told, what observers see, and what is stored, are the same."""
+
+import asyncio
+
+import pytest
+
+from tests.unit.watching import Watcher
+from workflow_core import NonRetryableError, PanicError, WorkflowError
+from workflow_core.errors import error_text
+
+
+async def refuse():
+    raise NonRetryableError("no")
+
+
+async def completes(ctx):
+    await ctx.step("one", lambda: {"a": 1})
+    await ctx.sleep("rest", 20)
+    return ["done"]
+
+
+async def fails(ctx):
+    await ctx.step("one", lambda: 1)
+    await ctx.sleep("rest", 20)
+    await ctx.step("bad", refuse)
+
+
+async def fails_with_a_group(ctx):
+    await ctx.sleep("rest", 20)
+
+    async def branch(step):
+        await step
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(branch(ctx.step("one", refuse)))
+        group.create_task(branch(ctx.step("other", refuse)))
+
+
+async def leaves_steps_behind(ctx):
+    asyncio.ensure_future(ctx.step("left", lambda: asyncio.Event().wait()))
+    asyncio.ensure_future(ctx.sleep("nap", 60_000))
+    await ctx.sleep("rest", 20)
+    if ctx.input == "fails":
+        await ctx.step("bad", refuse)
+
+
+async def panics_outside_of_steps(ctx):
+    await ctx.sleep("rest", 20)
+    raise RuntimeError("out of order")
+
+
+async def panics_in_a_step(ctx):
+    await ctx.sleep("rest", 20)
+
+    def full():
+        if ctx.attempt == 1:
+            raise ValueError("not yet")
+        raise MemoryError("full")
+
+    await ctx.step("s", full).with_retry(max_attempts=2, backoff_ms=5)
+
+
+async def panics_once(ctx):
+    await ctx.step("kept", lambda: ctx.restart_attempt)
+    await ctx.sleep("rest", 20)
+    if ctx.restart_attempt == 1:
+        raise MemoryError("full")
+    return await ctx.step("s", lambda: ctx.restart_attempt)
+
+
+ENDINGS = {
+    "completed": (completes, None, {}),
+    "failed": (fails, None, {}),
+    "failed in a group": (fails_with_a_group, None, {}),
+    "completed with steps left behind": (leaves_steps_behind, None, {}),
+    "failed with steps left behind": (leaves_steps_behind, "fails", {}),
+    "panicked outside of steps": (panics_outside_of_steps, None, {"enable_auto_restart": False}),
+    "panicked in a step": (panics_in_a_step, None, {"enable_auto_restart": False}),
+    "completed after a restart": (panics_once, None, {"restart_delay_ms": 1_000}),
+    "failed after a restart": (panics_outside_of_steps, None, {"max_restart_attempts": 1, "restart_delay_ms": 1_000}),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_all_are_told_what_is_stored(machine, clock, ending):
+    flow, given, panics = ENDINGS[ending]
+    machine.define("w", panic_config=panics)(flow)
+    watcher = Watcher()
+
+    async def scenario():
+        engine = machine.boot([watcher])
+        await engine.start("w", "e", given, detach=True)
+        told = await clock.finish(engine.wait("e"))
+        other = machine.boot()
+        assert told == await other.get_status("e")
+        history = await other.history("e")
+        assert [event.seq for event in history] == list(range(1, len(history) + 1))
+        assert sorted(watcher.events, key=lambda event: event.seq) == history
+        return told
+
+    assert asyncio.run(scenario()).status == ending.split()[0]
+
+
+def end(machine, flow, **panics):
+    machine.define("w", panic_config=panics)(flow)
+    return asyncio.run(machine.clock.finish(machine.boot().start_and_wait("w", "e")))
+
+
+def test_the_first_of_a_group_of_failed_steps_is_what_ended_the_execution(machine):
+    error = end(machine, fails_with_a_group).error
+    assert (error.type, error.message, error.step_id) == ("NonRetryableError", "no", "one")
+
+
+def test_a_group_with_an_error_of_the_user_s_own_is_a_panic(machine):
+    async def flow(ctx):
+        raise ExceptionGroup("both", [WorkflowError("ours"), ExceptionGroup("inner", [ValueError("theirs")])])
+
+    result = end(machine, flow, enable_auto_restart=False)
+    assert (result.status, result.error.type) == ("panicked", "ExceptionGroup")
+    assert (result.error.message, result.error.indicator) == ("both (2 sub-exceptions)", "unexpected error")
+
+
+def test_a_panic_outside_of_steps_says_what_it_was(machine):
+    async def flow(ctx):
+        raise MemoryError("full")
+
+    async def start():
+        machine.define("w", panic_config={"enable_auto_restart": False})(flow)
+        await machine.boot().start("w", "e")
+
+    with pytest.raises(PanicError) as caught:
+        asyncio.run(start())
+    assert error_text(caught.value) == 'workflow "w", execution "e": it panicked (MemoryError): MemoryError: full'
+    assert (caught.value.indicator, caught.value.attempt, caught.value.step_id) == ("MemoryError", 1, None)
+    assert isinstance(caught.value.__cause__, MemoryError)
+
+
+@pytest.mark.parametrize(("allowed", "runs"), [(1, 2), (2, 3)])
+def test_an_execution_is_restarted_as_often_as_it_may_be(machine, allowed, runs):
+    seen = []
+
+    async def flow(ctx):
+        seen.append(ctx.restart_attempt)
+        raise MemoryError
+
+    result = end(machine, flow, max_restart_attempts=allowed, restart_delay_ms=1_000)
+    assert (result.status, result.restart_attempt, seen) == ("failed", runs, list(range(1, runs + 1)))
+    assert machine.clock.elapsed_ms == 1_000 * allowed
+
+
+def test_a_restart_by_hand_begins_the_time_anew_and_keeps_what_is_completed(machine, clock):
+    async def scenario():
+        @machine.define("w", retry_config={"max_attempts": 1})
+        async def flow(ctx):
+            await ctx.step("kept", lambda: ctx.restart_attempt)
+            await ctx.step("tried", lambda: 1 / (ctx.restart_attempt - 1))
+            await ctx.sleep("rest", 60)
+
+        engine = machine.boot([watcher])
+        begun = asyncio.ensure_future(engine.start_and_wait("w", "e", timeout_ms=100))
+        assert (await clock.finish(begun)).status == "failed"
+        await clock.advance(70)
+        told = await clock.finish(engine.restart("e"))
+        other = machine.boot()
+        assert told == await other.get_status("e")
+        assert watcher.events == await other.history("e")
+        return told
+
+    watcher = Watcher()
+    told = asyncio.run(scenario())
+    assert (told.status, told.restart_attempt, told.error) == ("completed", 2, None)
+    assert (told.steps["kept"].result, told.steps["tried"].attempt) == (1, 1)
