@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from workflow_core.database.store import DURABLE_POINTS, Lease, NewExecution, StepRecord
 from workflow_core.errors import StorageError
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from workflow_core.patience import Patience, Tenacious
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["guarded", "guarded_for"]
+__all__ = ["guarded", "guarded_for", "patiently"]
+
+_T = TypeVar("_T")
 
 _READS: Final = frozenset(
     {
@@ -65,6 +67,19 @@ def guarded_for(store: Store, workflow_name: str, execution: Tenacious) -> Workf
     if isinstance(store, _Guarded):
         return cast("WorkflowStore", store.workflow(workflow_name, execution))
     return store.workflow(workflow_name)
+
+
+async def patiently(store: Store, work: Callable[[], Awaitable[_T]]) -> _T:
+    """Do what a store has no durable point for, and wait for the database as with one.
+
+    Args:
+        store: The store as an engine uses it.
+        work: What to do; it may be begun again from the start.
+
+    Raises:
+        StorageError: The patience is over, or waiting would not help.
+    """
+    return cast("_T", await _tried(store, work)) if isinstance(store, _Guarded) else await work()
 
 
 class _Guarded:

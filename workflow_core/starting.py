@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import uuid
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from workflow_core.database.store import ExecutionRecord, HistoryEnd, Lease, New
 from workflow_core.definition import configured, validated
 from workflow_core.errors import ExecutionConflictError, ExecutionNotFoundError
 from workflow_core.execution import Execution
+from workflow_core.interception import patiently
 from workflow_core.limits import checked_key
 from workflow_core.models import PanicConfig, RetryConfig
 from workflow_core.running import Active
@@ -155,12 +157,13 @@ class Starting:
             limit_key = limits.key_of(plain, limit_key)
         dispatch = replace(dispatch, limits=limits, limit_key=limit_key)
         if self._declared.get(name) is not definition:
-            await store.limits_noted(name, limits, definition.age_ms)
+            noted = functools.partial(store.limits_noted, name, limits, definition.age_ms)
+            await patiently(self._engine.store, noted)
             self._declared[name] = definition
         at = self._engine.clock.now()
         await self._define(definition, at)
         new = order.new(at)
-        found = await store.execution_enqueued(new, dispatch, at)
+        found = await patiently(self._engine.store, functools.partial(store.execution_enqueued, new, dispatch, at))
         if found is not None:
             self._check_same(found, order)
             return found

@@ -6,12 +6,13 @@ import sys
 
 import pytest
 
-from workflow_core import Settings, WorkflowEngine
+from workflow_core import Settings, StorageError, WorkflowEngine
 
 psycopg = pytest.importorskip("psycopg")
 pytest.importorskip("procrastinate")
 from workflow_core.cli import follow  # noqa: E402
 from workflow_core.cli.application import run  # noqa: E402
+from workflow_core.database.postgres.store import PostgresStore  # noqa: E402
 from workflow_core.limits import Limits  # noqa: E402
 
 FAST = Settings(poll_interval_ms=10, sync_handlers="inline")
@@ -73,6 +74,31 @@ async def lost(engine, execution_id):
         connection.execute("UPDATE procrastinate_jobs SET status = 'doing', worker_id = %s", (worker_id,))
         connection.execute("UPDATE dispatches SET state = 'claimed', has_started = true")
         connection.execute("UPDATE executions SET status = 'running', owner_id = 'gone'")
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments"),
+    [
+        ("cluster_state", ("cluster", "status")),
+        ("dispatch_state", ("status", "e")),
+        ("execution_enqueued", ("start", "plain", "--queue", "mail")),
+        ("saved_definitions", ("list",)),
+        ("save_document", ("create", "documented")),
+    ],
+)
+def test_a_command_waits_for_a_database_that_is_away(cluster, monkeypatch, method, arguments):
+    scenario, command = cluster
+    scenario(lambda engine: engine.enqueue("plain", "e", 1, queue="mail"))
+    works, failures = getattr(PostgresStore, method), [StorageError("The server is away", "there", "unavailable")]
+
+    def fails_once(*given):
+        if failures:
+            raise failures.pop()
+        return works(*given)
+
+    monkeypatch.setattr(PostgresStore, method, fails_once)
+    code, _, err = command(*arguments)
+    assert (code, failures) == (0, []), err
 
 
 def test_following_ends_where_nobody_serves_the_queue(cluster):

@@ -218,6 +218,24 @@ def test_an_execution_waits_for_a_server_that_stops_and_goes_on_when_it_is_back(
     assert ran == [1]
 
 
+@pytest.mark.parametrize("is_new", [True, False], ids=["first use", "in use"])
+def test_what_is_enqueued_waits_for_a_server_that_is_away(make_postgres_store, postgres_server, is_new, caplog):
+    async def scenario():
+        async with WorkflowEngine(make_postgres_store(postgres_server.url)) as engine:
+            engine.define("w", lambda ctx: "done")
+            if not is_new:
+                await engine.enqueue("w", "before")
+            postgres_server.stop()
+            handing = asyncio.ensure_future(engine.enqueue("w", "e"))
+            while "what needs it waits" not in caplog.text and not handing.done():
+                await asyncio.sleep(0)
+            postgres_server.start()
+            assert (await handing).status == "queued"
+            assert (await engine.get_status("e")).status == "queued"
+
+    asyncio.run(scenario())
+
+
 def test_sessions_that_an_administrator_ends_are_made_anew(make_postgres_store, postgres_url, postgres_schema):
     async def scenario():
         store, admin = (

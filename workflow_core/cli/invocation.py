@@ -77,9 +77,13 @@ class Invocation:
             ):
                 raise Failure(f"{directory} is a file; set WORKFLOW_DIR to a directory", STORAGE)
             if runs_workflows:
+                from workflow_core.interception import patiently  # noqa: PLC0415 - not for help and completion
                 from workflow_core.views.saved import define_saved_workflows  # noqa: PLC0415
 
-                define_saved_workflows(engine)
+                async def define() -> None:
+                    define_saved_workflows(engine)
+
+                self.run(patiently(engine.store, define))
             with self._hidden_database_named():
                 yield engine
 

@@ -16,6 +16,7 @@ from workflow_core.definitions.document import WorkflowDefinition
 from workflow_core.definitions.reading import load_definition, read_document
 from workflow_core.definitions.running import compiled
 from workflow_core.errors import InvalidStateError, ValidationError, WorkflowRedefinedWarning
+from workflow_core.interception import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -79,7 +80,11 @@ async def create_workflow(engine: WorkflowEngine, definition: WorkflowDefinition
             f'Workflow "{definition.name}" is defined by a function in this process, which goes before a document; '
             "choose another name"
         )
-    written = save_definition(engine, definition)
+
+    async def save() -> bool:
+        return save_definition(engine, definition)
+
+    written = await patiently(engine.store, save)
     await engine.store.workflow_defined(definition.name, {}, engine.clock.now())  # the registry and the database
     engine.definitions.replace(compiled(definition))
     return written

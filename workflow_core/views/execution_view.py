@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.dispatch import Dispatches
+from workflow_core.interception import patiently
 from workflow_core.ownership import SystemProcessProbe
 from workflow_core.stored import is_at_rest, load_record
 
@@ -88,7 +90,7 @@ async def read_view(engine: WorkflowEngine, execution_id: str) -> ExecutionView:
     found = None if record.owner_id is None else await workflow.load_owner(record.owner_id)
     dispatch = None
     if record.queue is not None and isinstance(engine.bare_store, Dispatches):
-        dispatch = await engine.bare_store.dispatch_state(execution_id)
+        dispatch = await patiently(engine.store, functools.partial(engine.bare_store.dispatch_state, execution_id))
     now = engine.clock.now()
     return ExecutionView(
         record=record,

@@ -10,6 +10,7 @@ from workflow_core.cli.invocation import Invocation, epilog_of, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
 from workflow_core.cli.texts import visible
 from workflow_core.database.dispatch import dispatching
+from workflow_core.interception import patiently
 from workflow_core.views.cluster import QUEUE_PARTS, ClusterView, host_name
 from workflow_core.views.wording import took_text
 
@@ -46,7 +47,7 @@ def status(invocation: Invocation, output_format: str) -> None:
     is the time for which the one that waits longest for a worker has waited.
     """
     with invocation.engine() as engine:
-        state = invocation.run(dispatching(engine.bare_store).cluster_state())
+        state = invocation.run(patiently(engine.store, dispatching(engine.bare_store).cluster_state))
     if output_format == "json":
         print_json(ClusterView(state).data())
         return
