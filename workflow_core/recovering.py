@@ -12,7 +12,7 @@ from workflow_core.crash_loops import deaths_until, in_peace, interrupted_too_of
 from workflow_core.database.store import HistoryEnd
 from workflow_core.errors import LeaseLostError, StorageError, WorkflowCoreError
 from workflow_core.events import ExecutionRecovered, ExecutionStarted
-from workflow_core.stored import load_record, revive
+from workflow_core.stored import revive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -263,9 +263,14 @@ class Recovery:
             execution.lease, self._engine.owner, self._engine.lease_expiry(), seq, at
         )
         place = lease.recovered or HistoryEnd(seq, at)
-        if place.seq != seq:  # its last owner lives, and has written since this was read
-            record = await load_record(self._engine, record.execution_id)
-            execution = await revive(self._engine, record)
+        # Its last owner may live, and have written since this was read: also what has no place in the history.
+        if place.seq != seq or (record.owner_id is not None and record.status != "sleeping"):
+            store = self._engine.store.workflow(record.workflow_name)
+            found = await store.load_whole(record.workflow_name, record.execution_id)
+            if found is None:
+                raise lease.lost()
+            record = found.record
+            execution = await revive(self._engine, record, whole=found)
         status: ExecutionStatus = record.status if record.status in {"sleeping", "panicked"} else "running"
         execution.taken_over(lease, status)
         if self._engine.settings.max_recoveries is not None and deaths >= self._engine.settings.max_recoveries:
