@@ -230,3 +230,11 @@ def test_a_connection_that_is_found_broken_when_the_database_is_back_is_no_secon
         assert said == ["The database is away", "The database is back"]
 
     run_line(scenario)
+
+
+@pytest.mark.parametrize("state", ["25P03", "25P04"])
+def test_a_session_that_the_server_ends_because_its_transaction_took_too_long_is_no_refusal(run_line, state):
+    async def scenario(line):
+        assert await line.connector._passes(psycopg.errors.lookup(state)())
+
+    run_line(scenario)

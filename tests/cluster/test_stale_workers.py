@@ -86,6 +86,30 @@ def test_a_job_that_was_given_to_another_worker_is_claimed_ended_and_put_back_by
     run_with_two(scenario)
 
 
+def test_a_worker_counts_as_dead_by_its_own_heartbeat_and_not_by_that_of_who_looks(run_with_two):
+    async def scenario(store, connectors, numbers):
+        (slow, quick), (slows_number, quicks_number) = connectors, numbers
+        await store.worker_joined(slows_number, "host", 1, QUEUES, 10, 60_000)
+        jobs = []
+        for connector, number in ((slow, slows_number), (quick, quicks_number)):
+            new = NewExecution("w", f"e-{number}", None, "{}", "{}", None)
+            await store.execution_enqueued(new, Dispatch(), NOW)
+            jobs.append(await fetch(connector, number))
+
+        async def silent_for(seconds):
+            await store.fetch(
+                "UPDATE {s}.procrastinate_workers SET last_heartbeat = now() - %(s)s * interval '1 second' RETURNING 1",
+                {"s": seconds},
+            )
+            return await store.stalled_jobs(3)
+
+        assert await silent_for(0) == []
+        assert await silent_for(60) == [(jobs[1], quicks_number)], "the other one has not told its heartbeat"
+        assert await silent_for(200) == [(jobs[0], slows_number), (jobs[1], quicks_number)]
+
+    run_with_two(scenario)
+
+
 def test_a_session_whose_settings_were_not_passed_on_has_them(run_with_two):
     async def scenario(store, connectors, numbers):
         async with connectors[0].pool.connection() as connection:

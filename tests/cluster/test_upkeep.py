@@ -93,3 +93,19 @@ def test_accidents_are_looked_for_with_each_heartbeat_and_at_least_twice_a_minut
         await engine.aclose()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("seconds", "warnings"), [(0.29, 0), (0.31, 1)])
+def test_a_worker_that_stood_still_for_three_heartbeats_says_so(
+    make_postgres_store, monkeypatch, caplog, seconds, warnings
+):
+    async def scenario():
+        engine = WorkflowEngine(make_postgres_store())
+        moments = iter([0.0, seconds])
+        monkeypatch.setattr(engine.clock, "monotonic", lambda: next(moments), raising=False)
+        await upkeep_module.Upkeep(engine, None, None, WorkerSettings(heartbeat_ms=100))._sleep_for_a_heartbeat()
+        engine.close()
+
+    with caplog.at_level(logging.WARNING, "workflow_core"):
+        asyncio.run(scenario())
+    assert caplog.text.count("stood still for 0.3 s") == warnings

@@ -80,8 +80,9 @@ def test_a_parked_execution_has_no_job_until_it_is_due(run_cluster):
     async def scenario(cluster):
         await cluster.enqueue("e")
         lease = lease_of(await cluster.claim("e"))
-        due = datetime.now(UTC) + timedelta(hours=1)
-        await cluster.store.execution_parked(lease, to_epoch_ms(due), NOW)
+        now = datetime.now(UTC)
+        due = now + timedelta(hours=1)
+        await cluster.store.execution_parked(lease, to_epoch_ms(due), now)
         assert (await cluster.states(), await cluster.job("e")) == ({"e": "parked"}, None)
         assert await cluster.store.wake_due() == 0
         await cluster.past(3_601)
@@ -93,6 +94,19 @@ def test_a_parked_execution_has_no_job_until_it_is_due(run_cluster):
         await cluster.store.execution_completed(lease_of(claim), None, False, 2, NOW)
         names = [type(event).__name__ for event in await cluster.store.load_events("w", "e")]
         assert names == ["ExecutionStarted", "ExecutionCompleted"]
+
+    run_cluster(scenario)
+
+
+def test_a_worker_whose_clock_is_behind_is_not_woken_before_its_own_time(run_cluster):
+    async def scenario(cluster):
+        await cluster.enqueue("e")
+        lease = lease_of(await cluster.claim("e"))
+        here = datetime.now(UTC) - timedelta(hours=2)
+        await cluster.store.execution_parked(lease, to_epoch_ms(here + timedelta(hours=1)), here)
+        assert await cluster.store.wake_due() == 0
+        await cluster.past(3_601)
+        assert await cluster.store.wake_due() == 1
 
     run_cluster(scenario)
 

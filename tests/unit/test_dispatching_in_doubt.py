@@ -49,7 +49,7 @@ async def begin(store):
     assert (await claim(store, NOW)).kind == "begun"
 
 
-async def park(store, due_at=LATER):
+async def park(store, due_at=NOW - timedelta(seconds=1)):
     await store.execution_parked(Lease("w", "e", 8), to_epoch_ms(due_at), NOW)
 
 

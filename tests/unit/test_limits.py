@@ -68,7 +68,7 @@ def test_a_slot_is_held_while_an_execution_waits_unless_it_is_not_to_be(run_clus
         await cluster.enqueue("a")
         await cluster.enqueue("b")
         lease = lease_of(await cluster.claim("a"))
-        await cluster.store.execution_parked(lease, to_epoch_ms(datetime.now(UTC)) - 1, NOW)
+        await cluster.store.execution_parked(lease, to_epoch_ms(datetime.now(UTC)) - 1, datetime.now(UTC))
         assert await cluster.states() == {"a": "parked", "b": "waiting" if held else "queued"}
         await cluster.store.wake_due()
         assert await cluster.states() == {
@@ -466,7 +466,7 @@ def test_processes_that_want_the_same_limits_at_once_do_not_wait_for_each_other_
         await asyncio.gather(*(end(store, leases[nth:45:3]) for nth, store in enumerate(stores)))
         now = to_epoch_ms(datetime.now(UTC))
         for number, lease in enumerate(leases[45:]):
-            await cluster.store.execution_parked(lease, now - number * 7 % 45, NOW)
+            await cluster.store.execution_parked(lease, now - number * 7 % 45, datetime.now(UTC))
         await asyncio.gather(*map(wake, stores))
         assert list((await cluster.states()).values()) == ["ended"] * 45 + ["queued"] * 45
 

@@ -368,6 +368,56 @@ def test_an_attempt_that_was_cut_off_is_told_although_a_circuit_refuses_the_next
     assert watcher.events == events[2:]
 
 
+def test_what_the_last_owner_writes_that_has_no_place_in_the_history_is_seen_by_who_takes_over(two_machines, clock):
+    """It recorded that a step failed for good between the moment when its state was read and the end of its lease."""
+    one, two = two_machines
+    taken, failed = asyncio.Event(), asyncio.Event()
+
+    def define(engine):
+        @engine.define("v", retry_config=RetryConfig(max_attempts=1))
+        async def flow(ctx):
+            def refuse():
+                raise ValueError("no")
+
+            await ctx.step("s", refuse)
+
+    async def main():
+        record = one.bare_store.step_failed
+        take = two.bare_store.execution_recovered
+
+        async def late(*arguments):
+            await being_taken.wait()
+            await record(*arguments)
+            failed.set()
+            await taken.wait()
+
+        async def while_the_other_writes(*arguments):
+            being_taken.set()
+            await failed.wait()
+            lease = await take(*arguments)
+            taken.set()
+            return lease
+
+        being_taken = asyncio.Event()
+        one.bare_store.step_failed = late
+        two.bare_store.execution_recovered = while_the_other_writes
+        await one.start("v", "e", detach=True)
+        await clock.advance(1_000)
+        one._leases.renewal.cancel()
+        await clock.advance(30_000)
+        assert await two.recover() == ["e"]
+        result = await clock.finish(two.wait("e"))
+        await asyncio.gather(*one.abandon(), return_exceptions=True)
+        await two.aclose()
+        return result
+
+    for engine in two_machines:
+        define(engine)
+    result = asyncio.run(main())
+    assert result.status == "failed"
+    assert result.steps["s"].attempt == 1
+
+
 def test_a_renewal_that_crosses_a_restart_of_its_own_stops_nothing(two_machines, clock):
     """Its answer has the fencing token of the restart after a panic, of which this process does not know yet."""
     one, _ = two_machines

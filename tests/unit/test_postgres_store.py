@@ -307,6 +307,7 @@ def test_a_lock_is_waited_for_no_longer_than_seconds(make_postgres_store):
         ("55P03", "locked"),
         ("58030", "io"),
         ("25006", "read_only"),
+        ("25P04", "unavailable"),
         ("42501", "read_only"),
         ("XX001", "damaged"),
         ("22012", "other"),

@@ -70,6 +70,10 @@ def test_no_text_has_the_password(caplog):
         f"postgresql://app:{PLAIN}@db/shop",  # a % that is not escaped
         f"postgresql://app:x@db/shop?pasword={PLAIN}",
         f"postgresql://app:x@[db/shop?password={SECRET}",
+        f"postgresql://app:1/{SECRET}@db/shop",  # what libpq takes for a port and a database
+        f"postgresql://app:{SECRET}/x@db/shop",
+        f"postgresql://app:x@{SECRET}@db/shop",
+        f"postgresql://app@db:{SECRET}/shop",
     ],
 )
 def test_a_url_that_cannot_be_read_is_not_shown(url):

@@ -35,6 +35,9 @@ _LONGEST_PAUSE_SECONDS: Final = 2.0
 _POOL_SECONDS: Final = 1.0
 """How long the pool tries to connect by itself: it waits ever longer, up to as long as the database was away."""
 
+_TOO_LONG: Final = {"25P03", "25P04"}
+"""The server has ended a session whose transaction took too long: the next one may be faster."""
+
 _BACK: Final = (
     "INSERT INTO procrastinate_workers (id) OVERRIDING SYSTEM VALUE VALUES (%(worker_id)s) ON CONFLICT DO NOTHING"
 )
@@ -302,7 +305,7 @@ class PatientConnector(PsycopgConnector):
                 with contextlib.suppress(psycopg.Error):
                     await drain()
             return True
-        return isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError))
+        return isinstance(cause, (psycopg.OperationalError, psycopg.InterfaceError)) or cause.sqlstate in _TOO_LONG
 
     async def _why(self, cause: psycopg.Error) -> str:
         """Return why there is no connection, which the pool tells its log alone."""

@@ -115,8 +115,8 @@ class Upkeep:
     async def sweep(self, manager: JobManager) -> None:
         """Let the jobs of workers that give no sign of life be fetched again, and those that have disappeared."""
         await self._connector.execute_query_all_async(OVERDUE, priority=FIRST, task=SWEEP_TASK)  # this one does for all
-        for job in await manager.get_stalled_jobs(seconds_since_heartbeat=self._settings.stalled_seconds):
-            await self._connector.put_back([job.id or 0], job.worker_id)
+        for job_id, worker_id in await self._store.stalled_jobs(self._settings.stalled_seconds):
+            await self._connector.put_back([job_id], worker_id)
         await manager.prune_stalled_workers(self.forgotten_seconds)
         await self._store.wake_due()
         await self._store.queue_orphans(_ORPHANED_MS)
@@ -142,10 +142,23 @@ class Upkeep:
         latest: datetime | None = None
         latest_here = self._engine.clock.now()
         while True:
-            await asyncio.sleep(self._settings.heartbeat_ms / 1_000)
+            await self._sleep_for_a_heartbeat()
             with contextlib.suppress(StorageError, exceptions.ConnectorException):
                 latest = await self._store.mend_future(latest)
                 now = self._engine.clock.now()
                 if now < latest_here:
                     await self.sweep(manager)
                 latest_here = max(latest_here, now)
+
+    async def _sleep_for_a_heartbeat(self) -> None:
+        """Wait until the next heartbeat is due, and say so if that came so late that others took this one for dead."""
+        began = self._engine.clock.monotonic()
+        await asyncio.sleep(self._settings.heartbeat_ms / 1_000)
+        seconds = self._engine.clock.monotonic() - began
+        if seconds > self._settings.stalled_seconds:
+            logger.warning(
+                "This worker stood still for %.1f s, which is longer than three heartbeats, so others took it for dead "
+                "and went on with its executions: code that blocks the event loop belongs in a thread, where steps run "
+                "that are no async functions; or the process, or its machine, was stopped",
+                seconds,
+            )

@@ -62,10 +62,12 @@ class Address:
         try:
             given = conninfo_to_dict(url)
         except psycopg.Error:  # its text may show a part of the password
+            given = None
+        if given is None or not _is_clear(url, given):
             raise ValidationError(
                 "The database URL cannot be read (it is not shown: it may hold a password); write it as "
                 "postgresql://user:password@host:port/database, with the special characters of the password as %XX"
-            ) from None
+            )
         values = {**_DEFAULTS, **_texts(given), "client_encoding": "UTF8"}
         if given.get("options"):  # what is said last holds
             values["options"] = f"{_DEFAULTS['options']} {given['options']}"
@@ -85,6 +87,17 @@ class Address:
     def conninfo(self) -> str:
         """What libpq connects with, the password included: for connecting alone."""
         return self._conninfo
+
+
+def _is_clear(url: str, given: Mapping[str, object]) -> bool:
+    """Tell whether libpq has read as a password what was meant as one.
+
+    An ``@`` or ``/`` in it that is not written as ``%40`` or ``%2F`` ends it, and what follows would be shown as the
+    port, the host or the database.
+    """
+    authority, _, path = url.partition("://")[2].partition("?")[0].partition("/")
+    port = str(given.get("port") or "")
+    return authority.count("@") <= 1 and "@" not in path and all(part.isdigit() or not part for part in port.split(","))
 
 
 def _default_role() -> str:

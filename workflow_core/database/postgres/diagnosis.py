@@ -19,6 +19,7 @@ _BY_STATE: Final[dict[str, StorageReason]] = {
     "23505": "other",
     "25006": "read_only",
     "25P03": "unavailable",
+    "25P04": "unavailable",
     "3F000": "damaged",
     "40001": "locked",
     "40P01": "locked",

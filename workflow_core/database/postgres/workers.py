@@ -26,6 +26,13 @@ _GONE: Final = (
     " RETURNING 1"
 )
 _JOBS: Final = "SELECT id FROM {s}.procrastinate_jobs WHERE worker_id = %(worker)s AND status = 'doing'"
+_STALLED: Final = (
+    "SELECT j.id, j.worker_id FROM {s}.procrastinate_jobs j LEFT JOIN {s}.procrastinate_workers p ON p.id = j.worker_id"
+    " LEFT JOIN {s}.workers w ON w.worker_id = p.id WHERE j.status = 'doing' AND (p.id IS NULL"
+    f" OR NOT coalesce({_LIVES}, p.last_heartbeat > clock_timestamp() - %(seconds)s * interval '1 second'))"
+    " ORDER BY j.id"
+)
+"""By each worker's own heartbeat: it need not be that of who looks."""
 _CANCELLED: Final = "SELECT id FROM {s}.executions WHERE id = ANY(%(ids)s::text[]) AND status = 'cancelled'"
 _WORKERS: Final = (
     "SELECT w.worker_id, w.host, w.pid, w.queues, w.concurrency, w.started_at, p.last_heartbeat,"
@@ -91,6 +98,15 @@ class WorkerStore(DispatchStore):
     async def jobs_of_worker(self, worker_id: int) -> set[int]:
         """Return the numbers of the jobs that a worker was given."""
         return {job_id for (job_id,) in await self.fetch(_JOBS, {"worker": worker_id})}
+
+    async def stalled_jobs(self, stalled_seconds: float) -> list[tuple[int, int | None]]:
+        """Return the jobs of workers that count as dead, each with its number and that of its worker.
+
+        Args:
+            stalled_seconds: After how many seconds without a sign of life a worker counts as dead that has not told yet
+                how often it gives one.
+        """
+        return [(job_id, worker_id) for job_id, worker_id in await self.fetch(_STALLED, {"seconds": stalled_seconds})]
 
     async def cancelled_among(self, execution_ids: Sequence[str]) -> set[str]:
         """Return which of some executions are cancelled."""
