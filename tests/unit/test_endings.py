@@ -37,8 +37,8 @@ async def fails_with_a_group(ctx):
 
 
 async def leaves_steps_behind(ctx):
-    asyncio.ensure_future(ctx.step("left", lambda: asyncio.Event().wait()))
-    asyncio.ensure_future(ctx.sleep("nap", 60_000))
+    left = [asyncio.ensure_future(ctx.step("left", lambda: asyncio.Event().wait()))]
+    left.append(asyncio.ensure_future(ctx.sleep("nap", 60_000)))
     await ctx.sleep("rest", 20)
     if ctx.input == "fails":
         await ctx.step("bad", refuse)
