@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from workflow_core.clock import to_epoch_ms
@@ -38,6 +39,23 @@ _RECOVER_AGAIN_MS = 5_000
 
 _RECOVERY_PAGE = 100
 """How many executions `Recovery.recover` reads at a time."""
+
+
+@dataclass(slots=True)
+class _SoFar:
+    """What one recovery has come upon so far.
+
+    Attributes:
+        taken: The ids of the executions that this engine has now.
+        suspects: Those that may have ended their process, each with how many deaths count against it.
+        unknown: How many there are of workflows that are not defined in this process.
+        hindered: The databases that could not be used.
+    """
+
+    taken: list[str] = field(default_factory=list)
+    suspects: list[tuple[int, ExecutionRecord]] = field(default_factory=list)
+    unknown: Counter[str] = field(default_factory=Counter)
+    hindered: set[str] = field(default_factory=set)
 
 
 class Recovery:
@@ -81,40 +99,37 @@ class Recovery:
         """Do what `WorkflowEngine.recover` says."""
         self._engine.check_event_loop()
         store = self._engine.store
-        taken: list[str] = []
-        suspects: list[tuple[int, ExecutionRecord]] = []
-        unknown: Counter[str] = Counter()
-        hindered: set[str] = set()
+        so_far = _SoFar()
         after: Position | None = None
         while True:
             page = await store.unfinished_executions(after, _RECOVERY_PAGE)
             living: dict[Owner | None, bool] = {}  # a page has many executions of few owners
             left: list[UnfinishedExecution] = []
             for found in page:
-                if self._runs_somewhere(found, living) or store.location(found.workflow_name) in hindered:
+                if self._runs_somewhere(found, living) or store.location(found.workflow_name) in so_far.hindered:
                     continue
                 if not found.is_declarative and self._engine.known_definition(found.workflow_name) is None:
-                    unknown[found.workflow_name] += 1
+                    so_far.unknown[found.workflow_name] += 1
                     continue
                 left.append(found)
                 if len(left) == store.concurrency:
-                    taken += await self._recover_some(left, len(taken), suspects, hindered)
+                    await self._recover_some(left, so_far)
                     left.clear()
-            taken += await self._recover_some(left, len(taken), suspects, hindered)
+            await self._recover_some(left, so_far)
             if len(page) < _RECOVERY_PAGE:
                 break
             after = page[-1].position
             await asyncio.sleep(0)  # what was taken over begins, and others have their turn
-        for name, count in unknown.items():
+        for name, count in so_far.unknown.items():
             logger.warning(
                 'Executions of workflow "%s" wait to be recovered (%d), but it is not defined in this process',
                 name,
                 count,
             )
-        if hindered:
-            logger.warning("Executions of %s are recovered when it works again", ", ".join(sorted(hindered)))
+        if so_far.hindered:
+            logger.warning("Executions of %s are recovered when it works again", ", ".join(sorted(so_far.hindered)))
             self._engine.clock.call_later(_RECOVER_AGAIN_MS, self._recover_in_background)
-        return taken + self._suspect(suspects)
+        return so_far.taken + self._suspect(so_far.suspects)
 
     def _suspect(self, suspects: list[tuple[int, ExecutionRecord]]) -> list[str]:
         """Let executions be taken over one at a time, in the background; return their ids."""
@@ -164,17 +179,14 @@ class Recovery:
             or found.execution_id in self._sleeping
         )
 
-    async def _recover_some(
-        self,
-        some: Sequence[UnfinishedExecution],
-        taken: int,
-        suspects: list[tuple[int, ExecutionRecord]],
-        hindered: set[str],
-    ) -> list[str]:
-        """Take executions over at the same time; return the ids of those that this engine has now."""
-        recoveries = [self._recover_one(found, taken + n, suspects, hindered) for n, found in enumerate(some)]
+    async def _recover_some(self, some: Sequence[UnfinishedExecution], so_far: _SoFar) -> None:
+        """Take executions over at the same time."""
+        before = len(so_far.taken)
+        recoveries = [self._recover_one(found, before + number, so_far) for number, found in enumerate(some)]
         if len(recoveries) == 1:
-            return [some[0].execution_id] if await recoveries[0] else []
+            if await recoveries[0]:
+                so_far.taken.append(some[0].execution_id)
+            return
         tasks = [self._engine.create_task(recovery, "workflow recovery") for recovery in recoveries]
         try:
             ours = await asyncio.gather(*tasks)
@@ -183,16 +195,10 @@ class Recovery:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
-        return [found.execution_id for found, is_ours in zip(some, ours, strict=True) if is_ours]
+        so_far.taken += [found.execution_id for found, is_ours in zip(some, ours, strict=True) if is_ours]
 
-    async def _recover_one(
-        self,
-        found: UnfinishedExecution,
-        taken: int,
-        suspects: list[tuple[int, ExecutionRecord]],
-        hindered: set[str],
-    ) -> bool:
-        """Take an execution over; return whether this engine has it now.
+    async def _recover_one(self, found: UnfinishedExecution, taken: int, so_far: _SoFar) -> bool:
+        """Take an execution over when ``taken`` others are; return whether this engine has it now.
 
         One that may have ended its process is put to the suspects, and a database that cannot be used to the hindered.
         """
@@ -206,7 +212,7 @@ class Recovery:
             if whole is None or whole.record.fencing_token != found.fencing_token:  # it was removed, or changed hands
                 return False
             if not waits and (deaths := await self._deaths_of(whole.record, whole)):
-                suspects.append((deaths, whole.record))
+                so_far.suspects.append((deaths, whole.record))
                 return False
             await self.take_over(whole.record, whole)
         except LeaseLostError:
@@ -218,7 +224,7 @@ class Recovery:
                 and isinstance(error, StorageError)
                 and error.is_transient
             ):
-                hindered.add(error.location or "")
+                so_far.hindered.add(error.location or "")
             return False
         return True
 
