@@ -41,7 +41,7 @@ __all__ = [
     "OwnHandlers",
     "Observer",
     "Site",
-    "captured_values",
+    "plain_captures",
     "unobserved",
 ]
 
@@ -238,7 +238,7 @@ class _ObservedStep(StepBuilder[Any]):
         """Run the step, or return its stored result."""
         self._execution.not_begun.pop(self, None)  # it is awaited, even if an observer never lets it begin
         self._execution.check_alive()
-        captured = dict(captured_values(self._handler))
+        captured = dict(plain_captures(self._handler))
         code, nests = _name_of(self._handler), _holds_context(self._handler)
         ask = Ask(self.step_id, "step", self.site, None, self._returns, captured, code, nests, _tasks())
         for observer in self.observers:
@@ -278,7 +278,7 @@ def _site() -> Site:
 # What a step's function brings along ---------------------------------------------------------------------------------
 
 
-def captured_values(function: object) -> Iterator[tuple[str, Captured]]:
+def plain_captures(function: object) -> Iterator[tuple[str, Captured]]:
     """Yield, with its name, each plain value that a function brings along.
 
     Args:

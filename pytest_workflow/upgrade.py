@@ -225,26 +225,28 @@ class _Run:
         self.frozen: list[_Frozen] = []
         self.failure: BaseException | None = None
         self._points = 0
-        self._storage = test.storage.another()
-        if database is not None:
-            self._storage.fill(database)
-        clock = VirtualClock(start)
         self._freezer = freezer
-        self._stack = contextlib.ExitStack()
-        plugins = [*test.user_plugins, _Watch(self, freezes=freezes)]
-        self.environment = Environment(clock, settings=test.settings, plugins=plugins, storage=self._storage)
-        self.environment.engine.configurations.succeed(test.engine.configurations)
-        for step_id, value in doubles.items():
-            self.environment.faults.returns(step_id, value, strict=False)
+        with contextlib.ExitStack() as stack:
+            self._storage = stack.enter_context(contextlib.closing(test.storage.another()))
+            if database is not None:
+                self._storage.fill(database)
+            plugins = [*test.user_plugins, _Watch(self, freezes=freezes)]
+            self.environment = stack.enter_context(
+                contextlib.closing(
+                    Environment(VirtualClock(start), settings=test.settings, plugins=plugins, storage=self._storage)
+                )
+            )
+            self.environment.engine.configurations.succeed(test.engine.configurations)
+            for step_id, value in doubles.items():
+                self.environment.faults.returns(step_id, value, strict=False)
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
         self._stack.enter_context(self._freezer.led_by(self.environment.clock))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.environment.close()
         self._stack.close()
-        self._storage.close()
 
     def define(self, code: WorkflowCode, workflow: str | None) -> str:
         """Define the workflows of a version of the code, and return the name of the one that runs."""
