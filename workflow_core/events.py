@@ -7,6 +7,7 @@ attempt alone. The engine sets every field of the events that it makes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from datetime import datetime  # noqa: TC003 - resolved at run time by dataclass users
 from typing import TYPE_CHECKING, Any, ClassVar, Final, final
@@ -113,11 +114,13 @@ class Event:
         return event
 
     @classmethod
+    @functools.cache
     def field_names(cls) -> tuple[str, ...]:
         """Return the names of all fields."""
         return tuple(field.name for field in dataclasses.fields(cls))
 
     @classmethod
+    @functools.cache
     def own_field_names(cls) -> tuple[str, ...]:
         """Return the names of the fields without the envelope."""
         return tuple(name for name in cls.field_names() if name not in cls.envelope)

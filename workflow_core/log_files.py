@@ -181,9 +181,11 @@ class LogFiles:
                     self._write(workflow_name, path, own, [execution_id])
 
     def _write(self, workflow_name: str, path: Path, data: bytes, execution_ids: Iterable[str]) -> bool:
-        begun, error = _append(path, b"\n" + data if path in self._torn else data)
+        is_torn = bool(self._torn) and path in self._torn
+        begun, error = _append(path, b"\n" + data if is_torn else data)
         if error is None:
-            self._torn.discard(path)
+            if is_torn:
+                self._torn.discard(path)
             return True
         if begun:
             self._torn.add(path)

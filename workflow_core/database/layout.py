@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import logging
 import re
@@ -68,19 +69,20 @@ class RuntimeLayout:
 
     Args:
         root: The runtime directory.
+
+    Attributes:
+        root: The same.
+        registry: The registry's database.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-
-    @property
-    def registry(self) -> Path:
-        """The registry's database."""
-        return self.root / "registry.db"
+        self.registry = root / "registry.db"
+        self._dirs = functools.lru_cache(1_024)(self._dirs_of)
 
     def workflow_dir(self, workflow_name: str) -> Path:
         """The directory of a workflow."""
-        return self.root / "workflows" / workflow_name
+        return self._dirs(workflow_name)[0]
 
     def database(self, workflow_name: str) -> Path:
         """The database of a workflow."""
@@ -88,7 +90,12 @@ class RuntimeLayout:
 
     def log_dir(self, workflow_name: str) -> Path:
         """The log directory of a workflow."""
-        return self.workflow_dir(workflow_name) / "logs"
+        return self._dirs(workflow_name)[1]
+
+    def _dirs_of(self, workflow_name: str) -> tuple[Path, Path]:
+        """Return the directory of a workflow, and that of its logs: joining paths takes as long as a statement."""
+        path = self.root / "workflows" / workflow_name
+        return path, path / "logs"
 
     def definition(self, workflow_name: str) -> Path:
         """The description of a workflow, for programs that do not have its code."""
@@ -113,7 +120,7 @@ class RuntimeLayout:
             digest = hashlib.sha256(name.encode()).hexdigest()[:16]
             safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:200]
             name = f"{'_' if _RESERVED.fullmatch(name) else ''}{safe}~{digest}"
-        return self.log_dir(workflow_name) / "executions" / f"{name}.log"
+        return self.log_dir(workflow_name).joinpath("executions", f"{name}.log")
 
     def workflow_names(self) -> Iterator[str]:
         """Yield the names of the workflows whose databases lie here, whether the registry knows them or not."""

@@ -53,7 +53,7 @@ class Registry:
 
     def exists(self) -> bool:
         """Tell whether there is anything to read: a registry, or workflows that it is to be made from."""
-        return self._layout.registry.exists() or next(self._layout.workflow_names(), None) is not None
+        return os.path.exists(self._path) or next(self._layout.workflow_names(), None) is not None  # noqa: PTH110 - as `_identity`
 
     def forked(self) -> None:
         """Begin again in a child process, which may not use a connection of its parent's."""
@@ -112,7 +112,8 @@ class Registry:
         return [str(row[0]) for row in rows]
 
     def _found(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-        return self._rows(sql, parameters) if self.exists() else []
+        is_open = self._connection is not None and self._connection.in_transaction
+        return self._rows(sql, parameters) if is_open or self.exists() else []
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
