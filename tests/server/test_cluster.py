@@ -256,6 +256,7 @@ async def test_the_page_says_how_to_begin_and_who_is_lost(serve, make_postgres_s
         rows = [attributes["id"] for tag, attributes in page.tags if tag == "tr" and "id" in attributes]
         assert rows[:2] == ["q-default", "q-mail"]
         assert not any("style" in attributes for _, attributes in page.tags)
+        assert "Limits, with workers1 at once" in "".join((await read(served, "/workflows/limited")).text.split("\n"))
         first = await read(served, "/executions/first")
         assert "Ready for" in first.text and "(priority 3)" in first.text and "--queue mail" in first.text
         second = await read(served, "/executions/second")
