@@ -77,7 +77,9 @@ class Limits(Model):
         if value is None:
             return None
         if not isinstance(value, (str, int, float)):
-            raise ValidationError(f'The key of limits, "{self.key}" of the input, must be a text, not {shown(value)}')
+            raise ValidationError(
+                f'The key of limits, "{self.key}" of the input, must be a text or a number, not {shown(value)}'
+            )
         return checked_key(str(value))
 
 

@@ -24,10 +24,11 @@ from workflow_core.cli.texts import age_text, one_line, shortened, visible
 from workflow_core.cli.timeline import draw
 from workflow_core.clock import to_epoch_ms
 from workflow_core.database.dispatch import ClusterState, DispatchState, QueueState, WorkerState
+from workflow_core.limits import Limits
 from workflow_core.ownership import Owner
 from workflow_core.views.execution_view import read_view
 from workflow_core.views.log_reading import GrowingFiles, LogFilter
-from workflow_core.views.wording import remaining, took_text
+from workflow_core.views.wording import limits_text, remaining, took_text
 
 NOW = datetime(2026, 11, 26, 8, 30, tzinfo=UTC)
 
@@ -40,6 +41,11 @@ def test_texts():
     assert one_line("nothing follows:\n") == "nothing follows:"
     took = {-5: "0 ms", 3.4: "3 ms", 999: "999 ms", 1_234: "1.2 s", 59_940: "59.9 s", 61_400: "1 min 1 s"}
     assert {milliseconds: took_text(milliseconds) for milliseconds in took} == took
+    each = Limits(concurrency=20, concurrency_per_key=1, starts_per_key=100, period_ms=60_000, key="customer.id")
+    assert (
+        limits_text(each) == "20 at once, 1 at once for each customer.id, 100 begin in any 1 min for each customer.id"
+    )
+    assert limits_text(Limits(starts=5)) == "5 begin in any 1 s"
     assert (shortened("abcdef", 6), shortened("abcdefg", 6), shortened("abc", 1)) == ("abcdef", "abc...", ".")
     ages = {0: "now", 59: "59 s ago", 90: "2 min ago", 7_200: "2 h ago", 172_800: "2 d ago"}
     assert {seconds: age_text(NOW - timedelta(seconds=seconds), NOW) for seconds in ages} == ages
@@ -176,8 +182,10 @@ def test_a_cluster_shows_numbers_and_heartbeats_on_a_narrow_terminal(monkeypatch
         is_alive=False,
         running=0,
     )
-    cluster._show(ClusterState(read_at=NOW, workers=[worker], queues=[queue]))
+    alive = dataclasses.replace(worker, host="there", is_alive=True)
+    cluster._show(ClusterState(read_at=NOW, workers=[alive, worker], queues=[queue]))
     text = capsys.readouterr().out
+    assert text.index("here ") < text.index("there"), "lost workers stand first"
     assert max(map(len, text.splitlines())) <= 80
     assert "Workers" in text
     assert "9 min 1 s ago, lost" in text
@@ -267,7 +275,7 @@ def test_a_picture(order):
             0,
             ["ready for 2 s", "no worker serves this queue: workflow worker --app MODULE --queue mail"],
         ),
-        ("limited", None, None, 1, ["queue mail (priority 5): it waits for a limit of its workflow"]),
+        ("limited", None, None, 1, ["queue mail (priority 5): it waits for a limit of its workflow, key ada\n"]),
         ("scheduled", None, 30, 1, ["queue mail (priority 5): a rate limit lets it begin in 30 s"]),
         ("parked", None, 30, 1, ["queue mail (priority 5): a worker goes on with it in 30 s"]),
         ("running", None, None, 1, ["queue mail (priority 5), pid 7 on here\n"]),
@@ -279,7 +287,7 @@ def test_a_picture_says_where_an_execution_of_workers_stands(order, place, since
     dispatch = DispatchState(
         queue="mail",
         priority=5,
-        limit_key=None,
+        limit_key="ada",
         place=place,
         since=since and NOW - timedelta(seconds=since),
         until=until and NOW + timedelta(seconds=until),

@@ -223,6 +223,25 @@ def test_the_example_with_a_worker_is_all_that_it_takes(tmp_path, monkeypatch, p
         assert process.stdout.read().startswith("Stopping: nothing new is begun, and what runs has 1 s to end")
 
 
+def test_the_example_of_a_limit_that_workflows_share_runs(
+    tmp_path, monkeypatch, postgres_url, postgres_schema, nursery
+):
+    monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
+    monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
+    saved = {name: content for name, _, content in blocks(text_of(ROOT / "docs" / "workers.md"))}
+    (tmp_path / "payments.py").write_text(saved["payments.py"], encoding="utf-8")
+    cli = [sys.executable, "-m", "workflow_core.cli", "--app", "payments", "--quiet"]
+    with nursery.popen([*cli, "worker", "--queue", "payments", "--queue", "default"], cwd=tmp_path) as worker:
+        try:
+            start = [*cli, "start", "order", "--execution-id", "order-1", "--queue", "default"]
+            nursery.run([*start, "--input", '{"customer": "ada", "amount": 3}'], cwd=tmp_path, check=True)
+            followed = nursery.run([*cli, "status", "order-1", "--follow"], cwd=tmp_path)
+            assert followed.stdout == "completed\n", followed.stderr
+        finally:
+            worker.terminate()
+        assert worker.wait(30) == 0
+
+
 @pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")
 @pytest.mark.parametrize(
     ("page", "part"),

@@ -99,7 +99,8 @@ def _place(view: ExecutionView, dispatch: DispatchState, now: datetime) -> list[
         waited = took_text((now - dispatch.since).total_seconds() * 1_000)
         where = f", ready for {waited}: no worker has taken it yet"
     elif dispatch.place == "limited":
-        where = ": it waits for a limit of its workflow"
+        key = "" if dispatch.limit_key is None else f", key {visible(dispatch.limit_key)}"
+        where = f": it waits for a limit of its workflow{key}"
     elif dispatch.place in {"scheduled", "parked"} and dispatch.until is not None:
         what = "a rate limit lets it begin" if dispatch.place == "scheduled" else "a worker goes on with it"
         where = f": {what} in {remaining(to_epoch_ms(dispatch.until), now)}"

@@ -9,7 +9,7 @@ from workflow_core.database.dispatch import Dispatches
 from workflow_core.summaries import EXECUTION_STATUSES
 
 if TYPE_CHECKING:
-    from workflow_core.database.dispatch import ClusterState
+    from workflow_core.database.dispatch import ClusterState, WorkerState
     from workflow_core.engine import WorkflowEngine
     from workflow_core.models import ExecutionStatus
 
@@ -29,6 +29,11 @@ class ClusterView:
     def is_empty(self) -> bool:
         """Whether there is neither a worker nor anything for one to do."""
         return not self.state.queues and not self.state.workers
+
+    @property
+    def workers(self) -> list[WorkerState]:
+        """The workers, those that are lost first."""
+        return sorted(self.state.workers, key=lambda worker: worker.is_alive)
 
     @property
     def alive(self) -> int:

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from workflow_core.database.store import StepRecord
+    from workflow_core.limits import Limits
     from workflow_core.views.execution_view import ExecutionView
 
-__all__ = ["ago_text", "rate_text", "remaining", "status_of", "step_status", "took_text"]
+__all__ = ["ago_text", "limits_text", "rate_text", "remaining", "status_of", "step_status", "took_text"]
 
 _TENTHS_BELOW_MS = 10_000
 _SECOND_MS, _MINUTE_MS = 1_000, 60_000
@@ -45,6 +46,19 @@ def rate_text(rate: float | None) -> str:
     if rate is None:
         return "-"
     return "100 %" if rate >= 1 else f"{min(rate * 100, 99.9):.1f} %"
+
+
+def limits_text(limits: Limits) -> str:
+    """Return the limits of a workflow."""
+    each = f"for each {limits.key or 'key'}"
+    period = f"in any {duration_text(limits.period_ms)}"
+    parts = (
+        (limits.concurrency, "at once"),
+        (limits.concurrency_per_key, f"at once {each}"),
+        (limits.starts, f"begin {period}"),
+        (limits.starts_per_key, f"begin {period} {each}"),
+    )
+    return ", ".join(f"{number} {what}" for number, what in parts if number is not None)
 
 
 def status_of(view: ExecutionView) -> str:

@@ -18,7 +18,7 @@ __all__ = ["command"]
     "cancel",
     examples="""
 workflow cancel order-1001
-workflow status --workflow order --status sleeping --quiet | xargs -n 1 workflow cancel
+workflow status --workflow order --status sleeping --quiet | xargs -r -n 1 workflow cancel
 """,
 )
 @click.argument("execution_id", shell_complete=complete_executions)

@@ -92,7 +92,7 @@ def _show(state: ClusterState) -> None:
                 f"{worker.running} of {worker.concurrency}" if worker.is_alive else f"{worker.running} lost",
                 _heartbeat(worker, state),
             ]
-            for worker in state.workers
+            for worker in ClusterView(state).workers
         ],
         flexible=3,
     )

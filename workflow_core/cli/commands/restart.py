@@ -21,7 +21,7 @@ __all__ = ["command"]
     "restart",
     examples="""
 workflow restart order-1001 --app shop
-workflow status --workflow order --status failed --quiet | xargs -n 1 workflow restart --app shop
+workflow status --workflow order --status failed --quiet | xargs -r -n 1 workflow restart --app shop
 """,
 )
 @click.argument("execution_id", shell_complete=complete_executions)

@@ -33,7 +33,7 @@ async def cluster(request: Request) -> Response:
                 worker.last_heartbeat + fast,
                 worker.started_at + fast,
             )
-            for worker in sorted(view.state.workers, key=lambda each: each.is_alive)
+            for worker in view.workers
         ],
         parts=QUEUE_PARTS,
     )

@@ -20,7 +20,7 @@ from workflow_core.report.sections import count
 from workflow_core.server.dashboard import paths
 from workflow_core.server.dashboard.icons import badge, icon, label
 from workflow_core.server.dashboard.json_tree import json_tree, one_line_json
-from workflow_core.views.wording import ago_text, rate_text, remaining, took_text
+from workflow_core.views.wording import ago_text, limits_text, rate_text, remaining, took_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -115,6 +115,7 @@ def _environment() -> jinja2.Environment:
         "icon": icon,
         "json_tree": json_tree,
         "label": label,
+        "limits_text": limits_text,
         "moment": _moment,
         "one_line_json": one_line_json,
         "rate_text": rate_text,
