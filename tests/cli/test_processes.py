@@ -167,6 +167,15 @@ def test_a_reader_that_leaves_ends_it_quietly(started):
     assert "Exception" not in err
 
 
+def test_streams_that_were_closed_before_it_began_are_done_without(monkeypatch):
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert main(["--version"]) == 0
+    for stream in (sys.stdout, sys.stderr):
+        with stream:
+            assert stream.name == os.devnull
+
+
 def test_what_the_overview_imports_and_what_the_command_says_without_its_packages():
     script = (
         "import sys, importlib.util\n"

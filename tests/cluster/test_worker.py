@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -21,6 +21,7 @@ from workflow_core import (
 from workflow_core.limits import Limits
 
 psycopg = pytest.importorskip("psycopg")
+procrastinate = pytest.importorskip("procrastinate")
 worker_module = pytest.importorskip("workflow_core.cluster.worker")
 from workflow_core.cluster.settings import WorkerSettings  # noqa: E402
 
@@ -315,6 +316,24 @@ def test_a_worker_leaves_an_execution_that_it_does_not_know_to_others(make_engin
             assert (await client.wait("other")).status == "completed"
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("attempts", "least", "most"),
+    [(0, 250, 500), (1, 500, 1_000), (4, 4_000, 8_000), (5, 5_000, 10_000), (10**6, 5_000, 10_000)],
+)
+def test_the_times_between_the_tries_of_what_a_worker_does_not_know_grow_and_differ(attempts, least, most):
+    job = procrastinate.jobs.Job(
+        id=1, queue="q", lock=None, queueing_lock=None, task_name="t", attempts=attempts, worker_id=None
+    )
+    error = worker_module._NotDefinedHereError("w")
+    now = datetime.now(UTC)
+    waits = [
+        (worker_module._Again().get_retry_decision(exception=error, job=job).retry_at - now) / timedelta(milliseconds=1)
+        for _ in range(50)
+    ]
+    assert least <= min(waits) < max(waits) < most + 1_000
+    assert max(waits) - min(waits) > (most - least) / 2
 
 
 def test_a_job_whose_fetch_was_lost_is_fetched_again(make_engine, postgres_url, postgres_schema):

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
@@ -142,6 +143,9 @@ def workflow() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed before the command began
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - it stays open
     code = _run(arguments)
     waited_for = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     interruption = sys.modules.get("workflow_core.cli.interruption")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import random
 from typing import TYPE_CHECKING, Any, Final
 
 import procrastinate
@@ -38,11 +39,22 @@ __all__ = ["Worker", "dispatching_store"]
 
 logger = logging.getLogger("workflow_core")
 
-_NOT_DEFINED_SECONDS: Final = 10
-"""After what time another worker is to try an execution whose workflow is not defined in this one."""
+_FIRST_NOT_DEFINED_MS: Final = 500
+_LONGEST_NOT_DEFINED_MS: Final = 10_000
+"""After what time another worker is to try an execution whose workflow this one does not know: first, and at most."""
+
+_NOT_SOONER: Final = 0.5
+"""The least part of that time. It is drawn: who looks at regular intervals would be the first one each time."""
+
+_AGAIN_MS: Final = 1_000
+"""After what time an execution is tried again that could not be begun for another reason."""
 
 _UNREADABLE_MS: Final = 30_000
 """After what time an execution is tried again that cannot be read."""
+
+_NOT_FOUND: Final = {"42704", "42883", "42P01"}
+"""A type, function or table has no such name. Procrastinate looks for names in a search path, so whether the schema is
+gone, or only may not be used, is told to who names it."""
 
 _CONNECTIONS: Final = 4
 _LOOK_SECONDS: Final = 0.01
@@ -59,9 +71,11 @@ class _Again(procrastinate.BaseRetryStrategy):
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> procrastinate.RetryDecision:
         """Return when a job is tried again."""
-        del job
-        seconds = _NOT_DEFINED_SECONDS if isinstance(exception, _NotDefinedHereError) else 1
-        return procrastinate.RetryDecision(retry_in={"seconds": seconds})
+        if not isinstance(exception, _NotDefinedHereError):
+            return procrastinate.RetryDecision(retry_in={"milliseconds": _AGAIN_MS})
+        longest = min(_FIRST_NOT_DEFINED_MS * 2 ** min(job.attempts, 10), _LONGEST_NOT_DEFINED_MS)
+        drawn = random.uniform(_NOT_SOONER, 1)  # noqa: S311 - it hides nothing
+        return procrastinate.RetryDecision(retry_in={"milliseconds": round(longest * drawn)})
 
 
 def dispatching_store(engine: WorkflowEngine) -> PostgresStore:
@@ -202,10 +216,10 @@ class Worker:
                 run.result()
             except procrastinate.exceptions.ConnectorException as error:
                 if not stop.is_set():
-                    raise self._refused() from error
+                    raise await self._refused() from error
                 logger.warning("The worker ends while the database is away; others go on with what it leaves")
             if not stop.is_set():
-                raise self._refused()
+                raise await self._refused()
         except asyncio.CancelledError:
             await self._cut_off(run)
             raise
@@ -241,9 +255,14 @@ class Worker:
         await asyncio.wait([run], timeout=_LEAVING_SECONDS)
         await _briefly(self._engine.hand_back())
 
-    def _refused(self) -> StorageError:
+    async def _refused(self) -> StorageError:
         """Return why the queue has ended by itself."""
         what = "the worker's queue has stopped"
+        if self._connector.refusal is not None and self._connector.refusal.sqlstate in _NOT_FOUND:
+            try:
+                await self._store.jobs_of_worker(0)
+            except StorageError as error:
+                return error
         if self._connector.refusal is not None:
             return self._store.failure(self._connector.refusal, what)
         location = self._store.location()
