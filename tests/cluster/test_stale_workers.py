@@ -14,8 +14,10 @@ from workflow_core import StorageError, ValidationError, WorkflowEngine
 from workflow_core.cluster import connector as connector_module
 from workflow_core.cluster import upkeep, waiting
 from workflow_core.cluster import worker as worker_module
+from workflow_core.cluster.settings import WorkerSettings
 from workflow_core.database.dispatch import Dispatch
 from workflow_core.database.postgres.address import Address
+from workflow_core.database.postgres.workers import Sign
 from workflow_core.database.removal import Expiry
 from workflow_core.database.store import NewExecution
 from workflow_core.limits import Limits
@@ -86,26 +88,88 @@ def test_a_job_that_was_given_to_another_worker_is_claimed_ended_and_put_back_by
     run_with_two(scenario)
 
 
-def test_a_worker_counts_as_dead_by_its_own_heartbeat_and_not_by_that_of_who_looks(run_with_two):
+def test_a_worker_is_silent_by_its_own_heartbeat_and_not_by_that_of_who_looks(run_with_two):
     async def scenario(store, connectors, numbers):
-        (slow, quick), (slows_number, quicks_number) = connectors, numbers
-        await store.worker_joined(slows_number, "host", 1, QUEUES, 10, 60_000)
+        await store.worker_joined(numbers[0], "host", 1, QUEUES, 10, 60_000)  # the other one has not told its heartbeat
+        for seconds, silent in ((0, [False, False]), (60, [False, True]), (170, [False, True]), (190, [True, True])):
+            await store.fetch(
+                "UPDATE {s}.procrastinate_workers SET last_heartbeat = now() - %(s)s * interval '1 s' RETURNING 1",
+                {"s": seconds},
+            )
+            signs = await store.signs_of_life(1_000)
+            assert [(sign.worker_id, sign.is_silent) for sign in signs] == list(zip(numbers, silent, strict=True))
+            assert [sign.heartbeat_seconds for sign in signs] == [60, 1]
+
+    run_with_two(scenario)
+
+
+class Watch:
+    """A worker that looks for the dead, each time some seconds later; it gives a sign of life every ten seconds."""
+
+    def __init__(self):
+        self.seconds, self.signs, self.clock, self.is_away = 0.0, {}, self, False
+        self.upkeep = upkeep.Upkeep(self, self, None, WorkerSettings(heartbeat_ms=10_000))
+
+    def monotonic(self):
+        return self.seconds
+
+    async def signs_of_life(self, heartbeat_ms):
+        if self.is_away:
+            raise StorageError("the database is away", "", "unavailable")
+        return [
+            Sign(number, NOW + timedelta(seconds=at), 10, self.seconds - at > 30) for number, at in self.signs.items()
+        ]
+
+    def dead_after(self, seconds):
+        self.seconds += seconds
+        try:
+            return asyncio.run(self.upkeep.look_for_the_dead())
+        except StorageError:
+            return "away"
+
+
+def test_a_worker_is_dead_that_has_given_no_sign_of_life_for_three_heartbeats():
+    watch = Watch()
+    watch.signs = {1: 0.0, 2: 0.0}
+    assert [watch.dead_after(10) for _ in range(3)] == [[], [], []]
+    watch.signs[2] = 30.0
+    assert watch.dead_after(0.1) == [1]
+
+
+def test_who_sees_an_old_sign_of_life_for_the_first_time_waits_for_the_next_one():
+    watch = Watch()
+    watch.signs = {1: -100.0, 2: -100.0}
+    assert [watch.dead_after(seconds) for seconds in (1, 14.9)] == [[], []]
+    watch.signs[1] = watch.seconds
+    assert watch.dead_after(0.1) == [2]
+
+
+@pytest.mark.parametrize("is_away", [True, False], ids=["not answered", "stood still"])
+def test_who_could_not_look_for_a_while_takes_nobody_for_dead_that_could_not_tell_meanwhile(is_away):
+    watch = Watch()
+    watch.signs = {1: 0.0}
+    assert watch.dead_after(5) == []
+    if is_away:
+        watch.is_away = True
+        assert [watch.dead_after(15) for _ in range(3)] == ["away"] * 3
+        watch.is_away = False
+        watch.seconds -= 45
+    assert watch.dead_after(45) == []
+    assert watch.dead_after(10) == []
+    assert watch.dead_after(5) == [1]
+
+
+def test_the_jobs_of_the_dead_and_the_forgotten_are_left(run_with_two):
+    async def scenario(store, connectors, numbers):
         jobs = []
-        for connector, number in ((slow, slows_number), (quick, quicks_number)):
+        for connector, number in zip(connectors, numbers, strict=True):
             new = NewExecution("w", f"e-{number}", None, "{}", "{}", None)
             await store.execution_enqueued(new, Dispatch(), NOW)
             jobs.append(await fetch(connector, number))
-
-        async def silent_for(seconds):
-            await store.fetch(
-                "UPDATE {s}.procrastinate_workers SET last_heartbeat = now() - %(s)s * interval '1 second' RETURNING 1",
-                {"s": seconds},
-            )
-            return await store.stalled_jobs(3)
-
-        assert await silent_for(0) == []
-        assert await silent_for(60) == [(jobs[1], quicks_number)], "the other one has not told its heartbeat"
-        assert await silent_for(200) == [(jobs[0], slows_number), (jobs[1], quicks_number)]
+        assert await store.left_jobs([]) == []
+        assert await store.left_jobs(numbers[1:]) == [(jobs[1], numbers[1])]
+        await store.fetch("DELETE FROM {s}.procrastinate_workers WHERE id = %(id)s RETURNING 1", {"id": numbers[0]})
+        assert await store.left_jobs([]) == [(jobs[0], None)]
 
     run_with_two(scenario)
 

@@ -101,7 +101,7 @@ def test_a_worker_that_stood_still_for_three_heartbeats_says_so(
 ):
     async def scenario():
         engine = WorkflowEngine(make_postgres_store())
-        moments = iter([0.0, seconds])
+        moments = iter([0.0, 0.0, seconds])
         monkeypatch.setattr(engine.clock, "monotonic", lambda: next(moments), raising=False)
         await upkeep_module.Upkeep(engine, None, None, WorkerSettings(heartbeat_ms=100))._sleep_for_a_heartbeat()
         engine.close()

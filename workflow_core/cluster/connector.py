@@ -118,13 +118,21 @@ class PatientConnector(PsycopgConnector):
         schema: The schema of the tables, quoted.
         connections: How many connections at most.
         concurrency: How many jobs the worker runs at once.
+        longest_pause_seconds: How long it waits at most until it tries again; never longer than two seconds.
 
     Attributes:
         held: The numbers of the jobs that this worker has fetched, and whose end is not in the database.
         refusal: The error with which the database refused a statement for good; ``None`` if it never did.
     """
 
-    def __init__(self, conninfo: str, schema: str, connections: int, concurrency: int) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        schema: str,
+        connections: int,
+        concurrency: int,
+        longest_pause_seconds: float = _LONGEST_PAUSE_SECONDS,
+    ) -> None:
         options = conninfo_to_dict(conninfo).get("options") or ""
         self._conninfo = conninfo
         super().__init__(
@@ -138,6 +146,7 @@ class PatientConnector(PsycopgConnector):
         )
         self._search_path = f"{schema},pg_catalog"
         self._concurrency = concurrency
+        self._longest_pause_seconds = min(longest_pause_seconds, _LONGEST_PAUSE_SECONDS)
         self._fetches = True
         self._ahead: deque[dict[str, Any]] = deque()
         self._endings: list[_Ending] = []
@@ -357,7 +366,7 @@ class PatientConnector(PsycopgConnector):
                 self._was_answered()
                 return result
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            pause = min(pause * 2, self._longest_pause_seconds)
 
 
 def _pool(**options: Any) -> AsyncConnectionPool:  # noqa: ANN401 - those of the pool

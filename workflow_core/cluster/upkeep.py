@@ -45,6 +45,10 @@ DELETE FROM procrastinate_jobs WHERE id IN (
 ) RETURNING id
 """
 
+_LATE_SECONDS: Final = 5.0
+"""How long it takes a worker that lives to find out that the database is back: what is tried again waits two seconds at
+most, and so long does a connection."""
+
 _FORGOTTEN_SECONDS: Final = 3_600
 """For how long a worker that gives no sign of life is shown as lost; others run its executions long before."""
 
@@ -76,6 +80,8 @@ class Upkeep:
         self._connector = connector
         self._settings = settings
         self._told: str | None = None
+        self._watched: dict[int, tuple[datetime, float]] = {}
+        self._looked_at = engine.clock.monotonic()
 
     @property
     def schedule(self) -> str:
@@ -115,12 +121,33 @@ class Upkeep:
     async def sweep(self, manager: JobManager) -> None:
         """Let the jobs of workers that give no sign of life be fetched again, and those that have disappeared."""
         await self._connector.execute_query_all_async(OVERDUE, priority=FIRST, task=SWEEP_TASK)  # this one does for all
-        for job_id, worker_id in await self._store.stalled_jobs(self._settings.stalled_seconds):
+        for job_id, worker_id in await self._store.left_jobs(await self.look_for_the_dead()):
             await self._connector.put_back([job_id], worker_id)
         await manager.prune_stalled_workers(self.forgotten_seconds)
         await self._store.wake_due()
         await self._store.queue_orphans(_ORPHANED_MS)
         await self._store.admit_missed()
+
+    async def look_for_the_dead(self) -> list[int]:
+        """Return the workers that have missed three of their heartbeats, and one of them while this one looked.
+
+        When the database was away for long, all workers have missed theirs, and those that live give one as soon as
+        they can. Whoever is answered first must not take the others for dead. So who could not look, because it was
+        not answered or stood still, begins anew.
+        """
+        now, before = self._engine.clock.monotonic(), self._watched
+        if now - self._looked_at > self._settings.stalled_seconds:
+            before = {}
+        self._watched, self._looked_at, dead = {}, now, []
+        for sign in await self._store.signs_of_life(self._settings.heartbeat_ms):
+            given_at, since = before.get(sign.worker_id, (None, now))
+            if given_at != sign.given_at:
+                since = now
+            self._watched[sign.worker_id] = (sign.given_at, since)
+            grace = sign.heartbeat_seconds + min(_LATE_SECONDS, 3 * sign.heartbeat_seconds)
+            if sign.is_silent and now - since >= grace:
+                dead.append(sign.worker_id)
+        return dead
 
     async def look_for_lost_jobs(self, worker_id: int) -> None:
         """Let jobs be fetched again that were given to this worker, which was not told: the answer was lost."""
@@ -135,7 +162,7 @@ class Upkeep:
                 suspects = unknown - suspects
 
     async def heed_the_clock(self, manager: JobManager) -> None:
-        """See with each heartbeat that a clock which is set back holds nothing up; without an end.
+        """See with each heartbeat who lives, and that a clock which is set back holds nothing up; without an end.
 
         While that of this machine is behind where it was, no job that sweeps is scheduled here.
         """
@@ -143,6 +170,8 @@ class Upkeep:
         latest_here = self._engine.clock.now()
         while True:
             await self._sleep_for_a_heartbeat()
+            with contextlib.suppress(StorageError):
+                await self.look_for_the_dead()
             with contextlib.suppress(StorageError, exceptions.ConnectorException):
                 latest = await self._store.mend_future(latest)
                 now = self._engine.clock.now()

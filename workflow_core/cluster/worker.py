@@ -127,7 +127,9 @@ class Worker:
         self._is_cut_off = False
         self._teller = Teller(engine.clock)
         conninfo, schema = self._store.connection_string()
-        self._connector = PatientConnector(conninfo, schema, _CONNECTIONS, self.settings.concurrency)
+        self._connector = PatientConnector(
+            conninfo, schema, _CONNECTIONS, self.settings.concurrency, self.settings.heartbeat_ms / 1_000
+        )
         self._upkeep = Upkeep(engine, self._store, self._connector, self.settings)
         self._app = self._make_app()
         self._worker = QueueWorker(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from workflow_core.database.dispatch import MISSED_HEARTBEATS, ClusterState, DispatchState, QueueState, WorkerState
 from workflow_core.database.postgres.dispatching import DispatchStore
@@ -10,8 +10,9 @@ from workflow_core.database.postgres.points import utc
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
-__all__ = ["WorkerStore"]
+__all__ = ["Sign", "WorkerStore"]
 
 _JOINED: Final = (
     "INSERT INTO {s}.workers (worker_id, host, pid, queues, concurrency, heartbeat)"
@@ -26,13 +27,16 @@ _GONE: Final = (
     " RETURNING 1"
 )
 _JOBS: Final = "SELECT id FROM {s}.procrastinate_jobs WHERE worker_id = %(worker)s AND status = 'doing'"
-_STALLED: Final = (
-    "SELECT j.id, j.worker_id FROM {s}.procrastinate_jobs j LEFT JOIN {s}.procrastinate_workers p ON p.id = j.worker_id"
-    " LEFT JOIN {s}.workers w ON w.worker_id = p.id WHERE j.status = 'doing' AND (p.id IS NULL"
-    f" OR NOT coalesce({_LIVES}, p.last_heartbeat > clock_timestamp() - %(seconds)s * interval '1 second'))"
-    " ORDER BY j.id"
+_SIGNS: Final = (
+    f"SELECT p.id, p.last_heartbeat, extract(epoch FROM w.heartbeat)::float8, NOT {_LIVES}"
+    " FROM {s}.procrastinate_workers p CROSS JOIN LATERAL (SELECT coalesce((SELECT heartbeat FROM {s}.workers"
+    " WHERE worker_id = p.id), %(heartbeat_ms)s * interval '1 millisecond') AS heartbeat) w ORDER BY p.id"
 )
 """By each worker's own heartbeat: it need not be that of who looks."""
+_LEFT_JOBS: Final = (
+    "SELECT j.id, j.worker_id FROM {s}.procrastinate_jobs j WHERE j.status = 'doing' AND (j.worker_id IS NULL"
+    " OR j.worker_id = ANY(%(dead)s::bigint[])) ORDER BY j.id"
+)
 _CANCELLED: Final = "SELECT id FROM {s}.executions WHERE id = ANY(%(ids)s::text[]) AND status = 'cancelled'"
 _WORKERS: Final = (
     "SELECT w.worker_id, w.host, w.pid, w.queues, w.concurrency, w.started_at, p.last_heartbeat,"
@@ -73,6 +77,22 @@ _NOW: Final = "SELECT clock_timestamp(), to_regclass(%(table)s) IS NOT NULL"
 _NOTHING: Final = (0, 0, 0, 0, 0, 0, None)
 
 
+class Sign(NamedTuple):
+    """The last sign of life of a worker.
+
+    Attributes:
+        worker_id: Its number.
+        given_at: When it was given.
+        heartbeat_seconds: How often it gives one.
+        is_silent: Whether it should have given three since.
+    """
+
+    worker_id: int
+    given_at: datetime
+    heartbeat_seconds: float
+    is_silent: bool
+
+
 class WorkerStore(DispatchStore):
     """A store that knows its workers."""
 
@@ -99,14 +119,20 @@ class WorkerStore(DispatchStore):
         """Return the numbers of the jobs that a worker was given."""
         return {job_id for (job_id,) in await self.fetch(_JOBS, {"worker": worker_id})}
 
-    async def stalled_jobs(self, stalled_seconds: float) -> list[tuple[int, int | None]]:
-        """Return the jobs of workers that count as dead, each with its number and that of its worker.
+    async def signs_of_life(self, heartbeat_ms: int) -> list[Sign]:
+        """Return the last sign of life of each worker.
 
         Args:
-            stalled_seconds: After how many seconds without a sign of life a worker counts as dead that has not told yet
-                how often it gives one.
+            heartbeat_ms: How often a worker gives one, in milliseconds, that has not told yet.
         """
-        return [(job_id, worker_id) for job_id, worker_id in await self.fetch(_STALLED, {"seconds": stalled_seconds})]
+        return [
+            Sign(row[0], utc(row[1]), row[2], row[3])
+            for row in await self.fetch(_SIGNS, {"heartbeat_ms": heartbeat_ms})
+        ]
+
+    async def left_jobs(self, dead: Sequence[int]) -> list[tuple[int, int | None]]:
+        """Return the jobs of workers that are dead, or forgotten, each with its number and that of its worker."""
+        return [(job_id, worker_id) for job_id, worker_id in await self.fetch(_LEFT_JOBS, {"dead": list(dead)})]
 
     async def cancelled_among(self, execution_ids: Sequence[str]) -> set[str]:
         """Return which of some executions are cancelled."""
