@@ -124,6 +124,7 @@ def test_what_a_dead_worker_ran_does_not_run(cluster):
     _, shown, _ = command("cluster", "status")
     assert "Lost" in shown.splitlines()[0]
     assert "1 lost" in shown
+    assert command("cluster", "status", "--quiet")[1] == "", "nobody is alive"
     (queue,) = json.loads(command("cluster", "status", "--format", "json")[1])["queues"]
     assert queue["lag_ms"] >= 60_000
     assert (queue["running"], queue["lost"], queue["ready"], queue["workers"]) == (0, 1, 0, 0)

@@ -260,7 +260,11 @@ async def test_the_page_says_how_to_begin_and_who_is_lost(serve, make_postgres_s
         first = await read(served, "/executions/first")
         assert "Ready for" in first.text and "(priority 3)" in first.text and "--queue mail" in first.text
         second = await read(served, "/executions/second")
-        assert "(priority 0)" in second.text and "Limited: as many run" in second.text and "<i>ada" in second.text
+        assert (
+            "(priority 0)" in second.text
+            and "Limited: the limits of its workflow" in second.text
+            and "<i>ada" in second.text
+        )
         assert "queued" in (await read(served, "/executions?status=queued")).text
         conninfo, schema = store.connection_string()
         with psycopg.connect(conninfo, options=f"-c search_path={schema}") as connection:

@@ -187,6 +187,24 @@ def test_the_code_changes_and_the_server_starts_again(serve, tmp_path, tmp_path_
     assert ended(process)[0] == 0
 
 
+def test_ctrl_c_reaches_the_server_twice_and_is_one_for_it(serve):
+    process, url = serve("--no-open", command="dev")
+    with httpx.Client(base_url=url) as client:
+        assert client.post("/api/workflows/night/executions", json={"execution_id": "n"}).status_code == 202
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    code, _, err = ended(process)
+    assert (code, err) == (0, "")
+
+
+def test_a_second_signal_ends_a_server_at_once_and_says_no_more_than_that(serve):
+    process, url = serve()
+    with httpx.Client(base_url=url) as client:
+        assert client.post("/api/workflows/blocks/executions", json={"execution_id": "b"}).status_code == 202
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    assert ended(process)[::2] == (130, "Interrupted.\n")
+
+
 # Refusals ------------------------------------------------------------------------------------------------------------
 
 

@@ -90,7 +90,7 @@ def was_stopped() -> bool:
     return _stopped
 
 
-def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, passed_on: bool = False) -> None:
     """Run asynchronous code that ends by itself, in an orderly way, when an event is set: Ctrl-C and SIGTERM set it.
 
     A second signal cancels it. If it has not ended three seconds later, because code does not let itself be cancelled
@@ -98,6 +98,7 @@ def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
 
     Args:
         work: What to run; it is given the event.
+        passed_on: Whether Ctrl-C comes twice: from the terminal, and from a process that passes it on.
 
     Raises:
         Interrupted: A second signal has cut the end short.
@@ -105,7 +106,7 @@ def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]
     received: list[int] = []
     executor = _Executor(thread_name_prefix="workflow step")
     try:
-        asyncio.run(_until_stopped(work, received, executor))
+        asyncio.run(_until_stopped(work, received, executor, 2 if passed_on else 1))
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise Interrupted(_code_of(received)) from None
 
@@ -124,7 +125,7 @@ def _end_at_once(code: int) -> None:
 
 
 async def _until_stopped(
-    work: Callable[[asyncio.Event], Coroutine[Any, Any, None]], received: list[int], executor: _Executor
+    work: Callable[[asyncio.Event], Coroutine[Any, Any, None]], received: list[int], executor: _Executor, orderly: int
 ) -> None:
     loop, task, stop = asyncio.get_running_loop(), asyncio.current_task(), asyncio.Event()
     loop.set_default_executor(executor)
@@ -132,7 +133,7 @@ async def _until_stopped(
     def signalled(number: int) -> None:
         global _stopped  # noqa: PLW0603 - the process was stopped, which is a fact about the process
         received.append(number)
-        if stop.is_set() and task is not None:
+        if len(received) > orderly and task is not None:
             loop.set_exception_handler(lambda loop, context: None)  # noqa: ARG005 - what is cut off may end in any way
             task.cancel()
             end = threading.Timer(_AT_MOST_SECONDS, _end_at_once, [_code_of(received)])

@@ -37,9 +37,9 @@ ClaimKind: TypeAlias = Literal["begun", "woken", "abandoned"]
 """How a worker comes to an execution: it is the first one, or it waited, or another worker has left it."""
 
 DispatchPlace: TypeAlias = Literal["ready", "scheduled", "limited", "running", "lost", "parked", "ended"]
-"""Where an execution stands: it could be begun now; a rate limit lets it begin later; a limit of concurrency keeps it
-waiting; a worker runs it; one ran it that gives no sign of life any more, so another one will; it sleeps, backs off, or
-waits for its restart without one; it is at rest."""
+"""Where an execution stands: it could be begun now; it is the next that a rate limit lets begin; a limit of its
+workflow keeps it waiting; a worker runs it; one ran it that gives no sign of life any more, so another one will; it
+sleeps, backs off, or waits for its restart without one; it is at rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,8 @@ class QueueState:
 
     Attributes:
         ready: How many could be begun now.
-        scheduled: How many are to be begun at a later moment, because of a rate limit.
-        limited: How many are kept waiting by a limit of concurrency.
+        scheduled: How many are the next that a rate limit lets begin, at a later moment.
+        limited: How many wait for a limit of their workflow.
         running: How many a worker runs.
         lost: How many a worker ran that gives no sign of life any more; others take them over.
         parked: How many sleep, back off, or wait for their restart, without a worker.

@@ -52,7 +52,7 @@ def status(invocation: Invocation, output_format: str) -> None:
         print_json(ClusterView(state).data())
         return
     if invocation.quiet:
-        for worker in state.workers:
+        for worker in (worker for worker in state.workers if worker.is_alive):
             print_line(f"{visible(host_name(worker.host))}:{worker.pid}")
         return
     _show(state)

@@ -38,8 +38,8 @@ class Queue(BaseModel):
 
     Attributes:
         ready: How many could be begun now.
-        scheduled: How many are to be begun at a later moment, because of a rate limit.
-        limited: How many are kept waiting by a limit of concurrency.
+        scheduled: How many are the next that a rate limit lets begin, at a later moment.
+        limited: How many wait for a limit of their workflow.
         running: How many a worker runs.
         lost: How many a worker ran that gives no sign of life any more; others take them over.
         parked: How many sleep, back off, or wait for their restart, without a worker.
@@ -109,9 +109,10 @@ class DispatchDetails(BaseModel):
     Attributes:
         priority: Those with a greater number are begun first.
         limit_key: Its key, for the limits of those with the same key.
-        place: `ready` if a worker could begin it now, `scheduled` if a rate limit lets it begin later, `limited` if a
-            limit of concurrency keeps it waiting, `running`, `lost` if a worker ran it that gives no sign of life any
-            more, `parked` while it sleeps, backs off or waits for its restart without a worker, or `ended`.
+        place: `ready` if a worker could begin it now, `scheduled` if it is the next that a rate limit lets begin,
+            `limited` if a limit of its workflow keeps it waiting, `running`, `lost` if a worker ran it that gives no
+            sign of life any more, `parked` while it sleeps, backs off or waits for its restart without a worker, or
+            `ended`.
         since: Since when it is ready.
         until: When it may begin, or is gone on with, if it is scheduled or parked.
         workers: How many workers that are alive serve the queue.

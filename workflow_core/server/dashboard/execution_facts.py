@@ -38,7 +38,7 @@ _LONGEST_RESULT: Final = 60
 
 _PLACES: Final = {
     "ready": "it waits for a free worker of its queue",
-    "limited": "as many run as the limits of its workflow allow, and it begins when another one ends",
+    "limited": "the limits of its workflow let it wait, and it begins when its turn comes",
     "lost": "its worker gives no sign of life any more, and another one goes on with it",
     "scheduled": "the rate limit of its workflow lets it begin then",
 }
