@@ -37,11 +37,12 @@ async def fails_with_a_group(ctx):
 
 
 async def leaves_steps_behind(ctx):
-    left = [asyncio.ensure_future(ctx.step("left", lambda: asyncio.Event().wait()))]
-    left.append(asyncio.ensure_future(ctx.sleep("nap", 60_000)))
+    left = ctx.step("left", lambda: asyncio.Event().wait()), ctx.sleep("nap", 60_000)
+    tasks = [asyncio.ensure_future(each) for each in left]
     await ctx.sleep("rest", 20)
     if ctx.input == "fails":
         await ctx.step("bad", refuse)
+    return len(tasks)
 
 
 async def panics_outside_of_steps(ctx):
