@@ -284,8 +284,6 @@ class RunningExecutions:
                 error = await execution.run()
                 if error is None:
                     return
-                if execution.status == "failed" and (extensions.is_fatal(error) or not active.first.is_settled):
-                    active.finish_first(error)
                 if extensions.is_fatal(error):
                     active.finish(error)
                     return

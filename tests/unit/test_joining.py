@@ -145,8 +145,9 @@ def test_a_closed_engine_waits_for_nobody(resting, clock):
         engine._closed = True
         await clock.advance(10_000)
         for each in waiting:
-            with pytest.raises(LeaseLostError):
+            with pytest.raises(LeaseLostError) as caught:
                 await each
+            assert str(caught.value) == 'workflow "w", execution "e": another process has taken it over'
 
     asyncio.run(main())
 

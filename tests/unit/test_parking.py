@@ -23,7 +23,7 @@ class QueueStore(SQLiteStore):
     """A database whose executions are handed out by a test.
 
     Attributes:
-        parked: Until when executions were let go of, in milliseconds since 1970.
+        parked: What was let go of, until when, in milliseconds since 1970, and when.
         troubles: What letting go raises, one after the other.
     """
 
@@ -40,7 +40,7 @@ class QueueStore(SQLiteStore):
     async def execution_parked(self, lease, due_at, at):
         if self.troubles:
             raise self.troubles.pop(0)
-        self.parked.append(due_at)
+        self.parked.append((lease.execution_id, due_at, at))
         self.connection.execute("UPDATE executions SET owner_id = NULL, fencing_token = fencing_token + 1")
         self.connection.commit()
 
@@ -117,7 +117,7 @@ def test_who_waits_for_what_was_let_go_of_is_given_what_another_worker_makes_of_
     async def scenario():
         first, second = Worker(queue), Worker(queue)
         active = await first.begin()
-        assert first.store.parked == [after(clock, 60_000)]
+        assert first.store.parked == [("e", after(clock, 60_000), clock.now())]
         assert first.engine.running() == []
         assert first.watch.told == ["ExecutionStarted", "SleepStarted", "released"]
         with pytest.raises(LeaseLostError) as caught:
@@ -171,7 +171,7 @@ def test_a_database_that_is_away_is_waited_for_to_let_go(queue, clock, caplog):
         await clock.advance(499)
         assert worker.store.parked == []
         await clock.advance(1)
-        assert worker.store.parked == [due]
+        assert [until for _, until, _ in worker.store.parked] == [due]
         assert worker.watch.told[-1] == "released"
 
     asyncio.run(scenario())
@@ -201,7 +201,7 @@ def test_who_waits_for_a_restart_is_let_go_of_until_it_or_the_deadline(queue, cl
         worker = Worker(queue)
         due = after(clock, due_ms)
         await worker.begin(None if deadline_ms is None else after(clock, deadline_ms))
-        assert worker.store.parked == [due]
+        assert [until for _, until, _ in worker.store.parked] == [due]
         assert worker.engine.running() == []
 
     asyncio.run(scenario())
