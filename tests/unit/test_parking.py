@@ -200,9 +200,33 @@ def test_who_waits_for_a_restart_is_let_go_of_until_it_or_the_deadline(queue, cl
     async def scenario():
         worker = Worker(queue)
         due = after(clock, due_ms)
-        await worker.begin(None if deadline_ms is None else after(clock, deadline_ms))
+        active = await worker.begin(None if deadline_ms is None else after(clock, deadline_ms))
+        assert active.parked_until == due
         assert [until for _, until, _ in worker.store.parked] == [due]
         assert worker.engine.running() == []
+        assert worker.watch.told == ["ExecutionStarted", "ExecutionPanicked", "released"]
+
+    asyncio.run(scenario())
+
+
+def test_what_rests_for_a_moment_or_was_not_queued_is_kept(queue, clock):
+    @queue.define("w")
+    async def flow(ctx):
+        if ctx.restart_attempt == 1:
+            raise MemoryError
+        await ctx.sleep("rest", 60_000)
+
+    async def scenario():
+        worker = Worker(queue)
+        worker.engine.parking = Parking(worker.engine._running, clock, 10_000)
+        await worker.begin()
+        assert worker.store.parked == []
+        await clock.advance(5_000)
+        assert [until for _, until, _ in worker.store.parked] == [after(clock, 60_000)]
+        worker.engine.parking = Parking(worker.engine._running, clock, 1)
+        await worker.engine.start("w", "other", detach=True)
+        await clock.advance(10_000)
+        assert len(worker.store.parked) == len(worker.engine.running()) == 1
 
     asyncio.run(scenario())
 

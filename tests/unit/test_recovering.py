@@ -252,3 +252,27 @@ def test_an_engine_that_is_closed_takes_no_suspect_over_any_more(machine):
         assert await machine.boot().recover() == ["a", "b"]
 
     asyncio.run(scenario())
+
+
+def test_two_that_ask_for_an_execution_at_once_take_it_over_once(machine):
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("rest", 10)
+        return "done"
+
+    async def scenario():
+        await left(machine, "a")
+        engine = machine.boot()
+        take_over = engine.bare_store.execution_recovered
+
+        async def slow(*arguments):
+            await machine.clock.sleep(5)
+            return await take_over(*arguments)
+
+        engine.bare_store.execution_recovered = slow
+        results = await machine.clock.finish(asyncio.gather(engine.resume("a"), engine.start("w", "a")))
+        assert [result.output for result in results] == ["done", "done"]
+        kinds = [type(event).__name__ for event in await engine.history("a")]
+        assert kinds.count("ExecutionRecovered") == 1
+
+    asyncio.run(scenario())

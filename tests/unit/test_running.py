@@ -124,3 +124,24 @@ def test_who_waits_for_what_was_removed_is_told(resting, clock):
     leavings = Leavings()
     asyncio.run(scenario())
     assert leavings.told == ["lost"]
+
+
+def test_what_is_handed_back_belongs_to_nobody_at_once(machine, clock):
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.step("s", lambda: asyncio.Event().wait())
+
+    async def scenario():
+        engine = machine.boot([leavings])
+        await begun(engine, clock)
+        assert "workflow e" in {task.get_name() for task in asyncio.all_tasks()}
+        await engine.hand_back()
+        other = machine.boot()
+        record = await other.bare_store.load_execution("e")
+        assert record.owner_id is None
+        assert [type(event).__name__ for event in await other.history("e")][-1] == "StepInterrupted"
+        assert await other.recover() == ["e"]
+
+    leavings = Leavings()
+    asyncio.run(scenario())
+    assert leavings.told[0] == "released"
