@@ -231,20 +231,52 @@ def test_what_rests_for_a_moment_or_was_not_queued_is_kept(queue, clock):
     asyncio.run(scenario())
 
 
-def test_a_handler_that_catches_its_cancellation_is_let_go_of_all_the_same(queue, clock):
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_handler_that_catches_its_cancellation_is_let_go_of_all_the_same(queue, clock, goes_on):
+    told = []
+
     @queue.define("w")
     async def flow(ctx):
         try:
             await ctx.sleep("rest", 60_000)
         except asyncio.CancelledError:
-            return await ctx.step("s", lambda: "saved")
-        return "done"
+            if goes_on:
+                try:
+                    await ctx.step("s", lambda: "saved")
+                except asyncio.CancelledError as error:
+                    told.append(str(error))
+            return "saved"
 
     async def scenario():
-        first = Worker(queue)
-        await first.begin()
-        assert len(first.store.parked) == 1
-        assert await first.names() == ["ExecutionStarted", "SleepStarted"]
-        assert first.engine.running() == []
+        worker = Worker(queue)
+        await worker.begin()
+        assert len(worker.store.parked) == 1
+        assert await worker.names() == ["ExecutionStarted", "SleepStarted"]
+        assert worker.engine.running() == []
+
+    asyncio.run(scenario())
+    assert told == (['workflow "w", execution "e" waits, and a worker goes on with it'] if goes_on else [])
+
+
+def test_a_run_that_has_ended_is_not_let_go_of(queue, clock):
+    @queue.define("w")
+    async def flow(ctx):
+        if ctx.restart_attempt == 1:
+            raise MemoryError
+        await ctx.sleep("rest", 60_000)
+
+    async def scenario():
+        worker = Worker(queue)
+        worker.engine.parking = Parking(worker.engine._running, clock, 100_000)
+        active = await worker.begin()
+        first = active.execution
+        await clock.advance(5_000)
+        running = worker.engine._running
+        running.park(first, after(clock, 60_000))
+        await clock.settle()
+        assert [execution.restart_attempt for execution in worker.engine.running()] == [2]
+        await clock.finish(worker.engine.wait("e"))
+        running.park(active.execution, after(clock, 60_000))
+        assert worker.store.parked == []
 
     asyncio.run(scenario())
