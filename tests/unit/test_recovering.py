@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.conftest import Machine, sql
 from workflow_core import LeaseLostError, StorageError
+from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.sqlite import SQLiteStore
 
 
@@ -276,3 +277,30 @@ def test_two_that_ask_for_an_execution_at_once_take_it_over_once(machine):
         assert kinds.count("ExecutionRecovered") == 1
 
     asyncio.run(scenario())
+
+
+def test_without_a_limit_nobody_is_suspected(machine):
+    async def scenario():
+        await left(machine, "a", "b", deaths=1)
+        engine = machine.boot(max_recoveries=None)
+        await engine.recover()
+        assert running(engine) == ["a", "b"]
+
+    asyncio.run(scenario())
+
+
+def test_an_execution_in_a_runtime_directory_is_taken_over_by_who_starts_it(clock, tmp_path):
+    machine = Machine(lambda: DirectoryStore(tmp_path / "state"), clock, tmp_path / "state")
+
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("rest", 10)
+        return "done"
+
+    async def scenario():
+        await left(machine, "a")
+        engine = machine.boot()
+        assert (await clock.finish(engine.start("w", "a"))).output == "done"
+
+    asyncio.run(scenario())
+    machine.close()
