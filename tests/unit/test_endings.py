@@ -1,11 +1,12 @@
 """How executions end: what whoever waits is told, what observers see, and what is stored, are the same."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
 from tests.unit.watching import Watcher
-from workflow_core import NonRetryableError, PanicError, WorkflowError
+from workflow_core import NonRetryableError, PanicError, StepConflictError, WorkflowError
 from workflow_core.errors import error_text
 
 
@@ -102,9 +103,9 @@ def test_all_are_told_what_is_stored(machine, clock, ending):
     assert asyncio.run(scenario()).status == ending.split()[0]
 
 
-def end(machine, flow, **panics):
+def end(machine, flow, timeout_ms=None, **panics):
     machine.define("w", panic_config=panics)(flow)
-    return asyncio.run(machine.clock.finish(machine.boot().start_and_wait("w", "e")))
+    return asyncio.run(machine.clock.finish(machine.boot().start_and_wait("w", "e", timeout_ms=timeout_ms)))
 
 
 def test_the_first_of_a_group_of_failed_steps_is_what_ended_the_execution(machine):
@@ -171,3 +172,80 @@ def test_a_restart_by_hand_begins_the_time_anew_and_keeps_what_is_completed(mach
     told = asyncio.run(scenario())
     assert (told.status, told.restart_attempt, told.error) == ("completed", 2, None)
     assert (told.steps["kept"].result, told.steps["tried"].attempt) == (1, 1)
+
+
+def test_two_steps_of_one_id_at_the_same_time_are_told_apart(machine):
+    go_on = asyncio.Event()
+
+    async def flow(ctx):
+        other = asyncio.ensure_future(ctx.step("s", go_on.wait))
+        await asyncio.sleep(0)
+        with pytest.raises(StepConflictError) as caught:
+            await ctx.step("s", lambda: 1)
+        go_on.set()
+        await other
+        return str(caught.value)
+
+    assert end(machine, flow).output == (
+        'workflow "w", execution "e": step "s" is already running in another task; steps that run at the same time '
+        "need different ids"
+    )
+
+
+@pytest.mark.parametrize("timeout_ms", [None, 60_000])
+def test_a_time_out_of_the_user_s_own_is_not_taken_for_that_of_the_execution(machine, timeout_ms):
+    async def flow(ctx):
+        raise TimeoutError("mine")
+
+    result = end(machine, flow, timeout_ms=timeout_ms, enable_auto_restart=False)
+    assert (result.status, result.error.type, result.error.message) == ("panicked", "TimeoutError", "mine")
+
+
+@pytest.mark.parametrize("waits", ["in a sleep", "outside of steps", "between steps"])
+def test_an_execution_that_takes_too_long_says_so(machine, waits):
+    async def flow(ctx):
+        if waits == "in a sleep":
+            await ctx.sleep("rest", 1_000)
+        elif waits == "outside of steps":
+            await asyncio.Event().wait()
+        machine.clock.time += timedelta(milliseconds=100)
+        await ctx.step("too late", lambda: 1)
+
+    result = end(machine, flow, timeout_ms=100)
+    assert result.status == "failed"
+    assert result.error.message == 'workflow "w", execution "e": it took longer than the timeout_ms it was started with'
+    assert machine.clock.elapsed_ms == 100
+    assert "too late" not in result.steps
+
+
+def test_a_time_out_that_comes_just_after_the_end_changes_nothing(machine):
+    async def flow(ctx):
+        await ctx.sleep("rest", 99)
+        return "done"
+
+    assert end(machine, flow, timeout_ms=100).output == "done"
+
+
+def test_an_execution_on_a_clock_that_is_behind_goes_on_from_the_latest_moment_of_its_history(machine, clock):
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("rest", 1_000)
+        return await ctx.step("s", lambda: "done")
+
+    async def scenario():
+        engine = machine.boot()
+        await engine.start("w", "e", detach=True)
+        await clock.advance(10)
+        begun = clock.now()
+        await machine.crash(engine)
+        clock.time -= timedelta(milliseconds=500)
+        engine = machine.boot()
+        await engine.recover()
+        assert (await clock.finish(engine.wait("e"))).output == "done"
+        moments = [event.at for event in await engine.history("e")]
+        assert moments == sorted(moments)
+        return begun, moments
+
+    begun, moments = asyncio.run(scenario())
+    assert moments[2] == begun - timedelta(milliseconds=10)  # the latest one before the recovery
+    assert moments[-1] == clock.now()
