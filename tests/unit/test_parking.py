@@ -54,7 +54,7 @@ class Watch:
     """A plugin that notes what it is told of an execution."""
 
     def __init__(self):
-        self.told = []
+        self.told, self.events = [], []
 
     @hookimpl
     def wrap_run(self, run):
@@ -63,6 +63,7 @@ class Watch:
     @hookimpl
     def on_event(self, event):
         self.told.append(type(event).__name__)
+        self.events.append(event)
 
     @hookimpl
     def on_run_left(self, run, leaving):
@@ -129,8 +130,11 @@ def test_who_waits_for_what_was_let_go_of_is_given_what_another_worker_makes_of_
         await clock.settle()
         assert not waiting.done()
         await second.go_on("woken")
+        gone_on_at = clock.now()
         assert (await clock.finish(waiting)).output == "done"
-        assert second.watch.told[0] == "ExecutionRecovered"
+        woken, *others = second.watch.events
+        assert (type(woken).__name__, woken.seq, woken.at) == ("ExecutionRecovered", 2, gone_on_at)
+        assert first.watch.events + others == await second.engine.history("e")
         assert await second.names() == [
             "ExecutionStarted",
             "SleepStarted",
