@@ -95,6 +95,8 @@ def test_all_are_told_what_is_stored(machine, clock, ending):
         told = await clock.finish(engine.wait("e"))
         other = machine.boot()
         assert told == await other.get_status("e")
+        (summary,) = await other.list_executions()
+        assert (summary.status, summary.error) == (told.status, told.error and str(told.error))
         history = await other.history("e")
         assert [event.seq for event in history] == list(range(1, len(history) + 1))
         assert sorted(watcher.events, key=lambda event: event.seq) == history
