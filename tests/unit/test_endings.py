@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from tests.unit.watching import Watcher
-from workflow_core import NonRetryableError, PanicError, StepConflictError, WorkflowError
+from workflow_core import NonRetryableError, PanicError, StepConflictError, WorkflowError, hookimpl
 from workflow_core.errors import error_text
 
 
@@ -251,3 +251,54 @@ def test_an_execution_on_a_clock_that_is_behind_goes_on_from_the_latest_moment_o
     begun, moments = asyncio.run(scenario())
     assert moments[2] == begun - timedelta(milliseconds=10)  # the latest one before the recovery
     assert moments[-1] == clock.now()
+
+
+def test_what_was_restarted_by_hand_has_no_end_any_more_and_its_time_holds_after_a_crash(machine, clock):
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("rest", 1_000)
+
+    async def scenario():
+        engine = machine.boot()
+        failed = await clock.finish(engine.start_and_wait("w", "e", timeout_ms=100))
+        assert failed.completed_at == clock.now()
+        again = await engine.restart("e", detach=True)
+        assert (again.completed_at, again.error, again.restart_attempt) == (None, None, 2)
+        await clock.advance(10)
+        engine = await machine.reboot(engine)
+        assert (await clock.finish(engine.wait("e"))).error.type == "WorkflowTimeoutError"
+        assert clock.elapsed_ms == 200
+
+    asyncio.run(scenario())
+
+
+def test_runs_know_that_the_execution_had_failed_before(machine, clock):
+    seen = []
+
+    class Runs:
+        @hookimpl
+        def wrap_run(self, run):
+            seen.append((run.restart_attempt, run.has_failed, run.began_at))
+
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("rest", 10)
+        if ctx.restart_attempt == 1:
+            await ctx.step("s", refuse)
+        if ctx.restart_attempt == 2:
+            raise MemoryError
+
+    async def scenario():
+        engine = machine.boot([Runs()])
+        await clock.finish(engine.start_and_wait("w", "e"))
+        await clock.advance(5)
+        await engine.restart("e", detach=True)
+        await clock.finish(engine.wait("e"))
+
+    asyncio.run(scenario())
+    begun = clock.start
+    assert seen == [
+        (1, False, begun),
+        (2, True, begun + timedelta(milliseconds=15)),
+        (3, True, begun + timedelta(milliseconds=5_015)),
+    ]
