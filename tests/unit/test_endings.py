@@ -1,13 +1,29 @@
 """How executions end: what whoever waits is told, what observers see, and what is stored, are the same."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
 
 from tests.unit.watching import Watcher
-from workflow_core import NonRetryableError, PanicError, StepConflictError, WorkflowError, hookimpl
+from workflow_core import (
+    NonRetryableError,
+    PanicError,
+    Settings,
+    StepConflictError,
+    WorkflowContext,
+    WorkflowEngine,
+    WorkflowError,
+    hookimpl,
+)
+from workflow_core.clock import to_epoch_ms
 from workflow_core.errors import error_text
+
+
+@dataclass
+class Order:
+    lines: list[str]
 
 
 async def refuse():
@@ -253,7 +269,8 @@ def test_an_execution_on_a_clock_that_is_behind_goes_on_from_the_latest_moment_o
     assert moments[-1] == clock.now()
 
 
-def test_what_was_restarted_by_hand_has_no_end_any_more_and_its_time_holds_after_a_crash(machine, clock):
+@pytest.mark.parametrize("crashes", [False, True])
+def test_what_was_restarted_by_hand_has_no_end_any_more_and_its_time_holds(machine, clock, crashes):
     @machine.define("w")
     async def flow(ctx):
         await ctx.sleep("rest", 1_000)
@@ -265,7 +282,8 @@ def test_what_was_restarted_by_hand_has_no_end_any_more_and_its_time_holds_after
         again = await engine.restart("e", detach=True)
         assert (again.completed_at, again.error, again.restart_attempt) == (None, None, 2)
         await clock.advance(10)
-        engine = await machine.reboot(engine)
+        if crashes:
+            engine = await machine.reboot(engine)
         assert (await clock.finish(engine.wait("e"))).error.type == "WorkflowTimeoutError"
         assert clock.elapsed_ms == 200
 
@@ -302,3 +320,37 @@ def test_runs_know_that_the_execution_had_failed_before(machine, clock):
         (2, True, begun + timedelta(milliseconds=15)),
         (3, True, begun + timedelta(milliseconds=5_015)),
     ]
+
+
+def test_each_run_is_given_the_input_as_it_was_stored(machine, clock):
+    seen = []
+
+    async def flow(ctx: WorkflowContext[Order]):
+        seen.append((type(ctx.input).__name__, list(ctx.input.lines)))
+        ctx.input.lines.append("changed")
+        if ctx.restart_attempt == 1:
+            raise MemoryError
+
+    machine.define("w")(flow)
+    given = Order(["one"])
+    asyncio.run(clock.finish(machine.boot().start_and_wait("w", "e", given)))
+    assert seen == [("Order", ["one"])] * 2
+
+
+def test_who_restarts_an_execution_that_another_process_ran_has_a_lease_on_it(machine, clock):
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.step("s", refuse if len(machine.engines) == 1 else lambda: asyncio.Event().wait())
+
+    async def scenario():
+        await clock.finish(machine.boot().start_and_wait("w", "e"))
+        settings = Settings(sync_handlers="inline", lease_ms=3_000)
+        engine = WorkflowEngine(machine.make_store(), clock, settings=settings, process_probe=machine)
+        machine.engines.append(engine)
+        engine.define("w", flow)
+        await engine.restart("e", detach=True)
+        _, expires_at = await engine.bare_store.load_owner(engine.owner.owner_id)
+        assert expires_at == to_epoch_ms(clock.now()) + 3_000
+        await engine.aclose()
+
+    asyncio.run(scenario())
