@@ -354,3 +354,25 @@ def test_who_restarts_an_execution_that_another_process_ran_has_a_lease_on_it(ma
         await engine.aclose()
 
     asyncio.run(scenario())
+
+
+def test_what_is_told_has_its_declared_type(machine, clock):
+    @machine.define("w")
+    async def flow(ctx: WorkflowContext[Order]) -> Order:
+        await clock.sleep(5)
+        await ctx.step("s", lambda: Order(["step"]), returns=Order)
+        return Order([*ctx.input.lines, "two"])
+
+    async def scenario():
+        engine = machine.boot()
+        result = await clock.finish(engine.start_and_wait("w", "e", Order(["one"])))
+        assert (result.input, result.output) == (Order(["one"]), Order(["one", "two"]))
+        step = result.steps["s"]
+        begun = clock.start + timedelta(milliseconds=5)
+        assert (step.result, step.started_at, step.completed_at) == ({"lines": ["step"]}, begun, begun)
+        assert result == await machine.boot().get_status("e")
+        machine.definitions.clear()
+        known_to_nobody = await machine.boot().get_status("e")
+        assert (known_to_nobody.input, known_to_nobody.output) == ({"lines": ["one"]}, {"lines": ["one", "two"]})
+
+    asyncio.run(scenario())
