@@ -10,7 +10,7 @@ from tests.unit.store_calls import NOW, OWNER, begin, start_step
 from workflow_core.circuit_breaker import CircuitState
 from workflow_core.crash_loops import Recoveries
 from workflow_core.database.sqlite import SQLiteStore
-from workflow_core.database.store import ErrorRecord, HistoryEnd, Lease, NewExecution, StepRecord
+from workflow_core.database.store import ErrorRecord, Lease, NewExecution, StepRecord
 from workflow_core.ownership import Owner
 
 LATER = NOW + timedelta(seconds=1)
@@ -117,7 +117,7 @@ def test_a_step_whose_circuit_is_open_is_pending_and_then_skipped(store, lease, 
     if begun:
         do(store.step_attempt_failed(lease, refused, ERROR, 3, NOW, None, None))
         do(store.step_retrying(lease, refused, 5_000, 70, 4, NOW))
-    do(store.step_refused(lease, refused, 2, LATER))
+    do(store.step_refused(lease, refused, 2, None, LATER))
     found = steps(store)["s"]
     assert (found.status, found.attempt, found.error_message) == ("pending", 2, "the circuit is open")
     assert found.next_attempt_at is None
@@ -125,6 +125,13 @@ def test_a_step_whose_circuit_is_open_is_pending_and_then_skipped(store, lease, 
     found = steps(store)["s"]
     assert (found.status, found.attempt, found.error_message) == ("skipped", 2, None)
     assert (found.result_data, found.completed_at, found.completed_seq) == ('"instead"', LATER, 5)
+
+
+def test_an_attempt_that_was_cut_off_before_the_circuit_opened_is_told(store, lease):
+    begun = start_step(store, lease)
+    do(store.step_refused(lease, begun, 2, 3, LATER))
+    assert steps(store)["s"].started_seq is None
+    assert told(store) == [("StepStarted", 2, NOW, "s", 1), ("StepInterrupted", 3, LATER, "s", 1)]
 
 
 def test_a_step_that_was_skipped_without_being_tried(store, lease):
@@ -200,7 +207,7 @@ def test_an_execution_that_is_cancelled_ends_its_steps_and_its_probes(store, lea
 def test_an_execution_changes_hands_behind_all_that_is_in_its_history(store, lease):
     start_step(store, lease)
     new = do(store.execution_recovered(lease, OTHER, None, 2, NOW - timedelta(hours=1)))
-    assert (new, new.recovered) == (Lease("w", "e", 2), HistoryEnd(3, NOW))
+    assert (new, new.recovered[:2]) == (Lease("w", "e", 2), (3, NOW))
     assert record(store).owner_id == OTHER.owner_id
     assert told(store)[-1] == ("ExecutionRecovered", 3, NOW)
     assert do(store.load_recoveries("w", "e")) == Recoveries([NOW], 0)
