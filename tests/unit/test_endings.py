@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.watching import Watcher
 from workflow_core import (
+    ErrorInfo,
     NonRetryableError,
     PanicError,
     Settings,
@@ -18,6 +19,7 @@ from workflow_core import (
     hookimpl,
 )
 from workflow_core.clock import to_epoch_ms
+from workflow_core.database.store import ABANDONED
 from workflow_core.errors import error_text
 
 
@@ -129,6 +131,11 @@ def end(machine, flow, timeout_ms=None, **panics):
 def test_the_first_of_a_group_of_failed_steps_is_what_ended_the_execution(machine):
     error = end(machine, fails_with_a_group).error
     assert (error.type, error.message, error.step_id) == ("NonRetryableError", "no", "one")
+
+
+def test_a_step_that_was_left_behind_says_so(machine):
+    left = end(machine, leaves_steps_behind).steps["left"]
+    assert (left.step_id, left.status, left.error) == ("left", "failed", ErrorInfo(type="Error", message=ABANDONED))
 
 
 def test_a_group_with_an_error_of_the_user_s_own_is_a_panic(machine):
