@@ -138,7 +138,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
     wal, shared = path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
     in_use = wal.exists() and (wal.stat().st_size > 0 or shared.exists())
     uri = f"{path.absolute().as_uri()}?mode=ro{'' if in_use else '&immutable=1'}"
-    return sqlite3.connect(uri, uri=True, timeout=5.0, check_same_thread=False)
+    return sqlite3.connect(uri, uri=True)
 
 
 def _copy_of_file(path: Path) -> sqlite3.Connection:

@@ -68,7 +68,6 @@ async def fail(execution: Execution, error: BaseException) -> None:
     error_data = info.model_dump_json()
     await execution.store.execution_failed(execution.lease, error_data, str(info), seq, at)
     execution.status, execution.record.completed_at, execution.record.error_data = "failed", at, error_data
-    execution.record.restart_at = None
     abandon_steps(execution.steps)
     if execution.watched:
         await execution.emit(ExecutionFailed(info.type, info.message), seq, at)

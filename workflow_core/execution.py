@@ -369,7 +369,7 @@ class Execution:
                 self._over = True
                 if self._active:
                     await self._stop_leftovers()
-            if self.doom is None and not self.is_let_go:
+            if self.doom is None:
                 text, _ = self.codec.encode(output, lambda: f"what {self} returned", self.definition.returns)
                 self._tell_of_steps_never_awaited()
                 seq, at = self.next_seq(), self.now()

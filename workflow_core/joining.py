@@ -93,7 +93,7 @@ class Joining:
                     with contextlib.suppress(LeaseLostError):  # it changed hands, or ended, since it was read
                         return await self._recovery.take_over(record)
             if detach:
-                return Ended(await self._running.status(record.execution_id), joined=True)
+                return Ended(await self._running.status(record.execution_id), joined)
             joined = True
             await self._engine.clock.sleep(self._engine.settings.poll_interval_ms)
             record = await load_record(self._engine, record.execution_id)

@@ -35,12 +35,9 @@ async def restarted(execution: Execution, *, by_hand: bool = False) -> Execution
         execution.record,
         status="restarting",
         restart_attempt=attempt,
-        restart_at=None,
         deadline_at=deadline_at,
         error_data=None,
         completed_at=None,
-        owner_id=execution.engine.owner.owner_id,
-        fencing_token=lease.fencing_token,
     )
     again = Execution(
         execution.engine,

@@ -226,8 +226,6 @@ class RunningExecutions:
         """Run an execution until it is at rest, restarting it after panics."""
         try:
             await self._run_to_rest(active)
-            if active.parked_until is not None:
-                return
             if self._engine.log_files is not None:
                 await self._write_log(self._engine.log_files, active.execution)
             active.finish(active.execution.snapshot())
@@ -284,8 +282,6 @@ class RunningExecutions:
                 error = await execution.run()
                 if error is None:
                     return
-                if execution.status == "failed" and (extensions.is_fatal(error) or not active.first.is_settled):
-                    active.finish_first(error)
                 if extensions.is_fatal(error):
                     active.finish(error)
                     return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from workflow_core.errors import ValidationError, shown
 
@@ -32,8 +32,7 @@ def validate_timeout(what: str, timeout_ms: object) -> None:
     """
     if timeout_ms is None:
         return
-    is_number = isinstance(timeout_ms, (int, float)) and not isinstance(timeout_ms, bool)
-    if not (is_number and 0 < cast("float", timeout_ms) <= LONGEST_MS):
+    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, (int, float)) or not 0 < timeout_ms <= LONGEST_MS:
         raise ValidationError(
             f"{what}: timeout_ms must be a positive number of milliseconds, at most {LONGEST_MS}, not "
             f"{shown(timeout_ms)}"
@@ -57,16 +56,13 @@ class Timeout:
     def __init__(self, clock: Clock, delay_ms: float) -> None:
         self._clock = clock
         self._delay_ms = max(delay_ms, 0)
-        self._task: asyncio.Task[object] | None = None
-        self._handle: TimerHandle | None = None
-        self._cancelling = 0
         self.expired = False
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.current_task()
+        self._task: asyncio.Task[object] | None = asyncio.current_task()
         assert self._task is not None  # noqa: S101 - a coroutine runs in a task
         self._cancelling = self._task.cancelling()
-        self._handle = self._clock.call_later(self._delay_ms, self._expire)
+        self._handle: TimerHandle = self._clock.call_later(self._delay_ms, self._expire)
         return self
 
     def _expire(self) -> None:
@@ -78,8 +74,7 @@ class Timeout:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         task, self._task = self._task, None
-        if self._handle is not None:
-            self._handle.cancel()
+        self._handle.cancel()
         ours = self.expired and task is not None and task.uncancel() <= self._cancelling
         if ours and kind is not None and issubclass(kind, asyncio.CancelledError):
             raise TimeoutError from error

@@ -1,7 +1,7 @@
 """Try mutants in one run of pytest: a process for each, forked when all tests are imported and collected.
 
 It is a plugin of pytest, run in the directory of the mutants; `run.py` starts it. What it is to do stands in the file
-that ``MUTANTS_TO_TRY`` names: a JSON object with the names of the mutants, and where to write what became of them.
+that ``MUTANTS_TO_TRY`` names: a JSON object with the mutants of each file, and where to write what became of them.
 """
 
 from __future__ import annotations
@@ -38,18 +38,20 @@ class Mutants:
 
     def __init__(self, order: Path) -> None:
         given = json.loads(order.read_text(encoding="utf-8"))
-        self.names, self.file, self.report = given["names"], Path(given["file"]), Path(given["report"])
+        self.names: dict[str, list[str]] = given["names"]
+        self.reports: dict[str, str] = given["reports"]
         self.budget_s, self.words = given["budget_s"], given["words"]
         self.durations, self.tests = durations_and_tests()
         self.killers: dict[str, list[str]] = {}
-        self.recorded = self.report.with_suffix(".lines")
-        self.reach: Reach | None = None
+        self.recorded = order.with_suffix(".lines")
 
-    def chosen(self, name: str, items: dict[str, pytest.Item], budget_s: float) -> list[pytest.Item]:
+    def chosen(
+        self, name: str, items: dict[str, pytest.Item], reach: Reach | None = None, budget_s: float = math.inf
+    ) -> list[pytest.Item]:
         """Return the tests for a mutant: those that killed others of its function, then the shortest."""
         function = mangled_name_from_mutant_name(name)
         known = [test for test in self.tests.get(function, ()) if test in items]
-        reached = None if self.reach is None else self.reach.tests(name)
+        reached = None if reach is None else reach.tests(name)
         known = [test for test in known if reached is None or test in reached]
         known = [test for test in known if self.durations[test] <= LONGEST_TEST_S]
         if self.words:
@@ -68,26 +70,32 @@ class Mutants:
     def try_all(self, session: pytest.Session) -> None:
         items = {item.nodeid: item for item in session.items}
         place = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined] # made once, for all of them
-        outcomes = {}
-        needed = {item.nodeid for name in self.names for item in self.chosen(name, items, math.inf)}
+        needed = {item.nodeid for names in self.names.values() for name in names for item in self.chosen(name, items)}
         healthy = self.outcome_of(session, "", [items[test] for test in items if test in needed], 3600)
         if healthy[0] != "survived":
             raise pytest.UsageError(f"without any mutant a test fails: {healthy[1]}")
-        self.reach = Reach(self.file, self.recorded)
-        for name in self.names:
-            chosen = self.chosen(name, items, self.budget_s)
-            began = time.monotonic()
-            limit_s = 30 + 5 * sum(self.durations[item.nodeid] for item in chosen)
-            outcome, killer, why = self.outcome_of(session, name, chosen, limit_s) if chosen else ("no tests", "", "")
-            outcomes[name] = {"outcome": outcome, "killer": killer, "why": why, "seconds": time.monotonic() - began}
-            for left in place.iterdir():
-                shutil.rmtree(left, ignore_errors=True)
-            self.report.write_text(json.dumps(outcomes, indent=1), encoding="utf-8")
-            if killer:
-                killers = self.killers.setdefault(mangled_name_from_mutant_name(name), [])
-                if killer in killers:
-                    killers.remove(killer)
-                killers.insert(0, killer)
+        for file, names in self.names.items():
+            reach, outcomes = Reach(Path(file), self.recorded), {}
+            for name in names:
+                chosen = self.chosen(name, items, reach, self.budget_s)
+                began = time.monotonic()
+                limit_s = 30 + 5 * sum(self.durations[item.nodeid] for item in chosen)
+                outcome, killer, why = (
+                    self.outcome_of(session, name, chosen, limit_s) if chosen else ("no tests", "", "")
+                )
+                outcomes[name] = {"outcome": outcome, "killer": killer, "why": why, "seconds": time.monotonic() - began}
+                for left in place.iterdir():
+                    shutil.rmtree(left, ignore_errors=True)
+                Path(self.reports[file]).write_text(json.dumps(outcomes, indent=1), encoding="utf-8")
+                if killer:
+                    self.note_killer(mangled_name_from_mutant_name(name), killer)
+
+    def note_killer(self, function: str, killer: str) -> None:
+        """Let the test that killed a mutant be the first for the next one of its function."""
+        killers = self.killers.setdefault(function, [])
+        if killer in killers:
+            killers.remove(killer)
+        killers.insert(0, killer)
 
     def outcome_of(
         self, session: pytest.Session, name: str, items: list[pytest.Item], limit_s: float
@@ -100,7 +108,7 @@ class Mutants:
             os.setsid()
             try:
                 set_mutant_under_test(name)
-                recording = None if name else Recording(self.file)
+                recording = None if name else Recording([Path(file) for file in self.names])
                 failure = _first_failure(session, items, recording)
                 if recording is not None:
                     recording.write(self.recorded)

@@ -12,21 +12,23 @@ from typing import TYPE_CHECKING, TypeAlias
 import coverage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 Function: TypeAlias = "ast.FunctionDef | ast.AsyncFunctionDef"
 
 
 class Recording:
-    """Notes which test runs which lines of a file of mutants, none of which is tried.
+    """Notes which test runs which lines of files of mutants, none of which is tried.
 
     Args:
-        file: The file.
+        files: The files.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file.resolve()
-        self._coverage = coverage.Coverage(data_file=None, config_file=False, include=[str(self._file)])
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = files
+        included = [str(file.resolve()) for file in files]
+        self._coverage = coverage.Coverage(data_file=None, config_file=False, include=included)
         self._coverage.start()
 
     def begins(self, test: str) -> None:
@@ -34,9 +36,11 @@ class Recording:
         self._coverage.switch_context(test)
 
     def write(self, to: Path) -> None:
-        """Write, as JSON, the tests of each line."""
+        """Write, as JSON, the tests of each line of each file."""
         self._coverage.stop()
-        to.write_text(json.dumps(self._coverage.get_data().contexts_by_lineno(str(self._file))), encoding="utf-8")
+        data = self._coverage.get_data()
+        found = {str(file): data.contexts_by_lineno(str(file.resolve())) for file in self._files}
+        to.write_text(json.dumps(found), encoding="utf-8")
 
 
 class Reach:
@@ -54,9 +58,8 @@ class Reach:
         self._functions = {
             node.name: node for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         }
-        self._tests = {
-            int(line): set(tests) for line, tests in json.loads(recorded.read_text(encoding="utf-8")).items()
-        }
+        tests_of_lines = json.loads(recorded.read_text(encoding="utf-8"))[str(file)]
+        self._tests = {int(line): set(tests) for line, tests in tests_of_lines.items()}
 
     def tests(self, name: str) -> set[str] | None:
         """Return the ids of the tests that reach a mutant; ``None`` if it is in no statement of the function."""

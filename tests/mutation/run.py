@@ -92,20 +92,22 @@ def mutants_of(module: str) -> list[str]:
     return sorted(json.loads(made.read_text(encoding="utf-8"))["exit_code_by_key"])
 
 
-def try_mutants(
-    file: Path, names: list[str], report: Path, budget_s: float, words: list[str]
-) -> dict[str, dict[str, str]]:
-    """Run the tests for each mutant of a file; return what became of it."""
-    report.parent.mkdir(exist_ok=True)
-    order = report.with_suffix(".order")
-    tried = report.with_suffix(".tried")
-    given = {"file": str(file), "names": names, "report": str(tried), "budget_s": budget_s, "words": words}
+def try_mutants(names: dict[str, list[str]], budget_s: float, words: list[str]) -> dict[str, dict[str, dict[str, str]]]:
+    """Run the tests for each mutant of some modules; return what became of it."""
+    order = MUTANTS / "reports" / "order.json"
+    order.parent.mkdir(exist_ok=True)
+    tried = {module: report_of(module).with_suffix(".tried") for module in names}
+    given = {
+        "names": {str(source(module)): names[module] for module in names},
+        "reports": {str(source(module)): str(tried[module]) for module in names},
+        "budget_s": budget_s,
+        "words": words,
+    }
     order.write_text(json.dumps(given), encoding="utf-8")
     arguments = ["--rootdir=.", "-q", "-ptests.mutation.forked", *options()["pytest_add_cli_args"]]
     arguments += [f"--timeout={LONGEST_WITH_A_MUTANT_S}", *options()["pytest_add_cli_args_test_selection"]]
     at_low_priority(sys.executable, "-m", "pytest", *arguments, cwd=MUTANTS, MUTANTS_TO_TRY=str(order))
-    outcomes: dict[str, dict[str, str]] = json.loads(tried.read_text())
-    return outcomes
+    return {module: json.loads(tried[module].read_text(encoding="utf-8")) for module in names}
 
 
 def tell(module: str, outcomes: dict[str, dict[str, str]]) -> None:
@@ -120,19 +122,14 @@ def tell(module: str, outcomes: dict[str, dict[str, str]]) -> None:
             print(f"  {each['outcome']}: mutmut show '{name}'")
 
 
-def try_module(module: str, given: argparse.Namespace) -> None:
-    """Do what the arguments say with the mutants of one module."""
+def chosen(module: str, given: argparse.Namespace, before: dict[str, dict[str, str]]) -> list[str]:
+    """Return the names of the mutants of a module that are to be tried."""
     names = mutants_of(module)
-    report = report_of(module)
-    before = {}
     if given.survivors:
-        before = json.loads(report.read_text())
-        names = [name for name in names if name in before and before[name]["outcome"] not in KILLED]
-    elif given.sample is not None:
-        names = random.Random(given.seed).sample(names, min(given.sample, len(names)))
-    outcomes = {**before, **try_mutants(source(module), names, report, given.budget, given.tests)} if names else before
-    report.write_text(json.dumps(outcomes, indent=1))
-    tell(module, outcomes)
+        return [name for name in names if name in before and before[name]["outcome"] not in KILLED]
+    if given.sample is not None:
+        return random.Random(given.seed).sample(names, min(given.sample, len(names)))
+    return names
 
 
 def main() -> None:
@@ -152,8 +149,15 @@ def main() -> None:
         parser.error(str(error))
     if not given.made:
         make_mutants()
+    before: dict[str, dict[str, dict[str, str]]] = {module: {} for module in given.modules}
+    if given.survivors:
+        before = {module: json.loads(report_of(module).read_text(encoding="utf-8")) for module in given.modules}
+    names = {module: chosen(module, given, before[module]) for module in given.modules}
+    tried = try_mutants({module: each for module, each in names.items() if each}, given.budget, given.tests)
     for module in given.modules:
-        try_module(module, given)
+        outcomes = {**before[module], **tried.get(module, {})}
+        report_of(module).write_text(json.dumps(outcomes, indent=1), encoding="utf-8")
+        tell(module, outcomes)
 
 
 if __name__ == "__main__":

@@ -513,6 +513,62 @@ def test_a_saved_history(production, tmp_path, workflow_replay):
     assert [found.kind for found in workflow_replay(saved, check=False).divergences] == ["output"]
 
 
+@pytest.fixture
+def three(workflow):
+    """Run two workflows, one of them twice; return the result of its second execution."""
+    for name in ("plain", "other"):
+        workflow.define(name, lambda ctx: 1)
+    workflow.run("plain", "p-1")
+    workflow.run("other", "o-1")
+    return workflow.run("plain", "p-2")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "ids"),
+    [
+        ({}, ["p-1", "o-1", "p-2"]),
+        ({"workflow": "plain"}, ["p-1", "p-2"]),
+        ({"execution_id": "o-1"}, ["o-1"]),
+        ({"source": "result"}, ["p-2"]),
+    ],
+)
+def test_executions_to_replay_or_to_save_may_be_chosen(workflow, workflow_replay, three, tmp_path, chosen, ids):
+    if "source" in chosen:
+        chosen = {"source": three}
+    workflow_replay.save_history(tmp_path / "saved.json", **chosen)
+    saved = json.loads((tmp_path / "saved.json").read_text(encoding="utf-8"))["executions"]
+    report = workflow_replay(**{"source": workflow, **chosen})
+    assert report.ok
+    assert [each["execution_id"] for each in saved] == [each.execution_id for each in report.executions] == ids
+
+
+@pytest.mark.parametrize(
+    ("chosen", "what"),
+    [
+        ({"execution_id": "x"}, 'execution "x"'),
+        ({"workflow": "none"}, 'execution of workflow "none"'),
+        ({"workflow": "other", "execution_id": "p-1"}, 'execution "p-1" of workflow "other"'),
+    ],
+)
+def test_nothing_is_neither_replayed_nor_saved(workflow, workflow_replay, three, tmp_path, chosen, what):
+    for ask in (
+        workflow_replay,
+        lambda *given, **chosen: workflow_replay.save_history(tmp_path / "s", *given, **chosen),
+    ):
+        with pytest.raises(ValueError, match="holds no") as caught:
+            ask(workflow, **chosen)
+        assert str(caught.value) == f"the source holds no {what}; nothing would be replayed or saved"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_differs_is_raised_unless_the_report_alone_is_asked_for(workflow, workflow_replay, three):
+    with pytest.warns(WorkflowRedefinedWarning):
+        workflow.engine.define("plain", lambda ctx: 2)
+    with pytest.raises(ReplayDivergenceError):
+        workflow_replay(three)
+    assert len(workflow_replay(workflow, check=False).divergences) == 2
+
+
 def test_a_history_that_cannot_be_saved_leaves_nothing_behind(workflow, workflow_replay, tmp_path):
     workflow.define("plain", lambda ctx: 1)
     (tmp_path / "taken").mkdir()

@@ -216,7 +216,7 @@ def test_an_abandoned_execution_that_had_not_begun_tells_who_waits(engine):
         await engine.start("w", "x", detach=True)
         waiting = asyncio.ensure_future(engine._running.find("x").final.wait())
         engine.abandon()
-        with pytest.raises(InvalidStateError, match="stopped before it ended"):
+        with pytest.raises(InvalidStateError, match='workflow "w", execution "x": the engine stopped before it ended'):
             await waiting
 
     asyncio.run(scenario())

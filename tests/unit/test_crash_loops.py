@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.unit.conftest import every_store_kind
-from workflow_core import PanicConfig, RetryConfig
+from workflow_core import ExecutionInterruptedError, PanicConfig, RetryConfig
 from workflow_core.crash_loops import TRIAL_MS, Recoveries, deaths_in_a_row
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -89,6 +89,17 @@ def test_code_that_ends_its_process_every_time_fails(poison):
         assert "5 times in a row while its code outside of steps ran" in result.error.message
         events = [type(event).__name__ for event in await engine.history("e")]
         assert events == ["ExecutionStarted", *["ExecutionRecovered"] * 5, "ExecutionFailed"]
+
+    asyncio.run(test())
+
+
+def test_who_starts_what_ends_its_process_every_time_is_told(poison):
+    async def test():
+        await begin(poison, "code", max_recoveries=1)
+        await die_and_recover(poison, 1, max_recoveries=1)
+        await poison.crash(poison.engines[-1])
+        with pytest.raises(ExecutionInterruptedError, match="in a row while its code outside of steps ran"):
+            await poison.boot(max_recoveries=1).start("poison", "e", "code")
 
     asyncio.run(test())
 

@@ -102,7 +102,10 @@ def test_a_task_that_is_left_behind_cannot_begin_steps(machine):
 
     ended, result, rows = asyncio.run(main())
     assert [type(error) for error in ended] == [InvalidStateError, InvalidStateError]
-    assert "handler has ended" in str(ended[0])
+    assert str(ended[0]) == (
+        'workflow "w", execution "e": its handler has ended, so no step can begin; await all tasks that run steps in '
+        "the handler"
+    )
     assert (result.output, rows) == ("done", [])
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from workflow_core import InvalidStateError, LeaseLostError, NonRetryableError, WorkflowError
+from workflow_core import InvalidStateError, LeaseLostError, NonRetryableError, ValidationError, WorkflowError
 from workflow_core.joining import as_joined
 
 
@@ -145,8 +145,9 @@ def test_a_closed_engine_waits_for_nobody(resting, clock):
         engine._closed = True
         await clock.advance(10_000)
         for each in waiting:
-            with pytest.raises(LeaseLostError):
+            with pytest.raises(LeaseLostError) as caught:
                 await each
+            assert str(caught.value) == 'workflow "w", execution "e": another process has taken it over'
 
     asyncio.run(main())
 
@@ -157,5 +158,59 @@ def test_a_sleeper_is_waited_for_where_it_was_recovered(resting, clock):
         await begun(engine, clock)
         again = await resting.reboot(engine)
         assert (await clock.finish(again.wait("e"))).output == "done"
+
+    asyncio.run(main())
+
+
+def test_an_error_about_another_execution_is_an_ordinary_error(machine, clock):
+    @machine.define("w")
+    async def w(ctx):
+        await ctx.sleep("rest", 10)
+        raise LeaseLostError("theirs", "other")
+
+    async def main():
+        engine = machine.boot()
+        starting = asyncio.ensure_future(engine.start("w", "e"))
+        with pytest.raises(LeaseLostError, match="theirs"):
+            await clock.finish(starting)
+        assert (await engine.wait("e")).status == "failed"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("ask", ["wait", "start", "start_and_wait"])
+def test_what_another_process_runs_is_looked_at_again_and_again(resting, clock, ask):
+    async def main():
+        await begun(resting.boot(), clock)
+        other = resting.boot(poll_interval_ms=4_000)
+        asked = other.wait("e") if ask == "wait" else getattr(other, ask)("w", "e")
+        assert (await clock.finish(asked)).output == "done"
+        assert clock.elapsed_ms == 12_000
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("execution_id", ["", 5, "a/b" * 200])
+def test_what_is_no_id_is_not_waited_for(machine, execution_id):
+    with pytest.raises(ValidationError):
+        asyncio.run(machine.boot().wait(execution_id))
+
+
+def test_a_start_from_elsewhere_raises_what_ended_the_execution_and_a_later_one_does_not(machine, clock):
+    def refuse():
+        raise NonRetryableError("no")
+
+    @machine.define("w")
+    async def w(ctx):
+        await ctx.sleep("rest", 10_000)
+        await ctx.step("s", refuse)
+
+    async def main():
+        await begun(machine.boot(), clock)
+        other = machine.boot()
+        starting = asyncio.ensure_future(other.start("w", "e"))
+        with pytest.raises(WorkflowError, match="NonRetryableError: no"):
+            await clock.finish(starting)
+        assert (await other.start("w", "e")).status == "failed"
 
     asyncio.run(main())

@@ -23,7 +23,7 @@ class QueueStore(SQLiteStore):
     """A database whose executions are handed out by a test.
 
     Attributes:
-        parked: Until when executions were let go of, in milliseconds since 1970.
+        parked: What was let go of, until when, in milliseconds since 1970, and when.
         troubles: What letting go raises, one after the other.
     """
 
@@ -40,7 +40,7 @@ class QueueStore(SQLiteStore):
     async def execution_parked(self, lease, due_at, at):
         if self.troubles:
             raise self.troubles.pop(0)
-        self.parked.append(due_at)
+        self.parked.append((lease.execution_id, due_at, at))
         self.connection.execute("UPDATE executions SET owner_id = NULL, fencing_token = fencing_token + 1")
         self.connection.commit()
 
@@ -54,7 +54,7 @@ class Watch:
     """A plugin that notes what it is told of an execution."""
 
     def __init__(self):
-        self.told = []
+        self.told, self.events = [], []
 
     @hookimpl
     def wrap_run(self, run):
@@ -63,6 +63,7 @@ class Watch:
     @hookimpl
     def on_event(self, event):
         self.told.append(type(event).__name__)
+        self.events.append(event)
 
     @hookimpl
     def on_run_left(self, run, leaving):
@@ -117,7 +118,7 @@ def test_who_waits_for_what_was_let_go_of_is_given_what_another_worker_makes_of_
     async def scenario():
         first, second = Worker(queue), Worker(queue)
         active = await first.begin()
-        assert first.store.parked == [after(clock, 60_000)]
+        assert first.store.parked == [("e", after(clock, 60_000), clock.now())]
         assert first.engine.running() == []
         assert first.watch.told == ["ExecutionStarted", "SleepStarted", "released"]
         with pytest.raises(LeaseLostError) as caught:
@@ -129,8 +130,11 @@ def test_who_waits_for_what_was_let_go_of_is_given_what_another_worker_makes_of_
         await clock.settle()
         assert not waiting.done()
         await second.go_on("woken")
+        gone_on_at = clock.now()
         assert (await clock.finish(waiting)).output == "done"
-        assert second.watch.told[0] == "ExecutionRecovered"
+        woken, *others = second.watch.events
+        assert (type(woken).__name__, woken.seq, woken.at) == ("ExecutionRecovered", 2, gone_on_at)
+        assert first.watch.events + others == await second.engine.history("e")
         assert await second.names() == [
             "ExecutionStarted",
             "SleepStarted",
@@ -171,7 +175,7 @@ def test_a_database_that_is_away_is_waited_for_to_let_go(queue, clock, caplog):
         await clock.advance(499)
         assert worker.store.parked == []
         await clock.advance(1)
-        assert worker.store.parked == [due]
+        assert [until for _, until, _ in worker.store.parked] == [due]
         assert worker.watch.told[-1] == "released"
 
     asyncio.run(scenario())
@@ -200,27 +204,83 @@ def test_who_waits_for_a_restart_is_let_go_of_until_it_or_the_deadline(queue, cl
     async def scenario():
         worker = Worker(queue)
         due = after(clock, due_ms)
-        await worker.begin(None if deadline_ms is None else after(clock, deadline_ms))
-        assert worker.store.parked == [due]
+        active = await worker.begin(None if deadline_ms is None else after(clock, deadline_ms))
+        assert active.parked_until == due
+        assert [until for _, until, _ in worker.store.parked] == [due]
         assert worker.engine.running() == []
+        assert worker.watch.told == ["ExecutionStarted", "ExecutionPanicked", "released"]
 
     asyncio.run(scenario())
 
 
-def test_a_handler_that_catches_its_cancellation_is_let_go_of_all_the_same(queue, clock):
+def test_what_rests_for_a_moment_or_was_not_queued_is_kept(queue, clock):
+    @queue.define("w")
+    async def flow(ctx):
+        if ctx.restart_attempt == 1:
+            raise MemoryError
+        await ctx.sleep("rest", 60_000)
+
+    async def scenario():
+        worker = Worker(queue)
+        worker.engine.parking = Parking(worker.engine._running, clock, 10_000)
+        await worker.begin()
+        assert worker.store.parked == []
+        await clock.advance(5_000)
+        assert [until for _, until, _ in worker.store.parked] == [after(clock, 60_000)]
+        worker.engine.parking = Parking(worker.engine._running, clock, 1)
+        await worker.engine.start("w", "other", detach=True)
+        await clock.advance(10_000)
+        assert len(worker.store.parked) == len(worker.engine.running()) == 1
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_handler_that_catches_its_cancellation_is_let_go_of_all_the_same(queue, clock, goes_on):
+    told = []
+
     @queue.define("w")
     async def flow(ctx):
         try:
             await ctx.sleep("rest", 60_000)
         except asyncio.CancelledError:
-            return await ctx.step("s", lambda: "saved")
-        return "done"
+            if goes_on:
+                try:
+                    await ctx.step("s", lambda: "saved")
+                except asyncio.CancelledError as error:
+                    told.append(str(error))
+            return "saved"
 
     async def scenario():
-        first = Worker(queue)
-        await first.begin()
-        assert len(first.store.parked) == 1
-        assert await first.names() == ["ExecutionStarted", "SleepStarted"]
-        assert first.engine.running() == []
+        worker = Worker(queue)
+        await worker.begin()
+        assert len(worker.store.parked) == 1
+        assert await worker.names() == ["ExecutionStarted", "SleepStarted"]
+        assert worker.engine.running() == []
+
+    asyncio.run(scenario())
+    assert told == (['workflow "w", execution "e" waits, and a worker goes on with it'] if goes_on else [])
+
+
+def test_a_run_that_has_ended_is_not_let_go_of(queue, clock):
+    @queue.define("w")
+    async def flow(ctx):
+        if ctx.restart_attempt == 1:
+            raise MemoryError
+        await ctx.sleep("rest", 60_000)
+
+    async def scenario():
+        worker = Worker(queue)
+        worker.engine.parking = Parking(worker.engine._running, clock, 100_000)
+        active = await worker.begin()
+        first = active.execution
+        await clock.advance(5_000)
+        running = worker.engine._running
+        running.park(first, after(clock, 60_000))
+        await clock.settle()
+        assert [execution.restart_attempt for execution in worker.engine.running()] == [2]
+        await clock.finish(worker.engine.wait("e"))
+        running.park(active.execution, after(clock, 60_000))
+        assert worker.store.parked == []
 
     asyncio.run(scenario())

@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.conftest import Machine, sql
 from workflow_core import LeaseLostError, StorageError
+from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.sqlite import SQLiteStore
 
 
@@ -170,7 +171,7 @@ def test_without_patience_nothing_is_asked_again(machine, told, error):
 
 
 @pytest.mark.parametrize("closed", [False, True])
-def test_a_database_that_is_still_away_is_told_unless_the_engine_was_closed(machine, told, closed):
+def test_a_database_that_is_still_away_is_told_unless_the_engine_was_closed(machine, told, caplog, closed):
     async def scenario():
         await left(machine, "a")
         engine = machine.boot(storage_patience_ms=0)
@@ -187,6 +188,8 @@ def test_a_database_that_is_still_away_is_told_unless_the_engine_was_closed(mach
 
     asyncio.run(scenario())
     assert told()[3:] == ([] if closed else ["Executions cannot be recovered"])
+    if not closed:
+        assert str(caplog.records[-1].exc_info[1]) == "broken"
 
 
 def test_who_is_cancelled_while_it_recovers_leaves_nothing_behind(machine):
@@ -220,6 +223,9 @@ def test_the_least_suspicious_come_first_and_then_those_that_were_begun_first(ma
         assert await engine.recover() == ["z", "b", "a", "c"]
         await machine.clock.settle()
         assert running(engine) == ["z"]
+        await engine.recover()
+        await machine.clock.settle()
+        assert running(engine) == ["z"]  # it is tried still
 
     asyncio.run(scenario())
 
@@ -252,3 +258,76 @@ def test_an_engine_that_is_closed_takes_no_suspect_over_any_more(machine):
         assert await machine.boot().recover() == ["a", "b"]
 
     asyncio.run(scenario())
+
+
+def test_two_that_ask_for_an_execution_at_once_take_it_over_once(machine):
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("rest", 10)
+        return "done"
+
+    async def scenario():
+        await left(machine, "a")
+        engine = machine.boot()
+        take_over = engine.bare_store.execution_recovered
+
+        async def slow(*arguments):
+            await machine.clock.sleep(5)
+            return await take_over(*arguments)
+
+        engine.bare_store.execution_recovered = slow
+        results = await machine.clock.finish(asyncio.gather(engine.resume("a"), engine.start("w", "a")))
+        assert [result.output for result in results] == ["done", "done"]
+        kinds = [type(event).__name__ for event in await engine.history("a")]
+        assert kinds.count("ExecutionRecovered") == 1
+
+    asyncio.run(scenario())
+
+
+def test_without_a_limit_nobody_is_suspected(machine):
+    async def scenario():
+        await left(machine, "a", "b", deaths=1)
+        engine = machine.boot(max_recoveries=None)
+        await engine.recover()
+        assert running(engine) == ["a", "b"]
+
+    asyncio.run(scenario())
+
+
+def test_an_execution_in_a_runtime_directory_is_taken_over_by_who_starts_it(clock, tmp_path):
+    machine = Machine(lambda: DirectoryStore(tmp_path / "state"), clock, tmp_path / "state")
+
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("rest", 10)
+        return "done"
+
+    async def scenario():
+        await left(machine, "a")
+        engine = machine.boot()
+        assert (await clock.finish(engine.start("w", "a"))).output == "done"
+
+    asyncio.run(scenario())
+    machine.close()
+
+
+def test_of_a_workflow_whose_database_is_away_one_execution_is_asked_for(clock, tmp_path):
+    machine = Machine(lambda: DirectoryStore(tmp_path / "state"), clock, tmp_path / "state")
+    asked = []
+
+    async def scenario():
+        for name in ("bad", "good"):
+            machine.define(name)(stuck)
+            await left(machine, f"{name}-1", f"{name}-2", name=name)
+        engine = machine.boot(storage_patience_ms=0)
+
+        async def away(workflow_name, execution_id):
+            asked.append(execution_id)
+            raise StorageError("away", engine.bare_store.location("bad"), "full")
+
+        engine.bare_store.workflow("bad").load_whole = away
+        assert await engine.recover() == ["good-1", "good-2"]
+
+    asyncio.run(scenario())
+    assert asked == ["bad-1"]
+    machine.close()

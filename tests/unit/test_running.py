@@ -5,7 +5,8 @@ import logging
 
 import pytest
 
-from workflow_core import InvalidStateError, StorageError, hookimpl
+from tests.unit.conftest import sql
+from workflow_core import ExecutionNotFoundError, InvalidStateError, LeaseLostError, StorageError, hookimpl
 
 
 @pytest.fixture
@@ -76,3 +77,71 @@ def test_what_keeps_an_execution_from_going_on_is_logged_unless_the_engine_was_c
     asyncio.run(scenario())
     told = [] if closed else ['workflow "w", execution "e" stopped and can be resumed']
     assert [record.getMessage() for record in caplog.records if record.name == "workflow_core"] == told
+
+
+class Leavings:
+    """A plugin that is told why a process has nothing more to do with an execution."""
+
+    def __init__(self):
+        self.told = []
+
+    @hookimpl
+    def wrap_run(self, run):
+        return None
+
+    @hookimpl
+    def on_run_left(self, run, leaving):
+        self.told.append(leaving)
+
+
+@pytest.mark.parametrize("error", [StorageError("broken", None, "damaged"), LeaseLostError("gone", "e")], ids=repr)
+def test_what_cannot_be_given_back_is_left_all_the_same(resting, clock, error):
+    async def broken(*arguments):
+        raise error
+
+    async def scenario():
+        engine = resting.boot([leavings])
+        waiting = await begun(engine, clock)
+        engine.bare_store.execution_released = broken
+        await engine.aclose()
+        with pytest.raises(InvalidStateError, match="the engine stopped before it ended"):
+            await waiting
+
+    leavings = Leavings()
+    asyncio.run(scenario())
+    assert leavings.told == ["released"]
+
+
+def test_who_waits_for_what_was_removed_is_told(resting, clock):
+    async def scenario():
+        engine = resting.boot([leavings])
+        waiting = await begun(engine, clock)
+        await sql(resting.boot().bare_store, "DELETE FROM executions")
+        await clock.advance(10_000)
+        with pytest.raises(ExecutionNotFoundError):
+            await waiting
+
+    leavings = Leavings()
+    asyncio.run(scenario())
+    assert leavings.told == ["lost"]
+
+
+def test_what_is_handed_back_belongs_to_nobody_at_once(machine, clock):
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.step("s", lambda: asyncio.Event().wait())
+
+    async def scenario():
+        engine = machine.boot([leavings])
+        await begun(engine, clock)
+        assert "workflow e" in {task.get_name() for task in asyncio.all_tasks()}
+        await engine.hand_back()
+        other = machine.boot()
+        record = await other.bare_store.load_execution("e")
+        assert record.owner_id is None
+        assert [type(event).__name__ for event in await other.history("e")][-1] == "StepInterrupted"
+        assert await other.recover() == ["e"]
+
+    leavings = Leavings()
+    asyncio.run(scenario())
+    assert leavings.told[0] == "released"

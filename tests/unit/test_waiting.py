@@ -77,18 +77,47 @@ def test_sleeps_and_back_offs_are_told_with_their_end(machine):
     ]
 
 
-def test_a_generator_that_waits_has_a_place_and_what_does_not_wait_has_none():
+def suspended(function):
+    """Return a coroutine of a function that waits at its first line."""
+    waiting = function()
+    waiting.send(None)
+    return waiting
+
+
+def test_generators_that_wait_have_a_place_and_what_does_not_wait_has_none():
+    @types.coroutine
+    def inner():
+        yield
+
     @types.coroutine
     def generator():
-        yield
+        yield from inner()
 
     async def outer():
         await generator()
 
-    waiting = outer()
-    waiting.send(None)
-    line = generator.__code__.co_firstlineno + 2
-    assert where(waiting) == f", at {__file__}:{line} in generator"
+    waiting = suspended(outer)
+    assert where(waiting) == f", at {__file__}:{inner.__code__.co_firstlineno + 2} in inner"
     with pytest.raises(StopIteration):
         waiting.send(None)
     assert where(waiting) == where(None) == where(object()) == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "is_the_user_s"),
+    [
+        ("asyncio.locks", False),
+        ("workflow_core.a.b", False),
+        ("pytest_workflow", False),
+        ("asyncio_like", True),
+        (None, True),
+    ],
+)
+def test_places_are_the_user_s(module, is_the_user_s):
+    names = {"suspend": lambda: asyncio.sleep(0)} | ({} if module is None else {"__name__": module})
+    exec("async def waits():\n    await suspend()", names)  # noqa: S102 - a function of a module of that name
+    waiting = names["waits"]()
+    waiting.send(None)
+    told = where(waiting)
+    waiting.close()
+    assert told == (", at <string>:2 in waits" if is_the_user_s else "")
