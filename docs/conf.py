@@ -6,6 +6,7 @@ import html
 import subprocess
 import sys
 from importlib.metadata import version as installed_version
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ html_theme = "furo"
 html_title = "pytest-workflow-core"
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
 html_static_path = ["_static"]
-html_favicon = "../workflow_core/server/dashboard/static/favicon.svg"
+html_favicon = str(files("workflow_core") / "server" / "dashboard" / "static" / "favicon.svg")
 html_css_files = ["wide.css"]
 html_show_sourcelink = False
 html_copy_source = False

@@ -78,11 +78,11 @@ _CLAIMED_TOGETHER: Final = Kind(
 
 _PARKED: Final = (
     "WITH held AS (SELECT id FROM {s}.executions WHERE id = %(id)s AND fencing_token = %(token)s FOR NO KEY UPDATE)"
-    " SELECT {s}.park(id, CASE WHEN %(due_at)s <= %(at)s THEN %(due_at)s"
-    " ELSE greatest(%(due_at)s, clock_timestamp() + (%(due_at)s - %(at)s)) END) FROM held"
+    " SELECT {s}.park(id, CASE WHEN %(due_at)s <= %(at)s OR clock_timestamp() < %(at)s + interval '1 second'"
+    " THEN %(due_at)s ELSE clock_timestamp() + (%(due_at)s - %(at)s) END) FROM held"
 )
-"""By the server's clock, but not before as much time has passed as is left by the worker's, which may be behind: else
-it would be woken, and found too early, again and again."""
+"""By the server's clock. If the worker's is behind that, as much time has to pass as is left by the worker's: else it
+would be woken, and found too early, again and again."""
 _LET_GO: Final = (
     "UPDATE {s}.executions SET owner_id = NULL, fencing_token = fencing_token + 1, revision = revision + 1,"
     " updated_at = %(at)s WHERE id = %(id)s"
