@@ -135,7 +135,8 @@ async def serve(
         access_log: Whether each request is logged.
         behind_proxy: Whether ``X-Forwarded-For`` and ``X-Forwarded-Proto`` of a proxy on this machine are believed.
     """
-    logging.getLogger("uvicorn.error").addFilter(REDACTION)
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(REDACTION)
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -150,6 +151,9 @@ async def serve(
     stopping = asyncio.create_task(_stop(server, stop), name="workflow server stop")
     try:
         await server.serve([listener])
+    except asyncio.CancelledError:
+        log.disabled = True  # it would show where its parts are cut off
+        raise
     finally:
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)

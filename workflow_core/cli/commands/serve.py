@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import threading
 import webbrowser
@@ -17,6 +15,7 @@ from workflow_core.cli.output import print_line
 from workflow_core.cli.texts import workflows_text
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from workflow_core.engine import WorkflowEngine
@@ -115,12 +114,8 @@ def command(
                 # A browser for the terminal is waited for; the server is not to wait with it.
                 threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
 
-        async def work(stop: asyncio.Event) -> None:
-            try:
-                await serve(app, listener, stop, when_ready, access_log=access_log, behind_proxy=behind_proxy)
-            except asyncio.CancelledError:
-                logging.getLogger("uvicorn.error").disabled = True  # it would show where its parts are cut off
-                raise
+        def work(stop: asyncio.Event) -> Any:  # noqa: ANN401 - a coroutine
+            return serve(app, listener, stop, when_ready, access_log=access_log, behind_proxy=behind_proxy)
 
         try:
             run_until_stopped(work, passed_on=_RELOADED in os.environ)
