@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workflow_core.clock import from_epoch_ms
 from workflow_core.database.dispatch import Dispatches
@@ -53,6 +53,7 @@ class Active:
         final: The result once the execution is at rest.
         cancelled: Whether it was cancelled in this engine.
         lost: Whether it changed hands, or ended elsewhere.
+        job: The task of a worker that waits for it, and is cancelled before it is; ``None`` if no worker runs it.
         restart_now: Set to restart it before its time, while it waits for an automatic restart; ``None`` otherwise.
         between_runs: Set when no run of the handler is under way, and all observers have been told how it ended.
         parked_until: Until when it is let go of, in milliseconds since 1970, for a worker to go on with it.
@@ -66,6 +67,7 @@ class Active:
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
     lost: bool = False
+    job: asyncio.Task[Any] | None = None
     parked_until: int | None = None
     restart_now: asyncio.Event | None = None
     between_runs: asyncio.Event = field(default_factory=asyncio.Event)
@@ -236,7 +238,9 @@ class RunningExecutions:
         except BaseException as error:
             active.finish(error)
             # Only an orderly stop gives the attempt back: what breaks out otherwise has used it up, like any crash.
-            orderly = isinstance(error, (Exception, KeyboardInterrupt, GeneratorExit))
+            orderly = isinstance(error, Exception) or (
+                isinstance(error, (KeyboardInterrupt, GeneratorExit)) and active.job is None
+            )
             await self._release(active.execution, give_back=orderly)
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
                 raise
@@ -256,8 +260,19 @@ class RunningExecutions:
         elif active.execution.status in TERMINAL_STATUSES:  # only its observers were cut off
             active.finish(active.execution.snapshot())
         else:
-            await self._release(active.execution, give_back=True)
+            await self._release(active.execution, give_back=self._is_stopped_by_others(active))
             active.finish(_interrupted(active.execution))
+
+    def _is_stopped_by_others(self, active: Active) -> bool:
+        """Tell whether a cancellation is an orderly stop, rather than one that a worker's execution caused itself.
+
+        Such a one would be given back, and cause it again, without an end. In programs that are no workers nobody
+        begins it again by himself.
+        """
+        if active.job is None or active.job.cancelling() or self._engine.closed:
+            return True
+        logger.error("%s has cancelled its own task; the attempt in flight is used up", active.execution)
+        return False
 
     async def _write_log(self, files: LogFiles, execution: Execution) -> None:
         """Write what was logged of an execution that has come to rest, and what could not be written before."""

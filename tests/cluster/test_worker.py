@@ -336,6 +336,40 @@ def test_the_times_between_the_tries_of_what_a_worker_does_not_know_grow_and_dif
     assert max(waits) - min(waits) > (most - least) / 2
 
 
+@pytest.mark.parametrize("in_step", [True, False], ids=["in a step", "outside of steps"])
+@pytest.mark.parametrize("raised", [None, GeneratorExit], ids=["cancels itself", "GeneratorExit"])
+def test_an_execution_that_stops_itself_each_time_comes_to_an_end(make_postgres_store, caplog, in_step, raised):
+    async def scenario():
+        engine = WorkflowEngine(make_postgres_store(), settings=FAST.model_copy(update={"max_recoveries": 2}))
+        begun = []
+
+        async def stop():
+            begun.append(asyncio.current_task())
+            if raised is not None:
+                raise raised
+            begun[-1].cancel()
+            await asyncio.sleep(0)
+
+        async def stopping(ctx):
+            await (ctx.step("stop", stop) if in_step else stop())
+
+        engine.define("stopping", stopping)
+
+        client = WorkflowEngine(make_postgres_store(), settings=FAST)
+        client.define("stopping", stopping)
+        async with client, working(engine):
+            await client.enqueue("stopping", "e", retry_config=RetryConfig(max_attempts=2, backoff_ms=1))
+            result = await asyncio.wait_for(client.wait("e"), 20)
+        assert (result.status, result.error.type) == (
+            "failed",
+            "StepInterruptedError" if in_step else "ExecutionInterruptedError",
+        )
+        assert len(begun) == (2 if in_step else 3)
+
+    asyncio.run(scenario())
+    assert ("has cancelled its own task" in caplog.text) == (raised is None)
+
+
 def test_a_job_whose_fetch_was_lost_is_fetched_again(make_engine, postgres_url, postgres_schema):
     async def scenario():
         client, engine = make_engine(), make_engine()

@@ -341,7 +341,7 @@ class Worker:
         await self._require_defined(execution_id, workflow_name)
         began = self._engine.clock.monotonic()
         beginning = asyncio.create_task(
-            self._begin(job_id, execution_id), name=f"workflow worker begins {execution_id}"
+            self._begin(job_id, execution_id, asyncio.current_task()), name=f"workflow worker begins {execution_id}"
         )
         try:
             active = await asyncio.shield(beginning)
@@ -360,8 +360,14 @@ class Worker:
         if lost and active.parked_until is None:
             self._connector.forsake(job_id)
 
-    async def _begin(self, job_id: int, execution_id: str) -> Active | None:
-        """Claim an execution and let it run; return ``None`` if there is nothing to run, or not now."""
+    async def _begin(self, job_id: int, execution_id: str, job: asyncio.Task[Any] | None) -> Active | None:
+        """Claim an execution and let it run; return ``None`` if there is nothing to run, or not now.
+
+        Args:
+            job_id: The number of its job.
+            execution_id: Its id.
+            job: The task of the job.
+        """
         engine = self._engine
         claim = await self._store.execution_claimed(
             execution_id, job_id, engine.owner, engine.lease_expiry(), engine.clock.now(), self._worker.worker_id
@@ -370,6 +376,7 @@ class Worker:
             return None
         try:
             active = await engine.run_claimed(claim)
+            active.job = job
         except LeaseLostError:
             self._connector.forsake(job_id)
             return None
