@@ -250,6 +250,8 @@ class Recovery:
         record = claim.record
         async with self._running.claimed(record.execution_id):
             active = self._running.find(record.execution_id)
+            if active is not None and active.execution.lease.fencing_token < record.fencing_token:
+                active = await self._running.without(active)
             if active is not None:
                 return active
             if claim.kind == "abandoned":

@@ -165,6 +165,17 @@ class RunningExecutions:
         active = self._active.get(execution.execution_id)
         return active is not None and active.execution is execution
 
+    async def without(self, active: Active) -> Active | None:
+        """Wait until an execution has ended here that changed hands since; return what runs of it then.
+
+        It may be about to end: what gives it back is committed, and the answer is not there yet.
+        """
+        if active.task is not None and active.loop is asyncio.get_running_loop():
+            active.lost = True
+            active.task.cancel()
+            await asyncio.wait([active.task])
+        return self.find(active.execution.execution_id)
+
     def park(self, execution: Execution, until: int) -> None:
         """Let go of an execution that rests until a moment, in milliseconds since 1970."""
         active = self._active.get(execution.execution_id)

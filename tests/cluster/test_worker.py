@@ -370,6 +370,28 @@ def test_an_execution_that_stops_itself_each_time_comes_to_an_end(make_postgres_
     assert ("has cancelled its own task" in caplog.text) == (raised is None)
 
 
+def test_an_execution_that_is_claimed_again_before_its_worker_has_done_with_it_goes_on(make_engine):
+    """What lets go of it is committed, and the answer comes when the same worker has its next job already."""
+
+    async def scenario():
+        client, engine = make_engine(), make_engine()
+        park = engine.bare_store.execution_parked
+
+        async def is_claimed():
+            return await client.bare_store.fetch("SELECT 1 FROM {s}.dispatches WHERE state = 'claimed'") != []
+
+        async def told_late(*arguments):
+            await park(*arguments)
+            await until(is_claimed)
+
+        engine.bare_store.execution_parked = told_late
+        async with working(engine):
+            await client.enqueue("sleeper", "e")
+            assert (await asyncio.wait_for(client.wait("e"), 20)).output == 2
+
+    asyncio.run(scenario())
+
+
 def test_a_job_whose_fetch_was_lost_is_fetched_again(make_engine, postgres_url, postgres_schema):
     async def scenario():
         client, engine = make_engine(), make_engine()
