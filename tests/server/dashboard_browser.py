@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from playwright.sync_api import Browser, Page
 
@@ -23,6 +23,10 @@ ROOT = Path(__file__).parents[2]
 RECORDER = """
 addEventListener("securitypolicyviolation", (event) => console.error(`policy: ${event.violatedDirective}`));
 """
+
+
+COLOURS = {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}
+"""The rules of axe-core that ask for colours: the others find in another colour scheme what they find in the first."""
 
 
 def missing(what: str) -> None:
@@ -73,30 +77,77 @@ def browsing() -> Iterator[Browser]:
             browser.close()
 
 
+def check_access(page: Page, options: Mapping[str, Any] | None = None) -> None:
+    """Fail if a page keeps people out, by the rules of axe-core, or is wider than its window.
+
+    Args:
+        page: The page.
+        options: Options of axe-core, such as `COLOURS`; by default all of its rules.
+    """
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        missing("axe-core is not installed: pip install -e '.[dev]'")
+    violations = Axe().run(page, options={"resultTypes": ["violations"], **(options or {})}).response["violations"]
+    assert [f"{page.url} {each['id']}: {each['nodes'][0]['html']}" for each in violations] == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), page.url
+
+
+class Windows:
+    """Windows of a browser, in which visitors look at pages: to make one costs more than most of the pages.
+
+    Args:
+        browser: The browser.
+    """
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._free: dict[str, Page] = {}
+
+    def take(self, options: Mapping[str, Any]) -> Page:
+        """Return the page of a window with these options, in which nobody has been or that was left as new."""
+        if found := self._free.pop(str(options), None):
+            return found
+        context = self._browser.new_context(**options)
+        context.set_default_timeout(15_000)
+        page = context.new_page()
+        page.add_init_script(RECORDER)
+        return page
+
+    def give_back(self, page: Page, options: Mapping[str, Any], address: str) -> None:
+        """Let the next visitor have a window, with nothing that a page has stored there."""
+        page.goto("about:blank")
+        page.context.clear_cookies()
+        tools = page.context.new_cdp_session(page)
+        tools.send("Storage.clearDataForOrigin", {"origin": address, "storageTypes": "all"})
+        tools.detach()
+        self._free[str(options)] = page
+
+
 class Visitor:
     """Somebody who looks at pages, and notices everything that no page may do.
 
     Args:
-        browser: The browser.
+        windows: The windows of the browser.
         address: The server's address.
         options: Options of the browser's context, such as ``color_scheme``.
     """
 
-    def __init__(self, browser: Browser, address: str, **options: Any) -> None:
+    def __init__(self, windows: Windows, address: str, **options: Any) -> None:
         self.address = address
         self.api = httpx.Client(base_url=f"{address}/api", timeout=30, trust_env=False)
         self.noticed: list[str] = []
         self.expected: tuple[str, ...] = ()
-        self._context = browser.new_context(**options)
-        self._context.set_default_timeout(15_000)
-        self.page = self._context.new_page()
-        self.page.add_init_script(RECORDER)
-        self.page.on("console", lambda said: self._notice(said.type in {"error", "warning"}, f"console: {said.text}"))
-        self.page.on("pageerror", lambda error: self._notice(True, f"error: {error}"))
-        self.page.on("dialog", lambda dialog: (self._notice(True, f"dialog: {dialog.message}"), dialog.dismiss()))
-        self.page.on(
-            "request", lambda request: self._notice(not request.url.startswith(address), f"request: {request.url}")
-        )
+        self.page = windows.take(options)
+        self._windows, self._options = windows, options
+        self._listeners: dict[str, Callable[..., None]] = {
+            "console": lambda said: self._notice(said.type in {"error", "warning"}, f"console: {said.text}"),
+            "pageerror": lambda error: self._notice(True, f"error: {error}"),
+            "dialog": lambda dialog: (self._notice(True, f"dialog: {dialog.message}"), dialog.dismiss()),
+            "request": lambda request: self._notice(not request.url.startswith(address), f"request: {request.url}"),
+        }
+        for event, listener in self._listeners.items():
+            self.page.on(event, listener)
 
     def _notice(self, is_wrong: bool, what: str) -> None:
         if is_wrong and not any(text in what for text in self.expected):
@@ -112,6 +163,9 @@ class Visitor:
 
     def leave(self) -> None:
         """Leave, and fail if anything was noticed."""
-        self._context.close()
+        self.page.title()  # what happened before has been told by then
+        for event, listener in self._listeners.items():
+            self.page.remove_listener(event, listener)
+        self._windows.give_back(self.page, self._options, self.address)
         self.api.close()
         assert self.noticed == []
