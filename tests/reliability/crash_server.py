@@ -1,7 +1,8 @@
 """Kills children of its own with SIGKILL at durable points of the order workflow, and leaves their databases.
 
-Called with a directory. Reads one place to die from each line of stdin, forks a child that runs the scenario on the
-file ``PLACE-NUMBER.db`` in the directory and kills itself there, and answers each line with the signal that ended it.
+Called with a scenario and a directory. Reads one place to die from each line of stdin, forks a child that runs the
+scenario on the file ``PLACE-NUMBER.db`` in the directory and kills itself there, and answers each line with the signal
+that ended it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from examples.order_processing.services import Services
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.environment import Environment
 from pytest_workflow.observation import Place
-from workflow_core import hookimpl
+from workflow_core import NonRetryableError, hookimpl
 
 if TYPE_CHECKING:
     from pytest_workflow.faults import WorkflowFaults
@@ -31,18 +32,30 @@ if TYPE_CHECKING:
 SAMPLE = Path(order_workflow.__file__).parent / "orders" / "sample.json"
 
 
-def scenario(workflow: WorkflowHarness, workflow_faults: WorkflowFaults) -> None:
-    """Run an order through retries, a declined card, a panic with a restart, an open circuit and a failure."""
+def with_order(workflow: WorkflowHarness, execution_id: str, **more: object) -> None:
+    """Run an order."""
     order_workflow.use_services(Services())
     order = json.loads(SAMPLE.read_text(encoding="utf-8"))
+    workflow.run("order-processing", execution_id, {**order, **more}, {"max_attempts": 5})
+
+
+def troubled(workflow: WorkflowHarness, workflow_faults: WorkflowFaults) -> None:
+    """Run an order through retries, a declined card and a panic with a restart."""
     workflow_faults.fail("validate-order", ConnectionError("503"), attempts=[1, 2], occurrence=None, workflow="order-*")
     workflow_faults.panic("reserve-inventory", "out of memory")
     trouble = {"declined_methods": ["card", "wallet"], "carrier_outages": 2, "failing_notifications": 1}
-    workflow.run("order-processing", "o-1", {**order, "simulation": trouble}, {"max_attempts": 5})
+    with_order(workflow, "o-1", simulation=trouble)
+
+
+def refused(workflow: WorkflowHarness, workflow_faults: WorkflowFaults) -> None:
+    """Run an order that fails at once, and another one into an open circuit."""
+    workflow_faults.fail("validate-order", NonRetryableError("no such customer"), occurrence=1)
+    with_order(workflow, "o-1")
     workflow_faults.open_circuit("process-payment")
-    workflow.run("order-processing", "o-2", {**order, "order_id": "order-1002"}, {"max_attempts": 5})
-    workflow_faults.fail("send-confirmation", MemoryError())
-    workflow.run("order-processing", "o-3", {**order, "order_id": "order-1003"}, {"max_attempts": 5})
+    with_order(workflow, "o-2", order_id="order-1002")
+
+
+SCENARIOS = {scenario.__name__: scenario for scenario in (troubled, refused)}
 
 
 class Killer:
@@ -69,7 +82,7 @@ class Killer:
 
 def main() -> None:
     """Answer each line."""
-    directory = Path(sys.argv[1])
+    scenario, directory = SCENARIOS[sys.argv[1]], Path(sys.argv[2])
     gc.freeze()  # a collection in a child would copy every page that it shares with this process
     for number, line in enumerate(sys.stdin):
         place = Place.parse(line)

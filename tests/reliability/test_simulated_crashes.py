@@ -12,7 +12,7 @@ from examples.order_processing import workflow as order_workflow
 from pytest_workflow.clock import VirtualClock
 from pytest_workflow.environment import Environment
 from pytest_workflow.observation import Observation
-from tests.reliability.crash_server import scenario
+from tests.reliability.crash_server import SCENARIOS
 
 SERVER = Path(__file__).with_name("crash_server.py")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs fork and SIGKILL")
@@ -50,8 +50,8 @@ class Enough(BaseException):
     """What comes after a death is of no interest."""
 
 
-def run(path, places=()):
-    """Run the scenario up to its first death; return what was seen, and the rows that the death left."""
+def run(scenario, path, places=()):
+    """Run a scenario up to its first death; return what was seen, and the rows that the death left."""
     observation = Observation(tuple(places))
     environment = Environment(VirtualClock(), path, observation=observation)
     left = []
@@ -63,21 +63,28 @@ def run(path, places=()):
     environment.succeed = look
     try:
         with contextlib.suppress(Enough):
-            scenario(environment.harness, environment.faults)
+            SCENARIOS[scenario](environment.harness, environment.faults)
     finally:
         environment.close()
     return observation, left
 
 
-def test_the_rows_are_those_of_a_killed_process_at_every_place(tmp_path, services, capfd, nursery):
-    baseline, _ = run(tmp_path / "whole.db")
+@pytest.mark.parametrize(
+    ("scenario", "points"),
+    [
+        ("troubled", {"step_retrying", "step_failed", "execution_panicked", "execution_restarted", "sleep_started"}),
+        ("refused", {"execution_failed", "step_refused", "step_skipped"}),
+    ],
+)
+def test_the_rows_are_those_of_a_killed_process_at_every_place(tmp_path, services, capfd, nursery, scenario, points):
+    baseline, _ = run(scenario, tmp_path / "whole.db")
     places = baseline.places_from(0)
-    assert len(places) > 100
-    assert {point for point, _, _ in baseline.passed} >= {"step_retrying", "execution_panicked", "step_skipped"}
+    assert len(places) == 2 * len(baseline.passed)
+    assert {point for point, _, _ in baseline.passed} >= points
     (tmp_path / "killed").mkdir()
-    command = [sys.executable, str(SERVER), str(tmp_path / "killed")]
+    command = [sys.executable, str(SERVER), scenario, str(tmp_path / "killed")]
     killed = nursery.run(command, input="".join(f"{place}\n" for place in places), check=True, timeout=120)
     assert killed.stdout.split() == [str(int(signal.SIGKILL))] * len(places), killed.stderr
     for number, place in enumerate(places):
-        _, left = run(tmp_path / f"simulated-{number}.db", [place])
+        _, left = run(scenario, tmp_path / f"simulated-{number}.db", [place])
         assert left == [rows(tmp_path / "killed" / f"{number}.db")], str(place)
