@@ -7,9 +7,10 @@ import subprocess
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import hypothesis  # noqa: F401 - pytester forgets what a run within this process imports, and each would import again
+import hypothesis  # noqa: F401 - see `imported`
 import pytest
 
+from tests.nursery import IMPORTED
 from tests.shared_definitions import scoped
 
 if TYPE_CHECKING:
@@ -63,8 +64,15 @@ def run_apart(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, plugin
     return run
 
 
+@pytest.fixture(scope="session")
+def imported() -> None:
+    """Import what runs within this process use: pytester forgets what they import, and each would import it again."""
+    for name in IMPORTED:
+        import_module(name)
+
+
 @pytest.fixture
-def run_within(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+def run_within(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, imported: None):
     """Run pytest in this process, in file order; workflows that it defines for the whole process go with the test."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
 
