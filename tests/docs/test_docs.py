@@ -109,7 +109,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request, opened, n
     for _ in range(2 if script else 0):  # a page that left something behind would not run again
         exec(compile("\n".join(script), str(page), "exec"), {"__name__": "page"})  # noqa: S102 - our own documentation
     for name in left_alone(text) if page.name not in ON_POSTGRES else ():  # those have tests of their own
-        run = subprocess.run([sys.executable, name], capture_output=True, text=True, check=False)
+        run = nursery.run([sys.executable, name])
         assert run.returncode == 0, run.stderr
     if tests:
         update = ["--snapshot-update"] if page.name == "snapshots.md" else []
@@ -178,13 +178,13 @@ def test_the_sql_of_the_pages_runs(postgres_url, postgres_schema, tmp_path):
         connection.rollback()
 
 
-def test_the_example_on_postgresql_is_all_that_it_takes(tmp_path, monkeypatch, postgres_url, postgres_schema):
+def test_the_example_on_postgresql_is_all_that_it_takes(tmp_path, monkeypatch, postgres_url, postgres_schema, nursery):
     monkeypatch.setenv("WORKFLOW_DATABASE_URL", postgres_url)
     monkeypatch.setenv("WORKFLOW_DATABASE_SCHEMA", postgres_schema)
     saved = {name: content for name, _, content in blocks(text_of(ROOT / "docs" / "postgres.md"))}
     (tmp_path / "shop.py").write_text(saved["shop.py"], encoding="utf-8")
     for command in (["shop.py"], ["shop.py"], ["-m", "workflow_core.cli", "status", "greeting-1", "--quiet"]):
-        run = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+        run = nursery.run([sys.executable, *command], cwd=tmp_path)
         assert run.returncode == 0, run.stderr
         assert run.stdout.rstrip("\n") in {"Hello, Ada!", "completed"}
     assert {path.name for path in tmp_path.iterdir()} == {"shop.py"}

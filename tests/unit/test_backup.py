@@ -131,11 +131,8 @@ for number in range(100_000):
 """
 
 
-def test_backups_beside_writing_processes_are_consistent(boot, root, tmp_path):
-    children = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(root), name], stdout=subprocess.PIPE, text=True)
-        for name in "ab"
-    ]
+def test_backups_beside_writing_processes_are_consistent(boot, root, tmp_path, nursery):
+    children = [nursery.popen([sys.executable, "-c", WRITER, str(root), name], stdout=subprocess.PIPE) for name in "ab"]
     try:
         assert [child.stdout.readline() for child in children] == ["ready\n", "ready\n"]
         engine = boot(root)

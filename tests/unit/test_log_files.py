@@ -326,7 +326,7 @@ def test_a_line_that_the_disk_cut_off_does_not_spoil_the_next(boot, root, monkey
         assert execution_log(root, each).read_text("utf-8") == expected(engine, each)
 
 
-def test_several_processes_write_one_file(root):
+def test_several_processes_write_one_file(root, nursery):
     script = (
         "import sys\nfrom pathlib import Path\nfrom workflow_core import Settings, WorkflowEngine\n"
         "engine = WorkflowEngine(settings=Settings(directory=Path(sys.argv[1]), sync_handlers='inline'))\n"
@@ -338,7 +338,7 @@ def test_several_processes_write_one_file(root):
         "    engine.run('orders', f'{sys.argv[2]}-{number}')\n"
         "engine.close()\n"
     )
-    children = [subprocess.Popen([sys.executable, "-c", script, str(root), name]) for name in "ab"]
+    children = [nursery.popen([sys.executable, "-c", script, str(root), name]) for name in "ab"]
     assert [child.wait(60) for child in children] == [0, 0]
     found = [line for path in (root / "workflows" / "orders" / "logs").glob("*.log") for line in lines(path)]
     assert len(found) == 2 * 5 * 82 and None not in found

@@ -193,7 +193,7 @@ def test_a_newer_registry_is_not_damaged(root):
     assert list(root.glob("registry.db.damaged*")) == []
 
 
-def test_several_processes_make_it_at_once(root):
+def test_several_processes_make_it_at_once(root, nursery):
     before = fill(root)
     (root / "registry.db").write_bytes(b"garbage" * 1_000)
     script = (
@@ -202,9 +202,7 @@ def test_several_processes_make_it_at_once(root):
         "print(json.dumps([asyncio.run(engine.get_status(f'orders-{n}')).output for n in range(3)]))\n"
         "engine.close()\n"
     )
-    children = [
-        subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    children = [nursery.popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE) for _ in range(2)]
     assert [json.loads(child.communicate(timeout=60)[0]) for child in children] == [[0, 1, 2]] * 2
     assert len([path for path in root.glob("registry.db.damaged-*") if path.name.endswith("Z")]) == 1
     check(root, before)
