@@ -213,6 +213,35 @@ def test_who_waits_for_a_restart_is_let_go_of_until_it_or_the_deadline(queue, cl
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("deadline_ms", "due_ms"), [(None, 60_000), (90_000, 60_000), (20_000, 20_000)])
+def test_who_sleeps_is_let_go_of_until_its_end_or_the_deadline(queue, clock, deadline_ms, due_ms):
+    async def scenario():
+        worker = Worker(queue)
+        due = after(clock, due_ms)
+        await worker.begin(None if deadline_ms is None else after(clock, deadline_ms))
+        assert [until for _, until, _ in worker.store.parked] == [due]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("beside", "is_let_go"), [("a sleep", True), ("a step", False)])
+def test_what_does_something_beside_its_sleep_is_kept(queue, clock, monkeypatch, beside, is_let_go):
+    monkeypatch.setattr("workflow_core.parking._SETTLED_SECONDS", 0)
+
+    @queue.define("w")
+    async def flow(ctx):
+        other = ctx.sleep("nap", 50_000) if beside == "a sleep" else ctx.step("s", asyncio.Event().wait)
+        await asyncio.gather(other, ctx.sleep("rest", 60_000))
+
+    async def scenario():
+        worker = Worker(queue)
+        due = after(clock, 50_000)
+        await worker.begin()
+        assert [until for _, until, _ in worker.store.parked] == [due] * is_let_go
+
+    asyncio.run(scenario())
+
+
 def test_what_rests_for_a_moment_or_was_not_queued_is_kept(queue, clock):
     @queue.define("w")
     async def flow(ctx):
