@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic_core
 
-from pytest_workflow.whole_files import write_whole
 from workflow_core.errors import ValidationError, shown
 from workflow_core.models import ExecutionStatus, Model, StepStatus
+from workflow_core.whole_files import write_whole
 
 if TYPE_CHECKING:
     import os
@@ -306,7 +306,7 @@ def write_history(path: str | os.PathLike[str], executions: Iterable[RecordedExe
         OSError: The file cannot be written.
     """
     history = RecordedHistory(executions=tuple(executions))
-    write_whole(Path(path), history.model_dump_json(indent=2).encode() + b"\n")
+    write_whole(Path(path), history.model_dump_json(indent=2).encode() + b"\n", private=False)
 
 
 def load_history(path: str | os.PathLike[str]) -> tuple[RecordedExecution, ...]:

@@ -12,6 +12,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from workflow_core.claims import Claims
 from workflow_core.clock import from_epoch_ms
 from workflow_core.database.dispatch import Dispatches
 from workflow_core.describing import described
@@ -26,7 +27,7 @@ from workflow_core.stored import complete_log, load_record, stored_result
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from workflow_core.clock import Clock
+    from workflow_core.claims import Claim
     from workflow_core.engine import WorkflowEngine
     from workflow_core.execution import Execution
     from workflow_core.hookspecs import Leaving
@@ -40,8 +41,6 @@ logger = logging.getLogger("workflow_core")
 
 _PARK_AGAIN_MS = 500
 """After which time an execution is tried again to be let go of while its database is away."""
-
-_CLAIM_POLL_MS = 1
 
 
 @dataclass(eq=False, slots=True)
@@ -99,24 +98,6 @@ class Active:
         self.final.settle(result)
 
 
-class _Claim:
-    """Lets one task at a time, in whatever thread, do something about an execution, in an ``async with`` block."""
-
-    __slots__ = ("_claims", "_clock", "_execution_id")
-
-    def __init__(self, claims: dict[str, object], execution_id: str, clock: Clock) -> None:
-        self._claims = claims
-        self._execution_id = execution_id
-        self._clock = clock
-
-    async def __aenter__(self) -> None:
-        while self._claims.setdefault(self._execution_id, self) is not self:
-            await self._clock.sleep(_CLAIM_POLL_MS)
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        del self._claims[self._execution_id]
-
-
 class RunningExecutions:
     """The executions that run in one engine.
 
@@ -127,7 +108,7 @@ class RunningExecutions:
     def __init__(self, engine: WorkflowEngine) -> None:
         self._engine = engine
         self._active: dict[str, Active] = {}
-        self._claims: dict[str, object] = {}
+        self._claims = Claims(engine.clock)
 
     def __len__(self) -> int:
         return len(self._active)
@@ -137,7 +118,7 @@ class RunningExecutions:
 
     def forked(self) -> None:
         """What the parent process runs does not run in its child."""
-        self._active, self._claims = {}, {}
+        self._active, self._claims = {}, Claims(self._engine.clock)
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks in which executions run."""
@@ -151,9 +132,9 @@ class RunningExecutions:
             return None
         return active
 
-    def claimed(self, execution_id: str) -> _Claim:
+    def claimed(self, execution_id: str) -> Claim:
         """Keep other threads, and other tasks, from beginning the same execution in this engine meanwhile."""
-        return _Claim(self._claims, execution_id, self._engine.clock)
+        return self._claims.of(execution_id)
 
     @staticmethod
     async def let_begin() -> None:

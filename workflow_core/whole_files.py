@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
+import secrets
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["write_whole"]
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["neighbour", "write_whole"]
+
+_LONGEST_PART: Final = 100
 
 
-def write_whole(path: Path, content: bytes, *, replace: bool = True) -> None:
-    """Write a file that only its owner may read.
+def neighbour(path: Path) -> Path:
+    """Return a path in the same directory, and so on the same file system, that nobody uses."""
+    return path.with_name(f".{path.name[:_LONGEST_PART]}.{secrets.token_hex(6)}.part")
+
+
+def write_whole(path: Path, content: bytes, *, replace: bool = True, private: bool = True) -> None:
+    """Write a file.
 
     It is on the disk before it gets its name, so that no power cut leaves an empty file under it; see T. Pillai et al.,
     "All File Systems Are Not Created Equal" (OSDI 2014).
@@ -19,34 +29,36 @@ def write_whole(path: Path, content: bytes, *, replace: bool = True) -> None:
         path: The file; its directory must be there.
         content: What it is to hold.
         replace: Whether a file that is there already, or comes to be there meanwhile, is replaced.
+        private: Whether its user alone may read it, rather than whoever may read other new files.
 
     Raises:
         OSError: It cannot be written; nothing has changed.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}", suffix=".part", dir=path.absolute().parent)
-    temporary = Path(name)
+    beside = neighbour(path)
     try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(beside, flags, 0o600 if private else 0o666)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         if replace:
-            temporary.replace(path)
+            beside.replace(path)
         else:
-            _place(temporary, path)
+            _place(beside, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
 
 
-def _place(temporary: Path, path: Path) -> None:
+def _place(beside: Path, path: Path) -> None:
     """Give a file its name unless that is taken."""
     try:
-        path.hardlink_to(temporary)
+        path.hardlink_to(beside)
     except FileExistsError:
         pass
     except OSError:  # a file system without links
         if not path.exists():
-            temporary.replace(path)
+            beside.replace(path)
             return
-    temporary.unlink()
+    beside.unlink()

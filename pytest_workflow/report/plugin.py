@@ -21,10 +21,10 @@ from pytest_workflow.items import crash_summaries
 from pytest_workflow.report.capture import FaultWatch, capture
 from pytest_workflow.report.model import Outcome, Report, TestEntry, WorkflowRecord
 from pytest_workflow.report.page import render
-from pytest_workflow.whole_files import neighbour, write_whole
 from workflow_core.report.reading import shortened
 from workflow_core.report.scale import duration_text
 from workflow_core.report.sections import count, seconds_text
+from workflow_core.whole_files import neighbour, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -242,5 +242,5 @@ def _write(path: Path, page: str) -> int:
     """Write the whole file or nothing; return its size in bytes."""
     data = page.encode("utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, data)
+    write_whole(path, data, private=False)
     return len(data)

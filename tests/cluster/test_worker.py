@@ -23,6 +23,7 @@ from workflow_core.limits import Limits
 psycopg = pytest.importorskip("psycopg")
 procrastinate = pytest.importorskip("procrastinate")
 worker_module = pytest.importorskip("workflow_core.cluster.worker")
+retrying = pytest.importorskip("workflow_core.cluster.retrying")
 from workflow_core.cluster.settings import WorkerSettings  # noqa: E402
 
 LOOKING = "USAGE ON SCHEMA {schema}", "SELECT ON ALL TABLES IN SCHEMA {schema}"
@@ -326,10 +327,10 @@ def test_the_times_between_the_tries_of_what_a_worker_does_not_know_grow_and_dif
     job = procrastinate.jobs.Job(
         id=1, queue="q", lock=None, queueing_lock=None, task_name="t", attempts=attempts, worker_id=None
     )
-    error = worker_module._NotDefinedHereError("w")
+    error = retrying.NotDefinedHereError("w")
     now = datetime.now(UTC)
     waits = [
-        (worker_module._Again().get_retry_decision(exception=error, job=job).retry_at - now) / timedelta(milliseconds=1)
+        (retrying.TriedAgain().get_retry_decision(exception=error, job=job).retry_at - now) / timedelta(milliseconds=1)
         for _ in range(50)
     ]
     assert least <= min(waits) < max(waits) < most + 1_000

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import logging
-import random
 from typing import TYPE_CHECKING, Any, Final
 
 import procrastinate
@@ -16,6 +15,7 @@ from psycopg_pool import PoolTimeout
 from workflow_core.arguments import MAINTENANCE_QUEUE, validated_queue
 from workflow_core.clock import to_epoch_ms
 from workflow_core.cluster.connector import PatientConnector
+from workflow_core.cluster.retrying import NotDefinedHereError, TriedAgain
 from workflow_core.cluster.settings import WorkerSettings
 from workflow_core.cluster.telling import Teller
 from workflow_core.cluster.upkeep import FIRST, SWEEP_TASK, Upkeep
@@ -29,8 +29,6 @@ from workflow_core.views.saved import define_saved_workflows
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from procrastinate.jobs import Job
-
     from workflow_core.database.dispatch import Claim
     from workflow_core.engine import WorkflowEngine
     from workflow_core.running import Active
@@ -38,16 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "dispatching_store"]
 
 logger = logging.getLogger("workflow_core")
-
-_FIRST_NOT_DEFINED_MS: Final = 500
-_LONGEST_NOT_DEFINED_MS: Final = 10_000
-"""After what time another worker is to try an execution whose workflow this one does not know: first, and at most."""
-
-_NOT_SOONER: Final = 0.5
-"""The least part of that time. It is drawn: who looks at regular intervals would be the first one each time."""
-
-_AGAIN_MS: Final = 1_000
-"""After what time an execution is tried again that could not be begun for another reason."""
 
 _UNREADABLE_MS: Final = 30_000
 """After what time an execution is tried again that cannot be read."""
@@ -60,22 +48,6 @@ _CONNECTIONS: Final = 4
 _LOOK_SECONDS: Final = 0.01
 _LEAVING_SECONDS: Final = 1.0
 """How long a worker that ends waits for a database that is away, and for code that does not let itself be cut off."""
-
-
-class _NotDefinedHereError(WorkflowCoreError):
-    """A job's workflow is not defined in this process."""
-
-
-class _Again(procrastinate.BaseRetryStrategy):
-    """No job of an execution is ever given up: the execution itself knows when it has failed."""
-
-    def get_retry_decision(self, *, exception: BaseException, job: Job) -> procrastinate.RetryDecision:
-        """Return when a job is tried again."""
-        if not isinstance(exception, _NotDefinedHereError):
-            return procrastinate.RetryDecision(retry_in={"milliseconds": _AGAIN_MS})
-        longest = min(_FIRST_NOT_DEFINED_MS * 2 ** min(job.attempts, 10), _LONGEST_NOT_DEFINED_MS)
-        drawn = random.uniform(_NOT_SOONER, 1)  # noqa: S311 - it hides nothing
-        return procrastinate.RetryDecision(retry_in={"milliseconds": round(longest * drawn)})
 
 
 def dispatching_store(engine: WorkflowEngine) -> PostgresStore:
@@ -313,7 +285,7 @@ class Worker:
     def _make_app(self) -> procrastinate.App:
         app = procrastinate.App(connector=self._connector)
 
-        @app.task(name=RUN_TASK, pass_context=True, retry=_Again())
+        @app.task(name=RUN_TASK, pass_context=True, retry=TriedAgain())
         async def run(context: procrastinate.JobContext, execution_id: str, workflow_name: str) -> None:
             await self._run(context.job.id or 0, execution_id, workflow_name)
 
@@ -396,7 +368,7 @@ class Worker:
         if record is None or record.definition_revision is not None:
             return
         self._teller.is_unknown(execution_id, workflow_name)
-        raise _NotDefinedHereError(f'Workflow "{workflow_name}" is not defined in this worker')
+        raise NotDefinedHereError(f'Workflow "{workflow_name}" is not defined in this worker')
 
     async def _put_off(self, claim: Claim) -> None:
         now = self._engine.clock.now()
