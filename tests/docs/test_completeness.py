@@ -79,18 +79,23 @@ def settings():
     return {model.__name__: {*model.model_fields} for model in (*models, ServerSettings)}
 
 
+@functools.cache
+def code():
+    """Return each file of the code, as its text and as its syntax tree."""
+    texts = [path.read_text(encoding="utf-8") for package in CODE for path in package.rglob("*.py")]
+    return [(text, ast.parse(text)) for text in texts]
+
+
 def variables():
     """Return the environment variables that the code reads or names: no names of its own constants."""
     found, own = set(), set()
-    for package in CODE:
-        for path in package.rglob("*.py"):
-            code = path.read_text(encoding="utf-8")
-            found |= {*re.findall(r"environ(?:\.get\(|\[)[\"'](\w+)", code)} - OF_TERMINALS
-            for node in ast.walk(ast.parse(code)):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found |= {*re.findall(r"^WORKFLOW_[A-Z_]+$", node.value)}
-                elif isinstance(node, ast.Name):
-                    own.add(node.id)
+    for text, tree in code():
+        found |= {*re.findall(r"environ(?:\.get\(|\[)[\"'](\w+)", text)} - OF_TERMINALS
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found |= {*re.findall(r"^WORKFLOW_[A-Z_]+$", node.value)}
+            elif isinstance(node, ast.Name):
+                own.add(node.id)
     return found - own
 
 
@@ -108,8 +113,7 @@ def extras():
 @functools.cache
 def imported():
     """Return the packages of others that the code imports."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for package in CODE for path in package.rglob("*.py")]
-    nodes = [node for tree in trees for node in ast.walk(tree)]
+    nodes = [node for _, tree in code() for node in ast.walk(tree)]
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
     return {name.partition(".")[0] for name in names}
@@ -176,8 +180,8 @@ def test_environment_variables():
 def test_extras():
     page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     assert not [name for name in extras() if f"| `{name}` |" not in page], "extras without a row in docs/reference.md"
-    code = "\n".join(path.read_text(encoding="utf-8") for package in CODE for path in package.rglob("*.py"))
-    assert {*re.findall(r"pytest-workflow-core\[(\w+)\]", code)} <= {*extras()}, "a message names another extra"
+    texts = "\n".join(text for text, _ in code())
+    assert {*re.findall(r"pytest-workflow-core\[(\w+)\]", texts)} <= {*extras()}, "a message names another extra"
 
 
 def test_what_extras_install_is_used():

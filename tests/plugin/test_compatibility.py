@@ -106,7 +106,7 @@ SUITE = """
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pytest-timeout measures differently there")
 @pytest.mark.parametrize(
-    "processes", [["-p", "no:xdist"], ["-n", "2", "-p", "no:schemathesis"]], ids=["one-process", "xdist"]
+    "processes", [["-p", "no:xdist"], ["-n", "1", "-p", "no:schemathesis"]], ids=["one-process", "xdist"]
 )
 def test_all_at_once(pytester, monkeypatch, processes):
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)

@@ -88,7 +88,7 @@ def test_their_plugin_and_their_package(site):
     check(run_pytest(site))
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--collect-only"], ["-n", "2"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--collect-only"], ["-n", "1"]])
 def test_whatever_is_asked(site, arguments):
     check(run_pytest(site, *arguments))
 

@@ -152,7 +152,7 @@ def test_a_snapshot_is_stored_and_compared(pytester, run_within, run_apart, monk
     assert "'message': '<test_suite.Client object at 0x...> <execution> <tmp>/test_it_memory_0/x'," in stored
     run_within().assert_outcomes(passed=1)
     monkeypatch.setenv("PYTHONHASHSEED", "7")
-    run_apart("-n", "2", "-W", "error", "--workflow-store=file", needed=["syrupy"]).assert_outcomes(passed=1)
+    run_apart("-n", "1", "-W", "error", "--workflow-store=file", needed=["syrupy"]).assert_outcomes(passed=1)
     assert file.read_text(encoding="utf-8") == stored
 
 
