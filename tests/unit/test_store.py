@@ -27,7 +27,11 @@ def select(store, statement):
 
 def everything(store):
     tables = ("executions", "steps", "step_errors", "event_log", "circuit_breaker_state", "owners", "definitions")
-    return [select(store, f"SELECT * FROM {{s}}.{table} ORDER BY 1, 2") for table in tables]
+
+    async def read():  # in one event loop: each one has connections of its own
+        return [list(map(tuple, await sql(store, f"SELECT * FROM {{s}}.{table} ORDER BY 1, 2"))) for table in tables]
+
+    return asyncio.run(read())
 
 
 def test_every_durable_point_is_a_method(store):
