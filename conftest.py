@@ -47,6 +47,7 @@ LONGEST_FIRST = (
     "server/test_processes.py",
     "unit/test_listing.py",
     "unit/test_store.py",
+    "unit/test_scale.py",
     "unit/test_postgres_in_doubt.py",
     "plugin/test_compatibility.py",
     "plugin/test_crash_exploration.py",
