@@ -31,15 +31,16 @@ def taken_from(machine, engine):
 
 
 async def taken_from_those_who_wait(machine, clock):
-    """Begin an execution, wait for it in two ways where it runs, and take it from there.
+    """Begin an execution, wait for it in three ways where it runs, and take it from there.
 
     Returns the engine that ran it, what waits there, and the engine that may recover it.
     """
     engine = machine.boot()
     starting = asyncio.ensure_future(engine.start_and_wait("w", "e"))
     await clock.settle()
-    waiting = asyncio.ensure_future(engine.wait("e"))
-    return engine, (starting, waiting), taken_from(machine, engine)
+    others = [asyncio.ensure_future(each) for each in (engine.wait("e"), engine.start("w", "e"))]
+    await clock.settle()
+    return engine, (starting, *others), taken_from(machine, engine)
 
 
 def test_who_joins_is_raised_what_ended_the_execution_unless_somebody_cancelled_it(machine, clock):
@@ -111,7 +112,7 @@ def test_who_waits_where_it_ran_is_given_what_comes_of_it_elsewhere(resting, clo
     async def main():
         _, waiting, other = await taken_from_those_who_wait(resting, clock)
         assert await other.recover() == ["e"]
-        assert [(await clock.finish(each)).output for each in waiting] == ["done"] * 2
+        assert [(await clock.finish(each)).output for each in waiting] == ["done"] * 3
         assert [type(event).__name__ for event in await other.history("e")].count("StepCompleted") == 1
 
     asyncio.run(main())
@@ -132,7 +133,7 @@ def test_who_waits_where_it_ran_goes_on_with_it_when_its_new_process_dies(machin
         await clock.advance(20_000)
         assert not any(each.done() for each in waiting)
         await machine.crash(other)
-        assert [(await clock.finish(each)).output for each in waiting] == ["done"] * 2
+        assert [(await clock.finish(each)).output for each in waiting] == ["done"] * 3
 
     asyncio.run(main())
 
@@ -212,5 +213,26 @@ def test_a_start_from_elsewhere_raises_what_ended_the_execution_and_a_later_one_
         with pytest.raises(WorkflowError, match="NonRetryableError: no"):
             await clock.finish(starting)
         assert (await other.start("w", "e")).status == "failed"
+
+    asyncio.run(main())
+
+
+def test_who_starts_what_another_process_takes_over_at_the_same_moment_waits_for_that(resting, clock):
+    async def main():
+        engine = resting.boot()
+        await begun(engine, clock)
+        await resting.crash(engine)
+        faster, slower = resting.boot(), resting.boot()
+        take_over = slower.bare_store.execution_recovered
+
+        async def late(*arguments):
+            await faster.recover()
+            return await take_over(*arguments)
+
+        slower.bare_store.execution_recovered = late
+        assert (await clock.finish(slower.start("w", "e"))).output == "done"
+        assert slower.running() == []
+        kinds = [type(event).__name__ for event in await slower.history("e")]
+        assert kinds.count("ExecutionRecovered") == 1
 
     asyncio.run(main())
