@@ -213,6 +213,17 @@ def test_who_waits_for_a_restart_is_let_go_of_until_it_or_the_deadline(queue, cl
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("deadline_ms", "due_ms"), [(None, 60_000), (90_000, 60_000), (20_000, 20_000)])
+def test_who_sleeps_is_let_go_of_until_its_end_or_the_deadline(queue, clock, deadline_ms, due_ms):
+    async def scenario():
+        worker = Worker(queue)
+        due = after(clock, due_ms)
+        await worker.begin(None if deadline_ms is None else after(clock, deadline_ms))
+        assert [until for _, until, _ in worker.store.parked] == [due]
+
+    asyncio.run(scenario())
+
+
 def test_what_rests_for_a_moment_or_was_not_queued_is_kept(queue, clock):
     @queue.define("w")
     async def flow(ctx):

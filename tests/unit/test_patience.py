@@ -69,6 +69,8 @@ def test_the_waits_double_and_who_waits_is_told(machine, disk, ran, caplog):
         with pytest.raises(StorageError, match="goes on by itself") as caught:
             await began
         assert (caught.value.reason, caught.value.location) == ("full", str(machine.path))
+        waits = 'workflow "w", execution "x" waits for it, and goes on by itself when it works again'
+        assert str(caught.value) == f"{caught.value.__cause__}; {waits}"
         assert disk.tries == [0, 50, 150, 350, 750, 1_550, 3_150, 6_350, 10_000]
         waiting = asyncio.ensure_future(engine.wait("x"))
         await machine.clock.advance(5_000)
