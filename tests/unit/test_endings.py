@@ -16,6 +16,7 @@ from workflow_core import (
     WorkflowContext,
     WorkflowEngine,
     WorkflowError,
+    WorkflowTimeoutError,
     hookimpl,
 )
 from workflow_core.clock import to_epoch_ms
@@ -241,6 +242,17 @@ def test_an_execution_that_takes_too_long_says_so(machine, waits):
     assert result.error.message == 'workflow "w", execution "e": it took longer than the timeout_ms it was started with'
     assert machine.clock.elapsed_ms == 100
     assert "too late" not in result.steps
+
+
+def test_an_execution_that_takes_too_long_cannot_ignore_it(machine):
+    async def flow(ctx):
+        machine.clock.time += timedelta(milliseconds=100)
+        try:
+            await ctx.step("too late", lambda: 1)
+        except WorkflowTimeoutError:
+            return "saved"
+
+    assert end(machine, flow, timeout_ms=100).error.type == "WorkflowTimeoutError"
 
 
 def test_a_time_out_that_comes_just_after_the_end_changes_nothing(machine):

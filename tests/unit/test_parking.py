@@ -224,6 +224,24 @@ def test_who_sleeps_is_let_go_of_until_its_end_or_the_deadline(queue, clock, dea
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(("beside", "is_let_go"), [("a sleep", True), ("a step", False)])
+def test_what_does_something_beside_its_sleep_is_kept(queue, clock, monkeypatch, beside, is_let_go):
+    monkeypatch.setattr("workflow_core.parking._SETTLED_SECONDS", 0)
+
+    @queue.define("w")
+    async def flow(ctx):
+        other = ctx.sleep("nap", 50_000) if beside == "a sleep" else ctx.step("s", asyncio.Event().wait)
+        await asyncio.gather(ctx.sleep("rest", 60_000), other)
+
+    async def scenario():
+        worker = Worker(queue)
+        due = after(clock, 50_000)
+        await worker.begin()
+        assert [until for _, until, _ in worker.store.parked] == [due] * is_let_go
+
+    asyncio.run(scenario())
+
+
 def test_what_rests_for_a_moment_or_was_not_queued_is_kept(queue, clock):
     @queue.define("w")
     async def flow(ctx):

@@ -5,8 +5,9 @@ import logging
 
 import pytest
 
-from tests.unit.conftest import sql
+from tests.unit.conftest import Machine, sql
 from workflow_core import ExecutionNotFoundError, InvalidStateError, LeaseLostError, StorageError, hookimpl
+from workflow_core.database.directory import DirectoryStore
 
 
 @pytest.fixture
@@ -145,3 +146,30 @@ def test_what_is_handed_back_belongs_to_nobody_at_once(machine, clock):
     leavings = Leavings()
     asyncio.run(scenario())
     assert leavings.told[0] == "released"
+
+
+def test_a_database_of_a_directory_that_is_damaged_fails_no_execution(clock, tmp_path):
+    class DamagedOnce:
+        @hookimpl
+        def before_durable_point(self, point):
+            if point.name == "sleep_completed":
+                raise StorageError("damaged", machine.engines[0].bare_store.location("w"), "damaged")
+
+    machine = Machine(lambda: DirectoryStore(tmp_path / "state"), clock, tmp_path / "state")
+
+    @machine.define("w")
+    async def flow(ctx):
+        await ctx.sleep("rest", 10_000)
+        return "done"
+
+    async def scenario():
+        engine = machine.boot([DamagedOnce()])
+        waiting = await begun(engine, clock)
+        await clock.advance(10_000)
+        with pytest.raises(StorageError, match="damaged"):
+            await waiting
+        other = await machine.reboot(engine)
+        assert (await clock.finish(other.wait("e"))).output == "done"
+
+    asyncio.run(scenario())
+    machine.close()

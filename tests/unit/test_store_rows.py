@@ -161,11 +161,11 @@ def test_a_circuit_belongs_to_a_step_of_a_workflow(store, lease):
 
     seen = []
     do(store.circuit_forced("w", "s", lambda state: opened))
-    for workflow_name, step_id in (("w", "t"), ("v", "s")):
+    for workflow_name, step_id in (("w", "s"), ("w", "t"), ("v", "s")):
         do(store.circuit_forced(workflow_name, step_id, lambda state: seen.append(state) or state))
     assert do(store.circuit_admitted(lease, "s", asked, 2, NOW)) == (False, opened, opened)
     assert do(store.circuit_admitted(lease, "u", asked, 2, NOW)) == (True, CircuitState(), CircuitState())
-    assert seen == [CircuitState(), CircuitState(), opened, CircuitState()]
+    assert seen == [opened, CircuitState(), CircuitState(), opened, CircuitState()]
     assert do(store.load_circuits("v")) == {("v", "s"): CircuitState()}
     assert list(do(store.load_circuits())) == [("v", "s"), ("w", "s"), ("w", "t")]
     assert told(store) == []
