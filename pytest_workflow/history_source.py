@@ -51,7 +51,13 @@ class opened:  # noqa: N801 - used as a function; a generator would put frames o
         elif isinstance(source, (str, os.PathLike)):
             if not os.fspath(source).strip():
                 raise ValueError("a history is read from a file or a directory, and this path is empty")
-            self._databases = list(_from_path(Path(source)))
+            self._databases = []
+            try:
+                for database in _from_path(Path(source)):
+                    self._databases.append(database)
+            except BaseException:  # those before the one that cannot be read
+                self.__exit__()
+                raise
         else:
             raise TypeError(
                 "a history is read from a database file, a runtime directory, a saved JSON file, the workflow fixture "

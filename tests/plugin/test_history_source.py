@@ -6,6 +6,7 @@ import sqlite3
 
 import pytest
 
+from pytest_workflow import history_source, storages
 from pytest_workflow.history_source import opened, recorded
 from pytest_workflow.recorded_history import RecordedHistory, load_history, write_history
 from tests.unit.store_calls import begin
@@ -96,6 +97,22 @@ def test_a_damaged_file_of_a_directory_is_told_if_it_was_a_workflow_s(make, tmp_
         assert refusal(tmp_path / "state").startswith(f"the database {path} cannot be read: ")
     else:
         assert found(tmp_path / "state") == [("w", "e")]
+
+
+def test_what_was_opened_before_a_database_that_cannot_be_read_is_closed(make, tmp_path, monkeypatch):
+    copies = []
+
+    def copied(database):
+        copies.append(storages.copied(database))
+        return copies[-1]
+
+    monkeypatch.setattr(history_source, "copied", copied)
+    make("state/a.db")
+    make("state/b.db", "PRAGMA user_version = 99")
+    assert "b.db has schema version 99" in refusal(tmp_path / "state")
+    (copy,) = copies
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        copy.execute("SELECT 1")
 
 
 def test_what_has_not_reached_the_file_itself_is_read(make):
