@@ -231,7 +231,7 @@ def test_what_does_something_beside_its_sleep_is_kept(queue, clock, monkeypatch,
     @queue.define("w")
     async def flow(ctx):
         other = ctx.sleep("nap", 50_000) if beside == "a sleep" else ctx.step("s", asyncio.Event().wait)
-        await asyncio.gather(ctx.sleep("rest", 60_000), other)
+        await asyncio.gather(other, ctx.sleep("rest", 60_000))
 
     async def scenario():
         worker = Worker(queue)
