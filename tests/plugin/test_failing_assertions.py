@@ -27,6 +27,13 @@ STEP = """
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _older_things_left_alone():
+    """Let what earlier tests have left be no part of the many collections here: they took most of the time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _collected():
     """Let tasks that nobody awaits be reported here: a traceback written while another is parsed ends Python 3.11."""
