@@ -242,12 +242,14 @@ def test_what_does_something_beside_its_sleep_is_kept(queue, clock, monkeypatch,
     asyncio.run(scenario())
 
 
+async def panics_and_rests(ctx):
+    if ctx.restart_attempt == 1:
+        raise MemoryError
+    await ctx.sleep("rest", 60_000)
+
+
 def test_what_rests_for_a_moment_or_was_not_queued_is_kept(queue, clock):
-    @queue.define("w")
-    async def flow(ctx):
-        if ctx.restart_attempt == 1:
-            raise MemoryError
-        await ctx.sleep("rest", 60_000)
+    queue.define("w")(panics_and_rests)
 
     async def scenario():
         worker = Worker(queue)
@@ -292,11 +294,7 @@ def test_a_handler_that_catches_its_cancellation_is_let_go_of_all_the_same(queue
 
 
 def test_a_run_that_has_ended_is_not_let_go_of(queue, clock):
-    @queue.define("w")
-    async def flow(ctx):
-        if ctx.restart_attempt == 1:
-            raise MemoryError
-        await ctx.sleep("rest", 60_000)
+    queue.define("w")(panics_and_rests)
 
     async def scenario():
         worker = Worker(queue)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from procrastinate import exceptions
 
+from workflow_core.database.dispatch import MISSED_HEARTBEATS
 from workflow_core.errors import StorageError
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Upkeep:
             if given_at != sign.given_at:
                 since = now
             self._watched[sign.worker_id] = (sign.given_at, since)
-            grace = sign.heartbeat_seconds + min(_LATE_SECONDS, 3 * sign.heartbeat_seconds)
+            grace = sign.heartbeat_seconds + min(_LATE_SECONDS, MISSED_HEARTBEATS * sign.heartbeat_seconds)
             if sign.is_silent and now - since >= grace:
                 dead.append(sign.worker_id)
         return dead

@@ -122,11 +122,10 @@ def abandon_steps(connection: sqlite3.Connection, execution_id: str, now: str) -
     )
 
 
-def interrupt_step(connection: sqlite3.Connection, lease: Lease, step: StepRecord, seq: int, now: str) -> int:
-    """Record that the attempt in a step's row was cut off by the end of its process; return how many events."""
+def interrupt_step(connection: sqlite3.Connection, lease: Lease, step: StepRecord, seq: int, now: str) -> None:
+    """Record that the attempt in a step's row was cut off by the end of its process."""
     keep_start_events(connection, lease.execution_id, "step_id = ?", (step.step_id,))
     log_event(connection, lease.execution_id, seq, "StepInterrupted", now, step.step_id, step.attempt)
-    return 1
 
 
 def log_event(

@@ -57,9 +57,9 @@ class StepPoints(WritableDatabase):
         def write(connection: sqlite3.Connection) -> None:
             self._check(connection, lease)
             self._set_status(connection, lease, status, now)
-            place = seq
+            place = seq + step.was_cut_off
             if step.was_cut_off:
-                place += parts.interrupt_step(connection, lease, step, seq, now)
+                parts.interrupt_step(connection, lease, step, seq, now)
             if step.stored:
                 connection.execute(
                     "UPDATE steps SET status = 'running', attempt = ?, started_at = ?, started_seq = ?,"
