@@ -396,6 +396,7 @@ async def write_and_read(store, lock_timeout="5s"):
     assert (record.started_at, record.completed_at) == (NOW, NOW)
     assert await store.fetch("SHOW transaction_isolation") == [("read committed",)]
     assert await store.fetch("SHOW lock_timeout") == [(lock_timeout,)]
+    assert await store.fetch("SHOW idle_session_timeout") == [("0",)]
     store.close()
 
 
@@ -403,7 +404,12 @@ ABROAD = {"timezone": "'Asia/Kolkata'", "search_path": "nowhere", "standard_conf
 
 
 def test_the_habits_of_a_role_change_nothing(make_postgres_store, postgres_server, make_habitual_role):
-    role = make_habitual_role(**ABROAD, datestyle="'German, DMY'", default_transaction_isolation="serializable")
+    role = make_habitual_role(
+        **ABROAD,
+        datestyle="'German, DMY'",
+        default_transaction_isolation="serializable",
+        idle_session_timeout="'1min'",
+    )
     asyncio.run(write_and_read(make_postgres_store(postgres_server.url.replace("postgres@", role))))
 
 

@@ -26,9 +26,12 @@ _DEFAULTS: Final[Mapping[str, str]] = {
     "tcp_user_timeout": "30000",
     "fallback_application_name": "workflow_core",
     "options": r"-c default_transaction_isolation=read\ committed -c lock_timeout=5s"
-    r" -c idle_in_transaction_session_timeout=60s -c timezone=UTC -c datestyle=ISO",
+    r" -c idle_in_transaction_session_timeout=60s -c idle_session_timeout=0 -c timezone=UTC -c datestyle=ISO",
 }
-"""What holds unless the URL says otherwise: a server that is gone is noticed within a minute, a lock within seconds."""
+"""What holds unless the URL says otherwise: a server that is gone is noticed within a minute, a lock within seconds.
+
+Connections idle on purpose: those of a worker wait for announcements.
+"""
 
 
 class Address:

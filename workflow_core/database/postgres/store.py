@@ -13,7 +13,7 @@ __all__ = ["PostgresStore"]
 
 
 class PostgresStore(WorkerStore):
-    """A store on PostgreSQL 13 or newer; nothing is connected before the first use.
+    """A store on PostgreSQL 14 or newer; nothing is connected before the first use.
 
     It may be used from several threads and event loops, and by any number of processes at once.
 
