@@ -13,7 +13,7 @@ from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from workflow_core.database.store import CircuitChange
     from workflow_core.models import CircuitStatus
@@ -32,7 +32,7 @@ __all__ = [
     "select_circuit",
     "select_execution",
     "select_execution_row",
-    "step_record",
+    "step_records",
     "store_circuit",
     "stored_json",
     "upsert_circuit",
@@ -61,25 +61,44 @@ def execution_record(row: tuple[Any, ...]) -> ExecutionRecord:
     return ExecutionRecord(row[0], row[1], row[2], datetime.fromisoformat(row[3]), _moment(row[4]), *row[5:])
 
 
-def step_record(row: tuple[Any, ...]) -> StepRecord:
-    """Return a step from the columns that `ReadableDatabase.load_steps` reads."""
-    return StepRecord(
-        row[0],
-        row[1],
-        row[2],
-        row[3],
-        _moment(row[4]),
-        _moment(row[5]),
-        row[6],
-        row[7],
-        row[8],
-        row[9],
-        row[10],
-        row[11],
-        row[12],
-        row[13],
-        stored=True,
-    )
+def step_records(rows: Iterable[tuple[Any, ...]]) -> dict[str, StepRecord]:
+    """Return steps by their ids, from the columns that `ReadableDatabase.load_steps` reads."""
+    moment = datetime.fromisoformat
+    return {
+        step_id: StepRecord(
+            step_id,
+            kind,
+            status,
+            attempt,
+            None if started_at is None else moment(started_at),
+            None if completed_at is None else moment(completed_at),
+            result_data,
+            error_message,
+            handled_by,
+            next_attempt_at,
+            wake_time,
+            duration_ms,
+            started_seq,
+            completed_seq,
+            stored=True,
+        )
+        for (  # by names rather than by a slice of the row: a resumed execution can have ten thousands of them
+            step_id,
+            kind,
+            status,
+            attempt,
+            started_at,
+            completed_at,
+            result_data,
+            error_message,
+            handled_by,
+            next_attempt_at,
+            wake_time,
+            duration_ms,
+            started_seq,
+            completed_seq,
+        ) in rows
+    }
 
 
 def keep_start_events(
@@ -148,16 +167,17 @@ def log_event(
 def history_end(connection: sqlite3.Connection, execution_id: str) -> HistoryEnd:
     """Return where the history of an execution ends so far."""
     rows = connection.execute(
-        "SELECT 1, started_at, 0 FROM executions WHERE id = ?"
-        " UNION ALL SELECT max(seq), max(at), 0 FROM event_log WHERE execution_id = ?"
-        " UNION ALL SELECT max(max(coalesce(started_seq, 0), coalesce(completed_seq, 0))),"
-        " max(max(coalesce(started_at, ''), coalesce(completed_at, ''))), count(*) + coalesce(sum(revision), 0)"
-        " FROM steps WHERE execution_id = ?",
+        "SELECT 1, NULL, started_at, NULL, 0 FROM executions WHERE id = ?"
+        " UNION ALL SELECT max(seq), NULL, max(at), NULL, 0 FROM event_log WHERE execution_id = ?"
+        " UNION ALL SELECT max(started_seq), max(completed_seq), max(started_at), max(completed_at),"
+        " count(*) + coalesce(sum(revision), 0) FROM steps WHERE execution_id = ?",
         (execution_id, execution_id, execution_id),
     ).fetchall()
-    at = max((at for _, at, _ in rows if at), default=None)
+    at = max((at for row in rows for at in row[2:4] if at), default=None)
     return HistoryEnd(
-        max(seq or 1 for seq, _, _ in rows), EPOCH if at is None else datetime.fromisoformat(at), rows[-1][2]
+        max(seq or 1 for row in rows for seq in row[:2]),
+        EPOCH if at is None else datetime.fromisoformat(at),
+        rows[-1][4],
     )
 
 

@@ -12,7 +12,7 @@ from workflow_core.crash_loops import Recoveries
 from workflow_core.database import listing
 from workflow_core.database.changes import ChangeMarker
 from workflow_core.database.connection import Database
-from workflow_core.database.parts import EXECUTION_COLUMNS, execution_record, history_end, step_record
+from workflow_core.database.parts import EXECUTION_COLUMNS, execution_record, history_end, step_records
 from workflow_core.database.rows import events
 from workflow_core.database.store import (
     ErrorRecord,
@@ -79,7 +79,7 @@ class ReadableDatabase(Database):
             " ORDER BY created_at, coalesce(started_seq, completed_seq)",
             (execution_id,),
         )
-        return {row[0]: step_record(row) for row in rows}, end
+        return step_records(rows), end
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None
