@@ -616,6 +616,14 @@ def test_a_worker_that_is_told_to_stop_lives_on_while_its_executions_end(make_en
         told = await heartbeat(engine.bare_store)
         for _ in range(5):
             told = await heartbeat(engine.bare_store, after=told)
+
+        async def serves_none():
+            return not (await engine.bare_store.cluster_state()).workers[0].queues
+
+        await until(serves_none)
+        state = await engine.bare_store.cluster_state()
+        assert [(worker.is_alive, worker.running) for worker in state.workers] == [(True, 1)]
+        assert [queue.workers for queue in state.queues] == [0]
         go_on.set()
         await run
         assert (await engine.wait("e")).status == "completed"

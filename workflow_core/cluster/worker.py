@@ -217,6 +217,8 @@ class Worker:
         seconds = 0.0 if self._worker_id is None else self.settings.grace_ms / 1_000
         asyncio.get_running_loop().call_later(seconds + _LEAVING_SECONDS, self._connector.hurry)
         await self._connector.hand_back(self._worker_id)
+        if self._worker_id is not None:
+            await _briefly(self._store.worker_leaves(self._worker_id))
 
     async def _cut_off(self, run: asyncio.Task[None]) -> None:
         """Cut off the steps in flight, and hand everything back, also what does not let itself be cut off."""

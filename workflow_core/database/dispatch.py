@@ -77,6 +77,7 @@ class WorkerState:
     """A worker.
 
     Attributes:
+        queues: The queues that it serves; none once it is told to stop, while what it runs comes to its end.
         is_alive: Whether it has given a sign of life lately; else its executions are about to be run by others.
         running: How many executions it runs.
         last_heartbeat: Its last sign of life.

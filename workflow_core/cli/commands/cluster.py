@@ -88,7 +88,7 @@ def _show(state: ClusterState) -> None:
                 str(worker.worker_id),
                 host_name(worker.host),
                 str(worker.pid),
-                ", ".join(worker.queues),
+                ", ".join(worker.queues) or "(it stops)",
                 f"{worker.running} of {worker.concurrency}" if worker.is_alive else f"{worker.running} lost",
                 _heartbeat(worker, state),
             ]

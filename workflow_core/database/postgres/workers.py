@@ -21,6 +21,7 @@ _JOINED: Final = (
 )
 _LIVES: Final = f"p.last_heartbeat > clock_timestamp() - {MISSED_HEARTBEATS} * w.heartbeat"
 """Whether a worker gives signs of life."""
+_LEAVES: Final = "UPDATE {s}.workers SET queues = ARRAY[]::text[] WHERE worker_id = %(worker)s RETURNING 1"
 _LEFT: Final = "DELETE FROM {s}.workers WHERE worker_id = %(worker)s RETURNING 1"
 _GONE: Final = (
     "DELETE FROM {s}.workers w WHERE NOT EXISTS (SELECT 1 FROM {s}.procrastinate_workers p WHERE p.id = w.worker_id)"
@@ -110,6 +111,10 @@ class WorkerStore(DispatchStore):
         }
         await self.fetch(_GONE)
         await self.fetch(_JOINED, values)
+
+    async def worker_leaves(self, worker_id: int) -> None:
+        """Note that a worker begins nothing more, so that it serves no queue while what it runs comes to its end."""
+        await self.fetch(_LEAVES, {"worker": worker_id})
 
     async def worker_left(self, worker_id: int) -> None:
         """Forget a worker."""

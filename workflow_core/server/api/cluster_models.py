@@ -16,6 +16,7 @@ class Worker(BaseModel):
     """A worker.
 
     Attributes:
+        queues: The queues that it serves; none once it is told to stop, while what it runs comes to its end.
         concurrency: How many executions it runs at once.
         last_heartbeat: Its last sign of life.
         is_alive: Whether it has given one lately; else its executions are about to be run by others.
