@@ -52,7 +52,7 @@ def test_texts():
     assert (age_text(None, NOW), age_text(None, NOW, "never")) == ("-", "never")
 
 
-@pytest.mark.parametrize("level", ["debug", "warn"])
+@pytest.mark.parametrize("level", ["Debug", "warn", "TRACE", "critical"])
 def test_nothing_on_stderr_can_steer_a_terminal(monkeypatch, capsys, level):
     monkeypatch.setenv("LOG_LEVEL", level)
     hostile = "a\x1b[2Jb\u202ec"
