@@ -216,7 +216,7 @@ class History(Sequence[Event]):
             duration: Milliseconds, or a ``timedelta``.
         """
         __tracebackhide__ = True
-        milliseconds = duration // timedelta(milliseconds=1) if isinstance(duration, timedelta) else duration
+        milliseconds = round(duration / timedelta(milliseconds=1) if isinstance(duration, timedelta) else duration)
         for wanted in self._ids(step_id, SleepStarted) or [step_id]:
             found = [event.duration_ms for event in self._each(SleepStarted) if event.step_id == wanted]
             if milliseconds not in found:

@@ -12,7 +12,8 @@ import pydantic
 import pydantic_core
 from pydantic import Field
 
-from workflow_core.errors import ConfigurationError, MissingConfigurationError, ValidationError
+from workflow_core.database.layout import WORKFLOW_NAME
+from workflow_core.errors import ConfigurationError, MissingConfigurationError, ValidationError, shown
 from workflow_core.models import Model
 
 if TYPE_CHECKING:
@@ -95,12 +96,12 @@ class Configurations:
         secrets: Mapping[str, str] | None,
     ) -> None:
         """Change a configuration in memory; see `workflow_core.WorkflowEngine.configure`."""
-        WorkflowConfig(
-            environment="development" if environment is None else environment,
-            variables=dict(variables or {}),
-            secrets={} if secrets is None else dict.fromkeys(secrets, "env:NAME"),
-        )
-        if not all(isinstance(value, str) for value in (secrets or {}).values()):
+        if not isinstance(workflow_name, str) or not WORKFLOW_NAME.fullmatch(workflow_name):
+            raise ValidationError(f"Not the name of a workflow: {shown(workflow_name)}")
+        names = dict.fromkeys(secrets, "env:NAME") if isinstance(secrets, Mapping) else secrets
+        given = {"environment": environment, "variables": variables, "secrets": names}
+        WorkflowConfig(**{part: value for part, value in given.items() if value is not None})
+        if secrets is not None and not all(isinstance(value, str) for value in secrets.values()):
             raise ValidationError(f'Workflow "{workflow_name}": the values of secrets must be strings')
         before = self._changes.get(workflow_name, _Values("", {}, {}))
         self._changes[workflow_name] = replace(

@@ -11,7 +11,7 @@ import functools
 import importlib.metadata
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from workflow_core.errors import PanicError
 from workflow_core.hookspecs import (
@@ -37,6 +37,16 @@ __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["Extensions", "provide", "withdraw"]
 
 logger = logging.getLogger("workflow_core")
+
+_OBSERVERS: Final = {
+    "on_event": "told of {0!r}",
+    "on_step": "told of {0!r}",
+    "on_handler": "told of the handler {1} of {0!r}",
+    "wrap_run": "told of {0!r}",
+    "on_run_left": "told of leaving {0!r}",
+    "log_fields": "asked for the fields of a log record",
+}
+"""The hooks whose implementations disturb neither an execution nor each other, and what a failed one was called for."""
 
 
 class Extensions:
@@ -118,7 +128,7 @@ class Extensions:
     def _look(self) -> None:
         """See which hooks anybody implements."""
         self._plugins.check_pending()
-        self._call(self._plugins.calls())
+        self._call(self._plugins.calls(_OBSERVERS))
 
     def _call(self, calls: Mapping[str, Callable[..., Any]]) -> None:
         """Call those hooks from now on, and ask now what is asked once."""
@@ -153,30 +163,24 @@ class Extensions:
 
     async def emit(self, event: Event) -> None:
         """Tell the observers of an event, and await what they return."""
-        try:
-            for answer in self._on_event(event):
-                if inspect.isawaitable(answer):
+        for answer in self._on_event(event):
+            if inspect.isawaitable(answer):
+                try:
                     await answer
-        except asyncio.CancelledError:
-            if cancelled_from_outside():
-                raise
-            logger.exception("Something that a plugin awaited was cancelled while it was told of %r", event)
-        except Exception:
-            logger.exception("A plugin failed while it was told of %r", event)
+                except asyncio.CancelledError:
+                    if cancelled_from_outside():
+                        raise
+                    logger.exception("Something that a plugin awaited was cancelled while it was told of %r", event)
+                except Exception:
+                    logger.exception("A plugin failed while it was %s", _OBSERVERS["on_event"].format(event))
 
     def announce_step(self, step: StepDescription) -> None:
         """Tell the observers of a step that is about to run."""
-        try:
-            self._on_step(step)
-        except Exception:
-            logger.exception("A plugin failed while it was told of %r", step)
+        self._on_step(step)
 
     def announce_handler(self, attempt: Attempt, handler: str, error: Exception | None) -> None:
         """Tell the observers of a step's handler that is about to be called."""
-        try:
-            self._on_handler(attempt, handler, error)
-        except Exception:
-            logger.exception("A plugin failed while it was told of the handler %s of %r", handler, attempt)
+        self._on_handler(attempt, handler, error)
 
     def attempt_wrappers(self, attempt: Attempt) -> list[Callable[[AttemptHandler], AttemptHandler]]:
         """Return the plugins' wrappers around an attempt, the innermost first."""
@@ -193,27 +197,22 @@ class Extensions:
 
     def run_wrappers(self, run: Run) -> list[Callable[[AttemptHandler], AttemptHandler]]:
         """Tell the plugins of a run, and return their wrappers around its handler, the innermost first."""
-        wrappers: list[Callable[[AttemptHandler], AttemptHandler]] = []
-        try:
-            wrappers = self._wrap_run(run)
-        except Exception:
-            logger.exception("A plugin failed while it was told of %r", run)
+        wrappers: list[Callable[[AttemptHandler], AttemptHandler]] = self._wrap_run(run)
         return wrappers[::-1]
 
     def announce_leaving(self, run: Run, leaving: Leaving) -> None:
         """Tell the observers of a run that this process has nothing more to do with."""
-        try:
-            self._on_run_left(run, leaving)
-        except Exception:
-            logger.exception("A plugin failed while it was told of leaving %r", run)
+        self._on_run_left(run, leaving)
 
     def log_fields(self) -> dict[str, str]:
         """Return what the plugins add to what is being logged."""
-        try:
-            return {name: value for fields in self._log_fields() for name, value in fields.items()}
-        except Exception:
-            logger.exception("A plugin failed while it was asked for the fields of a log record")
-            return {}
+        found: dict[str, str] = {}
+        for fields in self._log_fields():
+            try:
+                found.update(fields)
+            except Exception:
+                logger.exception("A plugin failed while it was %s", _OBSERVERS["log_fields"])
+        return found
 
     def forced_circuit(self, attempt: Attempt) -> CircuitStatus | None:
         """Return the status that a plugin forces a circuit to."""

@@ -7,8 +7,10 @@ engine looks up once which hooks anyone implements, so hooks that nobody impleme
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
+import logging
 import types
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -40,6 +42,8 @@ __all__ = [
 ]
 
 ENTRY_POINT_GROUP = "workflow_core"
+
+logger = logging.getLogger("workflow_core")
 
 hookspec = pluggy.HookspecMarker("workflow_core")
 hookimpl = pluggy.HookimplMarker("workflow_core")
@@ -163,15 +167,24 @@ class PluginManager(pluggy.PluginManager):
             caller.spec = specification
             setattr(self.hook, name, caller)
 
-    def calls(self) -> dict[str, Callable[..., Any]]:
+    def calls(self, observers: Mapping[str, str]) -> dict[str, Callable[..., Any]]:
         """Return, for each hook that anybody implements, what calls its present implementations by position.
 
         The results are pluggy's: those that are not ``None``, of the plugin registered last first; where the
         specification says so, the first of them alone. pluggy itself makes a dictionary, three lists and three calls of
         each call, which takes longer than most implementations of what is called several times a step.
+
+        Args:
+            observers: For each hook whose implementations cannot fail what calls them, what is logged of one that has
+                failed: the end of a sentence, formatted with the arguments. The other implementations are called then
+                as well.
         """
         hooks = ((getattr(self.hook, name), specification) for name, specification in _specifications().items())
-        return {hook.name: _direct(hook, specification) for hook, specification in hooks if hook.get_hookimpls()}
+        return {
+            hook.name: _direct(hook, specification, observers.get(hook.name))
+            for hook, specification in hooks
+            if hook.get_hookimpls()
+        }
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         """Read the options of an implementation; those of a class's functions once for all its objects."""
@@ -193,12 +206,13 @@ _options: weakref.WeakKeyDictionary[type, dict[str, pluggy.HookimplOpts | None]]
 """What `PluginManager.parse_hookimpl_opts` has read, by class and name."""
 
 
-def _direct(hook: pluggy.HookCaller, specification: HookSpec) -> Callable[..., Any]:
+def _direct(hook: pluggy.HookCaller, specification: HookSpec, failure: str | None) -> Callable[..., Any]:
     """Return what calls a hook; implementations that wrap the others are left to pluggy."""
     implementations, names = hook.get_hookimpls()[::-1], specification.argnames
     if any(each.wrapper or each.hookwrapper for each in implementations):
-        return lambda *args: hook(**dict(zip(names, args, strict=True)))
-    functions = [_by_position(each, names) for each in implementations]
+        all_of_them = _guarded(lambda *args: hook(**dict(zip(names, args, strict=True))), failure)
+        return all_of_them if failure is None else lambda *args: all_of_them(*args) or []
+    functions = [_guarded(_by_position(each, names), failure) for each in implementations]
 
     def every(*args: object) -> list[object]:
         results = []
@@ -212,6 +226,21 @@ def _direct(hook: pluggy.HookCaller, specification: HookSpec) -> Callable[..., A
         return next((result for function in functions if (result := function(*args)) is not None), None)
 
     return first if specification.opts.get("firstresult") else every
+
+
+def _guarded(function: Callable[..., object], failure: str | None) -> Callable[..., object]:
+    """Return a function that logs what it raises, and returns ``None`` then; the same one without words for that."""
+    if failure is None:
+        return function
+
+    def call(*args: object) -> object:
+        try:
+            return function(*args)
+        except (Exception, asyncio.CancelledError):  # nothing is awaited in it: this task is not cancelled
+            logger.exception("A plugin failed while it was %s", failure.format(*args))
+            return None
+
+    return call
 
 
 def _by_position(implementation: pluggy.HookImpl, names: tuple[str, ...]) -> Callable[..., object]:

@@ -101,8 +101,9 @@ class Recovery:
         store = self._engine.store
         so_far = _SoFar()
         after: Position | None = None
+        hindered = None if self._engine.settings.storage_patience_ms is None else so_far.hindered
         while True:
-            page = await store.unfinished_executions(after, _RECOVERY_PAGE)
+            page = await store.unfinished_executions(after, _RECOVERY_PAGE, hindered)
             living: dict[Owner | None, bool] = {}  # a page has many executions of few owners
             left: list[UnfinishedExecution] = []
             for found in page:

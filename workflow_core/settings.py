@@ -13,7 +13,7 @@ from workflow_core.errors import ValidationError
 from workflow_core.models import Model, WholeNumber
 from workflow_core.timeouts import LONGEST_MS
 
-__all__ = ["Settings", "default_database_url", "default_directory", "default_log_level"]
+__all__ = ["LOG_LEVELS", "Settings", "default_database_url", "default_directory", "default_log_level"]
 
 DatabaseUrl = Annotated[
     SecretStr | str | None,
@@ -28,7 +28,7 @@ _LARGEST_RESULT_BYTES = 500_000_000
 _LONGEST_BUSY_MS = 2**31 - 1
 """SQLite counts these milliseconds in a C integer."""
 
-_LOG_LEVELS: dict[str, Literal["debug", "info", "warn", "error"]] = {
+LOG_LEVELS: dict[str, Literal["debug", "info", "warn", "error"]] = {
     "trace": "debug",
     "debug": "debug",
     "info": "info",
@@ -65,7 +65,7 @@ def default_database_url() -> str | None:
 def default_log_level() -> Literal["debug", "info", "warn", "error"]:
     """Return the level that ``$LOG_LEVEL`` names, in any of the usual spellings; ``info`` if it names none."""
     named = os.environ.get("LOG_LEVEL", "").strip().lower()
-    return _LOG_LEVELS.get(named, "info")
+    return LOG_LEVELS.get(named, "info")
 
 
 class Settings(Model):

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["neighbour", "write_whole"]
 
-_LONGEST_PART: Final = 100
+_LONGEST_PART: Final = 40
+"""So many characters of a name are at most 160 bytes of the 255 that a name in a directory may have."""
 
 
 def neighbour(path: Path) -> Path:

@@ -18,6 +18,8 @@ from workflow_core.cli.commands import list_workflows
 from workflow_core.cli.follow import Follower
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.definitions import executors
+from workflow_core.errors import ExecutionNotFoundError
+from workflow_core.views.execution_view import read_view
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"
 
@@ -88,6 +90,19 @@ def test_status_without_an_id(cli, app):
     missing = cli("status", "--workflow", "ordr")
     assert missing.code == 3
     assert 'did you mean "order"?' in missing.err
+
+
+def test_an_execution_that_is_removed_while_they_are_listed_is_left_out(cli, app, monkeypatch):
+    for execution_id in ("o-1", "o-2", "o-3"):
+        cli("start", "order", "--execution-id", execution_id)
+
+    async def removing(engine, execution_id):
+        if execution_id == "o-2":
+            raise ExecutionNotFoundError("gone")
+        return await read_view(engine, execution_id)
+
+    monkeypatch.setattr("workflow_core.cli.commands.status.read_view", removing)
+    assert cli("status", "--workflow", "order", "--quiet").out == "o-3\no-1\n"
 
 
 # Creating ------------------------------------------------------------------------------------------------------------

@@ -186,6 +186,34 @@ def test_an_engine_without_a_directory_is_configured_in_memory(monkeypatch):
     engine.close()
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"environment": ""},
+        {"environment": 5},
+        {"variables": [1]},
+        {"variables": "ab"},
+        {"variables": {1: "a"}},
+        {"secrets": 5},
+        {"secrets": ["sk-live-1"]},
+        {"secrets": {"A": 1}},
+        {"secrets": {"not a name": "x"}},
+    ],
+    ids=repr,
+)
+def test_what_is_no_configuration(engine, given):
+    with pytest.raises(ValidationError) as caught:
+        engine.configure("orders", **given)
+    assert "sk-live" not in str(caught.value)
+    assert read(engine, lambda config: (config.environment, dict(config.variables))) == ("development", {})
+
+
+@pytest.mark.parametrize("name", [None, "", "../x", 5])
+def test_only_a_workflow_is_configured(engine, name):
+    with pytest.raises(ValidationError, match="Not the name of a workflow"):
+        engine.configure(name, environment="test")
+
+
 def test_memory_goes_before_the_file(engine, root):
     write(root, {"environment": "production", "variables": {"A": "1", "B": "1"}})
     engine.configure("orders", variables={"A": "2"})

@@ -58,6 +58,87 @@ def test_a_watcher_that_fails_disturbs_nothing(caplog):
     assert "A plugin failed" in caplog.text
 
 
+class Told:
+    """Notes which hooks it was called for."""
+
+    def __init__(self):
+        self.names = []
+
+    @hookimpl
+    async def on_event(self):
+        self.names.append("on_event")
+
+    @hookimpl
+    def on_step(self):
+        self.names.append("on_step")
+
+    @hookimpl
+    def on_handler(self):
+        self.names.append("on_handler")
+
+    @hookimpl
+    def wrap_run(self):
+        self.names.append("wrap_run")
+
+    @hookimpl
+    def on_run_left(self):
+        self.names.append("on_run_left")
+
+    @hookimpl
+    def log_fields(self):
+        return {"name": "value"}
+
+
+class Failing:
+    def __init__(self, error):
+        self.error = error
+
+    @hookimpl
+    def on_step(self):
+        raise self.error
+
+    on_event = on_handler = wrap_run = on_run_left = log_fields = on_step
+
+
+class FailingLater(Failing):
+    @hookimpl
+    async def on_event(self):
+        raise self.error
+
+    @hookimpl
+    def log_fields(self):
+        return "no fields"
+
+
+class FailingAround(Failing):
+    @hookimpl(wrapper=True)
+    def on_step(self):
+        yield
+        raise self.error
+
+    on_event = on_handler = wrap_run = on_run_left = log_fields = on_step
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("error", [RuntimeError("oops"), asyncio.CancelledError()], ids=["failed", "cancelled"])
+@pytest.mark.parametrize("kind", [Failing, FailingLater, FailingAround])
+async def test_a_watcher_that_fails_keeps_nothing_from_the_others(kind, error, caplog):
+    told = Told()
+    extensions = Extensions([told, kind(error)])  # the one registered last is called first
+    extensions.announce_step("a step")
+    extensions.announce_handler("an attempt", "catch", None)
+    assert extensions.run_wrappers("a run") == []
+    extensions.announce_leaving("a run", "lost")
+    fields = extensions.log_fields()
+    names = ["on_step", "on_handler", "wrap_run", "on_run_left"]
+    if kind is not FailingAround:  # its results are all there is
+        await extensions.emit("an event")
+        assert fields == {"name": "value"}
+        names.append("on_event")
+    assert told.names == names
+    assert len(caplog.records) == len(names) + 1
+
+
 class Announcements:
     def __init__(self):
         self.steps = []

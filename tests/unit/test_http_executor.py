@@ -1,11 +1,13 @@
 """The step type ``http`` against a real server: answers, retries, bounds, redirects."""
 
+import asyncio
 import contextlib
 import gzip
 import json
 import logging
 import socket
 import threading
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import httpx
@@ -15,7 +17,7 @@ import pytest
 from pytest_workflow import StepCompleted, StepFailed, StepRetrying
 from tests.unit.http_server import Answer, Server
 from workflow_core.definitions import addresses
-from workflow_core.definitions.http import HttpConfig
+from workflow_core.definitions.http import HttpConfig, request
 
 
 @pytest.fixture
@@ -237,6 +239,22 @@ def test_an_answer_that_drips_takes_no_longer_than_its_timeout(http, head, drip)
         listening.close()
     assert not was_over
     assert "longer than its timeout of 100 ms" in result.error.message
+
+
+@pytest.mark.asyncio
+async def test_a_request_that_nobody_waits_for_is_cut_off():
+    context = SimpleNamespace(execution_id="e", step_id="s", now=lambda: datetime.now(UTC))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = HttpConfig(url=f"http://127.0.0.1:{listening.getsockname()[1]}/", timeout=60_000)
+        waiting = asyncio.create_task(request(config, context))
+        connection, _ = await asyncio.to_thread(listening.accept)
+        with connection:
+            connection.settimeout(10)
+            assert await asyncio.to_thread(connection.recv, 65_536)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await asyncio.to_thread(connection.recv, 1) == b""
 
 
 def test_the_key_of_a_step_whose_id_no_header_can_hold(workflow, server):

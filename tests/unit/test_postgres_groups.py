@@ -254,6 +254,33 @@ def test_a_task_that_is_cancelled_while_it_waits_hears_of_its_point_first(make_p
     asyncio.run(scenario())
 
 
+def test_a_cancellation_that_comes_in_the_turn_of_the_answer_comes_after_it(monkeypatch):
+    monkeypatch.setattr("workflow_core.database.postgres.database._GRACE_SECONDS", 0)
+    told = []
+
+    async def scenario():
+        first_is_done = asyncio.Event()
+
+        async def fetch(sql, values):
+            asyncio.get_running_loop().call_soon(second.cancel)
+            return [(execution_id, "written") for execution_id in values["id"]]
+
+        async def write(execution_id):
+            told.append(await waiting.write(kind, (execution_id,), first_is_done.wait))
+            await asyncio.sleep(0)
+
+        waiting, kind = groups.Groups(fetch), groups.Kind({"id": "text"}, 1, None, "")
+        first, second = (asyncio.create_task(write(execution_id)) for execution_id in ("e1", "e2"))
+        await asyncio.sleep(0)
+        first_is_done.set()
+        await first
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert told == [None, ("written",)]
+
+    asyncio.run(scenario())
+
+
 def test_the_points_of_one_execution_are_committed_in_their_order(make_postgres_store, monkeypatch):
     """Each statement that is sent is looked at when it begins: all that comes before it is in the database."""
 

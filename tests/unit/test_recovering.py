@@ -331,3 +331,34 @@ def test_of_a_workflow_whose_database_is_away_one_execution_is_asked_for(clock, 
     asyncio.run(scenario())
     assert asked == ["bad-1"]
     machine.close()
+
+
+@pytest.mark.parametrize("reason", ["locked", "damaged"])
+def test_a_workflow_whose_executions_cannot_be_read_is_asked_again_if_that_may_help(clock, tmp_path, told, reason):
+    machine = Machine(lambda: DirectoryStore(tmp_path / "state"), clock, tmp_path / "state")
+
+    async def scenario():
+        for name in ("bad", "good"):
+            machine.define(name)(stuck)
+            await left(machine, f"{name}-1", f"{name}-2", name=name)
+        engine = machine.boot(storage_patience_ms=0)
+        bad = engine.bare_store.workflow("bad")
+        read = bad.unfinished_executions
+
+        async def away(after, limit):
+            raise StorageError("away", engine.bare_store.location("bad"), reason)
+
+        bad.unfinished_executions = away
+        assert await engine.recover() == ["good-1", "good-2"]
+        bad.unfinished_executions = read
+        await clock.advance(5_000)
+        again = ["bad-1", "bad-2"] if reason == "locked" else []
+        assert running(engine) == [*again, "good-1", "good-2"]
+
+    asyncio.run(scenario())
+    messages = ['The executions of workflow "bad" cannot be read']
+    if reason == "locked":
+        path = tmp_path / "state" / "workflows" / "bad" / "bad.db"
+        messages.append(f"Executions of {path} are recovered when it works again")
+    assert told() == messages
+    machine.close()

@@ -164,13 +164,10 @@ class Follower:
         known = self._shown.get(execution_id, self._since_seq)
         if view.last_seq <= known and not view.at_rest:
             return
-        for event in await self._engine.history(execution_id):
-            if event.seq > known:
-                known = event.seq
-                line = event_line(event).rstrip("\n")
-                if self._manner == "json lines":
-                    line = json_text(event_data(event))
-                click.echo(line)
+        name = view.record.workflow_name
+        for event in await self._engine.store.workflow(name).load_events(name, execution_id, known):
+            known = event.seq
+            click.echo(json_text(event_data(event)) if self._manner == "json lines" else event_line(event).rstrip("\n"))
         self._shown[execution_id] = known
         with contextlib.suppress(ValueError):
             sys.stdout.flush()

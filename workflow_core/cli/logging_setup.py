@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 from workflow_core.cli.failures import USAGE, Failure
 from workflow_core.cli.texts import visible
 from workflow_core.logs import LEVELS
+from workflow_core.settings import LOG_LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["log_to_stderr"]
-
-_LEVELS: dict[str, int] = dict(LEVELS.items()) | dict.fromkeys(("", "warning"), LEVELS["warn"])
-"""What LOG_LEVEL may be."""
 
 _OF_WORKFLOWS = ("workflow_core.workflow",)
 """The logger of what workflows say themselves: without LOG_LEVEL that is shown from info on, all else from warn on."""
@@ -62,9 +60,9 @@ def log_to_stderr() -> Iterator[None]:
         Failure: It names none.
     """
     name = os.environ.get("LOG_LEVEL", "").strip().lower()
-    level = _LEVELS.get(name)
-    if level is None:
+    if name and name not in LOG_LEVELS:
         raise Failure(f"LOG_LEVEL={name} is no level; use debug, info, warn or error", USAGE)
+    level = LEVELS[LOG_LEVELS.get(name, "warn")]
     handler = _Handler(sys.stderr)
     handler.setFormatter(_Formatter(with_tracebacks=level == logging.DEBUG))
     root = logging.getLogger()

@@ -223,14 +223,21 @@ class DirectoryStore:
             circuits |= await store.load_circuits(workflow_name)
         return circuits
 
-    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+    async def unfinished_executions(
+        self, after: Position | None = None, limit: int = 500, hindered: set[str] | None = None
+    ) -> list[UnfinishedExecution]:
         """Read executions that are not at rest, of all workflows, the earliest started first."""
         found: list[UnfinishedExecution] = []
+        hindered = set() if hindered is None else hindered
         for name in self._existing_names():
+            if self.location(name) in hindered:
+                continue
             try:
                 found += await self.workflow(name).unfinished_executions(after, limit)
-            except StorageError:  # one damaged database must not keep the others from being recovered
+            except StorageError as error:  # one database must not keep the others from being recovered
                 logger.exception('The executions of workflow "%s" cannot be read', name)
+                if error.is_transient:
+                    hindered.add(self.location(name))
         return heapq.nsmallest(limit, found, key=attrgetter("position"))
 
     async def list_executions(

@@ -117,8 +117,11 @@ class ReadableDatabase(Database):
         with self.reading() as connection:
             return function(connection, *args, **kwargs)
 
-    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+    async def unfinished_executions(
+        self, after: Position | None = None, limit: int = 500, hindered: set[str] | None = None
+    ) -> list[UnfinishedExecution]:
         """Read executions that are not at rest, the earliest started first, with their owners."""
+        del hindered  # it is a single database
         return self.read(listing.unfinished_executions, after, limit)
 
     async def load_definition(self, revision: str) -> str | None:

@@ -318,12 +318,17 @@ class Store(Protocol):
     async def load_circuits(self, workflow_name: str | None = None) -> dict[tuple[str, str], CircuitState]:
         """Read the circuits by workflow name and step id."""
 
-    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+    async def unfinished_executions(
+        self, after: Position | None = None, limit: int = 500, hindered: set[str] | None = None
+    ) -> list[UnfinishedExecution]:
         """Read executions that are not at rest, the earliest started first, with their owners.
 
         Args:
             after: Those that stand behind this place in the list, which ``position`` tells of the last one read.
             limit: How many at most; fewer are the last ones.
+            hindered: Where a store of several databases leaves those in it out, and adds the location of each that
+                cannot be read now and may work again later, instead of raising an error. One that is damaged is left
+                out too.
         """
 
     async def list_executions(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import graphlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -105,7 +106,11 @@ class _Run:
         self._definition = definition
         self._ctx = ctx
         self._steps = {step.id: step for step in definition.steps}
-        self._order = definition.order
+        self._places = {step_id: place for place, step_id in enumerate(self._steps)}
+        self._needs = definition.order.needs
+        self._turns = graphlib.TopologicalSorter(definition.order.waits_for)
+        self._turns.prepare()
+        self._stops = False
         self._results: dict[str, object] = {}
         self._failures: dict[str, Exception] = {}
         self._running: dict[asyncio.Task[object], str] = {}
@@ -133,19 +138,13 @@ class _Run:
 
     def _begin(self) -> bool:
         """Begin the steps whose turn has come; tell whether there were any."""
-        if any(not self._definition.continues_after(self._steps[step_id]) for step_id in self._failures):
+        if self._stops:
             return False
-        underway = {*self._running.values()}
-        ready = [
-            step
-            for step_id, step in self._steps.items()
-            if not (step_id in self._results or step_id in underway)
-            and all(other in self._results for other in self._order.waits_for[step_id])
-        ]
-        for step in ready:
-            fails = any(isinstance(self._results[other], _Skipped) for other in self._order.needs[step.id])
-            body = self._skip(step) if fails else self._run(step)
-            self._running[asyncio.get_running_loop().create_task(body)] = step.id
+        ready = sorted(self._turns.get_ready(), key=self._places.__getitem__)
+        for step_id in ready:
+            fails = any(isinstance(self._results[other], _Skipped) for other in self._needs[step_id])
+            body = self._skip(self._steps[step_id]) if fails else self._run(self._steps[step_id])
+            self._running[asyncio.get_running_loop().create_task(body)] = step_id
         return bool(ready)
 
     def _end(self, step_id: str, task: asyncio.Task[object]) -> None:
@@ -155,6 +154,8 @@ class _Run:
             if isinstance(error, WorkflowError) and error.step_id != step_id:
                 raise
             self._failures[step_id], self._results[step_id] = error, _SKIPPED
+            self._stops = self._stops or not self._definition.continues_after(self._steps[step_id])
+        self._turns.done(step_id)
 
     async def _cut_off(self) -> None:
         for task in self._running:

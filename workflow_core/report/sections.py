@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING
 
 from workflow_core.report.drawing import draw_timeline
@@ -106,13 +107,14 @@ def history_table(
         results: What steps returned, as text, by the event that brought it.
         errors: The errors of the steps, oldest first.
     """
-    left = list(errors)
+    left: defaultdict[tuple[str | None, int | None], deque[ErrorEntry]] = defaultdict(deque)
+    for found in errors:
+        left[found.step_id, found.attempt].append(found)
     rows = []
     for event in events:
         entry = EventEntry.of(event)
-        error = next((found for found in left if _is_of(found, entry)), None)
-        if error is not None:
-            left.remove(error)
+        of_attempt = left.get((entry.step_id, entry.attempt)) if entry.type == "StepFailed" else None
+        error = of_attempt.popleft() if of_attempt else None
         cells: tuple[Child, ...] = (
             tag("th", entry.seq, scope="row"),
             tag("td", since_start(events, event), class_="time"),
@@ -131,10 +133,6 @@ def history_table(
     title = tag("summary", "History ", tag("span", count(len(rows), "event"), class_="number"))
     region = tag("div", table, class_="scrolls", role="region", aria_label=f"History of {name}", tabindex="0")
     return tag("details", title, region, class_="history", open=True)
-
-
-def _is_of(error: ErrorEntry, entry: EventEntry) -> bool:
-    return entry.type == "StepFailed" and (error.step_id, error.attempt) == (entry.step_id, entry.attempt)
 
 
 def _details(entry: EventEntry, result: str | None, error: ErrorEntry | None) -> Markup:

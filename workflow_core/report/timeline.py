@@ -284,13 +284,11 @@ class _Layout:
 
     def _fate(self, place: int, step_id: str) -> BarKind:
         """Return what a failed attempt led to: another attempt, a panic, or nothing more."""
-        for later in self._events[place + 1 :]:
-            match later:
+        for number in range(place + 1, len(self._events)):
+            match self._events[number]:
                 case StepRetrying(step_id=found) if found == step_id:
                     return "retried"
-                case ExecutionPanicked(step_id=found) if found == step_id or (
-                    found is None and later is self._events[place + 1]
-                ):
+                case ExecutionPanicked(step_id=found) if found == step_id or (found is None and number == place + 1):
                     return "panicked"
                 case StepStarted(step_id=found) | StepCompleted(step_id=found) if found == step_id:
                     return "failed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
+from collections import deque
 from datetime import UTC, date
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from workflow_core.database.layout import RuntimeLayout
     from workflow_core.logs import Level, LogLine
 
-__all__ = ["GrowingFiles", "LogFilter", "Shown", "daily_logs", "latest_lines", "line_data", "read_lines"]
+__all__ = ["GrowingFiles", "LogFilter", "Shown", "daily_logs", "latest_lines", "line_data"]
 
 _LONGEST_NUMBER = 18
 _PART = 65_536
@@ -83,22 +84,6 @@ def daily_logs(layout: RuntimeLayout, workflows: Iterable[str], since: datetime 
     return [path for _, path in sorted(found)]
 
 
-def read_lines(paths: Sequence[Path], wanted: LogFilter, most: int | None) -> list[Shown]:
-    """Return the lines of files in the order of time; the last ``most`` of them."""
-    streams = [_lines(path, wanted) for path in paths]
-    merged = heapq.merge(*streams, key=lambda shown: shown[0].at)
-    if most is None:
-        return list(merged)
-    if most == 0:
-        return []
-    lines: list[Shown] = []
-    for shown in merged:
-        lines.append(shown)
-        if len(lines) > 2 * most:
-            del lines[:-most]
-    return lines[-most:]
-
-
 def latest_lines(paths: Sequence[Path], wanted: LogFilter, most: int, most_read: int = _MOST_READ) -> list[Shown]:
     """Return the last ``most`` lines of files in the order of time, reading no more than the ends of the files.
 
@@ -142,19 +127,8 @@ def _raw_lines_backwards(path: Path, most_read: int) -> Iterator[bytes]:
         return
 
 
-def _lines(path: Path, wanted: LogFilter) -> Iterator[Shown]:
-    try:
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            for text in file:
-                line = parse_line(text)
-                if line is not None and wanted.admits(line):
-                    yield line, text.rstrip("\n")
-    except FileNotFoundError:
-        return
-
-
 class GrowingFiles:
-    """Reads what is added to files, wherever it was left.
+    """Reads files, and then what is added to them, wherever it was left.
 
     Args:
         wanted: Which lines are shown.
@@ -164,10 +138,24 @@ class GrowingFiles:
         self._wanted = wanted
         self._read: dict[Path, int] = {}
 
-    def skip(self, paths: Iterable[Path]) -> None:
-        """Leave out what files hold now."""
-        for path in paths:
-            self._read[path] = _size(path)
+    def lines_so_far(self, paths: Iterable[Path], most: int | None) -> list[Shown]:
+        """Return the complete lines of files in the order of time; the last ``most`` of them."""
+        merged = heapq.merge(*map(self._lines, paths), key=lambda shown: shown[0].at)
+        return list(deque(merged, maxlen=most))
+
+    def _lines(self, path: Path) -> Iterator[Shown]:
+        try:
+            with path.open("rb") as file:
+                for raw in file:
+                    if not raw.endswith(b"\n"):
+                        return
+                    self._read[path] = self._read.get(path, 0) + len(raw)
+                    text = raw.decode("utf-8", "replace").rstrip("\n")
+                    line = parse_line(text)
+                    if line is not None and self._wanted.admits(line):
+                        yield line, text
+        except FileNotFoundError:
+            return
 
     def new_lines(self, paths: Iterable[Path]) -> list[Shown]:
         """Return the complete lines that were added since, in the order of time."""

@@ -13,6 +13,7 @@ from workflow_core.cli.invocation import Invocation, make_command
 from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
 from workflow_core.cli.reading import require_workflow
 from workflow_core.cli.texts import moment_text
+from workflow_core.report.sections import count
 from workflow_core.retention import RESTING_STATUSES
 
 if TYPE_CHECKING:
@@ -88,8 +89,8 @@ def _show(report: CleanupReport) -> None:
     if report.removed:
         print_table(["Workflow", "Executions"], sorted(report.removed.items()))
         print_line()
-    executions = "1 execution" if report.total == 1 else f"{report.total:,} executions"
-    print_line(f"{verb} {executions} and {report.log_files:,} daily log files from before {before}.")
+    removed = f"{count(report.total, 'execution')} and {count(report.log_files, 'daily log file')}"
+    print_line(f"{verb} {removed} from before {before}.")
     if not report.dry_run:
         print_line(f"{_size(report.bytes_freed)} given back, {_size(report.bytes_reusable)} free for new executions.")
 

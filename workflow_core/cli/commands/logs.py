@@ -20,7 +20,7 @@ from workflow_core.database.directory import DirectoryStore
 from workflow_core.logs import LEVELS, event_line, parse_line
 from workflow_core.views.execution_view import read_view
 from workflow_core.views.json_text import json_text
-from workflow_core.views.log_reading import GrowingFiles, LogFilter, daily_logs, line_data, read_lines
+from workflow_core.views.log_reading import GrowingFiles, LogFilter, daily_logs, line_data
 from workflow_core.views.overviews import known_workflows
 
 if TYPE_CHECKING:
@@ -109,9 +109,7 @@ def command(
             _show_history(invocation, engine, record, wanted, most, show, follow=follow)
             return
         growing = GrowingFiles(wanted)
-        if follow:
-            growing.skip(found)
-        shown = read_lines(found, wanted, most)
+        shown = growing.lines_so_far(found, most)
         _print(shown, show)
         if not shown and not follow and not invocation.quiet:
             announce("No log lines.")
@@ -178,20 +176,19 @@ def _show_history(
     follow: bool,
 ) -> None:
     """Make the log of an execution of its stored history."""
-    execution_id, known = record.execution_id, 0
+    execution_id, workflow, known = record.execution_id, engine.store.workflow(record.workflow_name), 0
     if not invocation.quiet:
         announce("There is no log file of this execution; this is its stored history")
 
     async def new_lines() -> list[Shown]:
         nonlocal known
         found: list[Shown] = []
-        for event in await engine.history(execution_id):
+        for event in await workflow.load_events(record.workflow_name, execution_id, known):
+            known = event.seq
             text = event_line(event)
             line = parse_line(text)
-            if event.seq > known and line is not None:
-                known = event.seq
-                if wanted.admits(line):
-                    found.append((line, text.rstrip("\n")))
+            if line is not None and wanted.admits(line):
+                found.append((line, text.rstrip("\n")))
         return found
 
     async def show_all() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -16,7 +17,7 @@ from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, prin
 from workflow_core.cli.overview import raise_for_problems
 from workflow_core.cli.reading import find_execution, require_workflow
 from workflow_core.cli.texts import age_text
-from workflow_core.errors import StorageError
+from workflow_core.errors import ExecutionNotFoundError, StorageError
 from workflow_core.summaries import EXECUTION_STATUSES
 from workflow_core.views.execution_data import execution_data
 from workflow_core.views.execution_view import read_view
@@ -24,9 +25,12 @@ from workflow_core.views.overviews import known_workflows, read_overviews
 from workflow_core.views.wording import status_of, took_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from workflow_core.engine import WorkflowEngine
     from workflow_core.models import ExecutionStatus
     from workflow_core.summaries import ExecutionSummary
+    from workflow_core.views.execution_view import ExecutionView
     from workflow_core.views.overviews import Overview
 
 __all__ = ["command"]
@@ -131,7 +135,7 @@ def _show_executions(
     if workflow is not None:
         invocation.run(require_workflow(engine, workflow))
     executions, problems = invocation.run(_latest(engine, workflow, wanted, queue, limit))
-    views = [invocation.run(read_view(engine, execution.execution_id)) for execution in executions]
+    views = invocation.run(_views(engine, executions))
     if output_format == "json":
         print_json(
             [
@@ -196,6 +200,15 @@ async def _latest(
         except StorageError as error:
             problems.append(str(error))
     return sorted(found, key=lambda summary: summary.started_at, reverse=True)[:limit], problems
+
+
+async def _views(engine: WorkflowEngine, executions: Iterable[ExecutionSummary]) -> list[ExecutionView]:
+    """Read executions that are listed, except those that were removed meanwhile."""
+    views = []
+    for execution in executions:
+        with contextlib.suppress(ExecutionNotFoundError):
+            views.append(await read_view(engine, execution.execution_id))
+    return views
 
 
 def _counts(overview: Overview) -> list[int | str]:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 import psycopg
 
 from workflow_core import outside
+from workflow_core.database.cancellation import deliver_later
 from workflow_core.database.postgres.database import to_its_end
 from workflow_core.errors import StorageError
 
@@ -227,6 +228,9 @@ class Groups:
             try:
                 return await member.settled
             except asyncio.CancelledError as cancellation:
+                if member.settled.done() and not member.settled.cancelled():  # its answer came in this very turn
+                    deliver_later(cancellation)
+                    return member.settled.result()
                 member.settled = loop.create_future()
                 return await to_its_end(member.settled, cancellation)
 

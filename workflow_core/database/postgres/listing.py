@@ -143,8 +143,11 @@ class ListingStore(Points):
             counts.setdefault(name, {})[status] = count
         return counts
 
-    async def unfinished_executions(self, after: Position | None = None, limit: int = 500) -> list[UnfinishedExecution]:
+    async def unfinished_executions(
+        self, after: Position | None = None, limit: int = 500, hindered: set[str] | None = None
+    ) -> list[UnfinishedExecution]:
         """Read executions that are not at rest, the earliest started first, with their owners."""
+        del hindered  # it is a single database
         place = (FIRST, "") if after is None else after
         values = {"after": place[0], "after_id": place[1], "limit": limit}
         return [unfinished(row, utc) for row in await self.fetch(_LIST_UNFINISHED, values)]

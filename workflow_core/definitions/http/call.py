@@ -22,7 +22,7 @@ class Call:
     """A request that a thread makes.
 
     Attributes:
-        given_up: Nobody waits for the answer any more.
+        done_with: The answer was read, or nobody waits for it any more.
         too_late: It has taken longer than its timeout.
         streams: Its connections.
     """
@@ -30,14 +30,14 @@ class Call:
     config: HttpConfig
     headers: dict[str, str]
     now: datetime
-    given_up: threading.Event = field(default_factory=threading.Event)
+    done_with: threading.Event = field(default_factory=threading.Event)
     too_late: threading.Event = field(default_factory=threading.Event)
     streams: list[Any] = field(default_factory=list)
 
     @property
     def is_late(self) -> bool:
         """Whether nobody waits any more."""
-        return self.given_up.is_set() or self.too_late.is_set()
+        return self.done_with.is_set() or self.too_late.is_set()
 
     @property
     def what(self) -> str:

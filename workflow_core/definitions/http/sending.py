@@ -42,7 +42,7 @@ _NOT_IDEMPOTENT: Final = frozenset({"POST", "PUT", "PATCH"})
 _KEPT_ELSEWHERE: Final = frozenset({"accept", "accept-language", "content-type", "user-agent"})
 _PLAIN_IN_KEYS: Final = "".join(map(chr, range(32, 127))).replace("%", "")
 _LOOK_AGAIN: Final = 0.01
-"""Seconds until a connection is cut off that was made after the time was over."""
+"""Seconds until a connection is cut off that was made after the others were."""
 
 _thread = threading.local()
 
@@ -64,7 +64,7 @@ async def request(config: HttpConfig, context: ExecutorContext) -> dict[str, obj
     try:
         answer = await asyncio.get_running_loop().run_in_executor(_threads(), _made, call)
     finally:
-        call.given_up.set()
+        call.done_with.set()
     return {"status": answer.status, "headers": answer.headers, "data": answer.data}
 
 
@@ -85,13 +85,13 @@ def _made(call: Call) -> Answer:
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
         raise HttpRefusedError(f"{call.what} cannot be made: {error_text(error)}") from None
     except httpx.HTTPError as error:
-        if call.is_late:
+        if call.too_late.is_set():
             raise call.timed_out() from None
         raise HttpTransportError(f"{call.what} failed: {type(error).__name__}: {error_text(error)}") from None
 
 
 class _Watch:
-    """Cuts the connections of a request off when its time is over.
+    """Cuts the connections of a request off when its time is over, or when nobody waits for its answer any more.
 
     The client's own time-outs begin anew with each byte, so a server that drips its answer would be waited for as long
     as it likes. What is shut down ends the reading at once, wherever it is.
@@ -107,16 +107,17 @@ class _Watch:
 
     def __exit__(self, *exc_info: object) -> None:
         self._over.set()
+        self._call.done_with.set()
         self._thread.join()
 
     def _watch(self) -> None:
-        wait = self._call.config.timeout / 1_000
-        while not self._over.wait(wait):  # in real time, whatever the clock of a test shows
-            wait = _LOOK_AGAIN
+        if not self._call.done_with.wait(self._call.config.timeout / 1_000):  # in real time, whatever a test's clock
             self._call.too_late.set()
+        while not self._over.is_set():
             for stream in list(self._call.streams):
                 with contextlib.suppress(OSError):
                     stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            self._over.wait(_LOOK_AGAIN)
 
 
 def _noting(call: Call) -> Callable[[str, dict[str, Any]], None]:
@@ -144,6 +145,8 @@ def _followed(call: Call, client: httpx.Client) -> Answer:
     client.headers["accept-encoding"] = "gzip"
     message = client.build_request(method, _with_query(url, config), headers=headers, **content)
     for _ in range(config.max_redirects + 1):
+        if call.is_late:
+            raise call.timed_out()
         message.extensions["trace"] = _noting(call)
         response = client.send(message, stream=True)
         try:
