@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_workflow.faults import WorkflowFaults
     from pytest_workflow.harness import WorkflowHarness
     from pytest_workflow.history import History
+    from pytest_workflow.plan import FaultPlan
     from pytest_workflow.snapshots import normalized
     from pytest_workflow.spy import Call, Calls, WorkflowSpy
     from workflow_core.events import (
@@ -53,6 +54,7 @@ __all__ = [
     "ExecutionRecovered",
     "ExecutionRestarted",
     "ExecutionStarted",
+    "FaultPlan",
     "History",
     "Sleep",
     "SleepCompleted",
@@ -75,6 +77,7 @@ __all__ = [
 _HOMES = {
     "Call": "pytest_workflow.spy",
     "Calls": "pytest_workflow.spy",
+    "FaultPlan": "pytest_workflow.plan",
     "History": "pytest_workflow.history",
     "Sleep": "pytest_workflow.clock",
     "VirtualClock": "pytest_workflow.clock",

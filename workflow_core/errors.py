@@ -82,12 +82,15 @@ class ValidationError(WorkflowCoreError, ValueError):
     """An argument, configuration, input or result is not acceptable; nothing was written for a refused argument.
 
     Attributes:
-        errors: The mistakes in pydantic's form, one dictionary each, with ``loc``, ``msg`` and ``type``.
+        errors: The mistakes in pydantic's form, one dictionary each, with ``loc``, ``msg`` and ``type``. There is at
+            least one, which is the message itself where the mistake has no place.
     """
 
     def __init__(self, message: str, errors: Sequence[ErrorDetails] = ()) -> None:
         super().__init__(message)
-        self.errors: list[ErrorDetails] = list(errors)
+        self.errors: list[ErrorDetails] = list(errors) or [
+            {"type": "value_error", "loc": (), "msg": message, "input": None}
+        ]
 
     @classmethod
     def from_pydantic(cls, what: str, error: pydantic.ValidationError, *, with_input: bool = True) -> ValidationError:

@@ -45,7 +45,7 @@ class Limits(Model):
     starts_per_key: WholeNumber | None = pydantic.Field(default=None, ge=1, le=1_000_000)
     period_ms: WholeNumber = pydantic.Field(default=1_000, ge=1, le=LONGEST_MS)
     key: str | None = pydantic.Field(default=None, min_length=1, max_length=_LONGEST_KEY)
-    held_while_waiting: bool = True
+    held_while_waiting: pydantic.StrictBool = True
 
     @pydantic.field_validator("key")
     @classmethod

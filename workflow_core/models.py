@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from workflow_core.errors import PanicError, ValidationError, WorkflowError, WorkflowTimeoutError
 from workflow_core.timeouts import LONGEST_MS
@@ -90,7 +90,7 @@ class RetryConfig(Model):
 
     max_attempts: WholeNumber = Field(default=3, ge=1, le=10)
     backoff_ms: WholeNumber = Field(default=1_000, ge=0, le=LONGEST_MS)
-    exponential_backoff: bool = True
+    exponential_backoff: StrictBool = True
     max_backoff_ms: WholeNumber | None = Field(default=None, ge=0, le=LONGEST_MS)
     non_retryable: tuple[str, ...] = ()
 
@@ -115,7 +115,7 @@ class PanicConfig(Model):
 
     max_restart_attempts: WholeNumber = Field(default=3, ge=1, le=5)
     restart_delay_ms: WholeNumber = Field(default=5_000, ge=1_000, le=LONGEST_MS)
-    enable_auto_restart: bool = True
+    enable_auto_restart: StrictBool = True
 
 
 class CircuitBreakerConfig(Model):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, StrictBool
 
 from workflow_core.errors import ValidationError
 from workflow_core.models import Model, WholeNumber
@@ -110,7 +110,7 @@ class Settings(Model):
     database_url: DatabaseUrl = None
     database_schema: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")
     database_connections: WholeNumber = Field(default=10, ge=1, le=1_000)
-    database_prepares: bool = True
+    database_prepares: StrictBool = True
     execution_id_format: Literal["business", "uuid"] = "business"
     max_sleep_ms: WholeNumber = Field(default=300_000, ge=0, le=LONGEST_MS)
     max_result_bytes: WholeNumber = Field(default=16_777_216, ge=1_024, le=_LARGEST_RESULT_BYTES)
@@ -122,8 +122,8 @@ class Settings(Model):
     resident_sleepers: WholeNumber = Field(default=1_000, ge=0)
     sync_handlers: Literal["thread", "inline"] = "thread"
     max_recoveries: WholeNumber | None = Field(default=10, ge=1)
-    recover_on_start: bool = True
-    log_files: bool = True
+    recover_on_start: StrictBool = True
+    log_files: StrictBool = True
     log_level: Literal["debug", "info", "warn", "error"] | None = None
 
     def __init__(self, /, **data: Any) -> None:  # noqa: ANN401 - pydantic's own signature

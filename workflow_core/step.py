@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeAlias, TypeVar
 
 from workflow_core.attempts import StepRun
 from workflow_core.database.cancellation import late_cancellations, meet_late_cancellation
@@ -29,6 +30,7 @@ __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = ["StepBuilder", "ErrorHandler", "OpenHandler", "validate_step_id"]
 
 ResultT = TypeVar("ResultT")
+ParametersT = ParamSpec("ParametersT")
 
 ErrorHandler: TypeAlias = Callable[[Any, "WorkflowContext[Any]"], object]
 """Takes the error and the context; returns the step's value, or an awaitable of it, or raises."""
@@ -55,6 +57,23 @@ def validate_step_id(step_id: object) -> str:
             f"A step id must be at most {_LONGEST_STEP_ID} printable characters; this one is {shown(plain, 60)}"
         )
     return plain
+
+
+def _not_forgotten_if_refused(
+    method: Callable[Concatenate[StepBuilder[ResultT], ParametersT], StepBuilder[ResultT]],
+) -> Callable[Concatenate[StepBuilder[ResultT], ParametersT], StepBuilder[ResultT]]:
+    # A step that is refused raises, so whoever described it knows that it does not run: nobody forgot its ``await``.
+    @functools.wraps(method)
+    def refusing(
+        self: StepBuilder[ResultT], /, *args: ParametersT.args, **kwargs: ParametersT.kwargs
+    ) -> StepBuilder[ResultT]:
+        try:
+            return method(self, *args, **kwargs)
+        except ValidationError:
+            self._execution.not_begun.pop(self, None)
+            raise
+
+    return refusing
 
 
 class StepBuilder(Generic[ResultT]):
@@ -105,6 +124,7 @@ class StepBuilder(Generic[ResultT]):
     def __repr__(self) -> str:
         return f'<step "{self.step_id}" of {self._execution}; await it to run it>'
 
+    @_not_forgotten_if_refused
     def on_error(self, handlers: Mapping[Any, ErrorHandler]) -> StepBuilder[ResultT]:
         """Handle errors by their class.
 
@@ -129,6 +149,7 @@ class StepBuilder(Generic[ResultT]):
             self._on_error[key] = handler
         return self
 
+    @_not_forgotten_if_refused
     def catch(self, handler: ErrorHandler) -> StepBuilder[ResultT]:
         """Handle every error that ``on_error`` did not.
 
@@ -144,6 +165,7 @@ class StepBuilder(Generic[ResultT]):
         self._catch = handler
         return self
 
+    @_not_forgotten_if_refused
     def with_circuit_breaker(
         self, failure_threshold: int, reset_timeout_ms: int = 60_000, on_open: OpenHandler | None = None
     ) -> StepBuilder[ResultT]:
@@ -166,6 +188,7 @@ class StepBuilder(Generic[ResultT]):
         self._on_open = on_open
         return self
 
+    @_not_forgotten_if_refused
     def with_retry(self, config: RetryConfig | None = None, /, **changes: Any) -> StepBuilder[ResultT]:  # noqa: ANN401
         """Retry this step differently from the rest of the execution.
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from workflow_core import WorkflowEngine, WorkflowError
+from workflow_core import ValidationError, WorkflowEngine, WorkflowError
 from workflow_core.database.sqlite import SQLiteStore
 
 pytest_plugins = ["pytester"]
@@ -53,6 +53,24 @@ def test_a_test_that_fails_of_it_shows_it(run_within, pytester):
     result = run_within()
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*steps that were never awaited*", 'step "charge" of *'])
+
+
+@pytest.mark.parametrize(
+    "describe",
+    [
+        lambda step: step.with_circuit_breaker(failure_threshold=0),
+        lambda step: step.with_retry(max_attempts=0),
+        lambda step: step.on_error({1: print}),
+        lambda step: step.catch("later"),
+    ],
+)
+def test_a_step_that_was_refused_is_not_forgotten(workflow, describe):
+    @workflow.define("order")
+    async def order(ctx):
+        with pytest.raises(ValidationError):
+            describe(ctx.step("charge", lambda: 1))
+
+    assert workflow.run("order").status == "completed"
 
 
 def test_steps_that_an_error_left_out_are_not_forgotten(workflow):

@@ -128,6 +128,26 @@ def test_configurations_out_of_range(model, fields):
     assert caught.value.errors[0]["loc"] == (next(reversed(fields)),)
 
 
+@pytest.mark.parametrize("given", ["yes", "true", 1, 0.0])
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (RetryConfig, "exponential_backoff"),
+        (PanicConfig, "enable_auto_restart"),
+        (Settings, "recover_on_start"),
+        (Settings, "log_files"),
+        (Settings, "database_prepares"),
+    ],
+)
+def test_what_is_true_or_false_is_nothing_else(model, name, given):
+    with pytest.raises(ValidationError, match=f"{name}: Input should be a valid boolean"):
+        model(**{name: given})
+
+
+def test_a_mistake_without_a_place_is_listed_too():
+    assert ValidationError("no").errors == [{"type": "value_error", "loc": (), "msg": "no", "input": None}]
+
+
 def test_epoch_milliseconds_round_up():
     moment = from_epoch_ms(1_000)
     assert to_epoch_ms(moment) == 1_000

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 from tabulate import tabulate
@@ -15,10 +15,11 @@ from workflow_core.cli.texts import one_line, shortened
 from workflow_core.views.json_text import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
     "FORMAT_OPTION",
+    "LISTING_FORMAT_OPTION",
     "Signs",
     "in_colour",
     "is_terminal",
@@ -30,15 +31,31 @@ __all__ = [
     "width",
 ]
 
-FORMAT_OPTION = click.option(
-    "--format",
-    "-F",
-    "output_format",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Output format.",
-)
+_CommandT = TypeVar("_CommandT", bound="Callable[..., object]")
+
+
+def format_option(*short: str) -> Callable[[_CommandT], _CommandT]:
+    """Return the option ``--format`` of a command.
+
+    Args:
+        *short: What it is called in short.
+    """
+    return click.option(
+        *short,
+        "--format",
+        "output_format",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="Output format.",
+    )
+
+
+FORMAT_OPTION = format_option("-F")
+"""``--format`` where ``-f`` names a file, or could."""
+
+LISTING_FORMAT_OPTION = format_option("-f", "-F")
+"""``--format`` of the commands that list and take no file."""
 
 COLOURS = {
     "completed": "green",

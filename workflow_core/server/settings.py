@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveInt, SecretStr, field_validator
+from pydantic import Field, PositiveInt, SecretStr, StrictBool, field_validator
 
 from workflow_core.errors import ValidationError
 from workflow_core.models import Model
@@ -43,14 +43,14 @@ class ServerSettings(Model):
     token: SecretStr | None = None
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
-    dashboard: bool = True
+    dashboard: StrictBool = True
     poll_interval_ms: PositiveInt = 250
     heartbeat_ms: PositiveInt = 15_000
     session_ms: PositiveInt = 43_200_000
     max_body_bytes: int = Field(default=1_048_576, ge=1)
     changes_per_minute: PositiveInt = 6_000
     failures_per_minute: PositiveInt = 10
-    metrics: bool = True
+    metrics: StrictBool = True
 
     @field_validator("token")
     @classmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from workflow_core.cli.invocation import Invocation, make_command
-from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
+from workflow_core.cli.output import LISTING_FORMAT_OPTION, print_json, print_line, print_table
 from workflow_core.cli.overview import raise_for_problems
 from workflow_core.cli.texts import age_text
 from workflow_core.views.overviews import Overview, read_overviews
@@ -29,7 +29,7 @@ workflow list --app shop
 """,
 )
 @click.option("--status", "-s", type=click.Choice(["active", "inactive"]), help="Only workflows of this status.")
-@FORMAT_OPTION
+@LISTING_FORMAT_OPTION
 @click.pass_obj
 def command(invocation: Invocation, status: str | None, output_format: str) -> None:
     """List all workflows: those of the runtime directory, and those that the app defines."""

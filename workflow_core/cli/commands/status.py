@@ -13,7 +13,7 @@ from workflow_core.cli.failures import STORAGE, USAGE, Failure
 from workflow_core.cli.follow import Follower, manner_for
 from workflow_core.cli.hints import command_line
 from workflow_core.cli.invocation import Invocation, make_command
-from workflow_core.cli.output import FORMAT_OPTION, print_json, print_line, print_table
+from workflow_core.cli.output import LISTING_FORMAT_OPTION, print_json, print_line, print_table
 from workflow_core.cli.overview import raise_for_problems
 from workflow_core.cli.reading import find_execution, require_workflow
 from workflow_core.cli.texts import age_text
@@ -64,7 +64,7 @@ workflow status abc123def-456-789 --format json | jq .status
 @click.option(
     "--limit", "-n", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many executions at most."
 )
-@FORMAT_OPTION
+@LISTING_FORMAT_OPTION
 @click.option("--follow", is_flag=True, help="Follow an execution until it ends; exit with its code.")
 @click.pass_obj
 def command(
