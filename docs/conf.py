@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import subprocess
 import sys
 from importlib.metadata import version as installed_version
@@ -55,6 +56,8 @@ linkcheck_retries = 2
 LONGEST_DESCRIPTION = 160
 """Characters, of which search engines show about as many."""
 
+NAME_OF_A_TEST = re.compile(r'(?<=<span class="pre">)test_\w+(?=</span>)')
+
 ROOT = Path(__file__).parents[1]
 DRAFT = ["-m", "towncrier", "build", "--draft", "--version", "Unreleased", "--date", "changes since then"]
 
@@ -86,7 +89,17 @@ def describe(
         context["metatags"] += "".join(f'<meta {what} content="{html.escape(text)}">' for what, text in said.items())
 
 
+def let_names_of_tests_break(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Let the long names of tests break at their underscores, so that they leave room in a table for the rest of it."""
+    del app, pagename, templatename, doctree
+    if "body" in context:
+        context["body"] = NAME_OF_A_TEST.sub(lambda name: name[0].replace("_", "_<wbr>"), context["body"])
+
+
 def setup(app: Sphinx) -> None:
     """Connect what this file adds to Sphinx."""
     app.connect("source-read", add_unreleased_changes)
     app.connect("html-page-context", describe)
+    app.connect("html-page-context", let_names_of_tests_break)
