@@ -11,7 +11,7 @@ from workflow_core.models import ExecutionStatus
 from workflow_core.report.reading import MOST_EVENTS
 from workflow_core.report.timeline import lay_out
 from workflow_core.server.api.cluster import require_workers
-from workflow_core.server.api.dependencies import Engine, ExecutionId, JsonAnswer, Read, answered
+from workflow_core.server.api.dependencies import Engine, ExecutionId, JsonAnswer, OfWorkflow, Read, answered
 from workflow_core.server.api.execution_models import (
     ErrorList,
     EventList,
@@ -185,9 +185,7 @@ async def execution_logs(
 @router.get("/logs", response_model=LogLines, tags=["workflows"])
 async def logs(
     read: Read,
-    workflow: Annotated[
-        str | None, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="Of this workflow alone.")
-    ] = None,
+    workflow: OfWorkflow = None,
     level: Annotated[Level, _LEVEL] = "debug",
     since: Annotated[AwareDatetime | None, _SINCE] = None,
     lines: Annotated[int, _LINES] = 500,
