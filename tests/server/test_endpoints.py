@@ -16,17 +16,9 @@ from workflow_core.views.execution_data import execution_data, inspection_data
 from workflow_core.views.execution_view import read_view
 from workflow_core.views.json_text import json_bytes
 
-from .conftest import define, serving
+from .conftest import define, run
 
 DOCUMENT = {"name": "greeting", "steps": [{"id": "hello", "type": "log", "config": {"message": "Hello"}}]}
-
-
-def run(directory, test, **options):
-    async def main():
-        async with serving(directory, **options) as served:
-            await test(served)
-
-    asyncio.run(main())
 
 
 def test_an_execution_from_its_start_to_its_end(directory):
