@@ -424,6 +424,8 @@ def test_paths_and_queries_that_are_not_acceptable(directory):
             "/api/executions/e-1/history?after=99999999999999999999",
             "/api/logs?workflow=..%2f..",
             "/api/logs?lines=0",
+            "/api/logs?since=0001-01-01T00:00:00%2B14:00",
+            "/api/logs?since=9999-12-31T23:59:59-14:00",
             "/api/nope",
             "//api/executions",
         ):

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from pydantic import AwareDatetime
 
+from workflow_core.arguments import aware
 from workflow_core.engine import WorkflowEngine
 from workflow_core.logs import Level
 from workflow_core.models import ExecutionStatus
@@ -174,9 +175,10 @@ async def execution_logs(
     lines: Annotated[int, _LINES] = 500,
 ) -> JsonAnswer:
     """Show the latest log lines of an execution, oldest first; without a log file, they are made of its history."""
+    begin = aware("since", since)
 
     async def find(engine: WorkflowEngine) -> dict[str, object]:
-        found = await execution_log(engine, execution_id, level=level, since=since, most=lines)
+        found = await execution_log(engine, execution_id, level=level, since=begin, most=lines)
         return {"lines": [line_data(line) for line in found]}
 
     return await answered(read, find)
@@ -191,9 +193,10 @@ async def logs(
     lines: Annotated[int, _LINES] = 500,
 ) -> JsonAnswer:
     """Show the latest log lines of a workflow, or of all, oldest first."""
+    begin = aware("since", since)
 
     async def find(engine: WorkflowEngine) -> dict[str, object]:
-        found = await workflow_log(engine, workflow, level=level, since=since, most=lines)
+        found = await workflow_log(engine, workflow, level=level, since=begin, most=lines)
         return {"lines": [line_data(line) for line in found]}
 
     return await answered(read, find)
