@@ -13,13 +13,12 @@ import inspect
 import os
 import random
 import sys
-import sysconfig
 import textwrap
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
-from pytest_workflow.frames import users_frame
+from pytest_workflow.frames import LIBRARIES, users_frame
 from pytest_workflow.observed import Site
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EnvironmentRead", "Suspect", "environment_reads", "other_randomness", "suspects", "unordered_loops"]
 
-_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
 _CLOCKS = frozenset({"now", "utcnow", "today", "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter"})
 _OF_TIME = frozenset({"time", "datetime", "_datetime", "freezegun"})
 _IDS = frozenset({"uuid1", "uuid4"})
@@ -88,7 +86,7 @@ def _reader(frame: FrameType) -> FrameType | None:
         outer = outer.f_back
     if outer is None or outer is not users_frame(outer) or outer.f_code.co_name == "<module>":
         return None
-    return None if outer.f_code.co_filename.startswith(_LIBRARIES) else outer
+    return None if outer.f_code.co_filename.startswith(LIBRARIES) else outer
 
 
 @contextlib.contextmanager
@@ -137,7 +135,7 @@ def _called(function: Callable[..., object], code: str) -> Callable[..., object]
         value = vars(value).get(name) if isinstance(value, ModuleType) else None
     if not isinstance(value, FunctionType):
         return None
-    return None if inspect.unwrap(value).__code__.co_filename.startswith((*_LIBRARIES, "<")) else value
+    return None if inspect.unwrap(value).__code__.co_filename.startswith((*LIBRARIES, "<")) else value
 
 
 def _changing(function: Callable[..., object], code: str) -> str | None:

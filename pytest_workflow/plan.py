@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StrictBool, Strict
 from workflow_core.database.store import DURABLE_POINTS
 from workflow_core.errors import ValidationError
 from workflow_core.models import CircuitStatus
+from workflow_core.timeouts import LONGEST_MS
 
 __all__ = [
-    "LONGEST_MS",
     "PLAN_VERSION",
     "STORAGE_ERRORS",
     "CircuitForced",
@@ -47,9 +47,6 @@ PLAN_VERSION = 1
 
 STORAGE_ERRORS: tuple[str, ...] = ("database is locked", "disk I/O error", "database or disk is full")
 """What SQLite says when a database cannot be written; see https://www.sqlite.org/rescode.html."""
-
-LONGEST_MS = 3_155_760_000_000
-"""The longest delay, and the longest jump of a clock, in milliseconds: a hundred years."""
 
 When: TypeAlias = Literal["before", "after"]
 """Before a durable point's transaction, or after its commit."""

@@ -76,7 +76,7 @@ def validated_name(workflow_name: str | None) -> str | None:
     """
     if workflow_name is None or (isinstance(workflow_name, str) and WORKFLOW_NAME.fullmatch(workflow_name)):
         return workflow_name
-    raise ValidationError(f"Not the name of a workflow: {workflow_name!r:.300}")
+    raise ValidationError(f"Not the name of a workflow: {shown(workflow_name, 300)}")
 
 
 def aware(what: str, moment: datetime | None) -> datetime | None:
@@ -90,7 +90,7 @@ def aware(what: str, moment: datetime | None) -> datetime | None:
     try:
         return as_utc(moment)
     except (ValueError, AttributeError, OverflowError):
-        raise ValidationError(f"{what} must be a datetime with a time zone, not {moment!r:.300}") from None
+        raise ValidationError(f"{what} must be a datetime with a time zone, not {shown(moment, 300)}") from None
 
 
 def listing(
@@ -125,7 +125,7 @@ def up_to_ten_thousand(what: str, number: object) -> int:
         ValidationError: It is no whole number from 1 to 10,000.
     """
     if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= _LONGEST_PAGE:
-        raise ValidationError(f"{what} must be a number from 1 to {_LONGEST_PAGE}, not {number!r:.300}")
+        raise ValidationError(f"{what} must be a number from 1 to {_LONGEST_PAGE}, not {shown(number, 300)}")
     return number
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import Field
 
 from workflow_core.database.removal import Expiry
-from workflow_core.errors import StorageError, ValidationError
+from workflow_core.errors import StorageError, ValidationError, shown
 from workflow_core.models import Model
 from workflow_core.summaries import statuses
 from workflow_core.timeouts import LONGEST_MS
@@ -82,7 +82,7 @@ def expiry(
     elif isinstance(older_than, (int, float)) and not isinstance(older_than, bool) and abs(older_than) <= LONGEST_MS:
         age = timedelta(milliseconds=older_than)
     else:
-        raise ValidationError(f"older_than must be a timedelta or a number of milliseconds, not {older_than!r:.300}")
+        raise ValidationError(f"older_than must be a timedelta or a number of milliseconds, not {shown(older_than)}")
     if age < timedelta(0):
         raise ValidationError(f"older_than must not be negative: {older_than!r}")
     chosen = statuses(status)

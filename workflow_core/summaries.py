@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, get_args
@@ -10,11 +11,11 @@ from typing import TYPE_CHECKING, get_args
 from pydantic import Field
 
 from workflow_core.clock import as_utc
-from workflow_core.errors import ValidationError
+from workflow_core.errors import ValidationError, shown
 from workflow_core.models import ExecutionStatus, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from workflow_core.database.store import Store
 
@@ -179,11 +180,11 @@ def statuses(status: ExecutionStatus | Iterable[ExecutionStatus] | None) -> Sequ
     """
     if status is None:
         return None
-    named = dict.fromkeys([status] if isinstance(status, str) else status)
-    unknown = [name for name in named if name not in EXECUTION_STATUSES]
-    if unknown:
-        raise ValidationError(f"Not a status of an execution: {unknown[0]!r}; use {', '.join(EXECUTION_STATUSES)}")
-    return tuple(named)
+    named = list(status) if isinstance(status, Iterable) and not isinstance(status, str) else [status]
+    for name in named:
+        if not isinstance(name, str) or name not in EXECUTION_STATUSES:
+            raise ValidationError(f"Not a status of an execution: {shown(name)}; use {', '.join(EXECUTION_STATUSES)}")
+    return tuple(dict.fromkeys(named))
 
 
 def cursor(place: Position) -> str:
@@ -210,4 +211,4 @@ def position(before: ExecutionSummary | str | None) -> Position | None:
             return as_utc(datetime.fromisoformat(moment)), execution_id
     except ValueError:
         pass
-    raise ValidationError(f"Not a cursor: {before!r:.300}; give the cursor of the last execution of the page before")
+    raise ValidationError(f"Not a cursor: {shown(before)}; give the cursor of the last execution of the page before")

@@ -248,6 +248,17 @@ def test_times_of_executions_steps_and_sleeps(memory_engine, number):
     assert ("sleep" in refused) == (not (is_number and 0 <= number <= 300_000))
 
 
+@pytest.mark.parametrize("value", [Rude(), 10**5_000, 1.5, object(), b"a"], ids=lambda value: type(value).__name__)
+def test_what_lists_and_cleanups_cannot_be_asked_for(memory_engine, value):
+    engine = memory_engine()
+    for parameter in ("workflow_name", "status", "limit", "search", "before", "started_after", "started_before"):
+        with pytest.raises(ValidationError):
+            asyncio.run(engine.list_executions(**{parameter: value}))
+    for parameters in ({"workflow_name": value}, {"status": value}, {"batch": value}, {"older_than": [value]}):
+        with pytest.raises(ValidationError):
+            asyncio.run(engine.cleanup(**{"older_than": 1, **parameters}))
+
+
 @QUICK
 @given(st.dictionaries(st.one_of(TEXTS, st.sampled_from(["max_attempts", 1, None])), NUMBERS, max_size=3) | OBJECTS)
 def test_configurations_in_general(config):

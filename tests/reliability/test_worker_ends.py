@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("procrastinate")
 
 from tests.reliability import held_app
-from tests.reliability.storm_workflows import ids_of, make_engine
-from tests.reliability.worker_storm import to_rest
+from tests.reliability.storm_workflows import make_engine
+from tests.reliability.worker_storm import enqueue, to_rest, until
 
 SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "9"))
 ENDS = int(os.environ.get("WORKFLOW_WORKER_STRIKES", "16"))
@@ -21,17 +21,6 @@ MOST_SECONDS = 30 * BATCHES
 CUT_OFF = "SELECT count(*) FROM {s}.step_events WHERE type = 'StepInterrupted'"
 KNOWN = ("was cut off without a recovery", "follows attempt", "was called more than once")
 """What the storm's checks say of attempts that were given back, and so have the same number again."""
-
-
-async def burst(engine, batch):
-    for name, execution_id in ids_of(batch):
-        await engine.enqueue(name, execution_id)
-
-
-async def until_told(worker, words):
-    async with asyncio.timeout(MOST_SECONDS):
-        while words not in worker.text():
-            await asyncio.sleep(0.02)  # another process is waited for
 
 
 @pytest.mark.timeout(240)
@@ -45,7 +34,7 @@ def test_workers_that_are_told_to_end_all_the_time_lose_nothing_and_use_up_no_at
     async def end_one():
         worker = fleet.workers.pop(0)
         if moments.random() < 0.7:  # the others may be told before they have begun to work
-            await until_told(worker, "Working on")
+            await until(lambda: "Working on" in worker.text())
         await asyncio.sleep(moments.uniform(0.02, 0.3))
         worker.signal(signal.SIGTERM)
         begin()
@@ -59,10 +48,10 @@ def test_workers_that_are_told_to_end_all_the_time_lose_nothing_and_use_up_no_at
         async with asyncio.timeout(MOST_SECONDS):
             for number in range(ENDS):
                 if number % max(1, ENDS // BATCHES) == 0 and number < BATCHES * (ENDS // BATCHES):
-                    await burst(engine, batch := next(bursts))
+                    await enqueue(engine, batch := next(bursts))
                 await end_one()
             while await engine.bare_store.fetch(CUT_OFF) == [(0,)]:  # as long as nobody was in the middle of a step
-                await burst(engine, batch := next(bursts))
+                await enqueue(engine, batch := next(bursts))
                 await end_one()
         await to_rest(engine, batch, MOST_SECONDS)
         await engine.aclose()
@@ -99,7 +88,7 @@ def begin_held(tmp_path, fleet):
 async def stop_twice(worker, number):
     """Send a worker a signal, and another one when it has told that it stops; return its exit code."""
     worker.signal(number)
-    await until_told(worker, "Stopping")
+    await until(lambda: "Stopping" in worker.text())
     worker.signal(number)
     return await asyncio.to_thread(worker.wait)
 
@@ -130,7 +119,7 @@ def test_a_second_signal_stops_a_worker_whose_database_is_away(tmp_path, fleet, 
         async with held_app.make_engine(tmp_path) as engine:
             worker = await begin_held(engine, proxy.url)
             proxy.close()
-            await until_told(worker, "The database is away")
+            await until(lambda: "The database is away" in worker.text())
             assert await stop_twice(worker, signal.SIGTERM) == 143
             assert " ERROR " not in worker.text()
             fleet.workers.clear()

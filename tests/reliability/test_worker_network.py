@@ -12,8 +12,8 @@ pytest.importorskip("procrastinate")
 
 from tests.postgres_proxy import Proxy
 from tests.reliability.storm_checks import read_witness
-from tests.reliability.storm_workflows import ids_of, make_engine
-from tests.reliability.worker_storm import to_rest
+from tests.reliability.storm_workflows import make_engine
+from tests.reliability.worker_storm import enqueue, to_rest, until
 
 SEED = int(os.environ.get("WORKFLOW_STORM_SEED", "3"))
 BATCHES = int(os.environ.get("WORKFLOW_STORM_BATCHES", "3"))
@@ -53,29 +53,14 @@ def make_proxy(tmp_path, postgres_server):
         yield make
 
 
-async def enqueue(engine, batches):
-    for batch in range(1, batches + 1):
-        for name, execution_id in ids_of(batch):
-            await engine.enqueue(name, execution_id)
-
-
-async def until(condition):
-    async with asyncio.timeout(MOST_SECONDS):
-        while not await condition():
-            await asyncio.sleep(0.02)  # other processes are waited for
-
-
 def run_storm(tmp_path, fleet, when_ready=lambda: None):
     """Enqueue the storm's workflows when the workers are ready, and wait until all of them are at rest."""
 
-    async def ready():
-        return all("Working on" in worker.text() for worker in fleet.workers)
-
     async def scenario():
         engine = make_engine(tmp_path)
-        await until(ready)
+        await until(lambda: all("Working on" in worker.text() for worker in fleet.workers))
         when_ready()
-        await enqueue(engine, BATCHES)
+        await enqueue(engine, *range(1, BATCHES + 1))
         await to_rest(engine, BATCHES, MOST_SECONDS)
         await engine.aclose()
 
@@ -116,11 +101,7 @@ def test_who_listened_and_was_cut_off_listens_again(tmp_path, fleet, postgres_se
         await engine.bare_store.make_queue()
         fleet.begin(postgres_server.url, poll=HOUR_MS, heartbeat=PATIENT_MS)
         for batch in range(1, BATCHES + 1):
-
-            async def listens():
-                return await listeners(engine)
-
-            await until(listens)
+            await until(lambda: listeners(engine))
             before = await listeners(engine)
             await engine.bare_store.fetch(f"SELECT pg_terminate_backend(pid) {LISTENERS}")
 
@@ -128,8 +109,7 @@ def test_who_listened_and_was_cut_off_listens_again(tmp_path, fleet, postgres_se
                 return await listeners(engine) - before
 
             await until(listens_again)
-            for name, execution_id in ids_of(batch):
-                await engine.enqueue(name, execution_id)
+            await enqueue(engine, batch)
         await to_rest(engine, BATCHES, MOST_SECONDS)
         await engine.aclose()
 
@@ -159,15 +139,11 @@ def test_who_cannot_listen_works_and_listens_when_it_can(tmp_path, fleet, make_p
 
     async def scenario():
         engine = make_engine(tmp_path)
-        await enqueue(engine, BATCHES)
+        await enqueue(engine, *range(1, BATCHES + 1))
         await to_rest(engine, BATCHES, MOST_SECONDS)
         assert await listeners(engine) == set()
         proxy.deaf = False
-
-        async def listens():
-            return await listeners(engine)
-
-        await until(listens)
+        await until(lambda: listeners(engine))
         await engine.aclose()
 
     asyncio.run(scenario())
@@ -212,7 +188,7 @@ def test_connections_of_workers_that_break_all_the_time_lose_nothing_and_repeat_
 
     async def scenario():
         engine = make_engine(tmp_path)
-        await enqueue(engine, BATCHES)
+        await enqueue(engine, *range(1, BATCHES + 1))
         await until(lambda: listeners(engine))
         striking = threading.Thread(target=strike)
         striking.start()

@@ -14,8 +14,8 @@ import psycopg
 
 from pytest_workflow.postgres.server import FAST
 from tests.reliability.disks import small_disk
-from tests.reliability.storm_workflows import ids_of, make_engine
-from tests.reliability.worker_storm import to_rest
+from tests.reliability.storm_workflows import make_engine
+from tests.reliability.worker_storm import enqueue, to_rest, until
 
 BATCHES = 2
 MOST_SECONDS = 45
@@ -46,18 +46,6 @@ def serve(postgres_server):
         postgres_server.start()
 
 
-async def enqueue(engine, batches):
-    for batch in range(1, batches + 1):
-        for name, execution_id in ids_of(batch):
-            await engine.enqueue(name, execution_id)
-
-
-async def until(condition):
-    async with asyncio.timeout(MOST_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.02)  # other processes are waited for
-
-
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("seconds", "heartbeat"), OUTAGES)
 def test_workers_wait_for_a_server_that_crashed_and_is_away(
@@ -70,7 +58,7 @@ def test_workers_wait_for_a_server_that_crashed_and_is_away(
     async def scenario():
         engine = make_engine(tmp_path)
         await until(lambda: all("Working on" in worker.text() for worker in workers))
-        await enqueue(engine, BATCHES)
+        await enqueue(engine, *range(1, BATCHES + 1))
         await until(lambda: len((tmp_path / "witness.txt").read_text().splitlines()) > 20)
         postgres_server.stop(signal.SIGQUIT)
         await asyncio.sleep(seconds)
@@ -105,7 +93,8 @@ def test_workers_wait_for_a_connection_when_the_server_takes_no_more(tmp_path, f
         with contextlib.suppress(psycopg.OperationalError):
             while True:
                 hogs.append(psycopg.connect(postgres_server.url, autocommit=True))
-        await enqueue(engine, BATCHES)  # for so many at once the worker wants more connections than it has
+        # for so many at once the worker wants more connections than it has
+        await enqueue(engine, *range(1, BATCHES + 1))
         await until(lambda: "too many clients" in worker.text())
         late = fleet.begin(postgres_server.url)
         await until(lambda: "too many clients already" in late.text())
@@ -153,7 +142,7 @@ async def _fill_and_clear(tmp_path, disk, worker):
     engine = make_engine(tmp_path)
     await engine.bare_store.make_queue()
     await until(lambda: "Working on" in worker.text())
-    await enqueue(engine, BATCHES)
+    await enqueue(engine, *range(1, BATCHES + 1))
     disk.fill()
     await until(lambda: "No space left on device" in worker.text())
     disk.clear()

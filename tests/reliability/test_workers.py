@@ -10,8 +10,8 @@ pytest.importorskip("procrastinate")
 
 from tests.reliability.postgres_copy import copy
 from tests.reliability.storm_checks import Counted, check
-from tests.reliability.storm_workflows import KINDS, ids_of, make_engine
-from tests.reliability.worker_storm import Storm, to_rest
+from tests.reliability.storm_workflows import KINDS, make_engine
+from tests.reliability.worker_storm import Storm, enqueue, to_rest
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals and fork")
 
@@ -37,9 +37,7 @@ def test_eight_workers_that_are_killed_and_stopped_lose_nothing_and_repeat_nothi
 
     async def scenario():
         engine = make_engine(tmp_path)
-        for batch in range(1, BATCHES + 1):
-            for name, execution_id in ids_of(batch):
-                await engine.enqueue(name, execution_id)
+        await enqueue(engine, *range(1, BATCHES + 1))
         await storm.strike(STRIKES, restart_the_server)
         await to_rest(engine, BATCHES, 90)
         ((left,),) = await engine.bare_store.fetch("SELECT count(*) FROM {s}.dispatches WHERE state <> 'ended'")

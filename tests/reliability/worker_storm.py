@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import os
 import random
 import signal
@@ -131,6 +132,23 @@ async def _work(directory: Path) -> None:
         await Worker(engine, SETTINGS).run(stop)
     finally:
         await engine.aclose()
+
+
+async def enqueue(engine: WorkflowEngine, *batches: int) -> None:
+    """Hand some batches of executions to the workers."""
+    for batch in batches:
+        for name, execution_id in ids_of(batch):
+            await engine.enqueue(name, execution_id)
+
+
+async def until(condition: Callable[[], object], seconds: float = 90) -> None:
+    """Wait until something holds that other processes do; it may be asked for with an ``await``."""
+    async with asyncio.timeout(seconds):
+        while True:
+            found = condition()
+            if await found if inspect.isawaitable(found) else found:
+                return
+            await asyncio.sleep(0.02)
 
 
 async def to_rest(engine: WorkflowEngine, batches: int, seconds: float) -> None:

@@ -77,6 +77,16 @@ async def serving(directory, client_options=None, defining=define, store=None, *
             yield Served(app, engine, client)
 
 
+def run(directory, test, **options):
+    """Run a test, a function of what is served, with the options of `serving`."""
+
+    async def main():
+        async with serving(directory, **options) as served:
+            await test(served)
+
+    asyncio.run(main())
+
+
 @pytest.fixture(scope="session")
 def server_nursery(nursery):
     """Give birth to servers, too, in milliseconds."""

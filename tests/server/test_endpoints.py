@@ -16,17 +16,9 @@ from workflow_core.views.execution_data import execution_data, inspection_data
 from workflow_core.views.execution_view import read_view
 from workflow_core.views.json_text import json_bytes
 
-from .conftest import define, serving
+from .conftest import define, run
 
 DOCUMENT = {"name": "greeting", "steps": [{"id": "hello", "type": "log", "config": {"message": "Hello"}}]}
-
-
-def run(directory, test, **options):
-    async def main():
-        async with serving(directory, **options) as served:
-            await test(served)
-
-    asyncio.run(main())
 
 
 def test_an_execution_from_its_start_to_its_end(directory):
@@ -432,6 +424,8 @@ def test_paths_and_queries_that_are_not_acceptable(directory):
             "/api/executions/e-1/history?after=99999999999999999999",
             "/api/logs?workflow=..%2f..",
             "/api/logs?lines=0",
+            "/api/logs?since=0001-01-01T00:00:00%2B14:00",
+            "/api/logs?since=9999-12-31T23:59:59-14:00",
             "/api/nope",
             "//api/executions",
         ):

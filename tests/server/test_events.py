@@ -9,7 +9,7 @@ from workflow_core import Settings, StorageError, WorkflowEngine
 from workflow_core.server.api.events import _Sending
 from workflow_core.server.live import Changes
 
-from .conftest import define, serving
+from .conftest import define, run
 
 
 class Stream:
@@ -72,14 +72,6 @@ class Stream:
         while (event := await self.next()) is not None:
             found.append(event)
         return found
-
-
-def run(directory, test, **options):
-    async def main():
-        async with serving(directory, **options) as served:
-            await test(served)
-
-    asyncio.run(main())
 
 
 def seqs(found):

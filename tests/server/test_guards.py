@@ -10,18 +10,10 @@ from workflow_core import ValidationError, WorkflowEngine
 from workflow_core.server import ServerSettings, create_app, lifespan
 from workflow_core.server.throttling import Throttle
 
-from .conftest import serving
+from .conftest import run, serving
 
 TOKEN = "a-token-of-the-tests-that-is-long"  # noqa: S105
 BEARER = {"authorization": f"Bearer {TOKEN}"}
-
-
-def run(directory, test, **options):
-    async def main():
-        async with serving(directory, **options) as served:
-            await test(served)
-
-    asyncio.run(main())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import sqlite3
 
 import pytest
 
-from tests.unit.watching import Watcher, broken, run
+from tests.unit.watching import Watcher, broken, cancel_something_inside, run
 from workflow_core import (
     CircuitBreakerConfig,
     PanicError,
@@ -462,11 +462,6 @@ def test_a_cancellation_of_something_inside_names_the_step_and_its_cause(machine
     seen = []
 
     async def flow(ctx):
-        async def cancel_something_inside():
-            task = asyncio.ensure_future(asyncio.Event().wait())
-            task.cancel()
-            await task
-
         with pytest.raises(WorkflowError) as caught:
             await ctx.step("s", cancel_something_inside).with_retry(max_attempts=1)
         seen.append(caught.value.original_error)

@@ -177,6 +177,12 @@ def test_a_place_that_is_taken_is_refused(boot, root, tmp_path, how):
     assert files(tmp_path) == before
 
 
+def test_a_backup_may_have_a_long_name(boot, root, tmp_path):
+    engine = boot(root)
+    engine.run("returns", "r-1")
+    assert (asyncio.run(engine.backup(tmp_path / ("\u65e5" * 82))) / "registry.db").is_file()
+
+
 def test_an_empty_directory_is_filled(boot, root, tmp_path):
     engine = boot(root)
     engine.run("returns", "r-1")

@@ -7,18 +7,13 @@ import gc
 import pytest
 
 from tests.unit.conftest import every_store_kind, sql
+from tests.unit.watching import cancel_something_inside, run
 from workflow_core import InvalidStateError, PanicError, ValidationError, hookimpl
 from workflow_core.failures import rebuild_error, record_error
 from workflow_core.panic import find_panic_indicator
 from workflow_core.serialization import Codec
 
 store_kind = every_store_kind
-
-
-def run(machine, flow, **options):
-    machine.define("w")(flow)
-    engine = machine.boot()
-    return asyncio.run(machine.clock.finish(engine.start_and_wait("w", "e", **options)))
 
 
 def test_the_rest_of_a_sleep_is_slept_after_each_crash(machine, clock):
@@ -139,9 +134,7 @@ def test_a_task_left_behind_by_a_panicked_run_cannot_write_into_the_next(machine
 
 def test_a_cancellation_inside_the_body_is_an_unexpected_error(machine):
     async def flow(ctx):
-        task = asyncio.ensure_future(asyncio.Event().wait())
-        task.cancel()
-        await task
+        await cancel_something_inside()
 
     result = run(machine, flow, panic_config={"enable_auto_restart": False})
     assert (result.status, result.error.type, result.error.indicator) == (

@@ -229,9 +229,31 @@ def test_who_comes_back_after_losing_the_lease_writes_nothing(two_machines, cloc
     assert [event.step_id for event in events if type(event).__name__ == "StepStarted"] == ["s"]
 
 
+async def taken_over(machines, clock, meanwhile):
+    """Let the second engine take over from the first one, whose loop stands still and goes on in between.
+
+    ``meanwhile`` is what the first one does after its state was read and before its lease ends.
+    """
+    one, two = machines
+    one._leases.renewal.cancel()
+    await clock.advance(30_000)
+    take = two.bare_store.execution_recovered
+
+    async def while_the_other_writes(*arguments):
+        await meanwhile()
+        return await take(*arguments)
+
+    two.bare_store.execution_recovered = while_the_other_writes
+    assert await two.recover() == ["e"]
+    result = await clock.finish(two.wait("e"))
+    events = await two.history("e")
+    await asyncio.gather(*one.abandon(), return_exceptions=True)
+    await two.aclose()
+    return result, events
+
+
 def test_what_the_last_owner_writes_while_it_is_taken_over_is_not_done_again(two_machines, clock):
-    """It was taken for dead, and wrote between the moment when its state was read and the one when its lease ended."""
-    one, two = two_machines
+    one = two_machines[0]
     calls = []
 
     def define(engine):
@@ -249,23 +271,13 @@ def test_what_the_last_owner_writes_while_it_is_taken_over_is_not_done_again(two
     async def main():
         await one.start("v", "e", detach=True)
         await clock.advance(1_000)
-        one._leases.renewal.cancel()
-        await clock.advance(30_000)
-        take = two.bare_store.execution_recovered
 
-        async def while_the_other_writes(*arguments):
+        async def meanwhile():
             may_end["a"].set()
             while ("b", True) not in calls:
                 await clock.advance(1)
-            return await take(*arguments)
 
-        two.bare_store.execution_recovered = while_the_other_writes
-        assert await two.recover() == ["e"]
-        result = await clock.finish(two.wait("e"))
-        events = await two.history("e")
-        await asyncio.gather(*one.abandon(), return_exceptions=True)
-        await two.aclose()
-        return result, events
+        return await taken_over(two_machines, clock, meanwhile)
 
     may_end = {"a": asyncio.Event(), "b": asyncio.Event()}
     for engine in two_machines:
@@ -305,23 +317,13 @@ def test_a_refusal_by_the_last_owner_while_it_is_taken_over_is_seen(two_machines
         while not called:
             await clock.advance(1)
         await one.set_circuit("v", "s", "open", CIRCUIT)
-        one._leases.renewal.cancel()
-        await clock.advance(30_000)
-        take = two.bare_store.execution_recovered
 
-        async def while_the_other_writes(*arguments):
+        async def meanwhile():
             while ("one", "on_open") not in called:
                 await clock.advance(100)
             await two.set_circuit("v", "s", "closed", CIRCUIT)
-            return await take(*arguments)
 
-        two.bare_store.execution_recovered = while_the_other_writes
-        assert await two.recover() == ["e"]
-        result = await clock.finish(two.wait("e"))
-        events = await two.history("e")
-        await asyncio.gather(*one.abandon(), return_exceptions=True)
-        await two.aclose()
-        return result, events
+        return await taken_over(two_machines, clock, meanwhile)
 
     define_refused(one, called, "one")
     define_refused(two, called, "two")
@@ -369,9 +371,9 @@ def test_an_attempt_that_was_cut_off_is_told_although_a_circuit_refuses_the_next
 
 
 def test_what_the_last_owner_writes_that_has_no_place_in_the_history_is_seen_by_who_takes_over(two_machines, clock):
-    """It recorded that a step failed for good between the moment when its state was read and the end of its lease."""
-    one, two = two_machines
-    taken, failed = asyncio.Event(), asyncio.Event()
+    """It recorded that a step failed for good."""
+    one = two_machines[0]
+    being_taken, failed = asyncio.Event(), asyncio.Event()
 
     def define(engine):
         @engine.define("v", retry_config=RetryConfig(max_attempts=1))
@@ -383,37 +385,25 @@ def test_what_the_last_owner_writes_that_has_no_place_in_the_history_is_seen_by_
 
     async def main():
         record = one.bare_store.step_failed
-        take = two.bare_store.execution_recovered
 
         async def late(*arguments):
             await being_taken.wait()
             await record(*arguments)
             failed.set()
-            await taken.wait()
+            await asyncio.Event().wait()
 
-        async def while_the_other_writes(*arguments):
+        async def meanwhile():
             being_taken.set()
             await failed.wait()
-            lease = await take(*arguments)
-            taken.set()
-            return lease
 
-        being_taken = asyncio.Event()
         one.bare_store.step_failed = late
-        two.bare_store.execution_recovered = while_the_other_writes
         await one.start("v", "e", detach=True)
         await clock.advance(1_000)
-        one._leases.renewal.cancel()
-        await clock.advance(30_000)
-        assert await two.recover() == ["e"]
-        result = await clock.finish(two.wait("e"))
-        await asyncio.gather(*one.abandon(), return_exceptions=True)
-        await two.aclose()
-        return result
+        return await taken_over(two_machines, clock, meanwhile)
 
     for engine in two_machines:
         define(engine)
-    result = asyncio.run(main())
+    result, _ = asyncio.run(main())
     assert result.status == "failed"
     assert result.steps["s"].attempt == 1
 

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from tests.unit.conftest import every_store_kind
+from tests.unit.watching import cancel_something_inside, run
 from workflow_core import (
     NonRetryableError,
     RecordedError,
@@ -17,18 +18,6 @@ from workflow_core import (
 from workflow_core.retry import is_retryable
 
 store_kind = every_store_kind
-
-
-async def cancel_something_inside():
-    task = asyncio.ensure_future(asyncio.Event().wait())
-    task.cancel()
-    await task
-
-
-def run(machine, flow, engine=None, **options):
-    machine.define("w")(flow)
-    engine = engine or machine.boot()
-    return asyncio.run(machine.clock.finish(engine.start_and_wait("w", "e", **options)))
 
 
 def test_a_completed_step_runs_once_in_one_run(machine):

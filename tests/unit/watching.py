@@ -30,6 +30,13 @@ async def broken():
     raise ValueError("no")
 
 
+async def cancel_something_inside():
+    """Await something that is cancelled, as the function of a step or a workflow."""
+    task = asyncio.ensure_future(asyncio.Event().wait())
+    task.cancel()
+    await task
+
+
 def run(machine, flow, engine=None, **options):
     """Run a handler as the workflow "w", execution "e", and return the result."""
     machine.define("w")(flow)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import sqlite3
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +13,7 @@ from workflow_core.database.diagnosis import storage_error
 from workflow_core.database.layout import RuntimeLayout
 from workflow_core.database.registry import executions_in, register
 from workflow_core.errors import StorageError, ValidationError
+from workflow_core.whole_files import neighbour
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,8 @@ def back_up(
         raise StorageError(f"{layout.root} holds no workflows, so there is nothing to back up", str(layout.root))
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f"{to.name}.", suffix=".part", dir=to.parent))
+        part = neighbour(to)
+        part.mkdir(mode=0o700)
         try:
             _Copy(layout, RuntimeLayout(part), busy_timeout_ms).make(progress, cancelled)
             if to.exists():

@@ -22,12 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ExecutionPoints"]
 
-_SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
-"""Steps that were skipped because of others, not by an open circuit: a restart decides anew about them."""
-
-_BEGINS_AGAIN: Final = f"(status NOT IN ('completed', 'skipped', 'sleeping') OR {_SKIPPED_UNTRIED})"
-"""Steps that a restart begins again."""
-
 _INSERT_EXECUTION: Final = (
     "INSERT INTO executions (id, workflow_name, status, started_at, input_data, retry_config, panic_config,"
     " deadline_at, owner_id, created_at, updated_at, definition_revision, fencing_token)"
@@ -207,18 +201,18 @@ class ExecutionPoints(WritableDatabase):
                 (restart_attempt, owner.owner_id, deadline_at),
                 "status IN ('panicked', 'failed')",
             )
-            parts.keep_start_events(connection, lease.execution_id, _BEGINS_AGAIN)
+            parts.keep_start_events(connection, lease.execution_id, parts.BEGINS_AGAIN)
             connection.execute(
                 "INSERT INTO event_log (execution_id, seq, type, step_id, attempt, at)"
                 " SELECT execution_id, completed_seq, 'StepSkipped', step_id, attempt, completed_at FROM steps"
-                f" WHERE execution_id = ? AND {_SKIPPED_UNTRIED}",
+                f" WHERE execution_id = ? AND {parts.SKIPPED_UNTRIED}",
                 (lease.execution_id,),
             )
             connection.execute(
                 "UPDATE steps SET status = CASE kind WHEN 'sleep' THEN 'sleeping' ELSE 'pending' END, attempt = 0,"
                 " next_attempt_at = NULL, started_seq = CASE kind WHEN 'sleep' THEN started_seq END,"
                 " error_message = NULL, result_data = NULL, completed_seq = NULL, completed_at = NULL,"
-                f" revision = revision + 1, updated_at = ? WHERE execution_id = ? AND {_BEGINS_AGAIN}",
+                f" revision = revision + 1, updated_at = ? WHERE execution_id = ? AND {parts.BEGINS_AGAIN}",
                 (now, lease.execution_id),
             )
             data = stored_json(restart_attempt=restart_attempt)

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from workflow_core.models import CircuitStatus
 
 __all__ = [
+    "BEGINS_AGAIN",
     "CIRCUIT_EVENTS",
     "EXECUTION_COLUMNS",
+    "SKIPPED_UNTRIED",
     "abandon_steps",
     "change_circuit",
     "execution_record",
@@ -43,6 +45,12 @@ EXECUTION_COLUMNS: Final = (
     "e.output_data, e.retry_config, e.panic_config, e.deadline_at, e.restart_at, e.owner_id, e.fencing_token, "
     "e.definition_revision"
 )
+
+SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
+"""Steps that were skipped because of others, not by an open circuit: a restart decides anew about them."""
+
+BEGINS_AGAIN: Final = f"(status NOT IN ('completed', 'skipped', 'sleeping') OR ({SKIPPED_UNTRIED}))"
+"""Steps that a restart begins again."""
 
 CIRCUIT_EVENTS: Final[Mapping[CircuitStatus, str]] = {
     "open": "CircuitOpened",

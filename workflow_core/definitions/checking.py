@@ -22,7 +22,7 @@ from workflow_core.definitions.expressions import (
 )
 from workflow_core.definitions.mistakes import Mistakes
 from workflow_core.definitions.ordering import CycleError, Needs, ancestors, order_of
-from workflow_core.errors import ValidationError
+from workflow_core.errors import ValidationError, shown
 from workflow_core.limits import Limits
 from workflow_core.models import CircuitBreakerConfig, PanicConfig, RetryConfig
 from workflow_core.serialization import MAX_DEPTH
@@ -267,14 +267,14 @@ def _check_plain(value: object, location: Location, mistakes: Mistakes, depth: i
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                mistakes.add(location, f"has the key {key!r:.60}; keys are texts")
+                mistakes.add(location, f"has the key {shown(key, 60)}; keys are texts")
                 return False
         looked_over = [_check_plain(item, (*location, key), mistakes, depth + 1) for key, item in value.items()]
         return all(looked_over)
     if isinstance(value, (list, tuple)):
         looked_over = [_check_plain(item, (*location, index), mistakes, depth + 1) for index, item in enumerate(value)]
         return all(looked_over)
-    mistakes.add(location, f"is a {type(value).__name__}, {value!r:.60}, which JSON cannot hold")
+    mistakes.add(location, f"is a {type(value).__name__}, {shown(value, 60)}, which JSON cannot hold")
     return False
 
 

@@ -14,6 +14,7 @@ from workflow_core.definitions.checking import check_document
 from workflow_core.definitions.expressions import steps_read_by
 from workflow_core.definitions.keys import KEYS
 from workflow_core.definitions.ordering import Order, order_of
+from workflow_core.errors import shown
 from workflow_core.limits import Limits
 from workflow_core.models import Model, PanicConfig, RetryConfig
 from workflow_core.timeouts import LONGEST_MS
@@ -94,7 +95,8 @@ class WorkflowDefinition(Model):
             pydantic.BaseModel.__init__(self, **cleaned)
         except pydantic.ValidationError as error:
             mistakes.add_pydantic(error, type(self))
-        mistakes.raise_any(f"workflow definition {data['name']!r:.150}" if "name" in data else "workflow definition")
+        name = f" {shown(data['name'], 150)}" if "name" in data else ""
+        mistakes.raise_any(f"workflow definition{name}")
 
     @functools.cached_property
     def order(self) -> Order:

@@ -12,7 +12,7 @@ import pydantic
 
 from workflow_core.definitions.builtin import BUILTIN_EXECUTORS
 from workflow_core.definitions.executor import Executor
-from workflow_core.errors import ValidationError
+from workflow_core.errors import ValidationError, shown
 from workflow_core.signatures import takes
 
 __all__ = ["ENTRY_POINT_GROUP", "broken_type", "find_executor", "known_types", "register_executor"]
@@ -69,7 +69,7 @@ def register_executor(
             and name takes its own place when the module is loaded again.
     """
     if not isinstance(step_type, str) or not step_type.strip() or not step_type.isprintable():
-        raise ValidationError(f"A step type must be a printable text, not {step_type!r:.100}")
+        raise ValidationError(f"A step type must be a printable text, not {shown(step_type)}")
     if config_model is not None and not (
         isinstance(config_model, type) and issubclass(config_model, pydantic.BaseModel)
     ):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pydantic
 import pydantic_core
 
-from workflow_core.errors import ValidationError, error_text
+from workflow_core.errors import ValidationError, error_text, shown
 from workflow_core.secrets import Secrets
 from workflow_core.serialization.decoding import BUILTIN_TAGS, Decoder
 from workflow_core.serialization.encoding import Encoder, GivenEncoder
@@ -244,7 +244,7 @@ def _encode_declared(
     except (pydantic.ValidationError, pydantic_core.PydanticSerializationError, ValueError) as error:
         raise _refusal(what, f"it does not fit its declared type: {error}") from None
     if type(back) is not type(value) or not equal:
-        raise _refusal(what, f"it would come back as {back!r:.200} instead of {value!r:.200}") from None
+        raise _refusal(what, f"it would come back as {shown(back, 200)} instead of {shown(value, 200)}") from None
     given = f'"{GIVEN}":"{fingerprint}",' if fingerprint is not None else ""
     return b'{"%s":"%s",%s"value":%s}' % (TAG.encode(), DECLARED.encode(), given.encode(), raw), back
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,13 @@ __all__ = ["command"]
 _KIBIBYTE = 1_024
 
 
+def _number(ctx: click.Context, parameter: click.Parameter, value: float) -> float:
+    """Refuse what is between no bounds, and so in any."""
+    if math.isnan(value):
+        raise click.BadParameter("nan is no number of days.", ctx, parameter)
+    return value
+
+
 @make_command(
     "cleanup",
     examples="""
@@ -37,6 +45,7 @@ workflow cleanup --workflow order --older-than 0.5 --format json
 @click.option(
     "--older-than",
     type=click.FloatRange(min=0, max=36_500),
+    callback=_number,
     default=30,
     show_default=True,
     metavar="DAYS",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pydantic_core
 
-from workflow_core.database.parts import stored_json
+from workflow_core.database.parts import BEGINS_AGAIN, SKIPPED_UNTRIED, stored_json
 from workflow_core.database.postgres.groups import Kind
 from workflow_core.database.postgres.owners import OwnerPoints, owner_values
 from workflow_core.database.postgres.points import CHANGES, LAST_AT, LAST_SEQ, plain, utc
@@ -141,12 +141,6 @@ _IS_TAKEN: Final = (
     " AND updated_at = %(at)s"
 )
 
-_SKIPPED_UNTRIED: Final = "status = 'skipped' AND attempt = 0"
-"""Steps that were skipped because of others, not by an open circuit: a restart decides anew about them."""
-
-_BEGINS_AGAIN: Final = f"(status NOT IN ('completed', 'skipped', 'sleeping') OR ({_SKIPPED_UNTRIED}))"
-"""Steps that a restart begins again."""
-
 _RESTARTED: Final = (
     _changed(
         "status = 'restarting', completed_at = NULL, error_message = NULL, error_data = NULL, restart_at = NULL,"
@@ -159,14 +153,14 @@ _RESTARTED: Final = (
 _STEPS_RESTARTED: Final = (
     "WITH kept AS (INSERT INTO {s}.event_log (execution_id, seq, type, step_id, attempt, at)"
     " SELECT execution_id, started_seq, 'StepStarted', step_id, attempt, started_at FROM {s}.steps"
-    f" WHERE execution_id = %(id)s AND started_seq IS NOT NULL AND kind = 'step' AND {_BEGINS_AGAIN}),"
+    f" WHERE execution_id = %(id)s AND started_seq IS NOT NULL AND kind = 'step' AND {BEGINS_AGAIN}),"
     " skipped AS (INSERT INTO {s}.event_log (execution_id, seq, type, step_id, attempt, at)"
     " SELECT execution_id, completed_seq, 'StepSkipped', step_id, attempt, completed_at FROM {s}.steps"
-    f" WHERE execution_id = %(id)s AND {_SKIPPED_UNTRIED}),"
+    f" WHERE execution_id = %(id)s AND {SKIPPED_UNTRIED}),"
     " again AS (UPDATE {s}.steps SET status = CASE kind WHEN 'sleep' THEN 'sleeping' ELSE 'pending' END, attempt = 0,"
     " next_attempt_at = NULL, started_seq = CASE kind WHEN 'sleep' THEN started_seq END, error_message = NULL,"
     " result_data = NULL, completed_seq = NULL, completed_at = NULL, revision = revision + 1, updated_at = %(at)s"
-    f" WHERE execution_id = %(id)s AND {_BEGINS_AGAIN})"
+    f" WHERE execution_id = %(id)s AND {BEGINS_AGAIN})"
     " INSERT INTO {s}.event_log (execution_id, seq, type, at, data)"
     f" VALUES (%(id)s, {_BEHIND}, 'ExecutionRestarted', {_NOT_BEFORE}, %(data)s)"
 )

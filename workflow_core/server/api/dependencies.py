@@ -3,10 +3,11 @@
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Path, Query, Request
 from starlette.responses import Response
 
 from workflow_core.arguments import EXECUTION_ID
+from workflow_core.database.layout import WORKFLOW_NAME
 from workflow_core.engine import WorkflowEngine
 from workflow_core.server.live import Changes
 from workflow_core.server.reading import Reader
@@ -18,6 +19,7 @@ __all__ = [
     "ExecutionId",
     "JsonAnswer",
     "Live",
+    "OfWorkflow",
     "Read",
     "ServedSettings",
     "WorkflowName",
@@ -79,11 +81,12 @@ WorkflowName = Annotated[
     Path(
         description="The name of a workflow.",
         examples=["order"],
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        pattern=f"^{WORKFLOW_NAME.pattern}$",
         min_length=1,
         max_length=128,
     ),
 ]
+OfWorkflow = Annotated[str | None, Query(pattern=f"^{WORKFLOW_NAME.pattern}$", description="Of this workflow alone.")]
 
 
 async def answered(read: Reader, find: Callable[[WorkflowEngine], Coroutine[Any, Any, object]]) -> JsonAnswer:

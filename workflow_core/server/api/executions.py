@@ -5,13 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from pydantic import AwareDatetime
 
+from workflow_core.arguments import aware
 from workflow_core.engine import WorkflowEngine
 from workflow_core.logs import Level
 from workflow_core.models import ExecutionStatus
 from workflow_core.report.reading import MOST_EVENTS
 from workflow_core.report.timeline import lay_out
 from workflow_core.server.api.cluster import require_workers
-from workflow_core.server.api.dependencies import Engine, ExecutionId, JsonAnswer, Read, answered
+from workflow_core.server.api.dependencies import Engine, ExecutionId, JsonAnswer, OfWorkflow, Read, answered
 from workflow_core.server.api.execution_models import (
     ErrorList,
     EventList,
@@ -174,9 +175,10 @@ async def execution_logs(
     lines: Annotated[int, _LINES] = 500,
 ) -> JsonAnswer:
     """Show the latest log lines of an execution, oldest first; without a log file, they are made of its history."""
+    begin = aware("since", since)
 
     async def find(engine: WorkflowEngine) -> dict[str, object]:
-        found = await execution_log(engine, execution_id, level=level, since=since, most=lines)
+        found = await execution_log(engine, execution_id, level=level, since=begin, most=lines)
         return {"lines": [line_data(line) for line in found]}
 
     return await answered(read, find)
@@ -185,17 +187,16 @@ async def execution_logs(
 @router.get("/logs", response_model=LogLines, tags=["workflows"])
 async def logs(
     read: Read,
-    workflow: Annotated[
-        str | None, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="Of this workflow alone.")
-    ] = None,
+    workflow: OfWorkflow = None,
     level: Annotated[Level, _LEVEL] = "debug",
     since: Annotated[AwareDatetime | None, _SINCE] = None,
     lines: Annotated[int, _LINES] = 500,
 ) -> JsonAnswer:
     """Show the latest log lines of a workflow, or of all, oldest first."""
+    begin = aware("since", since)
 
     async def find(engine: WorkflowEngine) -> dict[str, object]:
-        found = await workflow_log(engine, workflow, level=level, since=since, most=lines)
+        found = await workflow_log(engine, workflow, level=level, since=begin, most=lines)
         return {"lines": [line_data(line) for line in found]}
 
     return await answered(read, find)

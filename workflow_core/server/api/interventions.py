@@ -3,14 +3,14 @@
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Request
+from fastapi import APIRouter, Body, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from workflow_core.arguments import validated_name
 from workflow_core.models import CircuitBreakerConfig, ExecutionStatus
 from workflow_core.retention import RESTING_STATUSES
-from workflow_core.server.api.dependencies import Engine, ExecutionId, JsonAnswer, Read
+from workflow_core.server.api.dependencies import Engine, ExecutionId, JsonAnswer, OfWorkflow, Read
 from workflow_core.server.api.execution_models import ExecutionDetails
 from workflow_core.server.api.models import Circuit, CircuitList, Cleaned
 from workflow_core.server.api.workflows import answer
@@ -107,9 +107,7 @@ async def cleanup(engine: Engine, wanted: Annotated[CleanupRequest, Body()]) -> 
 @router.get("/circuits", response_model=CircuitList, tags=["circuit breakers"])
 async def list_circuits(
     read: Read,
-    workflow: Annotated[
-        str | None, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="Of this workflow alone.")
-    ] = None,
+    workflow: OfWorkflow = None,
 ) -> JsonAnswer:
     """List the circuit breakers that are stored, sorted by workflow and step."""
     circuits, problems = await read(lambda engine: read_circuits(engine, workflow))
