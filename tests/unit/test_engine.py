@@ -325,6 +325,10 @@ def test_the_current_engine(engine):
     other.close()
 
 
+def test_the_current_engine_lists_its_methods():
+    assert {"define", "start", "run", "wait", "restart", "list_executions"} <= set(dir(Workflow))
+
+
 def test_redefining_warns_and_replaces(engine):
     engine.define("w", lambda ctx: 1)
     with pytest.warns(WorkflowRedefinedWarning, match='"w" is defined again') as caught:
