@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 from workflow_core import circuit_breaker
-from workflow_core.arguments import listing, up_to_ten_thousand, validated_name
+from workflow_core.arguments import check_parts, listing, up_to_ten_thousand, validated_name
 from workflow_core.clock import Clock, SystemClock, to_epoch_ms
 from workflow_core.config import Configurations
 from workflow_core.current import activated
@@ -103,6 +103,7 @@ class WorkflowEngine:
         settings: Settings | None = None,
         process_probe: ProcessProbe | None = None,
     ) -> None:
+        check_parts(store, clock, plugins, settings)
         self.settings = settings or Settings()
         self.clock: Clock = clock or SystemClock()
         self.definitions = Definitions()

@@ -325,6 +325,21 @@ def test_the_current_engine(engine):
     other.close()
 
 
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"store": "orders.db"}, r"one such as SQLiteStore\(path\), not 'orders.db'"),
+        ({"clock": 5}, r"one such as SystemClock\(\), not 5"),
+        ({"settings": {"max_sleep_ms": 1}}, r"are Settings\(...\), not \{"),
+        ({"plugins": "audit"}, "a list of objects, not 'audit'"),
+        ({"plugins": SystemProcessProbe()}, "a list of objects, not <"),
+    ],
+)
+def test_what_an_engine_cannot_be_made_of(parts, message):
+    with pytest.raises(ValidationError, match=message):
+        WorkflowEngine(**parts)
+
+
 def test_the_current_engine_lists_its_methods():
     assert {"define", "start", "run", "wait", "restart", "list_executions"} <= set(dir(Workflow))
 
