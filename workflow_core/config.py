@@ -12,7 +12,7 @@ import pydantic
 import pydantic_core
 from pydantic import Field
 
-from workflow_core.errors import ConfigurationError, MissingConfigurationError, ValidationError
+from workflow_core.errors import ConfigurationError, MissingConfigurationError, ValidationError, shown
 from workflow_core.models import Model
 
 if TYPE_CHECKING:
@@ -95,6 +95,9 @@ class Configurations:
         secrets: Mapping[str, str] | None,
     ) -> None:
         """Change a configuration in memory; see `workflow_core.WorkflowEngine.configure`."""
+        for what, values in (("variables", variables), ("secrets", secrets)):
+            if values is not None and not isinstance(values, Mapping):
+                raise ValidationError(f"The {what} of a workflow are a dictionary, not {shown(values)}")
         WorkflowConfig(
             environment="development" if environment is None else environment,
             variables=dict(variables or {}),

@@ -182,7 +182,11 @@ class WorkflowEngine:
         self._hooks_changed()
 
     def unregister(self, plugin: object) -> None:
-        """Take a plugin away."""
+        """Take a plugin away.
+
+        Raises:
+            ValidationError: It was not registered.
+        """
         self.extensions.unregister(plugin)
         self._hooks_changed()
 
@@ -392,6 +396,8 @@ class WorkflowEngine:
         Raises:
             ValidationError: A name or a value is not acceptable.
         """
+        if validated_name(name) is None:
+            raise ValidationError("Workflows are configured one by one: name one")
         self.configurations.configure(name, environment, variables, secrets)
 
     async def backup(self, to: str | Path, progress: Callable[[int, int], object] | None = None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, get_args
@@ -14,7 +15,7 @@ from workflow_core.errors import ValidationError
 from workflow_core.models import ExecutionStatus, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from workflow_core.database.store import Store
 
@@ -179,11 +180,11 @@ def statuses(status: ExecutionStatus | Iterable[ExecutionStatus] | None) -> Sequ
     """
     if status is None:
         return None
-    named = dict.fromkeys([status] if isinstance(status, str) else status)
+    named = tuple(status) if isinstance(status, Iterable) and not isinstance(status, str) else (status,)
     unknown = [name for name in named if name not in EXECUTION_STATUSES]
     if unknown:
         raise ValidationError(f"Not a status of an execution: {unknown[0]!r}; use {', '.join(EXECUTION_STATUSES)}")
-    return tuple(named)
+    return tuple(dict.fromkeys(named))
 
 
 def cursor(place: Position) -> str:

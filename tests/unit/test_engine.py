@@ -340,6 +340,27 @@ def test_what_an_engine_cannot_be_made_of(parts, message):
         WorkflowEngine(**parts)
 
 
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda engine: asyncio.run(engine.list_executions(status=5)), "Not a status of an execution: 5"),
+        (lambda engine: asyncio.run(engine.cleanup(0, 5)), "Not a status of an execution: 5"),
+        (lambda engine: engine.configure("a/b"), "Not the name of a workflow: 'a/b'"),
+        (lambda engine: engine.configure(None), "one by one: name one"),
+        (
+            lambda engine: engine.configure("w", variables=["x"]),
+            r"variables of a workflow are a dictionary, not \['x'\]",
+        ),
+        (lambda engine: engine.configure("w", secrets="x"), "secrets of a workflow are a dictionary, not 'x'"),
+        (lambda engine: engine.unregister("audit"), "no such plugin: 'audit'"),
+        (lambda engine: engine.define_declarative(5), "a file or a document, not 5"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(engine, ask, message):
+    with pytest.raises(ValidationError, match=message):
+        ask(engine)
+
+
 def test_the_current_engine_lists_its_methods():
     assert {"define", "start", "run", "wait", "restart", "list_executions"} <= set(dir(Workflow))
 
