@@ -41,7 +41,7 @@ NAMESAKE = (
 _test_modules_key = pytest.StashKey[set[str]]()
 
 
-def _refuse_namesake() -> None:
+def refuse_namesake() -> None:
     """Stop with one clear error if the other distribution that owns the import name is installed."""
     try:
         importlib.metadata.distribution("pytest-workflow")
@@ -57,7 +57,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and refuse what cannot work."""
-    _refuse_namesake()
+    refuse_namesake()
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
     check_store_option(config)

@@ -1,12 +1,22 @@
-"""Stands where the foreign distribution pytest-workflow keeps its plugin, and says that both cannot be installed.
+"""The plugin for ``-p pytest_workflow.plugin``, where its entry point does not load it.
 
-Its entry point names this module. Without it pytest would end with a traceback before the real plugin could speak.
+The foreign distribution pytest-workflow keeps its own plugin in a module of this name. If both are installed, pytest
+imports this one, and is told that they cannot be; otherwise it would end with a traceback.
 """
 
 from __future__ import annotations
 
-import pytest
+from typing import TYPE_CHECKING
 
-from pytest_workflow.entry import NAMESAKE
+from pytest_workflow import entry
 
-raise pytest.UsageError(NAMESAKE)
+if TYPE_CHECKING:
+    import pytest
+
+entry.refuse_namesake()
+
+
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Load the plugin, unless it is loaded."""
+    if not pluginmanager.is_registered(entry):
+        pluginmanager.register(entry, "workflow_core")

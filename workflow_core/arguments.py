@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from workflow_core.clock import as_utc
 from workflow_core.database.layout import WORKFLOW_NAME
 from workflow_core.errors import ValidationError, shown
+from workflow_core.settings import Settings
 from workflow_core.summaries import Listing, statuses
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from workflow_core.models import ExecutionStatus
-    from workflow_core.settings import Settings
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "MAINTENANCE_QUEUE",
     "QUEUE_NAME",
     "aware",
+    "check_parts",
     "listing",
     "up_to_ten_thousand",
     "validated_id",
@@ -45,6 +46,25 @@ EXECUTION_ID = re.compile(r"[A-Za-z0-9._:-]{1,255}")
 
 _LONGEST_PAGE = 10_000
 _LONGEST_SEARCH = 1_000
+
+
+def check_parts(store: object, clock: object, plugins: object, settings: object) -> None:
+    """Refuse what an engine cannot be made of; ``None`` is what it makes itself.
+
+    Raises:
+        ValidationError: One of them is something else, such as a path in the place of a store.
+    """
+    if store is not None and not hasattr(store, "workflow"):
+        raise ValidationError(
+            f"The store of an engine is one such as SQLiteStore(path), not {shown(store)}; Settings(directory=...) "
+            "names a runtime directory"
+        )
+    if clock is not None and not hasattr(clock, "call_at"):
+        raise ValidationError(f"The clock of an engine is one such as SystemClock(), not {shown(clock)}")
+    if settings is not None and not isinstance(settings, Settings):
+        raise ValidationError(f"The settings of an engine are Settings(...), not {shown(settings)}")
+    if isinstance(plugins, (str, bytes)) or not hasattr(plugins, "__iter__"):
+        raise ValidationError(f"The plugins of an engine are a list of objects, not {shown(plugins)}")
 
 
 def validated_id(execution_id: object, settings: Settings) -> str:

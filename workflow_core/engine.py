@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 from workflow_core import circuit_breaker
-from workflow_core.arguments import listing, up_to_ten_thousand, validated_name
+from workflow_core.arguments import check_parts, listing, up_to_ten_thousand, validated_name
 from workflow_core.clock import Clock, SystemClock, to_epoch_ms
 from workflow_core.config import Configurations
 from workflow_core.current import activated
@@ -103,6 +103,7 @@ class WorkflowEngine:
         settings: Settings | None = None,
         process_probe: ProcessProbe | None = None,
     ) -> None:
+        check_parts(store, clock, plugins, settings)
         self.settings = settings or Settings()
         self.clock: Clock = clock or SystemClock()
         self.definitions = Definitions()
@@ -181,7 +182,11 @@ class WorkflowEngine:
         self._hooks_changed()
 
     def unregister(self, plugin: object) -> None:
-        """Take a plugin away."""
+        """Take a plugin away.
+
+        Raises:
+            ValidationError: It was not registered.
+        """
         self.extensions.unregister(plugin)
         self._hooks_changed()
 
@@ -391,6 +396,8 @@ class WorkflowEngine:
         Raises:
             ValidationError: A name or a value is not acceptable.
         """
+        if validated_name(name) is None:
+            raise ValidationError("Workflows are configured one by one: name one")
         self.configurations.configure(name, environment, variables, secrets)
 
     async def backup(self, to: str | Path, progress: Callable[[int, int], object] | None = None) -> Path:

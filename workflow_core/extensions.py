@@ -13,7 +13,7 @@ import inspect
 import logging
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from workflow_core.errors import PanicError
+from workflow_core.errors import PanicError, ValidationError, shown
 from workflow_core.hookspecs import (
     ENTRY_POINT_GROUP,
     Attempt,
@@ -95,7 +95,13 @@ class Extensions:
         self._look()
 
     def unregister(self, plugin: object) -> None:
-        """Take a plugin away."""
+        """Take a plugin away.
+
+        Raises:
+            ValidationError: It was not registered.
+        """
+        if plugin not in self:
+            raise ValidationError(f"The engine has no such plugin: {shown(plugin)}")
         self._plugins.unregister(plugin)
         self._look()
 

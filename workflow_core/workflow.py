@@ -55,6 +55,11 @@ class _CurrentEngine:
             raise AttributeError(name)
         return getattr(current_engine(), name)
 
+    def __dir__(self) -> list[str]:
+        from workflow_core.engine import WorkflowEngine  # noqa: PLC0415 - a name that is looked up needs no engine
+
+        return sorted({*super().__dir__(), *(name for name in dir(WorkflowEngine) if not name.startswith("_"))})
+
     def __repr__(self) -> str:
         return "<Workflow: the current engine>"
 

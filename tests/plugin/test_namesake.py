@@ -96,3 +96,14 @@ def test_whatever_is_asked(site, arguments):
 def test_without_theirs_all_is_well(site):
     shutil.rmtree(site / "pytest_workflow-2.1.0.dist-info")
     assert run_pytest(site).returncode == pytest.ExitCode.OK
+
+
+@pytest.mark.parametrize("autoload", [True, False])
+@pytest.mark.parametrize("name", ["pytest_workflow.plugin", "workflow_core"])
+def test_the_plugin_can_be_named(site, monkeypatch, name, autoload):
+    shutil.rmtree(site / "pytest_workflow-2.1.0.dist-info")
+    if not autoload:
+        monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    finished = run_pytest(site, "-p", name, "--markers")
+    assert finished.stdout.count("@pytest.mark.workflow_store(kind)") == 1
+    assert finished.returncode == pytest.ExitCode.OK

@@ -325,6 +325,46 @@ def test_the_current_engine(engine):
     other.close()
 
 
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"store": "orders.db"}, r"one such as SQLiteStore\(path\), not 'orders.db'"),
+        ({"clock": 5}, r"one such as SystemClock\(\), not 5"),
+        ({"settings": {"max_sleep_ms": 1}}, r"are Settings\(...\), not \{"),
+        ({"plugins": "audit"}, "a list of objects, not 'audit'"),
+        ({"plugins": SystemProcessProbe()}, "a list of objects, not <"),
+    ],
+)
+def test_what_an_engine_cannot_be_made_of(parts, message):
+    with pytest.raises(ValidationError, match=message):
+        WorkflowEngine(**parts)
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda engine: asyncio.run(engine.list_executions(status=5)), "Not a status of an execution: 5"),
+        (lambda engine: asyncio.run(engine.cleanup(0, 5)), "Not a status of an execution: 5"),
+        (lambda engine: engine.configure("a/b"), "Not the name of a workflow: 'a/b'"),
+        (lambda engine: engine.configure(None), "one by one: name one"),
+        (
+            lambda engine: engine.configure("w", variables=["x"]),
+            "variables of a workflow are a dictionary",
+        ),
+        (lambda engine: engine.configure("w", secrets="x"), "secrets of a workflow are a dictionary, not 'x'"),
+        (lambda engine: engine.unregister("audit"), "no such plugin: 'audit'"),
+        (lambda engine: engine.define_declarative(5), "a file or a document, not 5"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(engine, ask, message):
+    with pytest.raises(ValidationError, match=message):
+        ask(engine)
+
+
+def test_the_current_engine_lists_its_methods():
+    assert {"define", "start", "run", "wait", "restart", "list_executions"} <= set(dir(Workflow))
+
+
 def test_redefining_warns_and_replaces(engine):
     engine.define("w", lambda ctx: 1)
     with pytest.warns(WorkflowRedefinedWarning, match='"w" is defined again') as caught:

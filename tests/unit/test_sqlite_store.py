@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 
 from tests.unit.store_calls import begin
-from workflow_core import SchemaVersionError, StorageError
+from workflow_core import SchemaVersionError, StorageError, ValidationError
 from workflow_core.database import opening
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.database.sqlite import SQLiteStore
@@ -105,3 +105,27 @@ def test_a_path_may_be_a_text(tmp_path):
     begin(store)
     store.close()
     assert (tmp_path / "w.db").exists()
+
+
+def test_a_database_in_memory_by_the_name_that_sqlite_has_for_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = SQLiteStore(":memory:")
+    assert store.location() == ":memory:"
+    assert store.for_reading() is None
+    store.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "how", "message"),
+    [
+        ("", {}, "is a file, or None for one in memory, not ''"),
+        (5, {}, "is a file, or None for one in memory, not 5"),
+        ("a.db", {"synchronous": "OFF"}, "synchronous is NORMAL or FULL, not 'OFF'"),
+    ],
+)
+def test_what_a_database_cannot_be(path, how, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValidationError, match=message):
+        SQLiteStore(path, **how)
+    assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ from workflow_core.database.diagnosis import closed_error, storage_error
 from workflow_core.database.group_commit import GroupCommit
 from workflow_core.database.opening import leave_to_parent, open_database, roll_back
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
+from workflow_core.errors import ValidationError, shown
 from workflow_core.forking import after_fork
 
 if TYPE_CHECKING:
@@ -67,15 +68,21 @@ class _Transaction:
             raise storage_error(error, database.location()) from error
 
 
+_SYNCHRONOUS = ("NORMAL", "FULL")
+
+
 class Database:
     """One database of executions, opened, shared by threads, and begun anew in a forked child.
 
     Args:
-        path: The database file; ``None`` keeps it in memory.
+        path: The database file; ``None``, or SQLite's ``":memory:"``, keeps it in memory.
         synchronous: ``NORMAL``, or ``FULL`` to survive power cuts.
         busy_timeout_ms: How long a write waits for another process's lock, in milliseconds.
         connection: An open connection to use instead of opening one; it is not closed with the store.
         before_opening: Called before the file is opened, which happens at the first use then, instead of at once.
+
+    Raises:
+        ValidationError: An argument is not acceptable.
     """
 
     def __init__(
@@ -87,7 +94,11 @@ class Database:
         connection: sqlite3.Connection | None = None,
         before_opening: Callable[[], None] | None = None,
     ) -> None:
-        self._path = None if path is None else Path(path)
+        if path is not None and (not isinstance(path, (str, Path)) or str(path) in {"", "."}):
+            raise ValidationError(f"A database is a file, or None for one in memory, not {shown(path)}")
+        if synchronous not in _SYNCHRONOUS:
+            raise ValidationError(f"synchronous is {' or '.join(_SYNCHRONOUS)}, not {shown(synchronous)}")
+        self._path = None if path is None or str(path) == ":memory:" else Path(path)
         self._synchronous = synchronous
         self._busy_timeout_ms = busy_timeout_ms
         self._before_opening = before_opening
@@ -95,7 +106,7 @@ class Database:
         self._borrowed = connection is not None
         self._closed = False
         self._connection = connection
-        self.groups = GroupCommit(self, is_on=path is not None)
+        self.groups = GroupCommit(self, is_on=self._path is not None)
         if connection is None and before_opening is None:
             self._connection = self._open()
         after_fork(self)

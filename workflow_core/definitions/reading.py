@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from workflow_core.definitions.document import WorkflowDefinition
-from workflow_core.errors import ValidationError
+from workflow_core.errors import ValidationError, shown
 
 if TYPE_CHECKING:
     import yaml
@@ -41,6 +41,8 @@ def load_definition(source: str | Path | Mapping[str, Any] | WorkflowDefinition)
         return source
     if isinstance(source, Mapping):
         return _defined(source, None)
+    if not isinstance(source, (str, Path)):
+        raise ValidationError(f"A definition is a file or a document, not {shown(source)}")
     path = Path(source)
     return _defined(read_document(path), path)
 
