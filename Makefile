@@ -69,8 +69,10 @@ pictures: $(VENV)/.dev ## Make the pictures of docs/images anew; needs Chromium
 changelog: $(VENV)/.dev ## Show what the next release changes, from changelog.d
 	@$(BIN)/towncrier build --draft --version Unreleased --date "changes since then"
 
+# Without git, as in an unpacked source distribution, the files tell the moment of the commit.
 dist: $(VENV)/.dev ## Build the wheel and the source distribution into dist/
-	SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)}" $(BIN)/python -m build --outdir dist
+	SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || \
+	  $(BIN)/python -c 'import os; print(int(os.stat("pyproject.toml").st_mtime))')}" $(BIN)/python -m build --outdir dist
 	$(BIN)/twine check --strict dist/*.whl dist/*.tar.gz
 
 wheel-test: $(VENV)/.dev ## Run the suite against the built wheel, in an environment of its own, without the source

@@ -297,10 +297,15 @@ class Attachment:
 
     def _outside(self) -> list[Work]:
         works = [*self._at_work(), *self._threads.elsewhere()]
-        sockets = len(self._selector.get_map() or ()) - 1  # without the loop's own wake-up pipe
+        sockets = self._open_sockets()
         if sockets > 0:
             works.append(Work(self, "", OUTSIDE_GRACE_SECONDS, f"{sockets} open sockets or pipes"))
         return works
+
+    def _open_sockets(self) -> int:
+        """Return what the loop waits for besides its own wake-up pipe; Windows' loop has a cache of operations."""
+        waiting = self._selector.get_map() if hasattr(self._selector, "get_map") else self._selector._cache
+        return len(waiting or ()) - 1
 
     def outside(self) -> Iterator[str]:
         """Describe what goes on outside the loop, line by line."""

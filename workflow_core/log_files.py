@@ -33,6 +33,8 @@ __all__ = ["LogFiles"]
 _WRITE_AFTER_MS: Final = 200
 _MOST_NOTED: Final = 1_000
 """So much is written at once: steps that never let the event loop have a turn keep its timers from running."""
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+"""How a log is opened; Windows would make two characters of the end of a line otherwise."""
 
 logger = logging.getLogger("workflow_core")
 
@@ -223,7 +225,7 @@ def _append(path: Path, data: bytes) -> tuple[bool, OSError | None]:
     """
     written = 0
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        descriptor = os.open(path, _APPEND, 0o600)
         try:
             while written < len(data):
                 written += os.write(descriptor, data[written:])

@@ -103,6 +103,24 @@ def test_noise_on_every_way_to_stdout_does_not_spoil_json(started, tmp_path):
     assert all(noise in err for noise in ("print", "descriptor", "child"))
 
 
+def test_what_the_encoding_of_a_pipe_lacks_is_escaped(tmp_path, shop_text):
+    (tmp_path / "shop.py").write_text(shop_text)
+    said = {"name": "Zoë 日本 😀"}
+
+    def output_of(*arguments):
+        environment = {**os.environ, "WORKFLOW_DIR": str(tmp_path / "state"), "PYTHONIOENCODING": "cp1252"}
+        done = subprocess.run(
+            [*COMMAND, *arguments], cwd=tmp_path, env=environment, capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    started = output_of("start", "order", "--app", "shop", "--execution-id", "o-1", "--input", json.dumps(said))
+    assert r"Zoë \u65e5\u672c \ud83d\ude00" in started.decode("cp1252")
+    assert json.loads(output_of("status", "o-1", "--format", "json").decode("cp1252"))["input"] == said
+    assert "Zoë 日本 😀" in output_of("inspect", "o-1", "--html", "-").decode()  # the page says that it is UTF-8
+
+
 @pytest.mark.parametrize("workflow", ["slow", "blocking"])
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
 def test_ctrl_c_tells_how_to_go_on(started, tmp_path, workflow):

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from pytest_workflow import WorkflowStuckError
 from workflow_core import InvalidStateError, Workflow, WorkflowEngine
 from workflow_core.database.sqlite import SQLiteStore
 
@@ -59,6 +60,35 @@ def test_trio(workflow, workflow_db):
     with pytest.raises(InvalidStateError, match="asyncio backend"):
         trio.run(Workflow.start, "quick")
     assert workflow_db.executions() == []
+
+
+class Completions:
+    """What stands in for a selector in the event loop of Windows: it has operations, and no sockets to choose from."""
+
+    def __init__(self, selector):
+        self._selector = selector
+        self._cache = dict.fromkeys(["the loop's own wake-up"])
+
+    def select(self, timeout=None):
+        return self._selector.select(timeout)
+
+    def close(self):
+        self._selector.close()
+
+
+def test_a_stuck_test_is_told_of_in_the_event_loop_of_windows(workflow_clock):
+    loop = asyncio.SelectorEventLoop()
+    selector = loop._selector
+    loop._selector = Completions(selector)
+
+    async def stuck():
+        workflow_clock.attach(asyncio.get_running_loop(), own=False)
+        await asyncio.Event().wait()
+
+    with pytest.raises(WorkflowStuckError, match="no code is runnable"):
+        loop.run_until_complete(stuck())
+    loop._selector = selector
+    loop.close()
 
 
 def test_uvloop(workflow, workflow_db):

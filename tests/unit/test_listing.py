@@ -194,6 +194,7 @@ def test_a_queue_is_looked_for_where_there_are_none(tmp_path):
     engine = WorkflowEngine(SQLiteStore())
     with pytest.raises(ValidationError, match="Workers need PostgreSQL"):
         asyncio.run(engine.list_executions(queue="mail"))
+    engine.close()
 
 
 def test_a_cursor_is_text_that_leads_back(engine):

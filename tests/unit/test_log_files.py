@@ -77,7 +77,7 @@ def test_both_files_tell_the_history(boot, root):
     engine = define(boot())
     engine.run("orders", "o-1")
     engine.run("orders", "o-2")
-    texts = [execution_log(root, each).read_text("utf-8") for each in ("o-1", "o-2")]
+    texts = [execution_log(root, each).read_bytes().decode() for each in ("o-1", "o-2")]  # the ends of lines as well
     assert texts == [expected(engine, "o-1"), expected(engine, "o-2")]
     days = sorted((root / "workflows" / "orders" / "logs").glob("*.log"))
     assert sorted("".join(day.read_text("utf-8") for day in days).splitlines()) == sorted("".join(texts).splitlines())

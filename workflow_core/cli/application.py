@@ -6,13 +6,13 @@ import importlib
 import os
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
 
 from workflow_core.cli.failures import INTERRUPTED, TERMINATED, did_you_mean, failure_of
 from workflow_core.cli.invocation import Invocation, shared_options
+from workflow_core.cli.streams import prepare_streams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,9 +143,7 @@ def workflow() -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit code."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed before the command began
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - it stays open
+    prepare_streams()
     code = _run(arguments)
     waited_for = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     interruption = sys.modules.get("workflow_core.cli.interruption")

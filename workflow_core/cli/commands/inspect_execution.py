@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,7 +87,7 @@ async def _read(engine: WorkflowEngine, execution_id: str) -> tuple[ExecutionRes
 def _write(page: str, file: str) -> None:
     """Write the page as a whole or not at all."""
     if file == "-":
-        sys.stdout.write(page)
+        click.echo(page.encode(), nl=False)
         return
     try:
         write_whole(Path(file), page.encode())

@@ -241,5 +241,6 @@ def _show_workflows(invocation: Invocation, engine: WorkflowEngine, output_forma
                 for each in overviews
             ],
             flexible=0,
+            spare=["Cancelled", "Total", "Completed"],
         )
     raise_for_problems(overviews)
