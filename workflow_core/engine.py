@@ -396,8 +396,6 @@ class WorkflowEngine:
         Raises:
             ValidationError: A name or a value is not acceptable.
         """
-        if validated_name(name) is None:
-            raise ValidationError("Workflows are configured one by one: name one")
         self.configurations.configure(name, environment, variables, secrets)
 
     async def backup(self, to: str | Path, progress: Callable[[int, int], object] | None = None) -> Path:
