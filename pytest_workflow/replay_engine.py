@@ -169,7 +169,7 @@ class _Replay:
         if not repeated:
             self._differences.check_order(ask, place)
         if self._differences.are_between(ask, place):
-            self._over.set_result(None)
+            _settle(self._over)
             await _for_ever()
         execution.begin_activity(ask.step_id)  # which refuses the same step in two tasks at the same time
         try:

@@ -18,6 +18,7 @@ from pytest_workflow import StepCompleted, StepFailed, StepRetrying
 from tests.unit.http_server import Answer, Server
 from workflow_core.definitions import addresses
 from workflow_core.definitions.http import HttpConfig, request
+from workflow_core.definitions.http.call import shown_url
 
 
 @pytest.fixture
@@ -312,6 +313,12 @@ def test_a_redirect_to_a_private_address_is_refused(http, server, other, target)
     assert other.requests == []
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:99999", "[::1]:80", "example.com"])
+def test_a_url_is_shown_without_what_may_be_secret(host):
+    """Also one that a redirect names, which may be none."""
+    assert shown_url(f"http://user:p@ss@{host}/path?token=secret#secret") == f"http://{host}/path"
+
+
 def test_a_redirect_to_another_scheme_is_refused(http, server):
     refused(http(server.on("/", Answer(302, location="file:///etc/passwd"))), "redirects to file:")
 
@@ -385,6 +392,12 @@ def test_a_server_that_was_redirected_to_cannot_change_its_address(http, server,
         ("::ffff:93.184.216.34", True),
         ("64:ff9b::7f00:1", False),
         ("2002:7f00:1::", False),
+        ("64:ff9b::5db8:d822", True),
+        ("64:ff9b:1::7f00:1", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:7f00:1", False),
+        ("fec0::1", False),
+        ("ff0e::1", False),
         ("nonsense", False),
     ],
 )

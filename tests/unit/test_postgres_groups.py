@@ -281,6 +281,24 @@ def test_a_cancellation_that_comes_in_the_turn_of_the_answer_comes_after_it(monk
     asyncio.run(scenario())
 
 
+def test_a_point_that_gave_up_waiting_for_its_turn_holds_up_no_other(monkeypatch):
+    monkeypatch.setattr("workflow_core.database.postgres.database._GRACE_SECONDS", 0)
+
+    async def scenario():
+        points, may_end = groups.Groups(None), asyncio.Event()
+        first, second = (asyncio.create_task(points.in_order("e1", may_end.wait)) for _ in range(2))
+        await asyncio.sleep(0)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        third = asyncio.create_task(points.in_order("e1", may_end.wait))
+        may_end.set()
+        assert await asyncio.wait_for(asyncio.gather(first, third), 10) == [True, True]
+        assert await asyncio.wait_for(points.in_order("e1", may_end.wait), 10)
+
+    asyncio.run(scenario())
+
+
 def test_the_points_of_one_execution_are_committed_in_their_order(make_postgres_store, monkeypatch):
     """Each statement that is sent is looked at when it begins: all that comes before it is in the database."""
 

@@ -5,6 +5,7 @@ import concurrent.futures
 import contextlib
 import gc
 from datetime import UTC, datetime
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
@@ -487,6 +488,23 @@ def test_closing_ends_what_is_under_way(make_postgres_store):
             with pytest.raises(StorageError, match="closed") as caught:
                 await call
             assert caught.value.reason == "closed"
+
+    asyncio.run(scenario())
+
+
+def test_connections_may_be_given_back_while_a_store_is_closed_from_another_thread(make_postgres_store, monkeypatch):
+    async def scenario():
+        store = make_postgres_store()
+        here, cut = store._connections._here(), []
+
+        def cut_off(descriptor):  # the event loop of another thread has its turn meanwhile
+            cut.append(descriptor)
+            here.busy.pop()
+
+        monkeypatch.setattr("workflow_core.database.postgres.connections._cut", cut_off)
+        here.busy.update(Mock(**{"pgconn.socket": number}) for number in range(3))
+        store.close()
+        assert sorted(cut) == [0, 1, 2]
 
     asyncio.run(scenario())
 

@@ -9,6 +9,8 @@ from typing import Final
 __all__ = ["is_public", "pinned"]
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST: Final = ipaddress.ip_network("2000::/3")
+"""All that the IANA gives out of IPv6; what `ipaddress` knows as global holds former site-local addresses, too."""
 
 
 def is_public(address: str) -> bool:
@@ -21,8 +23,9 @@ def is_public(address: str) -> bool:
         inner = found.ipv4_mapped or found.sixtofour
         if found in _NAT64:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if inner is not None:
-            found = inner
+        if inner is None:
+            return found.is_global and found in _GLOBAL_UNICAST
+        found = inner
     return found.is_global and not found.is_multicast
 
 

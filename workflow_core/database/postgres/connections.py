@@ -223,7 +223,7 @@ def _end(here: _OfLoop, *, at_once: bool) -> None:
     for connection in here.idle:
         connection.pgconn.finish()
     here.idle.clear()
-    for connection in here.busy:
+    for connection in list(here.busy):  # its event loop may run in another thread, and give some back meanwhile
         if at_once:
             connection.pgconn.finish()
         else:

@@ -109,13 +109,15 @@ class _OfLoop:
         line.holders -= 1
         if line.holders:
             return
-        if not line.waiting:
+        kind: Kind | None = None
+        turns: list[asyncio.Future[None]] = []
+        while line.waiting and (not turns or (kind is not None and line.waiting[0][0] is kind)):
+            kind, turn = line.waiting.popleft()
+            if not turn.cancelled():  # it was cut off after it had waited for too long
+                turns.append(turn)
+        if not turns:
             del self.lines[execution_id]
             return
-        first, turn = line.waiting.popleft()
-        turns = [turn]
-        while first is not None and line.waiting and line.waiting[0][0] is first:
-            turns.append(line.waiting.popleft()[1])
         line.holders, line.joining = len(turns), None
         for turn in turns:
             turn.set_result(None)

@@ -52,6 +52,4 @@ class Call:
 def shown_url(url: str) -> str:
     """Return a URL without user, password, query and fragment, any of which may hold a secret."""
     parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    port = f":{parts.port}" if parts.port is not None else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
