@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import numbers
 import threading
 import weakref
@@ -25,6 +24,7 @@ from pytest_workflow.loops import RESOLUTION, Attachment, WorkflowStuckError
 from pytest_workflow.own_loop import OwnLoop
 from workflow_core.clock import WallTimer
 from workflow_core.event_loops import running_loop
+from workflow_core.timeouts import LONGEST_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -137,11 +137,11 @@ class VirtualClock:
         In a synchronous test the call returns when that is done. In an asynchronous test, await it.
 
         Args:
-            duration: Milliseconds, or a ``timedelta``; not negative.
+            duration: Milliseconds, or a ``timedelta``; not negative, and a century at most.
 
         Raises:
             TypeError: The duration is neither a number nor a ``timedelta``.
-            ValueError: The duration is negative, because time does not go backwards, or infinite.
+            ValueError: The duration is negative, because time does not go backwards, or too long.
             AssertionError: An assertion in a workflow failed, or nothing could go on.
         """
         __tracebackhide__ = True
@@ -357,10 +357,15 @@ class VirtualClock:
 
 
 def _milliseconds(duration: object, verb: str) -> float:
+    milliseconds = _number(duration, verb)
+    if not abs(milliseconds) <= LONGEST_MS:
+        raise ValueError(f"cannot {verb} by {duration!r}: no moment is that far away")
+    return milliseconds
+
+
+def _number(duration: object, verb: str) -> float:
     if isinstance(duration, timedelta):
         return duration / timedelta(milliseconds=1)
     if not isinstance(duration, numbers.Real) or isinstance(duration, bool):
         raise TypeError(f"cannot {verb} by {duration!r}: a number of milliseconds or a timedelta is needed")
-    if not math.isfinite(duration):
-        raise ValueError(f"cannot {verb} by {duration!r}: no moment is that far away")
     return float(duration)

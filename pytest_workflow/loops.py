@@ -13,6 +13,7 @@ from pytest_workflow.threads import OUTSIDE_GRACE_SECONDS, Patience, Threads, Wo
 from workflow_core import outside
 from workflow_core.errors import InvalidStateError
 from workflow_core.suspended import where
+from workflow_core.timeouts import LONGEST_MS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -24,6 +25,10 @@ __all__ = ["RESOLUTION", "Attachment", "WorkflowStuckError", "background"]
 
 RESOLUTION = 1e-6
 _POLL_SECONDS = 0.1
+
+_HORIZON_SECONDS = LONGEST_MS / 1_000
+"""What sleeps for longer, as ``asyncio.sleep(math.inf)`` does, waits for something else than time."""
+
 _MOST_TASKS = 20
 _REPLACED = ("time", "run_in_executor", "shutdown_default_executor", "create_task", "_make_subprocess_transport")
 
@@ -270,8 +275,11 @@ class Attachment:
         return works
 
     def _has_background_timers_only(self) -> bool:
-        timers = self._loop._scheduled
-        return all(timer.cancelled() or timer._context.get(background, False) for timer in timers)
+        horizon = self._loop.time() + _HORIZON_SECONDS
+        return all(
+            timer.cancelled() or timer.when() > horizon or timer._context.get(background, False)
+            for timer in self._loop._scheduled
+        )
 
     def _nothing_left(self) -> list[Any]:
         """Nothing is runnable, and no timer is set: only something outside the loop can help."""

@@ -21,7 +21,13 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def matching(names: Collection[str], pattern: str) -> list[str]:
-    """Return the one of several names that is the pattern itself, else all that it fits."""
+    """Return the one of several names that is the pattern itself, else all that it fits.
+
+    Raises:
+        TypeError: The pattern is no text, but a list of names, for example.
+    """
+    if not isinstance(pattern, str):
+        raise TypeError(f"a step is named by its id, or a glob, not by {pattern!r}")
     return [pattern] if pattern in names else [name for name in names if matches(name, pattern)]
 
 

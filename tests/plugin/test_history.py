@@ -255,6 +255,11 @@ def test_an_assertion_needs_a_step(parts):
             check()
 
 
+def test_steps_are_named_one_by_one(parts):
+    with pytest.raises(TypeError, match=r"by its id, or a glob, not by \['a', 'b'\]"):
+        parts.assert_completed(["a", "b"])
+
+
 def test_a_step_of_that_very_name_is_meant_before_a_glob(parts):
     assert {event.step_id for event in parts.of("what?")} == {"what?"}
     assert {event.step_id for event in parts.of("wha??")} == {"what?", "whatX"}

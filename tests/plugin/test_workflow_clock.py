@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -216,6 +217,17 @@ def test_a_step_that_waits_for_ever_is_named(workflow, workflow_clock):
     assert 'workflow "waiting", execution "w-1" is running and waits for:' in message
     assert 'step "post", attempt 1' in message
     assert "2025-01-01T00:00:00+00:00" in message
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e11])
+def test_a_sleep_without_an_end_is_no_timer(workflow, workflow_clock, seconds):
+    @workflow.define("waiting")
+    async def waiting(ctx):
+        await ctx.step("sleep", lambda: asyncio.sleep(seconds))
+
+    with pytest.raises(WorkflowStuckError, match='step "sleep", attempt 1, at'):
+        workflow.run("waiting")
+    assert workflow_clock.monotonic() == 0
 
 
 def test_a_handler_that_waits_for_ever_is_named(workflow):
@@ -491,6 +503,7 @@ def test_ini_start(run_within, pytester):
         (-1, ValueError),
         (float("inf"), ValueError),
         (float("nan"), ValueError),
+        (timedelta(days=1_000_000), ValueError),
         (timedelta(seconds=-1), ValueError),
     ],
     ids=repr,
