@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
+
+from tests.server.plain_http import client_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -135,7 +136,7 @@ class Visitor:
 
     def __init__(self, windows: Windows, address: str, **options: Any) -> None:
         self.address = address
-        self.api = httpx.Client(base_url=f"{address}/api", timeout=30, trust_env=False)
+        self.api = client_of(f"{address}/api", timeout=30, trust_env=False)
         self.noticed: list[str] = []
         self.expected: tuple[str, ...] = ()
         self.page = windows.take(options)

@@ -7,9 +7,9 @@ import socket
 import subprocess
 import sys
 
-import httpx
 import pytest
 
+from tests.server.plain_http import client_of
 from workflow_core.cli.application import run
 from workflow_core.cli.commands.serve import refuse_unsafe
 from workflow_core.cli.failures import Failure
@@ -79,7 +79,7 @@ def ended(process):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_server_that_is_stopped_gives_back_what_runs_and_ends_streams(serve, number):
     process, url = serve()
-    with httpx.Client(base_url=url) as client:
+    with client_of(url) as client:
         for name in ("night", "blocks"):
             assert client.post(f"/api/workflows/{name}/executions", json={"execution_id": name}).status_code == 202
         with client.stream("GET", "/api/events") as stream:
@@ -90,20 +90,20 @@ def test_a_server_that_is_stopped_gives_back_what_runs_and_ends_streams(serve, n
     code, _, err = ended(process)
     assert (code, err) == (0, "")
     process, url = serve("--no-recover")
-    with httpx.Client(base_url=url) as client:
+    with client_of(url) as client:
         found = client.get("/api/executions/night").json()
         assert (found["status"], found["interrupted"]) == ("sleeping", True)
         assert client.post("/api/executions/night/resume").status_code == 202
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 0
     process, url = serve()
-    with httpx.Client(base_url=url) as client:
+    with client_of(url) as client:
         assert not client.get("/api/executions/night").json()["interrupted"]
     process.send_signal(signal.SIGTERM)
     assert ended(process)[0] == 0
 
 
-def test_a_server_reads_while_others_write(serve, tmp_path):
+def test_a_server_reads_while_others_write(serve, tmp_path, server_nursery):
     _, url = serve()
     writer = """
 import asyncio, sys
@@ -118,17 +118,16 @@ async def main():
     await engine.aclose()
 asyncio.run(main())
 """
-    other = subprocess.Popen(
+    other = server_nursery.popen(
         [sys.executable, "-c", writer],
         cwd=tmp_path,
         env=os.environ | {"WORKFLOW_DIR": str(tmp_path / "state")},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
     )
     assert other.stdout.readline() == "ready\n"
     seen = set()
-    with httpx.Client(base_url=url) as client:
+    with client_of(url) as client:
         while len(seen) < 40:
             response = client.get("/api/executions?limit=100")
             assert response.status_code == 200, response.text
@@ -141,10 +140,11 @@ asyncio.run(main())
 
 def test_a_server_answers_to_the_names_that_it_is_given(serve):
     _, url = serve("--allowed-host", "workflows.example.org")
-    answers = [
-        httpx.get(f"{url}/api/workflows", headers={"Host": host}).status_code
-        for host in ("workflows.example.org", "other.example.org")
-    ]
+    with client_of(url) as client:
+        answers = [
+            client.get("/api/workflows", headers={"Host": host}).status_code
+            for host in ("workflows.example.org", "other.example.org")
+        ]
     assert answers[0] == 200
     assert answers[1] >= 400
 
@@ -152,7 +152,8 @@ def test_a_server_answers_to_the_names_that_it_is_given(serve):
 def test_a_server_behind_a_proxy_that_logs_requests_and_has_no_pages(serve):
     options = ["--no-dashboard", "--no-recover", "--behind-proxy", "--access-log"]
     process, url = serve(*options, LOG_LEVEL="info")
-    assert httpx.get(url, headers={"Accept": "text/html", "X-Forwarded-For": "192.0.2.7"}).status_code == 404
+    with client_of(url) as client:
+        assert client.get("/", headers={"Accept": "text/html", "X-Forwarded-For": "192.0.2.7"}).status_code == 404
     process.send_signal(signal.SIGTERM)
     assert "192.0.2.7" in ended(process)[2]
 
@@ -162,7 +163,7 @@ def test_the_dashboard_is_opened_in_a_browser(serve, tmp_path):
     browser.write_text('#!/bin/sh\necho "$1" > opened.part && mv opened.part opened\n')
     browser.chmod(0o755)
     process, url = serve("--open", BROWSER=str(browser))
-    with httpx.Client(base_url=url) as client:
+    with client_of(url) as client:
         while not (tmp_path / "opened").exists():
             assert client.get("/").status_code == 200
     assert (tmp_path / "opened").read_text().strip() == url
@@ -173,11 +174,11 @@ def test_the_dashboard_is_opened_in_a_browser(serve, tmp_path):
 def test_the_code_changes_and_the_server_starts_again(serve, tmp_path, tmp_path_factory):
     library = tmp_path_factory.mktemp("library")
     process, url = serve("--no-open", "--watch", str(library), command="dev")
-    with httpx.Client(base_url=url) as client:
+    with client_of(url) as client:
         assert client.post("/api/workflows/night/executions", json={"execution_id": "n"}).status_code == 202
     (tmp_path / "night_shop.py").write_text(SHOP.replace('"quick"', '"quicker"'))
     assert process.stdout.readline().strip() == url
-    with httpx.Client(base_url=url) as client:
+    with client_of(url) as client:
         defined = [each["name"] for each in client.get("/api/workflows").json()["workflows"] if each["defined"]]
         assert defined == ["blocks", "night", "quicker"]
         assert not client.get("/api/executions/n").json()["interrupted"]
@@ -189,7 +190,7 @@ def test_the_code_changes_and_the_server_starts_again(serve, tmp_path, tmp_path_
 
 def test_ctrl_c_reaches_the_server_twice_and_is_one_for_it(serve):
     process, url = serve("--no-open", command="dev")
-    with httpx.Client(base_url=url) as client:
+    with client_of(url) as client:
         assert client.post("/api/workflows/night/executions", json={"execution_id": "n"}).status_code == 202
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     code, _, err = ended(process)
@@ -198,7 +199,7 @@ def test_ctrl_c_reaches_the_server_twice_and_is_one_for_it(serve):
 
 def test_a_second_signal_ends_a_server_at_once_and_says_no_more_than_that(serve):
     process, url = serve()
-    with httpx.Client(base_url=url) as client:
+    with client_of(url) as client:
         assert client.post("/api/workflows/blocks/executions", json={"execution_id": "b"}).status_code == 202
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -190,7 +189,7 @@ def single(tmp_path, version="v1"):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_crash_in_the_middle_leaves_the_old_version(tmp_path, version):
+def test_a_crash_in_the_middle_leaves_the_old_version(tmp_path, version, nursery):
     """The process ends by itself when all has been written and nothing committed."""
     program = textwrap.dedent("""
         import os, sys
@@ -212,7 +211,7 @@ def test_a_crash_in_the_middle_leaves_the_old_version(tmp_path, version):
     path = single(tmp_path, version)
     before = dump(path)
     environment = {**os.environ, "PYTHONPATH": str(RECORDED.parents[2])}
-    died = subprocess.run([sys.executable, "-c", program, path], env=environment, check=False)
+    died = nursery.run([sys.executable, "-c", program, path], env=environment)
     assert died.returncode == 7
     assert dump(path) == before
     store = SQLiteStore(path)
