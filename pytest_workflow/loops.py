@@ -26,8 +26,8 @@ __all__ = ["RESOLUTION", "Attachment", "WorkflowStuckError", "background"]
 RESOLUTION = 1e-6
 _POLL_SECONDS = 0.1
 
-_HORIZON_SECONDS = LONGEST_MS / 1_000
-"""What sleeps for longer, as ``asyncio.sleep(math.inf)`` does, waits for something else than time."""
+_HORIZON_SECONDS = 2 * LONGEST_MS / 1_000
+"""What sleeps for longer than any wait of the engine, as ``asyncio.sleep(math.inf)`` does, waits for something else."""
 
 _MOST_TASKS = 20
 _REPLACED = ("time", "run_in_executor", "shutdown_default_executor", "create_task", "_make_subprocess_transport")

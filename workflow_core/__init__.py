@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
     from workflow_core.clock import Clock, SystemClock
     from workflow_core.config import WorkflowConfig
     from workflow_core.context import WorkflowContext
@@ -137,6 +138,8 @@ A name is looked for when it is asked for: the command line shows its help witho
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("pytest-workflow-core")
     if name in __all__:
         for home in _HOMES:
             module = importlib.import_module(f"{__name__}.{home}")

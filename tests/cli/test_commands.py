@@ -73,7 +73,7 @@ def test_workflows_of_code_and_of_documents_are_listed(cli, app):
     assert cli("ls", "--quiet", "--status", "active").out.split() == sorted(listed)
     assert cli("list", "-f", "json").data == cli("list", "-F", "json").data
     assert cli("status", "--workflow", "order", "-f", "json").data[0]["status"] == "completed"
-    assert cli("list", "--status", "inactive").out.startswith("No workflows found in ")
+    assert cli("list", "--status", "inactive").out.startswith("No inactive workflows found in ")
     table = cli("list").out
     assert "Says hello" in table
     assert "never" in table

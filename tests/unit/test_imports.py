@@ -1,11 +1,14 @@
 """Production does not need pytest."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 from unittest.mock import patch
 
 import pytest
+
+import workflow_core
 
 BLOCK = """
 import sys
@@ -140,3 +143,7 @@ def test_every_public_name_is_listed_once_and_shown():
         assert {*names} <= {*dir(workflow_core)}
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         workflow_core.nothing  # noqa: B018 - reading it is the test
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert workflow_core.__version__ == importlib.metadata.version("pytest-workflow-core")

@@ -37,19 +37,21 @@ def command(invocation: Invocation, status: str | None, output_format: str) -> N
         overviews = invocation.run(read_overviews(engine))
         place = engine.store.location()
     chosen = [each for each in overviews if status in {None, each.status}]
-    show_overviews(invocation, chosen, output_format, place)
+    show_overviews(invocation, chosen, output_format, place, "workflows" if status is None else f"{status} workflows")
     raise_for_problems(chosen)
 
 
-def show_overviews(invocation: Invocation, overviews: Sequence[Overview], output_format: str, place: str) -> None:
-    """Print workflows, or that there are none in a place."""
+def show_overviews(
+    invocation: Invocation, overviews: Sequence[Overview], output_format: str, place: str, what: str
+) -> None:
+    """Print workflows, or that there are none of what was asked for in a place."""
     if output_format == "json":
         print_json([each.data() for each in overviews])
     elif invocation.quiet:
         for each in overviews:
             print_line(each.name)
     elif not overviews:
-        print_line(f"No workflows found in {place}.")
+        print_line(f"No {what} found in {place}.")
     else:
         now = datetime.now(UTC)
         print_table(
