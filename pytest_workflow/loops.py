@@ -80,7 +80,7 @@ class Attachment:
         self._make_subprocess_transport = self._loop._make_subprocess_transport
         self._shutdown_default_executor = loop.shutdown_default_executor
         self._loop._selector = self
-        self._loop._clock_resolution = max(self._resolution, RESOLUTION)
+        self._loop._clock_resolution = RESOLUTION  # the system's may be coarse, 16 ms on Windows
         self._loop.time = self.time
         self._loop.run_in_executor = self.run_in_executor
         self._loop.shutdown_default_executor = self.shutdown_default_executor

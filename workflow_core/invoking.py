@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import inspect
 import types
 from typing import TYPE_CHECKING, Any
@@ -37,7 +39,7 @@ async def invoked(function: Callable[..., Any], args: tuple[object, ...], clock:
     if not is_plain and inspect.iscoroutinefunction(function):
         return await function(*args)
     if in_thread:
-        result = await asyncio.to_thread(_call_in_thread, function, args)
+        result = await _called_in_thread(function, args)
     else:
         result = await _call_inline(function, args, clock)
     return await result if inspect.isawaitable(result) else result
@@ -53,6 +55,15 @@ async def _call_inline(function: Callable[..., object], args: tuple[object, ...]
         if clock.monotonic() > begun_at:
             await asyncio.sleep(0)  # the loop collects the timers that fell due meanwhile
             await asyncio.sleep(0)  # and they run: the time-out of this attempt is one
+
+
+async def _called_in_thread(function: Callable[..., object], args: tuple[object, ...]) -> object:
+    """Call a plain function in a thread, as `asyncio.to_thread` does."""
+    job = functools.partial(contextvars.copy_context().run, _call_in_thread, function, args)
+    result = asyncio.get_running_loop().run_in_executor(None, job)
+    if result.done():  # a quick function has ended already, and late versions of Python 3.14 tell so at once
+        await asyncio.sleep(0)  # tasks beside this one find the step running
+    return await result
 
 
 def _call_in_thread(function: Callable[..., object], args: tuple[object, ...]) -> object:

@@ -91,6 +91,26 @@ def test_a_stuck_test_is_told_of_in_the_event_loop_of_windows(workflow_clock):
     loop.close()
 
 
+def test_virtual_time_is_exact_where_the_systems_is_coarse(workflow_clock):
+    loop = asyncio.SelectorEventLoop()
+    loop._clock_resolution = 0.015_625  # as on Windows before Python 3.13
+    woken = []
+
+    async def sleep(seconds):
+        await asyncio.sleep(seconds)
+        woken.append(workflow_clock.monotonic())
+
+    async def main():
+        workflow_clock.attach(asyncio.get_running_loop(), own=False)
+        await asyncio.gather(*map(sleep, (0.010, 0.020, 0.025)))
+
+    loop.run_until_complete(main())
+    assert woken == pytest.approx([0.010, 0.020, 0.025])
+    workflow_clock.detach()
+    assert loop._clock_resolution == 0.015_625
+    loop.close()
+
+
 def test_uvloop(workflow, workflow_db):
     uvloop = pytest.importorskip("uvloop")
     workflow.define("quick", lambda ctx: 1)

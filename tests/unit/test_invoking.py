@@ -87,3 +87,28 @@ def test_what_was_written_with_async_def_is_known_without_calling_it():
     assert not is_coroutine_function(lambda: adding(1, 2))
     assert not is_coroutine_function(functools.partial(adding))
     assert not is_coroutine_function(Everything())
+
+
+def test_tasks_beside_a_function_that_ends_at_once_find_it_running(clock):
+    happened = []
+
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        def run_at_once(executor, job):
+            done = loop.create_future()
+            done.set_result(job())
+            return done
+
+        async def call():
+            await invoked(lambda: happened.append("called"), (), clock, in_thread=True)
+            happened.append("returned")
+
+        async def look():
+            happened.append("looked")
+
+        loop.run_in_executor = run_at_once
+        await asyncio.gather(call(), look())
+
+    asyncio.run(main())
+    assert happened == ["called", "looked", "returned"]

@@ -75,6 +75,15 @@ def test_full_synchronous(tmp_path):
     store.close()
 
 
+@pytest.mark.parametrize(("synchronous", "whole"), [("NORMAL", 0), ("FULL", 1)])
+def test_on_macos_a_flush_goes_all_the_way_to_the_disk(tmp_path, monkeypatch, synchronous, whole):
+    monkeypatch.setattr("sys.platform", "darwin")
+    store = SQLiteStore(tmp_path / "w.db", synchronous=synchronous)
+    assert store.select("PRAGMA fullfsync") == [(whole,)]
+    assert store.select("PRAGMA checkpoint_fullfsync") == [(1,)]
+    store.close()
+
+
 def test_times_are_utc_text_and_milliseconds(store):
     begin(store)
     (started_at,) = store.select("SELECT started_at FROM executions")[0]

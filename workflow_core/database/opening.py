@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -138,6 +139,9 @@ def prepare(connection: sqlite3.Connection, schema: str, version: int, synchrono
         synchronous: ``NORMAL`` or ``FULL``.
     """
     connection.execute(f"PRAGMA synchronous = {synchronous}")
+    if sys.platform == "darwin":  # where a flush reaches the disk's own memory, unless it is asked to go further
+        connection.execute(f"PRAGMA fullfsync = {synchronous == 'FULL'}")
+        connection.execute("PRAGMA checkpoint_fullfsync = ON")
     connection.execute("PRAGMA foreign_keys = ON")
     if (found := _version(connection)) != 0:
         migrate(connection, schema, found, version)
