@@ -452,7 +452,7 @@ def test_a_clock_does_not_jump_out_of_the_years(workflow_clock):
         with pytest.raises(ValueError, match=re.escape(f"cannot jump by {far!r}: no moment is that far away")):
             workflow_clock.jump_wall(far)
     assert workflow_clock.now() == before
-    with pytest.raises(ValueError, match=f"cannot jump by {LONGEST_MS}: Python knows the years 1 to 9999 alone"):
-        for _ in range(100):
-            workflow_clock.jump_wall(LONGEST_MS)
-    assert workflow_clock.now().year > 9_800
+    while workflow_clock.now().year < 9_890:
+        workflow_clock.jump_wall(LONGEST_MS)
+    with pytest.raises(ValueError, match="Python knows the years 1 to 9999 alone"):
+        workflow_clock.jump_wall(LONGEST_MS)
