@@ -1,5 +1,6 @@
 """Settings of this repository's own test suite."""
 
+import contextlib
 import gc
 import os
 import shutil
@@ -9,6 +10,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
+with contextlib.suppress(ImportError):
+    import hypothesis  # noqa: F401 - else its plugin imports it at the end of a run, where a warning is an error
 
 # Else each of the many processes that tests start would compile every module of the project anew, and each process of
 # the tests would rewrite the assertions of every test anew.
