@@ -1,5 +1,6 @@
 """Settings of this repository's own test suite."""
 
+import contextlib
 import gc
 import os
 import shutil
@@ -9,6 +10,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
+with contextlib.suppress(ImportError):
+    import hypothesis  # noqa: F401 - else its plugin imports it at the end of a run, where a warning is an error
 
 # Else each of the many processes that tests start would compile every module of the project anew, and each process of
 # the tests would rewrite the assertions of every test anew.
@@ -31,31 +35,57 @@ if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 2**30:
         tempfile.tempdir = None
 
 LONGEST_FIRST = (
-    "docs/test_docs.py",
-    "server/test_dashboard_browser.py",
     "reliability/test_worker_network.py",
-    "cluster/test_worker.py",
+    "server/test_dashboard_browser.py",
+    "docs/test_docs.py",
     "reliability/test_worker_outages.py",
-    "reliability/test_kills.py",
-    "reliability/test_process_death.py",
-    "docs/test_site.py",
-    "reliability/test_worker_interventions.py",
     "server/test_cluster_browser.py",
-    "reliability/test_simulated_crashes.py",
-    "reliability/test_workers.py",
+    "reliability/test_kills.py",
     "reliability/test_worker_ends.py",
-    "server/test_processes.py",
-    "unit/test_listing.py",
-    "unit/test_store.py",
-    "unit/test_scale.py",
     "unit/test_postgres_in_doubt.py",
-    "plugin/test_compatibility.py",
     "plugin/test_crash_exploration.py",
+    "plugin/test_strategies.py",
+    "plugin/test_coverage_report.py",
+    "plugin/test_compatibility.py",
+    "reliability/test_workers.py",
+    "plugin/test_history_invariants.py",
+    "plugin/test_postgres_store.py",
+    "server/test_processes.py",
+    "cluster/test_worker.py",
+    "unit/test_dispatching_in_doubt.py",
+    "plugin/test_state_machine.py",
+    "server/test_description.py",
+    "plugin/test_strategies_of_inputs.py",
+    "unit/test_listing.py",
+    "unit/test_crash_loops.py",
+    "reliability/test_process_death.py",
+    "reliability/test_bad_input.py",
+    "plugin/test_report_plugin.py",
+    "unit/test_imports.py",
+    "unit/test_postgres_upgrades.py",
+    "plugin/test_options_and_markers.py",
+    "unit/test_postgres_store.py",
+    "reliability/test_power_loss.py",
+    "reliability/test_worker_interventions.py",
+    "plugin/test_failing_assertions.py",
+    "plugin/test_replay_commands.py",
+    "unit/test_retention.py",
+    "unit/test_store.py",
+    "cli/test_commands.py",
+    "unit/test_limits.py",
+    "plugin/test_coverage_outcomes.py",
+    "reliability/test_simulated_crashes.py",
+    "unit/test_engine.py",
+    "unit/test_scale.py",
     "cli/test_processes.py",
+    "docs/test_site.py",
     "order_processing/test_interruption.py",
     *("docs", "reliability", "server", "e2e", "cli", "cluster", "plugin"),
 )
-"""Files of tests that take long, and directories of such, in the order in which they begin."""
+"""Files of tests that take long, and directories of such, in the order in which they begin.
+
+One in three waits for other processes for much of its time: were they to run at the same time, processors would idle.
+"""
 
 
 @pytest.hookimpl(trylast=True)  # after pytest-randomly, whose order stays within a file

@@ -194,7 +194,7 @@ class Nursery:
             options: Others of `subprocess.Popen`, which need a new interpreter.
         """
         words, environment = [os.fspath(word) for word in command], dict(os.environ if env is None else env)
-        main = None if options else main_of(words, environment)
+        main = None if options else _main_of(words, environment)
         if main is None:
             options |= {"cwd": cwd, "env": env, "start_new_session": start_new_session}
             return subprocess.Popen(words, stdin=stdin, stdout=stdout, stderr=stderr, text=text, **options)
@@ -291,7 +291,7 @@ class Nursery:
         self._socket, self._answers = ours, ours.makefile("r")
 
 
-def main_of(words: list[str], environment: Mapping[str, str]) -> list[str] | None:
+def _main_of(words: list[str], environment: Mapping[str, str]) -> list[str] | None:
     """Return what an interpreter of this environment would be told to run; None if it needs a new interpreter."""
     if not hasattr(os, "fork") or any(environment.get(name) != os.environ.get(name) for name in OF_THE_INTERPRETER):
         return None

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.plugin.conftest import UNUSED
+
 pytest_plugins = ["pytester"]
 
 SUITE = """
@@ -135,5 +137,6 @@ def test_time_is_frozen_before_anything_of_workflows_is_used(pytester):
             assert workflow.engine and workflow_core.Workflow
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:randomly", timeout=60)
+    without = [f"-pno:{name}" for name in ("cacheprovider", "randomly", *UNUSED)]
+    result = pytester.runpytest_subprocess(*without, timeout=60)
     result.assert_outcomes(passed=2)

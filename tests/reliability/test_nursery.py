@@ -87,3 +87,12 @@ def test_scripts_of_the_environment(nursery, tmp_path):
     process = nursery.popen(["hello"], env={"PATH": str(tmp_path)}, stdout=subprocess.PIPE)
     assert not isinstance(process, subprocess.Popen)
     assert process.communicate()[0] == f"hello ['{script}']\n"
+
+
+@pytest.mark.parametrize("command", [["-c", "print('hello')"], ["-cprint('hello')"], ["-m", "hello"], ["-mhello"]])
+def test_an_option_and_what_it_is_given_are_one_word_or_two(nursery, tmp_path, command):
+    """Pytester writes ``-mpytest``."""
+    (tmp_path / "hello.py").write_text("print('hello')")
+    process = nursery.popen([sys.executable, *command], cwd=tmp_path, stdout=subprocess.PIPE)
+    assert not isinstance(process, subprocess.Popen)
+    assert process.communicate()[0] == "hello\n"

@@ -6,16 +6,8 @@ import threading
 
 import hypothesis
 import pytest
-import schemathesis
 import uvicorn
 from hypothesis import HealthCheck
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from workflow_core import Settings, WorkflowEngine
 from workflow_core.models import CircuitBreakerConfig
@@ -23,13 +15,6 @@ from workflow_core.server import ServerSettings, create_app
 
 from .conftest import define
 
-CHECKS = [
-    not_a_server_error,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-]
 EXAMPLES = 10
 STREAMS = {"/api/events", "/api/executions/{execution_id}/events"}
 
@@ -66,7 +51,23 @@ def address(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def schema(address):
+    import schemathesis  # takes much of a second, and not every process runs these tests
+
     return schemathesis.openapi.from_url(f"{address}/api/openapi.json")
+
+
+@pytest.fixture(scope="module")
+def checks():
+    from schemathesis.checks import not_a_server_error
+    from schemathesis.specs.openapi import checks
+
+    return [
+        not_a_server_error,
+        checks.content_type_conformance,
+        checks.response_headers_conformance,
+        checks.response_schema_conformance,
+        checks.status_code_conformance,
+    ]
 
 
 def operations():
@@ -77,7 +78,9 @@ def operations():
 
 
 @pytest.mark.parametrize(("path", "method"), operations(), ids=lambda value: value.strip("/"))
-def test_every_answer_is_one_that_is_described(schema, path, method):
+def test_every_answer_is_one_that_is_described(schema, checks, path, method):
+    import schemathesis
+
     operation = schema[path][method]
     for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
         if mode.is_negative and not (list(operation.iter_parameters()) or operation.body):
@@ -98,6 +101,6 @@ def test_every_answer_is_one_that_is_described(schema, path, method):
                 given["execution_id"] = ("completes", "fails", "sleeps", "panics")[number % 4]
             if "name" in given and number % 2:
                 given["name"] = "order"
-            case.call_and_validate(checks=CHECKS)
+            case.call_and_validate(checks=checks)
 
         check()
