@@ -11,8 +11,10 @@ import contextlib
 import functools
 import sys
 import time
+import weakref
 from datetime import UTC, timedelta
 from datetime import datetime as real_datetime
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import freezegun
@@ -23,7 +25,6 @@ from pytest_workflow.threads import sleep_in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from types import ModuleType
 
     from pytest_workflow.clock import VirtualClock
 
@@ -47,6 +48,27 @@ _real_ctime = time.ctime
 _real_asctime = time.asctime
 _real_localtime = time.localtime
 _fake_localtime = freezegun.api.fake_localtime
+
+_REALS: dict[int, Callable[..., Any]] = {id(real): real for real in (_real_sleep, _real_ctime, _real_asctime)}
+"""Functions that freezegun leaves alone."""
+
+_found: weakref.WeakKeyDictionary[ModuleType, tuple[int, list[str]]] = weakref.WeakKeyDictionary()
+"""By which names modules have them, each with how many names it had when it was searched: to search takes long."""
+
+
+def _names(module: ModuleType, namespace: dict[str, Any], *, is_nested: bool) -> list[str]:
+    """Return by which names a module has functions that freezegun leaves alone; it is searched again if it has grown.
+
+    A module that is searched while another freeze lasts may have the stand-ins of that one: this is not remembered.
+    """
+    can_be_remembered = isinstance(module, ModuleType) and type(module).__hash__ is object.__hash__
+    known = _found.get(module) if can_be_remembered else None
+    if known is not None and known[0] == len(namespace):
+        return known[1]
+    names = [name for name, value in list(namespace.items()) if id(value) in _REALS]
+    if can_be_remembered and not is_nested:
+        _found[module] = len(namespace), names
+    return names
 
 
 def _localtime(seconds: float | None = None) -> time.struct_time:
@@ -114,7 +136,7 @@ class Freezer:
             _real_ctime: self._ctime,
             _real_asctime: self._asctime,
         }
-        self._taken: dict[tuple[str, int], list[tuple[str, Callable[..., Any]]]] = {}
+        self._patched: list[tuple[ModuleType, str, Callable[..., Any]]] = []
 
     @property
     def active(self) -> bool:
@@ -182,7 +204,8 @@ class Freezer:
         # Who asks decides, not who called whom: a function of the user's in a thread, or called back by a library
         # that is to see real time, is the user's.
         self._limit, api.call_stack_inspection_limit = api.call_stack_inspection_limit, 1
-        for module, name, real in self._places():
+        self._patched = list(self._places())
+        for module, name, real in self._patched:
             setattr(module, name, self._fakes[real])
 
     def stop(self) -> None:
@@ -192,8 +215,9 @@ class Freezer:
         freeze, self._freeze = self._freeze, None
         late = set(sys.modules) - freeze.modules_at_start if freeze.modules_at_start else set()
         reals = {**getattr(freeze, "reals", {}), **{id(fake): real for real, fake in self._fakes.items()}}
-        for module, name, real in self._places():
+        for module, name, real in self._patched:
             setattr(module, name, real)
+        self._patched = []
         freeze.stop()
         api: Any = freezegun.api
         api.call_stack_inspection_limit = self._limit
@@ -240,17 +264,14 @@ class Freezer:
             _real_sleep(seconds)
 
     def _places(self) -> Iterator[tuple[ModuleType, str, Callable[..., Any]]]:
-        """Find who has the functions that freezegun leaves alone, ``time`` first; a module is searched once."""
+        """Find who has the functions that freezegun leaves alone, ``time`` first."""
         for real in self._fakes:
             yield time, real.__name__, real
         for key, module in list(sys.modules.items()):
             namespace = getattr(module, "__dict__", None)
             if namespace is None or key == "time" or key.startswith(_UNTOUCHED):
                 continue
-            taken = self._taken.get((key, id(module)))
-            if taken is None:
-                reals = {id(real): real for real in self._fakes}
-                taken = [(name, reals[id(value)]) for name, value in list(namespace.items()) if id(value) in reals]
-                self._taken[key, id(module)] = taken
-            for name, real in taken:
-                yield module, name, real
+            for name in _names(module, namespace, is_nested=self._nested):
+                value = id(namespace.get(name))
+                if value in _REALS:
+                    yield module, name, _REALS[value]

@@ -294,9 +294,14 @@ def test_a_module_imported_in_a_workflow_test_is_real_afterwards(run_within, pyt
             assert is_real(late.Moment.now(datetime.timezone.utc).timestamp())
             assert late.Moment.utcnow().replace(tzinfo=None) - datetime.datetime.utcnow() < datetime.timedelta(hours=1)
             assert abs(late.Day.today() - datetime.date.today()) <= datetime.timedelta(days=1)
+
+        def test_virtual_again(workflow_clock):
+            import late
+            late.sleep(3_600)
+            assert late.time() == 1735689600.0 + 3_600
         """,
     )
-    run_within().assert_outcomes(passed=2)
+    run_within().assert_outcomes(passed=3)
 
 
 def test_freezing_fixtures_of_any_scope(run_within, pytester, real):
