@@ -100,7 +100,8 @@ class StepBuilder(Generic[ResultT]):
         returns: object = None,
         timeout_ms: float | None = None,
     ) -> None:
-        step_id = validate_step_id(step_id)
+        if type(step_id) is not str or step_id not in execution.steps:  # else it was acceptable before
+            step_id = validate_step_id(step_id)
         if not callable(handler):
             raise ValidationError(
                 f'Step "{step_id}": the handler must be a function without arguments, not {shown(handler)}'
