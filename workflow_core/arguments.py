@@ -26,6 +26,7 @@ __all__ = [
     "aware",
     "check_parts",
     "listing",
+    "named_workflow",
     "up_to_ten_thousand",
     "validated_id",
     "validated_name",
@@ -88,15 +89,24 @@ def validated_id(execution_id: object, settings: Settings) -> str:
     )
 
 
+def named_workflow(workflow_name: object) -> str:
+    """Return the name of a workflow, which need not be defined here.
+
+    Raises:
+        ValidationError: It is not the name of a workflow.
+    """
+    if isinstance(workflow_name, str) and WORKFLOW_NAME.fullmatch(workflow_name):
+        return workflow_name
+    raise ValidationError(f"Not the name of a workflow: {shown(workflow_name, 300)}")
+
+
 def validated_name(workflow_name: str | None) -> str | None:
     """Return the name of a workflow, which need not be defined here; ``None`` for all of them.
 
     Raises:
         ValidationError: It is not the name of a workflow.
     """
-    if workflow_name is None or (isinstance(workflow_name, str) and WORKFLOW_NAME.fullmatch(workflow_name)):
-        return workflow_name
-    raise ValidationError(f"Not the name of a workflow: {shown(workflow_name, 300)}")
+    return None if workflow_name is None else named_workflow(workflow_name)
 
 
 def aware(what: str, moment: datetime | None) -> datetime | None:

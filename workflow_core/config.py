@@ -12,8 +12,8 @@ import pydantic
 import pydantic_core
 from pydantic import Field
 
-from workflow_core.database.layout import WORKFLOW_NAME
-from workflow_core.errors import ConfigurationError, MissingConfigurationError, ValidationError, shown
+from workflow_core.arguments import named_workflow
+from workflow_core.errors import ConfigurationError, MissingConfigurationError, ValidationError
 from workflow_core.models import Model
 
 if TYPE_CHECKING:
@@ -96,8 +96,7 @@ class Configurations:
         secrets: Mapping[str, str] | None,
     ) -> None:
         """Change a configuration in memory; see `workflow_core.WorkflowEngine.configure`."""
-        if not isinstance(workflow_name, str) or not WORKFLOW_NAME.fullmatch(workflow_name):
-            raise ValidationError(f"Not the name of a workflow: {shown(workflow_name)}")
+        named_workflow(workflow_name)
         names = dict.fromkeys(secrets, "env:NAME") if isinstance(secrets, Mapping) else secrets
         given = {"environment": environment, "variables": variables, "secrets": names}
         WorkflowConfig(**{part: value for part, value in given.items() if value is not None})

@@ -34,7 +34,7 @@ __all__ = [
 _CommandT = TypeVar("_CommandT", bound="Callable[..., object]")
 
 
-def format_option(*short: str) -> Callable[[_CommandT], _CommandT]:
+def _format_option(*short: str) -> Callable[[_CommandT], _CommandT]:
     """Return the option ``--format`` of a command.
 
     Args:
@@ -51,10 +51,10 @@ def format_option(*short: str) -> Callable[[_CommandT], _CommandT]:
     )
 
 
-FORMAT_OPTION = format_option("-F")
+FORMAT_OPTION = _format_option("-F")
 """``--format`` where ``-f`` names a file, or could."""
 
-LISTING_FORMAT_OPTION = format_option("-f", "-F")
+LISTING_FORMAT_OPTION = _format_option("-f", "-F")
 """``--format`` of the commands that list and take no file."""
 
 COLOURS = {

@@ -13,7 +13,7 @@ from workflow_core.database.store import ABANDONED, ErrorRecord, ExecutionRecord
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from workflow_core.database.store import CircuitChange
     from workflow_core.models import CircuitStatus
@@ -69,9 +69,13 @@ def execution_record(row: tuple[Any, ...]) -> ExecutionRecord:
     return ExecutionRecord(row[0], row[1], row[2], datetime.fromisoformat(row[3]), _moment(row[4]), *row[5:])
 
 
-def step_records(rows: Iterable[tuple[Any, ...]]) -> dict[str, StepRecord]:
-    """Return steps by their ids, from the columns that `ReadableDatabase.load_steps` reads."""
-    moment = datetime.fromisoformat
+def step_records(rows: Iterable[Sequence[Any]], moment: Callable[[Any], datetime]) -> dict[str, StepRecord]:
+    """Return steps by their ids, from the columns that `load_steps` reads of a database.
+
+    Args:
+        rows: The rows.
+        moment: Makes a moment, in UTC, of what the database holds.
+    """
     return {
         step_id: StepRecord(
             step_id,

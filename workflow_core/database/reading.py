@@ -79,7 +79,7 @@ class ReadableDatabase(Database):
             " ORDER BY created_at, coalesce(started_seq, completed_seq)",
             (execution_id,),
         )
-        return step_records(rows), end
+        return step_records(rows, datetime.fromisoformat), end
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from workflow_core.circuit_breaker import CircuitState
@@ -92,7 +91,7 @@ class ReadableStore(ListingStore):
         """Read the steps of an execution, and the end of its history."""
         del workflow_name
         (end,), steps = await self._fetch_all(execution_id, _END, _STEPS)
-        return _step_records(steps), _history_end(end)
+        return parts.step_records(steps, utc), _history_end(end)
 
     async def load_errors(
         self, workflow_name: str, execution_id: str, step_id: str | None = None
@@ -141,7 +140,7 @@ class ReadableStore(ListingStore):
             return None
         return WholeExecution(
             execution_record(executions[0]),
-            _step_records(steps),
+            parts.step_records(steps, utc),
             _history_end(end),
             _error_records(errors),
             _recoveries(recoveries),
@@ -169,13 +168,6 @@ class ReadableStore(ListingStore):
 def execution_record(row: Sequence[Any]) -> ExecutionRecord:
     """Return an execution from the columns `EXECUTION_COLUMNS`."""
     return ExecutionRecord(row[0], row[1], row[2], utc(row[3]), _utc(row[4]), *row[5:])
-
-
-def _step_records(rows: Sequence[Sequence[Any]]) -> dict[str, StepRecord]:
-    return {
-        row[0]: replace(StepRecord(*row), started_at=_utc(row[4]), completed_at=_utc(row[5]), stored=True)
-        for row in rows
-    }
 
 
 def _history_end(row: Sequence[Any]) -> HistoryEnd:
