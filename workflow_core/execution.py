@@ -436,6 +436,13 @@ class Execution:
         if tasks:
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def untie(self) -> None:
+        """Let go of what refers back to this execution: it has ended, so it is freed with whoever knows it last.
+
+        Else each execution would be left to the garbage collector, which looks at all that is alive.
+        """
+        del self.context, self.store
+
     def snapshot(self) -> ExecutionResult:
         """Return what is known of the execution now."""
         self.record.status = self.status

@@ -211,6 +211,7 @@ class RunningExecutions:
             active.finish(_interrupted(active.execution))
         self._forget(active)
         active.between_runs.set()
+        active.execution.untie()
 
     def _forget(self, active: Active) -> None:
         if self._active.get(active.execution.execution_id) is active:
