@@ -233,6 +233,14 @@ def test_an_owner_whose_record_was_taken_back_is_recorded_again(store):
     assert asyncio.run(store.load_owner(other.owner_id)) == (other, 5_000)
 
 
+def test_an_owner_is_recorded_although_another_of_the_group_has_failed(store):
+    other = Owner("host", 2, "0")
+    recovered = store.execution_recovered(Lease("w", "c", 1), other, 5_000, 2, NOW)
+    found = results(store, start(store, "a"), start(store, "b"), recovered, start(store, "d", token=7))
+    assert [type(one) for one in found] == [type(None), type(None), Lease, LeaseLostError]
+    assert asyncio.run(store.load_owner(other.owner_id)) == (other, 5_000)
+
+
 def test_after_a_failed_commit_nothing_of_the_group_is_kept(store, path):
     full = sqlite3.OperationalError("database or disk is full")
     store._connection = Faulty(store.connection, "COMMIT", full)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from workflow_core.database.diagnosis import closed_error, storage_error
 from workflow_core.database.group_commit import GroupCommit
+from workflow_core.database.log_length import lengthen_log
 from workflow_core.database.opening import leave_to_parent, open_database, roll_back
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 from workflow_core.errors import ValidationError, shown
@@ -171,6 +172,13 @@ class Database:
     def open(self) -> None:
         """Open the database now, if it was not used yet."""
         _ = self.connection
+
+    def expect_commits(self) -> None:
+        """Prepare for many commits that are each flushed to the disk; costs little if that was done."""
+        if self._synchronous == "FULL" and self._path is not None and not self._borrowed:
+            with self.lock:
+                self.groups.commit_waiting()
+                lengthen_log(self.connection, self._path)
 
     def wait_for_locks(self, location: str, *, wait: bool) -> None:
         """Tell whether a write waits for another process's lock, or reports it at once.

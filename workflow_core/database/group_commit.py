@@ -1,6 +1,6 @@
 """Group commit: durable points of several tasks that fall into one turn of the event loop share one transaction.
 
-What waits for a commit is kept as functions, and nothing of it is written before its transaction begins. So no
+What waits for a commit is kept in memory, and nothing of it is written before its transaction begins. So no
 transaction is ever open while other code runs: nobody can read what is not committed, no lock is held by a loop that
 stands still, and a thread or a forked child finds the connection between two transactions.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from workflow_core.database.cancellation import deliver_later
 from workflow_core.database.diagnosis import storage_error
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-__all__ = ["GroupCommit", "Groupable"]
-
-T = TypeVar("T")
+__all__ = ["Change", "GroupCommit", "Groupable", "Work"]
 
 _MOST_MEMBERS: Final = 500
 """A group that is so large is committed before its turn is over: a loop should not stand still for longer."""
@@ -76,16 +74,48 @@ class Groupable(Protocol):
 class _Member:
     """One durable point that waits for its commit."""
 
-    __slots__ = ("error", "is_single", "result", "settled", "write")
+    __slots__ = ("error", "result", "settled")
 
-    def __init__(
-        self, write: Callable[[sqlite3.Connection], Any], is_single: bool, settled: asyncio.Future[None]
-    ) -> None:
-        self.write = write
-        self.is_single = is_single
-        self.settled = settled
+    settled: asyncio.Future[None]
+
+    def __init__(self) -> None:
         self.result: Any = None
         self.error: BaseException | None = None
+
+
+class Change(_Member):
+    """A durable point that changes one row by one statement, which those of other executions have in common with it.
+
+    Args:
+        statement: Changes one row, or none.
+        values: Its values.
+        lost: Makes the error of a statement that has changed nothing.
+    """
+
+    __slots__ = ("lost", "statement", "values")
+
+    def __init__(self, statement: str, values: tuple[object, ...], lost: Callable[[], Exception]) -> None:
+        super().__init__()
+        self.statement = statement
+        self.values = values
+        self.lost = lost
+
+
+class Work(_Member):
+    """A durable point of which only its own function knows what it writes.
+
+    Args:
+        write: Writes on the connection it is given, and returns the durable point's result. After a failed commit it
+            may be called again.
+        is_single: It runs one statement that writes, and raises an error only if that has changed nothing.
+    """
+
+    __slots__ = ("is_single", "write")
+
+    def __init__(self, write: Callable[[sqlite3.Connection], Any], *, is_single: bool) -> None:
+        super().__init__()
+        self.write = write
+        self.is_single = is_single
 
 
 class _Group:
@@ -95,7 +125,7 @@ class _Group:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self.members: list[_Member] = []
+        self.members: list[Change | Work] = []
         self.is_over = False
 
 
@@ -154,24 +184,23 @@ class GroupCommit:
     def _turn_is_over(self) -> None:
         self._had_writer = False
 
-    async def commit(self, write: Callable[[sqlite3.Connection], T], *, is_single: bool) -> T:
+    async def commit(self, member: Change | Work) -> Any:  # noqa: ANN401 - whatever the durable point results in
         """Let a durable point be committed at the end of this turn, and wait for that.
 
         A task that is cancelled meanwhile has its commit all the same, at once, and meets the cancellation where it
         waits next: the engine must know what is in the database.
 
         Args:
-            write: Writes on the connection it is given, and returns the durable point's result. After a failed commit
-                it may be called again.
-            is_single: It runs one statement that writes, and raises an error only if that has changed nothing.
+            member: The durable point.
 
         Returns:
-            What ``write`` returned.
+            Its result.
 
         Raises:
             StorageError: The transaction failed, and nothing of the group is kept.
         """
         loop = asyncio.get_running_loop()
+        member.settled = loop.create_future()
         with self._database.lock:
             group = self._group
             if group is not None and group.loop is not loop:
@@ -180,7 +209,6 @@ class GroupCommit:
             if group is None:
                 group = self._group = _Group(loop)
                 loop.call_soon(self._end_turn, group)
-            member = _Member(write, is_single, loop.create_future())
             group.members.append(member)
             if len(group.members) >= _MOST_MEMBERS:
                 self._commit(group)
@@ -191,8 +219,7 @@ class GroupCommit:
             deliver_later(cancellation)
         if member.error is not None:
             raise member.error
-        result: T = member.result
-        return result
+        return member.result
 
     def commit_waiting(self) -> None:
         """Commit what waits before anything else is written; called by whoever holds the lock."""
@@ -221,11 +248,7 @@ class GroupCommit:
             self._group = None
         database, members = self._database, group.members
         try:
-            connection = database.connection
-            connection.execute("BEGIN IMMEDIATE")
-            for member in members:
-                self._write(connection, member)
-            connection.execute("COMMIT")
+            self._write_all(database.connection, members)
         except sqlite3.Error as failure:
             database.roll_back()
             for member in members:
@@ -241,25 +264,60 @@ class GroupCommit:
                 group.loop.call_soon_threadsafe(self._end_turn, group)
             raise
 
-    def _write(self, connection: sqlite3.Connection, member: _Member) -> None:
+    def _write_all(self, connection: sqlite3.Connection, members: list[Change | Work]) -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        if not _written_together(connection, members):
+            connection.execute("ROLLBACK")
+            self._database.undone()
+            connection.execute("BEGIN IMMEDIATE")
+            for member in members:
+                self._write(connection, member)
+        connection.execute("COMMIT")
+
+    def _write(self, connection: sqlite3.Connection, member: Change | Work) -> None:
         """Write one member; if it fails by itself, the others are as if it had not been there."""
         member.error = None
-        if not member.is_single:
+        is_single = isinstance(member, Change) or member.is_single
+        if not is_single:
             connection.execute("SAVEPOINT member")
         try:
-            member.result = member.write(connection)
+            if isinstance(member, Work):
+                member.result = member.write(connection)
+            elif connection.execute(member.statement, member.values).rowcount != 1:
+                member.error = member.lost()
         except BaseException as error:
             if not connection.in_transaction or _ends_the_transaction(error):
                 raise
-            if not member.is_single:
+            if not is_single:
                 connection.execute("ROLLBACK TO member")
                 self._database.undone()
             member.error = error
             if isinstance(error, sqlite3.Error):
                 member.error = storage_error(error, self._database.location())
                 member.error.__cause__ = error
-        if not member.is_single:
+        if not is_single:
             connection.execute("RELEASE member")
+
+
+def _written_together(connection: sqlite3.Connection, members: list[Change | Work]) -> bool:
+    """Write all members, on the assumption that none fails by itself; tell whether that has come true.
+
+    In which order they are written does not matter, as none has waited for another. So each statement runs for all its
+    changes at once, and no member has a savepoint, for which SQLite would copy each page that is changed after it.
+    """
+    alike: dict[str, list[tuple[object, ...]]] = {}
+    try:
+        for member in members:
+            member.error = None
+            if isinstance(member, Change):
+                alike.setdefault(member.statement, []).append(member.values)
+            else:
+                member.result = member.write(connection)
+        return all(connection.executemany(each, values).rowcount == len(values) for each, values in alike.items())
+    except Exception as error:
+        if not connection.in_transaction or _ends_the_transaction(error):
+            raise
+        return False
 
 
 def _nobody() -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from workflow_core.database import parts
 from workflow_core.database.diagnosis import storage_error
+from workflow_core.database.group_commit import Change, Work
 from workflow_core.database.reading import ReadableDatabase
 from workflow_core.errors import ExecutionNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from workflow_core.database.store import Lease
     from workflow_core.models import ExecutionStatus
@@ -56,7 +57,8 @@ class WritableDatabase(ReadableDatabase):
         """
         if self.groups.is_alone():
             return self._write_one(write) if is_single else self._commit_at_once(write)
-        return await self.groups.commit(write, is_single=is_single)
+        result: T = await self.groups.commit(Work(write, is_single=is_single))
+        return result
 
     def _write_one(self, write: Callable[[sqlite3.Connection], T]) -> T:
         """Write by one statement, which is its own transaction."""
@@ -76,9 +78,11 @@ class WritableDatabase(ReadableDatabase):
         if changed != 1:
             raise lease.lost()
 
-    async def _change_in_group(self, lease: Lease, statement: str, values: tuple[object, ...]) -> None:
+    def _change_in_group(
+        self, lease: Lease, statement: str, values: tuple[object, ...]
+    ) -> Coroutine[None, None, object]:
         """Do the same in a transaction that is shared."""
-        await self.groups.commit(lambda connection: self._change(connection, lease, statement, values), is_single=True)
+        return self.groups.commit(Change(statement, values, lease.lost))
 
     def _commit_at_once(self, write: Callable[[sqlite3.Connection], T]) -> T:
         """Write in a transaction of its own, after what waits for one.
@@ -94,6 +98,11 @@ class WritableDatabase(ReadableDatabase):
         """Tell whether an owner is in the database already, with a lease that is as good."""
         known = self._known_owners.get(owner.owner_id, 0)
         return known is None or (lease_expires_at is not None and lease_expires_at - known < _LEASE_TOLERANCE_MS)
+
+    def _expect_commits_of(self, owner: Owner) -> None:
+        """Prepare for the durable points of an owner that has written nothing here."""
+        if owner.owner_id not in self._known_owners:
+            self.expect_commits()
 
     def _ensure_owner(self, connection: sqlite3.Connection, owner: Owner, lease_expires_at: int | None) -> None:
         if self._is_recorded(owner, lease_expires_at):

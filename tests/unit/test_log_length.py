@@ -1,0 +1,138 @@
+"""The write-ahead log of a database under FULL, which has its length before it is written many times."""
+
+import asyncio
+import shutil
+import sqlite3
+
+import pytest
+
+from tests.unit.store_calls import NOW, OWNER
+from workflow_core import WorkflowEngine
+from workflow_core.database.directory import DirectoryStore
+from workflow_core.database.log_length import lengthen_log
+from workflow_core.database.sqlite import SQLiteStore
+from workflow_core.database.store import Lease, NewExecution
+from workflow_core.ownership import Owner
+
+FOUR_MEGABYTES = 2_000 * 2_048
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "w.db"
+
+
+def size_of_log(path):
+    return path.with_name(f"{path.name}-wal").stat().st_size
+
+
+async def run_one(store, execution_id="1"):
+    engine = WorkflowEngine(store)
+
+    @engine.define("w")
+    async def w(ctx):
+        return await ctx.step("s", lambda: 1)
+
+    return (await engine.start("w", execution_id)).output
+
+
+@pytest.mark.parametrize(("synchronous", "is_long"), [("FULL", True), ("NORMAL", False)])
+def test_a_log_that_is_flushed_at_each_commit_has_its_length_at_once(path, synchronous, is_long):
+    store = SQLiteStore(path, synchronous=synchronous)
+    assert asyncio.run(run_one(store)) == 1
+    assert (size_of_log(path) >= FOUR_MEGABYTES) is is_long
+    store.close()
+
+
+def test_a_log_does_not_grow_up_to_its_first_checkpoint(path):
+    store = SQLiteStore(path, synchronous="FULL")
+    asyncio.run(run_one(store))
+    before = size_of_log(path)
+    connection = store.connection
+    connection.execute("PRAGMA wal_checkpoint(RESTART)")
+    pages = connection.execute("PRAGMA wal_autocheckpoint").fetchone()[0]
+    for number in range(pages - 1):  # a commit of a page each
+        connection.execute(f"PRAGMA user_version = {number}")
+    assert size_of_log(path) == before
+    store.close()
+
+
+def test_who_only_reads_leaves_the_log_as_it_is(path):
+    writer = SQLiteStore(path)
+    asyncio.run(run_one(writer))
+    before = size_of_log(path)
+    reader = SQLiteStore(path, synchronous="FULL")
+    assert asyncio.run(reader.load_execution("1")).status == "completed"
+    assert size_of_log(path) == before
+    reader.close()
+    writer.close()
+
+
+def test_who_goes_on_with_executions_lengthens_it_as_well(path):
+    before = SQLiteStore(path)
+    asyncio.run(before.execution_started(NewExecution("w", "1", "1", "{}", "{}", None), OWNER, None, NOW))
+    before.close()
+    store = SQLiteStore(path, synchronous="FULL")
+    asyncio.run(store.execution_recovered(Lease("w", "1", 1), Owner("host", 2, "0"), None, 2, NOW))
+    assert size_of_log(path) >= FOUR_MEGABYTES
+    store.close()
+
+
+def test_a_runtime_directory_has_such_logs_as_well(tmp_path):
+    store = DirectoryStore(tmp_path, synchronous="FULL")
+    assert asyncio.run(run_one(store)) == 1
+    assert size_of_log(store.layout.database("w")) >= FOUR_MEGABYTES
+    store.close()
+
+
+def test_a_log_is_lengthened_once(path):
+    store = SQLiteStore(path, synchronous="FULL")
+    asyncio.run(run_one(store))
+    statements = []
+    store.connection.set_trace_callback(statements.append)
+    lengthen_log(store.connection, path)
+    store.connection.set_trace_callback(None)
+    assert statements
+    assert all(statement.startswith("PRAGMA") for statement in statements)
+    store.close()
+
+
+def test_what_was_committed_before_and_after_survives_a_crash(path, tmp_path):
+    store = SQLiteStore(path)
+    asyncio.run(run_one(store, "before"))
+    lengthen_log(store.connection, path)
+    assert size_of_log(path) >= FOUR_MEGABYTES
+    for moment in ("lengthened", "written again"):
+        crashed = tmp_path / moment
+        crashed.mkdir()
+        for file in tmp_path.glob("w.db*"):
+            if not file.name.endswith("-shm"):  # it is made again, of the log
+                shutil.copy(file, crashed)
+        survivor = sqlite3.connect(crashed / "w.db")
+        assert survivor.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert survivor.execute("SELECT count(*) FROM sqlite_master WHERE name = 'room'").fetchone() == (0,)
+        found = [row[0] for row in survivor.execute("SELECT id FROM executions WHERE status = 'completed' ORDER BY id")]
+        assert found == (["before"] if moment == "lengthened" else ["after", "before"])
+        survivor.close()
+        asyncio.run(run_one(store, "after"))
+    store.close()
+
+
+def test_a_disk_without_room_and_another_writer_are_no_errors(path):
+    store = SQLiteStore(path, busy_timeout_ms=0)
+    asyncio.run(run_one(store))
+    connection, before = store.connection, size_of_log(path)
+    cached = connection.execute("PRAGMA cache_size").fetchone()
+    connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0] + 100}")
+    lengthen_log(connection, path)
+    assert not connection.in_transaction
+    connection.execute("PRAGMA max_page_count = 1000000")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    lengthen_log(connection, path)
+    other.execute("ROLLBACK")
+    other.close()
+    assert before <= size_of_log(path) < FOUR_MEGABYTES
+    assert connection.execute("PRAGMA cache_size").fetchone() == cached
+    assert asyncio.run(run_one(store, "2")) == 1
+    store.close()
