@@ -1,4 +1,4 @@
-"""The write-ahead log of a database under FULL, which has its length before it is written many times."""
+"""The write-ahead log of a database under FULL, which is given its length when it was written for a while."""
 
 import asyncio
 import shutil
@@ -6,15 +6,14 @@ import sqlite3
 
 import pytest
 
-from tests.unit.store_calls import NOW, OWNER
 from workflow_core import WorkflowEngine
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.log_length import lengthen_log
 from workflow_core.database.sqlite import SQLiteStore
-from workflow_core.database.store import Lease, NewExecution
-from workflow_core.ownership import Owner
 
 FOUR_MEGABYTES = 2_000 * 2_048
+MANY = 150
+"""Steps whose log is worth lengthening."""
 
 
 @pytest.fixture
@@ -26,27 +25,48 @@ def size_of_log(path):
     return path.with_name(f"{path.name}-wal").stat().st_size
 
 
-async def run_one(store, execution_id="1"):
+async def run(store, execution_id="1", steps=1, at_once=1):
+    """Run executions of a number of steps; return the output of the first."""
     engine = WorkflowEngine(store)
+
+    async def work():
+        await asyncio.sleep(0)
+        return 1
 
     @engine.define("w")
     async def w(ctx):
-        return await ctx.step("s", lambda: 1)
+        return sum([await ctx.step(str(number), work) for number in range(steps)])
 
-    return (await engine.start("w", execution_id)).output
+    ids = [execution_id, *(f"{execution_id}-{number}" for number in range(1, at_once))]
+    results = await asyncio.gather(*(engine.start("w", one) for one in ids))
+    return results[0].output
 
 
-@pytest.mark.parametrize(("synchronous", "is_long"), [("FULL", True), ("NORMAL", False)])
-def test_a_log_that_is_flushed_at_each_commit_has_its_length_at_once(path, synchronous, is_long):
-    store = SQLiteStore(path, synchronous=synchronous)
-    assert asyncio.run(run_one(store)) == 1
-    assert (size_of_log(path) >= FOUR_MEGABYTES) is is_long
+@pytest.mark.parametrize(("steps", "at_once"), [(MANY, 1), (10, MANY // 10)], ids=["one", "many at once"])
+@pytest.mark.parametrize("kind", ["file", "directory"])
+def test_a_log_that_is_flushed_at_each_commit_is_given_its_length(tmp_path, kind, steps, at_once):
+    if kind == "file":
+        path = tmp_path / "w.db"
+        store = SQLiteStore(path, synchronous="FULL")
+    else:
+        store = DirectoryStore(tmp_path, synchronous="FULL")
+        path = store.layout.database("w")
+    assert asyncio.run(run(store, steps=steps, at_once=at_once)) == steps
+    assert size_of_log(path) >= FOUR_MEGABYTES
     store.close()
 
 
-def test_a_log_does_not_grow_up_to_its_first_checkpoint(path):
+@pytest.mark.parametrize(("synchronous", "steps"), [("NORMAL", MANY), ("FULL", 10)])
+def test_one_that_is_not_flushed_or_hardly_written_is_not(path, synchronous, steps):
+    store = SQLiteStore(path, synchronous=synchronous)
+    assert asyncio.run(run(store, steps=steps)) == steps
+    assert size_of_log(path) < FOUR_MEGABYTES / 2
+    store.close()
+
+
+def test_from_then_on_it_does_not_grow_up_to_its_first_checkpoint(path):
     store = SQLiteStore(path, synchronous="FULL")
-    asyncio.run(run_one(store))
+    asyncio.run(run(store, steps=MANY))
     before = size_of_log(path)
     connection = store.connection
     connection.execute("PRAGMA wal_checkpoint(RESTART)")
@@ -57,40 +77,12 @@ def test_a_log_does_not_grow_up_to_its_first_checkpoint(path):
     store.close()
 
 
-def test_who_only_reads_leaves_the_log_as_it_is(path):
-    writer = SQLiteStore(path)
-    asyncio.run(run_one(writer))
-    before = size_of_log(path)
-    reader = SQLiteStore(path, synchronous="FULL")
-    assert asyncio.run(reader.load_execution("1")).status == "completed"
-    assert size_of_log(path) == before
-    reader.close()
-    writer.close()
-
-
-def test_who_goes_on_with_executions_lengthens_it_as_well(path):
-    before = SQLiteStore(path)
-    asyncio.run(before.execution_started(NewExecution("w", "1", "1", "{}", "{}", None), OWNER, None, NOW))
-    before.close()
-    store = SQLiteStore(path, synchronous="FULL")
-    asyncio.run(store.execution_recovered(Lease("w", "1", 1), Owner("host", 2, "0"), None, 2, NOW))
-    assert size_of_log(path) >= FOUR_MEGABYTES
-    store.close()
-
-
-def test_a_runtime_directory_has_such_logs_as_well(tmp_path):
-    store = DirectoryStore(tmp_path, synchronous="FULL")
-    assert asyncio.run(run_one(store)) == 1
-    assert size_of_log(store.layout.database("w")) >= FOUR_MEGABYTES
-    store.close()
-
-
 def test_a_log_is_lengthened_once(path):
     store = SQLiteStore(path, synchronous="FULL")
-    asyncio.run(run_one(store))
+    asyncio.run(run(store, steps=MANY))
     statements = []
     store.connection.set_trace_callback(statements.append)
-    lengthen_log(store.connection, path)
+    assert lengthen_log(store.connection, path)
     store.connection.set_trace_callback(None)
     assert statements
     assert all(statement.startswith("PRAGMA") for statement in statements)
@@ -99,8 +91,8 @@ def test_a_log_is_lengthened_once(path):
 
 def test_what_was_committed_before_and_after_survives_a_crash(path, tmp_path):
     store = SQLiteStore(path)
-    asyncio.run(run_one(store, "before"))
-    lengthen_log(store.connection, path)
+    asyncio.run(run(store, "before", steps=MANY))
+    assert lengthen_log(store.connection, path)
     assert size_of_log(path) >= FOUR_MEGABYTES
     for moment in ("lengthened", "written again"):
         crashed = tmp_path / moment
@@ -114,25 +106,25 @@ def test_what_was_committed_before_and_after_survives_a_crash(path, tmp_path):
         found = [row[0] for row in survivor.execute("SELECT id FROM executions WHERE status = 'completed' ORDER BY id")]
         assert found == (["before"] if moment == "lengthened" else ["after", "before"])
         survivor.close()
-        asyncio.run(run_one(store, "after"))
+        asyncio.run(run(store, "after"))
     store.close()
 
 
 def test_a_disk_without_room_and_another_writer_are_no_errors(path):
     store = SQLiteStore(path, busy_timeout_ms=0)
-    asyncio.run(run_one(store))
+    asyncio.run(run(store, steps=MANY))
     connection, before = store.connection, size_of_log(path)
     cached = connection.execute("PRAGMA cache_size").fetchone()
     connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0] + 100}")
-    lengthen_log(connection, path)
+    assert lengthen_log(connection, path)
     assert not connection.in_transaction
     connection.execute("PRAGMA max_page_count = 1000000")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    lengthen_log(connection, path)
+    assert lengthen_log(connection, path)
     other.execute("ROLLBACK")
     other.close()
     assert before <= size_of_log(path) < FOUR_MEGABYTES
     assert connection.execute("PRAGMA cache_size").fetchone() == cached
-    assert asyncio.run(run_one(store, "2")) == 1
+    assert asyncio.run(run(store, "2")) == 1
     store.close()

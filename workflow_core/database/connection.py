@@ -108,6 +108,7 @@ class Database:
         self._closed = False
         self._connection = connection
         self.groups = GroupCommit(self, is_on=self._path is not None)
+        self._log_grows = synchronous == "FULL" and self._path is not None and connection is None
         if connection is None and before_opening is None:
             self._connection = self._open()
         after_fork(self)
@@ -169,16 +170,14 @@ class Database:
     def undone(self) -> None:
         """Forget what was remembered of writes that were taken back."""
 
+    def committed(self) -> None:
+        """Note that a transaction has ended; called by whoever holds the lock, while a log grows with each commit."""
+        if self._log_grows and self._connection is not None and self._path is not None:
+            self._log_grows = not lengthen_log(self._connection, self._path)
+
     def open(self) -> None:
         """Open the database now, if it was not used yet."""
         _ = self.connection
-
-    def expect_commits(self) -> None:
-        """Prepare for many commits that are each flushed to the disk; costs little if that was done."""
-        if self._synchronous == "FULL" and self._path is not None and not self._borrowed:
-            with self.lock:
-                self.groups.commit_waiting()
-                lengthen_log(self.connection, self._path)
 
     def wait_for_locks(self, location: str, *, wait: bool) -> None:
         """Tell whether a write waits for another process's lock, or reports it at once.

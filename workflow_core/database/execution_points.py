@@ -50,7 +50,6 @@ class ExecutionPoints(WritableDatabase):
         self, execution: NewExecution, owner: Owner, lease_expires_at: int | None, at: datetime
     ) -> Callable[[sqlite3.Connection], ExecutionRecord | None]:
         now = stored_text(at)
-        self._expect_commits_of(owner)
 
         def write(connection: sqlite3.Connection) -> ExecutionRecord | None:
             self._ensure_owner(connection, owner, lease_expires_at)
@@ -86,7 +85,6 @@ class ExecutionPoints(WritableDatabase):
     ) -> Lease:
         """Take an execution over; return the new lease."""
         now = stored_text(at)
-        self._expect_commits_of(owner)
 
         def write(connection: sqlite3.Connection) -> HistoryEnd:
             self._ensure_owner(connection, owner, lease_expires_at)

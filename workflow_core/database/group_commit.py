@@ -70,6 +70,9 @@ class Groupable(Protocol):
     def undone(self) -> None:
         """Forget what was remembered of writes that were taken back."""
 
+    def committed(self) -> None:
+        """Note that a transaction has ended."""
+
 
 class _Member:
     """One durable point that waits for its commit."""
@@ -273,6 +276,7 @@ class GroupCommit:
             for member in members:
                 self._write(connection, member)
         connection.execute("COMMIT")
+        self._database.committed()
 
     def _write(self, connection: sqlite3.Connection, member: Change | Work) -> None:
         """Write one member; if it fails by itself, the others are as if it had not been there."""

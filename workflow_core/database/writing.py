@@ -75,6 +75,8 @@ class WritableDatabase(ReadableDatabase):
                 changed = (self._connection or self.connection).execute(statement, values).rowcount
             except sqlite3.Error as error:
                 raise storage_error(error, self.location()) from error
+            if self._log_grows:
+                self.committed()
         if changed != 1:
             raise lease.lost()
 
@@ -98,11 +100,6 @@ class WritableDatabase(ReadableDatabase):
         """Tell whether an owner is in the database already, with a lease that is as good."""
         known = self._known_owners.get(owner.owner_id, 0)
         return known is None or (lease_expires_at is not None and lease_expires_at - known < _LEASE_TOLERANCE_MS)
-
-    def _expect_commits_of(self, owner: Owner) -> None:
-        """Prepare for the durable points of an owner that has written nothing here."""
-        if owner.owner_id not in self._known_owners:
-            self.expect_commits()
 
     def _ensure_owner(self, connection: sqlite3.Connection, owner: Owner, lease_expires_at: int | None) -> None:
         if self._is_recorded(owner, lease_expires_at):
