@@ -266,6 +266,8 @@ class GroupCommit:
             if not group.loop.is_closed():
                 group.loop.call_soon_threadsafe(self._end_turn, group)
             raise
+        else:  # what interrupts that must not let the group be written again
+            database.committed()
 
     def _write_all(self, connection: sqlite3.Connection, members: list[Change | Work]) -> None:
         connection.execute("BEGIN IMMEDIATE")
@@ -276,7 +278,6 @@ class GroupCommit:
             for member in members:
                 self._write(connection, member)
         connection.execute("COMMIT")
-        self._database.committed()
 
     def _write(self, connection: sqlite3.Connection, member: Change | Work) -> None:
         """Write one member; if it fails by itself, the others are as if it had not been there."""
