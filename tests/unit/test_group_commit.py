@@ -297,6 +297,24 @@ def test_an_interrupt_during_the_commit_keeps_nothing_and_the_next_turn_commits(
     assert steps(path) == running(*"abcd")
 
 
+def test_an_interrupt_after_the_commit_lets_everybody_go_on(store, path, monkeypatch):
+    def interrupted():
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    loop = asyncio.new_event_loop()
+    try:
+        tasks = [loop.create_task(start(store, execution_id)) for execution_id in "abcd"]
+        everything = asyncio.gather(*tasks)
+        monkeypatch.setattr(store, "committed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(everything)
+        assert steps(path) == running(*"abcd")
+        assert loop.run_until_complete(everything) == [None] * 4
+    finally:
+        loop.close()
+
+
 def test_executions_whose_common_commit_failed_go_on_and_no_step_runs_twice(path):
     store = SQLiteStore(path)
     engine = WorkflowEngine(store, settings=Settings(**QUICK))

@@ -234,7 +234,13 @@ class GroupCommit:
             self._commit(group)
 
     def _end_turn(self, group: _Group) -> None:
-        self._commit_now(group)
+        try:
+            self._commit_now(group)
+        finally:
+            if group.is_over:  # whatever interrupts afterwards, who waits for it goes on
+                self._settle(group)
+
+    def _settle(self, group: _Group) -> None:
         self._lonely = self._lonely + 1 if len(group.members) == 1 else 0
         if self._lonely >= _LONELY_TURNS and self._group is None:
             self.is_grouping = self._had_writer = False
