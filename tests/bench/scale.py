@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
+import sqlite3
 import statistics
 import tempfile
 import time
@@ -91,7 +93,9 @@ async def fill(engine: WorkflowEngine, first: int, end: int, *, sleeping: bool =
         connection.execute(EXECUTIONS, (first, end))
         connection.execute(STEPS, (first, end))
     connection.execute("COMMIT")
-    engine.store._registry_rows(INDEX, (first, end, "s" if sleeping else "e", name))  # type: ignore[attr-defined]
+    registry = engine.store.layout.registry  # type: ignore[attr-defined]
+    with contextlib.closing(sqlite3.connect(registry, isolation_level=None)) as index:
+        index.execute(INDEX, (first, end, "s" if sleeping else "e", name))
 
 
 async def measured(call: Callable[[int], Awaitable[object]], rounds: int = ROUNDS) -> float:
