@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 from typing import TYPE_CHECKING
 
 from workflow_core.arguments import validated_id
 from workflow_core.database.dispatch import dispatching
 from workflow_core.errors import InvalidStateError, LeaseLostError
 from workflow_core.events import ExecutionCancelled
+from workflow_core.interception import patiently
 from workflow_core.joining import as_joined
 from workflow_core.models import TERMINAL_STATUSES
 from workflow_core.restarting import restarted
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from workflow_core.database.store import ExecutionRecord
     from workflow_core.engine import WorkflowEngine
+    from workflow_core.execution import Execution
     from workflow_core.joining import Joining
     from workflow_core.leases import Leases
     from workflow_core.models import ExecutionResult
@@ -131,8 +135,7 @@ class Interventions:
                     "somebody else at the same moment; wait for it with wait()"
                 ) from None
             if record.queue is not None:  # its workers are to run it
-                at = execution.now()
-                await execution.store.execution_released(execution.lease, True, at)  # noqa: FBT003 - as it is observed
+                await self._hand_to_workers(execution)
             else:
                 active = self._engine.launch(execution)
         if active is None:
@@ -140,6 +143,11 @@ class Interventions:
                 return await self._running.status(execution_id)
             return as_joined(await self._joining.poll(execution_id))
         return execution.snapshot() if detach else await active.first.wait()
+
+    async def _hand_to_workers(self, execution: Execution) -> None:
+        release = functools.partial(execution.store.execution_released, execution.lease, True, execution.now())
+        with contextlib.suppress(LeaseLostError):  # somebody else has cancelled it, or taken it over, since
+            await patiently(self._engine.store, release)
 
     async def cancel(self, execution_id: str) -> ExecutionResult:
         """Do what `WorkflowEngine.cancel` says."""

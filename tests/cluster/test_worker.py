@@ -10,6 +10,7 @@ import pytest
 
 from workflow_core import (
     InvalidStateError,
+    NonRetryableError,
     PanicConfig,
     RetryConfig,
     Settings,
@@ -298,6 +299,40 @@ def test_a_failed_execution_that_is_restarted_from_elsewhere_runs_on_a_worker(ma
                 await client.resume("e")
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("trouble", ["cancelled meanwhile", "a server that is away for a moment"])
+def test_a_restart_by_hand_of_what_workers_run_is_handed_to_them_all_the_same(make_engine, monkeypatch, trouble):
+    async def failing(ctx):
+        raise NonRetryableError("no")
+
+    async def scenario():
+        client, other, engine = make_engine(), make_engine(), make_engine()
+        for each in (client, engine):
+            each.define("failing", failing)
+        async with working(engine):
+            await client.enqueue("failing", "e")
+            assert (await client.wait("e")).status == "failed"
+        store, times = client.bare_store, []
+        released = type(store).execution_released
+
+        async def execution_released(*args):
+            times.append(args)
+            if trouble == "cancelled meanwhile":
+                await other.cancel("e")
+            elif len(times) == 1:
+                raise StorageError("away", store.location(), "unavailable")
+            await released(store, *args)
+
+        monkeypatch.setattr(store, "execution_released", execution_released)
+        result = await client.restart("e", detach=True)
+        owner = await store.fetch("SELECT owner_id FROM {s}.executions")
+        await other.aclose()
+        await client.aclose()
+        return result.status, owner, len(times)
+
+    expected = {"cancelled meanwhile": ("cancelled", [(None,)], 1)}
+    assert asyncio.run(scenario()) == expected.get(trouble, ("queued", [(None,)], 2))
 
 
 def test_a_worker_leaves_an_execution_that_it_does_not_know_to_others(make_engine, caplog):
