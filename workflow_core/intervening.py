@@ -145,7 +145,8 @@ class Interventions:
         return execution.snapshot() if detach else await active.first.wait()
 
     async def _hand_to_workers(self, execution: Execution) -> None:
-        release = functools.partial(execution.store.execution_released, execution.lease, True, execution.now())
+        at, give_back = execution.now(), True
+        release = functools.partial(execution.store.execution_released, execution.lease, give_back, at)
         with contextlib.suppress(LeaseLostError):  # somebody else has cancelled it, or taken it over, since
             await patiently(self._engine.store, release)
 

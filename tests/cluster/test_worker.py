@@ -332,7 +332,7 @@ def test_a_restart_by_hand_of_what_workers_run_is_handed_to_them_all_the_same(ma
         return result.status, owner, len(times)
 
     expected = {"cancelled meanwhile": ("cancelled", [(None,)], 1)}
-    assert asyncio.run(scenario()) == expected.get(trouble, ("queued", [(None,)], 2))
+    assert asyncio.run(scenario()) == expected.get(trouble, ("restarting", [(None,)], 2))
 
 
 def test_a_worker_leaves_an_execution_that_it_does_not_know_to_others(make_engine, caplog):
