@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sqlite3
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +21,14 @@ FOUR_MEGABYTES = 2_000 * 2_048
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "w.db"
+
+
+@pytest.fixture(autouse=True)
+def room(monkeypatch):
+    """Let the disk have room enough, whatever there is; a test can set how much."""
+    found = SimpleNamespace(free=1_000 * FOUR_MEGABYTES)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: found)
+    return found
 
 
 def size_of_log(path):
@@ -54,6 +63,27 @@ def test_a_log_does_not_grow_up_to_its_first_checkpoint(path):
     for number in range(pages - 1):  # a commit of a page each
         connection.execute(f"PRAGMA user_version = {number}")
     assert size_of_log(path) == before
+    store.close()
+
+
+@pytest.mark.parametrize("page_bytes", [512, 1_024, 2_048, 4_096, 65_536])
+def test_a_log_of_any_page_size_is_lengthened_once(path, page_bytes):
+    made = sqlite3.connect(path)
+    made.execute(f"PRAGMA page_size = {page_bytes}")
+    made.execute("VACUUM")
+    made.close()
+    SQLiteStore(path).close()  # so that the log, which is deleted, begins with what it is lengthened by
+    store = SQLiteStore(path, synchronous="FULL")
+    connection = store.connection
+    assert connection.execute("PRAGMA page_size").fetchone() == (page_bytes,)
+    lengthen_log(connection, path)
+    size = connection.execute("PRAGMA wal_autocheckpoint").fetchone()[0] * page_bytes
+    assert size <= size_of_log(path) < size * 1.4
+    statements = []
+    connection.set_trace_callback(statements.append)
+    lengthen_log(connection, path)
+    connection.set_trace_callback(None)
+    assert all(statement.startswith("PRAGMA") for statement in statements)
     store.close()
 
 
@@ -118,21 +148,96 @@ def test_what_was_committed_before_and_after_survives_a_crash(path, tmp_path):
     store.close()
 
 
-def test_a_disk_without_room_and_another_writer_are_no_errors(path):
-    store = SQLiteStore(path, busy_timeout_ms=0)
+SETTINGS = ("cache_size", "busy_timeout")
+
+
+def settings(connection):
+    return [connection.execute(f"PRAGMA {name}").fetchone() for name in SETTINGS]
+
+
+def test_what_a_disk_has_no_room_for_is_given_back(path):
+    store = SQLiteStore(path)
     asyncio.run(run_one(store))
-    connection, before = store.connection, size_of_log(path)
-    cached = connection.execute("PRAGMA cache_size").fetchone()
+    connection = store.connection
+    before = settings(connection)
     connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0] + 100}")
     lengthen_log(connection, path)
     assert not connection.in_transaction
+    assert size_of_log(path) == 0
+    assert settings(connection) == before
     connection.execute("PRAGMA max_page_count = 1000000")
+    assert asyncio.run(run_one(store, "2")) == 1
+    store.close()
+
+
+def test_a_disk_with_little_room_is_left_to_who_needs_it(path, room):
+    room.free = 99 * FOUR_MEGABYTES
+    store = SQLiteStore(path, synchronous="FULL")
+    assert asyncio.run(run_one(store)) == 1
+    assert size_of_log(path) < FOUR_MEGABYTES
+    store.close()
+
+
+@pytest.mark.timeout(20)
+def test_another_writer_is_no_error_and_is_not_waited_for(path):
+    store = SQLiteStore(path, busy_timeout_ms=60_000)
+    asyncio.run(run_one(store))
+    connection, size = store.connection, size_of_log(path)
+    before = settings(connection)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     lengthen_log(connection, path)
     other.execute("ROLLBACK")
     other.close()
-    assert before <= size_of_log(path) < FOUR_MEGABYTES
-    assert connection.execute("PRAGMA cache_size").fetchone() == cached
+    assert size_of_log(path) == size
+    assert settings(connection) == before
     assert asyncio.run(run_one(store, "2")) == 1
+    store.close()
+
+
+def test_a_log_that_another_process_has_lengthened_meanwhile_is_left(path):
+    store, other = SQLiteStore(path), SQLiteStore(path)
+    asyncio.run(run_one(store))
+    said = []
+
+    def trace(sql):
+        said.append(sql)
+        if sql == "PRAGMA busy_timeout = 0":
+            lengthen_log(other.connection, path)
+
+    store.connection.set_trace_callback(trace)
+    lengthen_log(store.connection, path)
+    store.connection.set_trace_callback(None)
+    assert size_of_log(path) >= FOUR_MEGABYTES
+    assert not any(sql.startswith("INSERT") for sql in said)
+    other.close()
+    store.close()
+
+
+def test_a_database_without_such_a_log_is_left_as_it_is(path):
+    store = SQLiteStore(path, synchronous="FULL")
+    store.connection.execute("PRAGMA journal_mode = DELETE")
+    statements = []
+    store.connection.set_trace_callback(statements.append)
+    assert asyncio.run(run_one(store)) == 1
+    assert not any("room" in statement for statement in statements)
+    store.close()
+
+
+def test_a_transaction_that_cannot_be_rolled_back_harms_nobody(path):
+    class Stuck:
+        def __init__(self, connection):
+            self.connection = connection
+
+        def execute(self, sql, *parameters):
+            if sql.startswith(("INSERT INTO room", "ROLLBACK")):
+                raise sqlite3.OperationalError("disk I/O error")
+            return self.connection.execute(sql, *parameters)
+
+        def __getattr__(self, name):
+            return getattr(self.connection, name)
+
+    store = SQLiteStore(path, synchronous="FULL")
+    store._connection = Stuck(store.connection)
+    assert asyncio.run(run_one(store)) == 1
     store.close()

@@ -179,6 +179,8 @@ class Database:
             with self.lock:
                 self.groups.commit_waiting()
                 lengthen_log(self.connection, self._path)
+                if self.connection.in_transaction:
+                    self.roll_back()
 
     def wait_for_locks(self, location: str, *, wait: bool) -> None:
         """Tell whether a write waits for another process's lock, or reports it at once.
