@@ -42,9 +42,12 @@ class _Transaction:
             connection = self._database.connection
             connection.execute("BEGIN IMMEDIATE")
         except BaseException as error:
-            self._database.lock.release()
-            if isinstance(error, sqlite3.Error):
-                raise storage_error(error, self._database.location()) from error
+            try:
+                if isinstance(error, sqlite3.Error):
+                    raise storage_error(error, self._database.location()) from error
+                self._database.roll_back()  # an interrupt is raised when what it came in has ended: it has begun
+            finally:
+                self._database.lock.release()
             raise
         return connection
 
@@ -60,9 +63,11 @@ class _Transaction:
                 connection.execute("COMMIT")
                 return
             database.roll_back()
-        except sqlite3.Error as failure:
+        except BaseException as failure:
             database.roll_back()
-            raise storage_error(failure, database.location()) from failure
+            if isinstance(failure, sqlite3.Error):
+                raise storage_error(failure, database.location()) from failure
+            raise
         finally:
             database.lock.release()
         if isinstance(error, sqlite3.Error):
