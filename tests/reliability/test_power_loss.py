@@ -75,7 +75,7 @@ def test_full_loses_none_either_where_the_log_was_given_its_length(workflow_powe
         if is_empty:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         sizes.append(log.stat().st_size)
-        lengthen_log(connection, database)
+        lengthen_log(connection)
         sizes.append(log.stat().st_size)
 
     monkeypatch.setattr(power, "prepare", prepare_and_lengthen)

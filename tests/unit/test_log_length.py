@@ -76,13 +76,27 @@ def test_a_log_of_any_page_size_is_lengthened_once(path, page_bytes):
     store = SQLiteStore(path, synchronous="FULL")
     connection = store.connection
     assert connection.execute("PRAGMA page_size").fetchone() == (page_bytes,)
-    lengthen_log(connection, path)
+    lengthen_log(connection)
     size = connection.execute("PRAGMA wal_autocheckpoint").fetchone()[0] * page_bytes
     assert size <= size_of_log(path) < size * 1.4
     statements = []
     connection.set_trace_callback(statements.append)
-    lengthen_log(connection, path)
+    lengthen_log(connection)
     connection.set_trace_callback(None)
+    assert all(statement.startswith("PRAGMA") for statement in statements)
+    store.close()
+
+
+def test_a_log_of_a_database_behind_a_link_is_lengthened_once(path, tmp_path):
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    store = SQLiteStore(link, synchronous="FULL")
+    lengthen_log(store.connection)
+    assert size_of_log(path) >= FOUR_MEGABYTES
+    statements = []
+    store.connection.set_trace_callback(statements.append)
+    lengthen_log(store.connection)
+    store.connection.set_trace_callback(None)
     assert all(statement.startswith("PRAGMA") for statement in statements)
     store.close()
 
@@ -120,7 +134,7 @@ def test_a_log_is_lengthened_once(path):
     asyncio.run(run_one(store))
     statements = []
     store.connection.set_trace_callback(statements.append)
-    lengthen_log(store.connection, path)
+    lengthen_log(store.connection)
     store.connection.set_trace_callback(None)
     assert statements
     assert all(statement.startswith("PRAGMA") for statement in statements)
@@ -130,7 +144,7 @@ def test_a_log_is_lengthened_once(path):
 def test_what_was_committed_before_and_after_survives_a_crash(path, tmp_path):
     store = SQLiteStore(path)
     asyncio.run(run_one(store, "before"))
-    lengthen_log(store.connection, path)
+    lengthen_log(store.connection)
     assert size_of_log(path) >= FOUR_MEGABYTES
     for moment in ("lengthened", "written again"):
         crashed = tmp_path / moment
@@ -161,7 +175,7 @@ def test_what_a_disk_has_no_room_for_is_given_back(path):
     connection = store.connection
     before = settings(connection)
     connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0] + 100}")
-    lengthen_log(connection, path)
+    lengthen_log(connection)
     assert not connection.in_transaction
     assert size_of_log(path) == 0
     assert settings(connection) == before
@@ -186,7 +200,7 @@ def test_another_writer_is_no_error_and_is_not_waited_for(path):
     before = settings(connection)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    lengthen_log(connection, path)
+    lengthen_log(connection)
     other.execute("ROLLBACK")
     other.close()
     assert size_of_log(path) == size
@@ -203,10 +217,10 @@ def test_a_log_that_another_process_has_lengthened_meanwhile_is_left(path):
     def trace(sql):
         said.append(sql)
         if sql == "PRAGMA busy_timeout = 0":
-            lengthen_log(other.connection, path)
+            lengthen_log(other.connection)
 
     store.connection.set_trace_callback(trace)
-    lengthen_log(store.connection, path)
+    lengthen_log(store.connection)
     store.connection.set_trace_callback(None)
     assert size_of_log(path) >= FOUR_MEGABYTES
     assert not any(sql.startswith("INSERT") for sql in said)

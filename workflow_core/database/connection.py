@@ -183,7 +183,7 @@ class Database:
         if self._synchronous == "FULL" and self._path is not None and not self._borrowed:
             with self.lock:
                 self.groups.commit_waiting()
-                lengthen_log(self.connection, self._path)
+                lengthen_log(self.connection)
                 if self.connection.in_transaction:
                     self.roll_back()
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
 from workflow_core.database.opening import roll_back
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["lengthen_log"]
 
@@ -26,7 +24,7 @@ _SHARE_OF_ROOM: Final = 100
 other files may need."""
 
 
-def lengthen_log(connection: sqlite3.Connection, path: Path) -> None:
+def lengthen_log(connection: sqlite3.Connection) -> None:
     """Give the write-ahead log of a database its length, by a large transaction that is rolled back.
 
     What is left of it in the log belongs to no commit, as with every transaction that was rolled back. The log is
@@ -35,21 +33,20 @@ def lengthen_log(connection: sqlite3.Connection, path: Path) -> None:
     log is left as it is.
 
     Args:
-        connection: The connection, outside a transaction.
-        path: The database.
+        connection: The connection to a database in a file, outside a transaction.
     """
-    log = path.with_name(f"{path.name}-wal")
     with contextlib.suppress(sqlite3.Error, OSError):
         journal, pages, page_bytes, cached, waited_ms = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("journal_mode", "wal_autocheckpoint", "page_size", "cache_size", "busy_timeout")
+            connection.execute(f"PRAGMA {setting}").fetchone()[0]
+            for setting in ("journal_mode", "wal_autocheckpoint", "page_size", "cache_size", "busy_timeout")
         )
-        size = pages * page_bytes
-        if journal != "wal" or _size_of(log) >= size or size * _SHARE_OF_ROOM > shutil.disk_usage(path.parent).free:
+        name = connection.execute("PRAGMA database_list").fetchone()[2]  # behind links, where its log lies as well
+        log, size = Path(f"{name}-wal"), pages * page_bytes
+        if journal != "wal" or _size_of(log) >= size or size * _SHARE_OF_ROOM > shutil.disk_usage(log.parent).free:
             return
-        connection.execute("PRAGMA busy_timeout = 0")  # who writes waits by himself, and need not do so twice
-        connection.execute(f"PRAGMA cache_size = {_CACHED_PAGES}")
         try:
+            connection.execute("PRAGMA busy_timeout = 0")  # who writes waits by himself, and need not do so twice
+            connection.execute(f"PRAGMA cache_size = {_CACHED_PAGES}")
             connection.execute("BEGIN IMMEDIATE")
             if _size_of(log) < size:  # else another process was faster
                 _fill(connection, size + 2 * _CACHED_PAGES * page_bytes)
