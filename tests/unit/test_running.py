@@ -189,6 +189,13 @@ def test_an_execution_that_has_ended_is_freed_without_the_garbage_collector(mach
         ctx.logger.info("%s", ctx.config)
         await ctx.step("s", lambda: 1)
         await asyncio.gather(ctx.step("left", lambda: 1), ctx.step("right", lambda: 1))
+
+        def flaky():
+            if ctx.attempt == 1:
+                raise ConnectionError
+
+        await ctx.step("retried", flaky).with_retry(max_attempts=2, backoff_ms=0)
+        await ctx.step("caught", flaky).catch(lambda error, ctx: None)
         if ctx.execution_id == "forgetful":
             ctx.step("never awaited", lambda: 1)
 
