@@ -281,6 +281,9 @@ def test_a_recorded_connection_answers_as_sqlite3_does(recorded):
 
     for sql, values in script:
         assert answer(connection, sql, values) == answer(plain, sql, values), sql
+    changed = "UPDATE t SET b = 'many' WHERE a = ?"
+    found = [each.executemany(changed, [(1,), (2,), (9,)]).rowcount for each in (connection, plain)]
+    assert found == [2, 2]
     plain.close()
 
 
