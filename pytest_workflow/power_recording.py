@@ -15,7 +15,7 @@ import apsw
 from pytest_workflow.power_disk import Delete, Operation, Sync, Truncate, Write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["recorded_connection"]
 
@@ -106,6 +106,9 @@ class _RecordedConnection:
             self._noted = len(self._operations)
             self._committed()
         return rows
+
+    def executemany(self, sql: str, parameters: Iterable[Sequence[Any]]) -> _Rows:
+        return _Rows((), [], sum(self.execute(sql, each).rowcount for each in parameters))
 
     def rollback(self) -> None:
         if self.in_transaction:

@@ -92,8 +92,6 @@ class Execution:
         self.status: ExecutionStatus = record.status
         self._asked_status = self.status
         self.codec: Codec = engine.codec
-        self.store: WorkflowStore = engine.store_of(self)
-        self.context: WorkflowContext[Any] = WorkflowContext(self)
         self.extensions = engine.extensions
         self.observed = engine.extensions.observed
         self.workflow_name = definition.name
@@ -127,6 +125,16 @@ class Execution:
 
     def __str__(self) -> str:
         return f'workflow "{self.definition.name}", execution "{self.execution_id}"'
+
+    @functools.cached_property
+    def store(self) -> WorkflowStore:
+        """Where it is stored."""
+        return self.engine.store_of(self)
+
+    @functools.cached_property
+    def context(self) -> WorkflowContext[Any]:
+        """What its handler is given."""
+        return WorkflowContext(self)
 
     @property
     def restart_attempt(self) -> int:
@@ -439,9 +447,12 @@ class Execution:
     def untie(self) -> None:
         """Let go of what refers back to this execution: it has ended, so it is freed with whoever knows it last.
 
-        Else each execution would be left to the garbage collector, which looks at all that is alive.
+        Else each execution would be left to the garbage collector, which looks at all that is alive. Who asks for any
+        of it later has it made again.
         """
-        del self.context, self.store
+        self.not_begun.clear()
+        self.__dict__.pop("context", None)
+        self.__dict__.pop("store", None)
 
     def snapshot(self) -> ExecutionResult:
         """Return what is known of the execution now."""

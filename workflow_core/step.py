@@ -248,7 +248,7 @@ class StepBuilder(Generic[ResultT]):
                 await meet_late_cancellation()
             return result
         finally:
-            run.leave_body()
+            run.end()
             execution.end_activity(self.step_id)
 
     def __await__(self) -> Generator[Any, None, ResultT]:

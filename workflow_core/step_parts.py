@@ -58,6 +58,11 @@ class StepParts:
             self._in_body = False
             self.execution.bodies -= 1
 
+    def end(self) -> None:
+        """Note that the step has ended, and let go of its error, whose frames refer back to this run of it."""
+        self.leave_body()
+        self._recorded = None
+
     def _as_failure(self, raised: BaseException) -> Exception:
         """Return what a handler of this step raised, as an error that can be recorded.
 

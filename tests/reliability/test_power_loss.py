@@ -9,6 +9,7 @@ import random
 import sqlite3
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,8 @@ from pytest_workflow.power_disk import Delete, Disk, Sync, Truncate, Write, imag
 from pytest_workflow.power_report import PowerLossError
 from pytest_workflow.power_states import Commit, Recording, State
 from workflow_core import Workflow
+from workflow_core.database import log_length
+from workflow_core.database.log_length import lengthen_log
 from workflow_core.database.opening import prepare
 from workflow_core.database.schema import WORKFLOW_SCHEMA, WORKFLOW_SCHEMA_VERSION
 
@@ -57,6 +60,30 @@ def test_normal_loses_acknowledged_commits_and_nothing_else(workflow_power):
 
 def test_full_loses_no_acknowledged_commit(workflow_power):
     report = workflow_power.explore(scenario, synchronous="FULL", **BOUND)
+    assert (report.losing, report.commits_lost, report.steps_lost, report.executions_lost) == (0, 0, set(), set())
+    assert (report.unopenable, report.torn, report.violations) == (0, 0, [])
+    assert report.continued > 20
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_full_loses_none_either_where_the_log_was_given_its_length(workflow_power, monkeypatch, is_empty):
+    sizes = []
+
+    def prepare_and_lengthen(connection, *arguments):
+        prepare(connection, *arguments)
+        database = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+        log = database.with_name(f"{database.name}-wal")
+        if is_empty:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        sizes.append(log.stat().st_size)
+        lengthen_log(connection)
+        sizes.append(log.stat().st_size)
+
+    monkeypatch.setattr(log_length, "_WORTH_IT", 0)
+    monkeypatch.setattr(power, "prepare", prepare_and_lengthen)
+    monkeypatch.setattr(power, "_CHECKPOINT_PAGES", 40)
+    report = workflow_power.explore(scenario, synchronous="FULL", **BOUND)
+    assert sizes[1] > sizes[0] and sizes[1] >= 40 * 4_096
     assert (report.losing, report.commits_lost, report.steps_lost, report.executions_lost) == (0, 0, set(), set())
     assert (report.unopenable, report.torn, report.violations) == (0, 0, [])
     assert report.continued > 20
@@ -256,6 +283,9 @@ def test_a_recorded_connection_answers_as_sqlite3_does(recorded):
 
     for sql, values in script:
         assert answer(connection, sql, values) == answer(plain, sql, values), sql
+    changed = "UPDATE t SET b = 'many' WHERE a = ?"
+    found = [each.executemany(changed, [(1,), (2,), (9,)]).rowcount for each in (connection, plain)]
+    assert found == [2, 2]
     plain.close()
 
 

@@ -297,6 +297,70 @@ def test_an_interrupt_during_the_commit_keeps_nothing_and_the_next_turn_commits(
     assert steps(path) == running(*"abcd")
 
 
+class Interrupted(Faulty):
+    """A connection on which an interrupt comes during a statement, and is raised when that has ended."""
+
+    def execute(self, sql, *parameters):
+        cursor = self.connection.execute(sql, *parameters)
+        if self.error is not None and sql.startswith(self.statement):
+            error, self.error = self.error, None
+            raise error
+        return cursor
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "ROLLBACK", "INSERT INTO steps", "COMMIT"])
+def test_an_interrupt_during_any_statement_neither_loses_a_write_nor_makes_it_twice(store, path, statement):
+    loop = asyncio.new_event_loop()
+    try:
+        tasks = stopped_in_its_turn(loop, *(start(store, name, token=7 if name == "c" else 1) for name in "abcd"))
+        store._connection = Interrupted(store.connection, statement, KeyboardInterrupt())
+        everything = asyncio.gather(*tasks, return_exceptions=True)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(everything)
+        assert not store.connection.in_transaction
+        found = loop.run_until_complete(everything)
+    finally:
+        loop.close()
+    assert [type(one) for one in found] == [type(None), type(None), LeaseLostError, type(None)]
+    assert steps(path) == running("a", "b", "d")
+
+
+@pytest.mark.parametrize(("faulty", "statement"), [(Interrupted, "BEGIN"), (Interrupted, "COMMIT"), (Faulty, "COMMIT")])
+def test_an_interrupt_at_the_ends_of_a_transaction_leaves_none_open(store, path, faulty, statement):
+    store._connection = faulty(store.connection, statement, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(fail(store, "a"))
+    assert not store.connection.in_transaction
+    other = sqlite3.connect(path, timeout=0, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    other.close()
+    asyncio.run(fail(store, "b"))
+    assert ("b",) in store.select("SELECT execution_id FROM step_errors")
+
+
+def test_an_interrupt_after_a_failure_leaves_nobody_with_a_result_that_is_not_kept(store, path, monkeypatch):
+    store._connection = Faulty(store.connection, "COMMIT", sqlite3.OperationalError("database or disk is full"))
+    interrupts = [KeyboardInterrupt()]
+
+    def roll_back():
+        SQLiteStore.roll_back(store)
+        if interrupts:
+            raise interrupts.pop()
+
+    monkeypatch.setattr(store, "roll_back", roll_back)
+    loop = asyncio.new_event_loop()
+    try:
+        tasks = [loop.create_task(start(store, execution_id)) for execution_id in "abcd"]
+        everything = asyncio.gather(*tasks)
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(everything)
+        assert steps(path) == running("a")
+        loop.run_until_complete(everything)
+    finally:
+        loop.close()
+    assert steps(path) == running(*"abcd")
+
+
 def test_an_interrupt_after_the_commit_lets_everybody_go_on(store, path, monkeypatch):
     def interrupted():
         monkeypatch.undo()

@@ -1,7 +1,9 @@
 """What those who wait for an execution are told when it is cut off, and what the log says then."""
 
 import asyncio
+import gc
 import logging
+import weakref
 
 import pytest
 
@@ -173,3 +175,78 @@ def test_a_database_of_a_directory_that_is_damaged_fails_no_execution(clock, tmp
 
     asyncio.run(scenario())
     machine.close()
+
+
+# What is left of one that has ended ----------------------------------------------------------------------------------
+
+
+def test_an_execution_that_has_ended_is_freed_without_the_garbage_collector(machine):
+    known = []
+
+    @machine.define("w")
+    async def flow(ctx):
+        known.append(weakref.ref(ctx._execution))
+        ctx.logger.info("%s", ctx.config)
+        await ctx.step("s", lambda: 1)
+        await asyncio.gather(ctx.step("left", lambda: 1), ctx.step("right", lambda: 1))
+
+        def flaky():
+            if ctx.attempt == 1:
+                raise ConnectionError
+
+        await ctx.step("retried", flaky).with_retry(max_attempts=2, backoff_ms=0)
+        await ctx.step("caught", flaky).catch(lambda error, ctx: None)
+        if ctx.execution_id == "forgetful":
+            ctx.step("never awaited", lambda: 1)
+
+    async def scenario():
+        engine = machine.boot()
+        for execution_id in ("first", "forgetful", "last"):
+            await engine.start("w", execution_id)
+        await asyncio.sleep(0)  # for the callbacks of the last one's task
+        return [each() for each in known]
+
+    gc.disable()
+    try:
+        with pytest.warns(RuntimeWarning, match="never awaited"):
+            assert asyncio.run(scenario()) == [None] * 3
+    finally:
+        gc.enable()
+
+
+def test_one_that_was_cancelled_before_it_began_can_be_handed_back_all_the_same(resting, clock):
+    async def scenario():
+        engine = resting.boot()
+        await engine.start("w", "e", detach=True)
+        active = engine._running.find("e")
+        active.task.cancel()
+        await asyncio.sleep(0)  # its task has ended, and its callbacks are due
+        await engine.hand_back()
+        assert engine.running() == []
+        return await engine.store.load_execution("e")
+
+    assert asyncio.run(scenario()).status == "running"
+
+
+def test_what_is_kept_of_an_execution_answers_after_its_end_as_before(machine):
+    kept = []
+
+    @machine.define("w")
+    async def flow(ctx):
+        kept.append(ctx)
+        await ctx.step("s", lambda: 1)
+
+    async def scenario():
+        await machine.boot().start("w", "e", {"n": 1})
+        await asyncio.sleep(0)
+        (ctx,) = kept
+        assert (repr(ctx), ctx.input, ctx.attempt, ctx.restart_attempt) == ("<WorkflowContext w e>", {"n": 1}, 1, 1)
+        assert ctx.config.environment
+        ctx.logger.info("late")
+        for late in (ctx.step("t", lambda: 1), ctx.sleep("z", 1), ctx.skip("k"), ctx.step("s", lambda: 1)):
+            with pytest.raises(InvalidStateError, match="its handler has ended"):
+                await late
+        assert ctx._execution.store.location("w")
+        assert ctx._execution.context.execution_id == "e"
+
+    asyncio.run(scenario())

@@ -42,9 +42,12 @@ class _Transaction:
             connection = self._database.connection
             connection.execute("BEGIN IMMEDIATE")
         except BaseException as error:
-            self._database.lock.release()
-            if isinstance(error, sqlite3.Error):
-                raise storage_error(error, self._database.location()) from error
+            try:
+                if isinstance(error, sqlite3.Error):
+                    raise storage_error(error, self._database.location()) from error
+                self._database.roll_back()  # an interrupt is raised when what it came in has ended: it has begun
+            finally:
+                self._database.lock.release()
             raise
         return connection
 
@@ -60,9 +63,11 @@ class _Transaction:
                 connection.execute("COMMIT")
                 return
             database.roll_back()
-        except sqlite3.Error as failure:
+        except BaseException as failure:
             database.roll_back()
-            raise storage_error(failure, database.location()) from failure
+            if isinstance(failure, sqlite3.Error):
+                raise storage_error(failure, database.location()) from failure
+            raise
         finally:
             database.lock.release()
         if isinstance(error, sqlite3.Error):
@@ -172,8 +177,11 @@ class Database:
 
     def committed(self) -> None:
         """Note that a transaction has ended; called by whoever holds the lock, while a log grows with each commit."""
-        if self._log_grows and self._connection is not None and self._path is not None:
-            self._log_grows = not lengthen_log(self._connection, self._path)
+        connection = self._connection
+        if self._log_grows and connection is not None:
+            self._log_grows = not lengthen_log(connection)
+            if connection.in_transaction:
+                self.roll_back()
 
     def open(self) -> None:
         """Open the database now, if it was not used yet."""

@@ -124,11 +124,12 @@ class Work(_Member):
 class _Group:
     """The durable points that one event loop's turn brought together."""
 
-    __slots__ = ("is_over", "loop", "members")
+    __slots__ = ("is_over", "is_written", "loop", "members")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.members: list[Change | Work] = []
+        self.is_written = False
         self.is_over = False
 
 
@@ -210,8 +211,9 @@ class GroupCommit:
                 self._commit(group)
                 group = None
             if group is None:
-                group = self._group = _Group(loop)
+                group = _Group(loop)
                 loop.call_soon(self._end_turn, group)
+                self._group = group
             group.members.append(member)
             if len(group.members) >= _MOST_MEMBERS:
                 self._commit(group)
@@ -236,46 +238,51 @@ class GroupCommit:
     def _end_turn(self, group: _Group) -> None:
         try:
             self._commit_now(group)
-        finally:
-            if group.is_over:  # whatever interrupts afterwards, who waits for it goes on
-                self._settle(group)
-
-    def _settle(self, group: _Group) -> None:
-        self._lonely = self._lonely + 1 if len(group.members) == 1 else 0
-        if self._lonely >= _LONELY_TURNS and self._group is None:
-            self.is_grouping = self._had_writer = False
-        for member in group.members:
-            if not member.settled.done():
-                member.settled.set_result(None)
+            self._lonely = self._lonely + 1 if len(group.members) == 1 else 0
+            if self._lonely >= _LONELY_TURNS and self._group is None:
+                self.is_grouping = self._had_writer = False
+            for member in group.members:
+                if not member.settled.done():
+                    member.settled.set_result(None)
+        except BaseException:  # an interrupt: if the loop runs again, the rest is done
+            group.loop.call_soon(self._end_turn, group)
+            raise
 
     def _commit(self, group: _Group) -> None:
         """Write and commit a group, unless that was done; each member gets its result, or its error."""
         if group.is_over:
             return
-        group.is_over = True
         if self._group is group:
             self._group = None
         database, members = self._database, group.members
+        connection = None
         try:
-            self._write_all(database.connection, members)
-        except sqlite3.Error as failure:
-            database.roll_back()
-            for member in members:
-                member.error = storage_error(failure, database.location())
-                member.error.__cause__ = failure
-        except StorageError as failure:
-            for member in members:
-                member.error = type(failure)(str(failure), failure.location, failure.reason)
-        except BaseException:  # an interrupt: nothing is kept, so it can be done again
-            database.roll_back()
-            group.is_over, self._group, self.is_grouping = False, group, True
-            if not group.loop.is_closed():
-                group.loop.call_soon_threadsafe(self._end_turn, group)
+            try:
+                connection = database.connection
+                self._write_all(connection, group)
+            except sqlite3.Error as failure:
+                group.is_written = False
+                database.roll_back()
+                for member in members:
+                    member.error = storage_error(failure, database.location())
+                    member.error.__cause__ = failure
+            except StorageError as failure:
+                for member in members:
+                    member.error = type(failure)(str(failure), failure.location, failure.reason)
+            group.is_over = True
+        except BaseException:  # an interrupt, which is raised after the call that was under way when it came
+            if group.is_written and connection is not None and not connection.in_transaction:
+                group.is_over = True  # that call was the commit
+            else:  # nothing is kept, so it can be done again
+                group.is_written = False
+                database.roll_back()
+                self._group, self.is_grouping = group, True
             raise
-        else:  # what interrupts that must not let the group be written again
+        if group.is_written:
             database.committed()
 
-    def _write_all(self, connection: sqlite3.Connection, members: list[Change | Work]) -> None:
+    def _write_all(self, connection: sqlite3.Connection, group: _Group) -> None:
+        members = group.members
         connection.execute("BEGIN IMMEDIATE")
         if not _written_together(connection, members):
             connection.execute("ROLLBACK")
@@ -283,6 +290,7 @@ class GroupCommit:
             connection.execute("BEGIN IMMEDIATE")
             for member in members:
                 self._write(connection, member)
+        group.is_written = True
         connection.execute("COMMIT")
 
     def _write(self, connection: sqlite3.Connection, member: Change | Work) -> None:
@@ -296,7 +304,7 @@ class GroupCommit:
                 member.result = member.write(connection)
             elif connection.execute(member.statement, member.values).rowcount != 1:
                 member.error = member.lost()
-        except BaseException as error:
+        except Exception as error:
             if not connection.in_transaction or _ends_the_transaction(error):
                 raise
             if not is_single:

@@ -7,56 +7,75 @@ ext4. A log grows with each commit until its first checkpoint; from then on it i
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import Final
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from workflow_core.database.opening import roll_back
 
 __all__ = ["lengthen_log"]
 
 _CACHED_PAGES: Final = 10
-"""What SQLite holds back of the transaction; the rest of it is written to the log before its end."""
+"""What SQLite holds back of the transaction, about; the rest of it is written to the log before its end."""
+
+_SHARE_OF_ROOM: Final = 100
+"""A log gets its length where that takes no more than a hundredth of the disk's free room: what it does not need yet,
+other files may need."""
 
 
 _WORTH_IT: Final = 1 / 16
 """A log with this share of its length is one of a database that is written often."""
 
 
-def lengthen_log(connection: sqlite3.Connection, path: Path) -> bool:
+def lengthen_log(connection: sqlite3.Connection) -> bool:
     """Give a write-ahead log that was written for a while its length, by a large transaction that is rolled back.
 
     What is left of it in the log belongs to no commit, as with every transaction that was rolled back. The log is
     deleted when the last connection is closed, and takes room until then: so a log that is short yet stays as it is.
-    That it cannot be done, with a full disk or while another process writes, is no error.
+    That it cannot be done, with a full disk or while another process writes, is no error. A database without such a
+    log is left as it is.
 
     Args:
-        connection: The connection, outside a transaction.
-        path: The database.
+        connection: The connection to a database in a file, outside a transaction.
 
     Returns:
         Whether that is settled; ``False`` while the log is short.
     """
-    with contextlib.suppress(sqlite3.Error):
-        pages, page_bytes, cached = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("wal_autocheckpoint", "page_size", "cache_size")
+    with contextlib.suppress(sqlite3.Error, OSError):
+        journal, pages, page_bytes, cached, waited_ms = (
+            connection.execute(f"PRAGMA {setting}").fetchone()[0]
+            for setting in ("journal_mode", "wal_autocheckpoint", "page_size", "cache_size", "busy_timeout")
         )
-        size, found = pages * page_bytes, _size_of(path.with_name(f"{path.name}-wal"))
-        if found < size * _WORTH_IT:
+        name = connection.execute("PRAGMA database_list").fetchone()[2]  # behind links, where its log lies as well
+        log, size = Path(f"{name}-wal"), pages * page_bytes
+        found = _size_of(log)
+        if journal == "wal" and found < size * _WORTH_IT:
             return False
-        if found >= size:
+        if journal != "wal" or found >= size or size * _SHARE_OF_ROOM > shutil.disk_usage(log.parent).free:
             return True
-        connection.execute(f"PRAGMA cache_size = {_CACHED_PAGES}")
         try:
+            connection.execute("PRAGMA busy_timeout = 0")  # who writes waits by himself, and need not do so twice
+            connection.execute(f"PRAGMA cache_size = {_CACHED_PAGES}")
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute("CREATE TABLE room (pages BLOB)")
-            connection.execute("INSERT INTO room VALUES (zeroblob(?))", (size,))
+            if _size_of(log) < size:  # else another process was faster
+                _fill(connection, size + 2 * _CACHED_PAGES * page_bytes)
         finally:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            roll_back(connection)
             connection.execute(f"PRAGMA cache_size = {cached}")
+            connection.execute(f"PRAGMA busy_timeout = {waited_ms}")
     return True
+
+
+def _fill(connection: sqlite3.Connection, size: int) -> None:
+    """Write so many bytes to the log, in the transaction that has begun; give the room back if there is no more."""
+    try:
+        connection.execute("CREATE TABLE room (pages BLOB)")
+        connection.execute("INSERT INTO room VALUES (zeroblob(?))", (size,))
+    except sqlite3.Error:
+        roll_back(connection)
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        raise
 
 
 def _size_of(path: Path) -> int:
