@@ -24,6 +24,7 @@ from workflow_core.events import (
     ExecutionCompleted,
     ExecutionStarted,
 )
+from workflow_core.interception import undriven
 from workflow_core.results import result_of
 from workflow_core.suspended import where
 from workflow_core.timeouts import Timeout, cancelled_from_outside
@@ -92,6 +93,7 @@ class Execution:
         self.status: ExecutionStatus = record.status
         self._asked_status = self.status
         self.codec: Codec = engine.codec
+        self.store: WorkflowStore = engine.store_of(self)
         self.extensions = engine.extensions
         self.observed = engine.extensions.observed
         self.workflow_name = definition.name
@@ -125,11 +127,6 @@ class Execution:
 
     def __str__(self) -> str:
         return f'workflow "{self.definition.name}", execution "{self.execution_id}"'
-
-    @functools.cached_property
-    def store(self) -> WorkflowStore:
-        """Where it is stored."""
-        return self.engine.store_of(self)
 
     @functools.cached_property
     def context(self) -> WorkflowContext[Any]:
@@ -447,12 +444,11 @@ class Execution:
     def untie(self) -> None:
         """Let go of what refers back to this execution: it has ended, so it is freed with whoever knows it last.
 
-        Else each execution would be left to the garbage collector, which looks at all that is alive. Who asks for any
-        of it later has it made again.
+        Else each execution would be left to the garbage collector, which looks at all that is alive.
         """
         self.not_begun.clear()
-        self.__dict__.pop("context", None)
-        self.__dict__.pop("store", None)
+        self.__dict__.pop("context", None)  # who asks for it later has it made again
+        undriven(self.store)
 
     def snapshot(self) -> ExecutionResult:
         """Return what is known of the execution now."""

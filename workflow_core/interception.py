@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workflow_core.patience import Patience, Tenacious
 
 __tracebackhide__ = True  # pytest leaves the frames of this module out
-__all__ = ["guarded", "guarded_for", "patiently"]
+__all__ = ["guarded", "guarded_for", "patiently", "undriven"]
 
 _T = TypeVar("_T")
 
@@ -67,6 +67,12 @@ def guarded_for(store: Store, workflow_name: str, execution: Tenacious) -> Workf
     if isinstance(store, _Guarded):
         return cast("WorkflowStore", store.workflow(workflow_name, execution))
     return store.workflow(workflow_name)
+
+
+def undriven(store: WorkflowStore) -> None:
+    """Let the store of an execution that has ended know nothing of it any more, and be no more patient than others."""
+    if isinstance(store, _Guarded):
+        store._execution = None
 
 
 async def patiently(store: Store, work: Callable[[], Awaitable[_T]]) -> _T:
