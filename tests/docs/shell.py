@@ -70,7 +70,8 @@ def parse(words: list[str]) -> None:
             context = command.make_context(name, list(rest), parent=parent, obj=Invocation())
             if not isinstance(command, click.Group):
                 return
-            found, below, rest = command.resolve_command(context, [*context._protected_args, *context.args])
+            named = vars(context).get("_protected_args") or vars(context).get("protected_args", [])  # of click 8.1
+            found, below, rest = command.resolve_command(context, [*named, *context.args])
             assert found is not None
             assert below is not None
             name, command, parent = found, below, context
