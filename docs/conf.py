@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from docutils import nodes
 
+import workflow_core.server  # noqa: F401 - before autodoc imports it with TYPE_CHECKING set, which pydantic cannot bear
+
 if TYPE_CHECKING:
     from typing import Any
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import inspect
 import re
 import tomllib
@@ -16,6 +17,7 @@ import workflow_core
 from pytest_workflow.entry import WorkflowHarnessHooks
 from pytest_workflow.options import MARKERS
 from tests.docs import cli_reference
+from tests.docs.sessions import blocks
 from tests.docs.test_docs import PAGES, ROOT, pytest_of, run_pytest, text_of
 from workflow_core.hookspecs import WorkflowHooks
 
@@ -138,6 +140,29 @@ def test_the_reference_has_every_public_name():
         assert not [name for name in package.__all__ if f"| `{name}` |" not in part], f"names of {package.__name__}"
 
 
+def told_by_docstrings():
+    """Return the names that the pages of docs/api show with their docstrings."""
+    names = set()
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        for kind, path in re.findall(r"^\.\. (?:auto|py:)(\w+):: ([\w.]+)$", text_of(page), re.MULTILINE):
+            names.add(path.rpartition(".")[2])
+            names |= {*importlib.import_module(path).__all__} if kind == "module" else set()
+    return names
+
+
+def imported_by_pages():
+    """Return the names that a page tells its readers to import from our packages."""
+    found = [content for page in PAGES for _, language, content in blocks(text_of(page)) if language == "python"]
+    nodes = [node for content in found for node in ast.walk(ast.parse(content)) if isinstance(node, ast.ImportFrom)]
+    ours = {package.__name__ for package in (workflow_core, pytest_workflow)}
+    return {alias.name for node in nodes if node.module.partition(".")[0] in ours for alias in node.names} - {"*"}
+
+
+def test_the_docstring_of_every_name_for_users_is_on_the_site():
+    names = {*workflow_core.__all__, *pytest_workflow.__all__} | imported_by_pages()
+    assert not sorted(names - told_by_docstrings()), "names without an entry on a page in docs/api"
+
+
 def test_the_reference_has_every_method_of_an_engine_with_its_arguments():
     page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
     classes = (ROOT / "docs" / "api" / "workflow_core.md").read_text(encoding="utf-8")
@@ -182,6 +207,20 @@ def test_extras():
     assert not [name for name in extras() if f"| `{name}` |" not in page], "extras without a row in docs/reference.md"
     texts = "\n".join(text for text, _ in code())
     assert {*re.findall(r"pytest-workflow-core\[(\w+)\]", texts)} <= {*extras()}, "a message names another extra"
+
+
+def test_all_is_every_extra_but_the_server_for_tests():
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+    def reached(name):
+        within = {
+            each for text in asked[name] for found in re.findall(r"\[([\w,-]+)\]", text) for each in found.split(",")
+        }
+        return {name}.union(*(reached(each) for each in within & asked.keys()))
+
+    brought = {requirement for name in reached("all") for requirement in asked[name]}
+    lacking = {name for name in asked.keys() - FOR_DEVELOPERS if not set(asked[name]) <= brought | {*asked["all"]}}
+    assert lacking - {"all"} == {"postgres-test"}
 
 
 def test_what_extras_install_is_used():

@@ -66,13 +66,15 @@ def run_pytest(nursery, *arguments, environment=MappingProxyType({})):
 
 
 def left_alone(text):
-    """Return the files of a page that no other block imports: nobody but who runs them would run them."""
+    """Return the files of a page that nobody but who runs them would run: a program, or what no other block imports."""
     found = [(name, content) for name, language, content in blocks(text) if language == "python"]
     modules = {name for name, _ in found if name and not re.match(r"test_|conftest\.", Path(name).name)}
+    programs = {name for name, content in found if name and '__name__ == "__main__"' in content}
     return sorted(
         name
         for name in modules
-        if not any(
+        if name in programs
+        or not any(
             re.search(rf"\b(import|from) {Path(name).stem}\b", content) for other, content in found if other != name
         )
     )
@@ -115,35 +117,6 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, request, opened, n
         update = ["--snapshot-update"] if page.name == "snapshots.md" else []
         run = run_pytest(nursery, "-q", *update, environment=pytest_of(text))
         assert run.returncode == 0, run.stdout
-
-
-LANGUAGES = {"python", "console", "text", "yaml", "json", "toml", "ini", "sql", "bash"}
-INDENTED = re.compile(r"^[ \t]+(```|~~~)|^~~~", re.MULTILINE)
-CODE = re.compile(r"^(from \w[\w.]* import|import \w+$|@\w|async def|class \w+[(:]|def \w+\(|await )", re.MULTILINE)
-WITHOUT_THE_PACKAGE = {
-    ("docs/snapshots.md", "from inline_snapshot import snapshot"): "a tool that is not installed here",
-    ("docs/how-to/deploy.md", "def test_record(workflow_replay):"): "reads the database of a production",
-}
-"""Blocks ``py`` rather than ``python``: the only ones that nothing runs, each with its reason."""
-
-
-@pytest.mark.parametrize("page", [*PAGES, *MORE_PAGES], ids=name_of)
-def test_a_block_of_code_is_one_that_is_run(page):
-    """Python, sessions and files are; anything else is no code, or has a test of its own."""
-    text = text_of(page)
-    assert page in MORE_PAGES or not INDENTED.search(text), "an indented block, which nothing finds"
-    for _, language, content in blocks(text):
-        if language == "py":
-            assert (name_of(page), content.partition("\n")[0]) in WITHOUT_THE_PACKAGE, "```python, or a reason"
-            continue
-        assert language in LANGUAGES, f"blocks of {language} are run by nothing"
-        if language == "text":
-            assert not CODE.search(content), f"this looks like Python:\n{content}"
-        if language == "bash":
-            assert page.name in {"cli.md", "cli_reference.md"}, "a session is a block of console"
-    typed = "".join(content for _, language, content in blocks(text) if language == "console")
-    for name in left_alone(text) if is_session(text) else ():
-        assert re.search(rf"\b{Path(name).stem}\b", typed), f"{name} is saved, and nothing imports or runs it"
 
 
 def sql(page):

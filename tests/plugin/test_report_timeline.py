@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -26,6 +27,7 @@ from pytest_workflow import (
     StepSkipped,
     StepStarted,
 )
+from workflow_core.report.drawing import draw_timeline
 from workflow_core.report.scale import PLACE, Scale, duration_text
 from workflow_core.report.timeline import EXECUTION_LANE, FaultStrike, lay_out
 
@@ -267,3 +269,22 @@ def test_a_fault_stands_after_the_event_that_it_followed():
     assert (timeline.lanes[struck.lane], struck.text) == ("a", "a: injected fault fail('a')")
     assert early.position < positions[0]
     assert timeline.lanes[elsewhere.lane] == "z"
+
+
+# The drawing ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_length_of_a_restart_is_below_the_sign_of_a_shortened_stretch():
+    events = history(
+        (0, ExecutionStarted()),
+        (0, StepStarted("a", 1)),
+        (10, StepFailed("a", 1, error="PanicError")),
+        (10, ExecutionPanicked(step_id="a")),
+        (600_010, ExecutionRestarted(restart_attempt=2)),
+    )
+    drawn = str(draw_timeline(events))
+    (sign,) = re.findall(r'href="#wt-break" x="[\d.]+%" y="(\d+)"', drawn)
+    of_stretch, of_restart = map(int, re.findall(r'y="(\d+)" class="wt-length">10 min<', drawn))
+    half, capitals = 6, 8  # of the sign, and of a text of 11 pixels
+    assert of_stretch <= int(sign) - half
+    assert int(sign) + half <= of_restart - capitals

@@ -291,7 +291,9 @@ def test_a_mirror_sees_the_same_workflows_configurations_and_processes(machine, 
     engine = machine.boot()
     engine.define("w", lambda ctx: 1)
     engine.configure("w", environment="test")
-    mirror = engine.mirror(make_sqlite_store(), engine.settings)
+    own = engine.settings.model_copy(update={"storage_patience_ms": None})
+    mirror = engine.mirror(make_sqlite_store(), own)
+    assert mirror.settings == own
     assert mirror.definition("w") is engine.definition("w")
     assert (mirror.configurations, mirror.secrets) == (engine.configurations, engine.secrets)
     assert (mirror.codec, mirror.clock) == (engine.codec, engine.clock)

@@ -28,7 +28,7 @@ __all__ = ["draw_legend", "draw_timeline", "timeline_definitions", "timeline_sty
 _PLACE_PX = 15
 _LETTER_PX = 6.2
 _LANE_PX = 30
-_AXIS_PX = 36
+_AXIS_PX = 41
 _WIDTH_STEP_PX = 120
 _WIDTH_STEPS = 60
 _BAR_PX = 14
@@ -120,8 +120,8 @@ def _draw_break(found: Break, timeline: Timeline, height: int) -> Markup:
     return tag(
         "g",
         tag("rect", x=x, y=_AXIS_PX, width=width, height=height - _AXIS_PX, class_="wt-break"),
-        tag("use", href="#wt-break", x=middle, y=_AXIS_PX - 2),
-        tag("text", found.text, x=middle, y=_AXIS_PX - 9, class_="wt-length"),
+        tag("use", href="#wt-break", x=middle, y=_AXIS_PX - 7),
+        tag("text", found.text, x=middle, y=_AXIS_PX - 14, class_="wt-length"),
         role="img",
         aria_label=f"{found.text}, drawn shorter than to scale",
     )
