@@ -83,6 +83,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._threads[0].join()  # first: what it accepts after the cut would never end
         self.cut()
         for thread in self._threads:
             thread.join()

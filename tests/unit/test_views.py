@@ -223,11 +223,11 @@ def test_a_marker_is_another_one_after_each_commit_and_only_then(engine):
 
 @pytest.mark.parametrize("kind", ["file", "directory", "postgres"])
 def test_a_marker_tells_of_what_another_process_commits(request, tmp_path, kind, clock):
+    makers = {"file": lambda: SQLiteStore(tmp_path / "w.db"), "directory": lambda: DirectoryStore(tmp_path / "state")}
+    make_store = makers.get(kind) or request.getfixturevalue("make_postgres_store")
+
     def make():
-        if kind == "postgres":
-            return define(WorkflowEngine(request.getfixturevalue("make_postgres_store")(), clock))
-        store = SQLiteStore(tmp_path / "w.db") if kind == "file" else DirectoryStore(tmp_path / "state")
-        return define(WorkflowEngine(store, clock))
+        return define(WorkflowEngine(make_store(), clock))
 
     async def main():
         writing, reading = make(), make()
