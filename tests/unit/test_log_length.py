@@ -277,3 +277,35 @@ def test_a_transaction_that_cannot_be_rolled_back_harms_nobody(path):
     store._connection = Stuck(store.connection)
     assert asyncio.run(run(store)) == 1
     store.close()
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("is_over", [False, True])
+@pytest.mark.parametrize("statement", ["CREATE TABLE room", "INSERT INTO room", "ROLLBACK"])
+def test_an_interrupt_leaves_no_transaction_and_the_settings_as_they_were(path, statement, is_over):
+    class Interrupted:
+        def __init__(self, connection):
+            self.connection = connection
+            self.interrupts = [KeyboardInterrupt()]
+
+        def execute(self, sql, *parameters):
+            interrupted = sql.startswith(statement) and self.interrupts
+            if not interrupted or is_over:
+                cursor = self.connection.execute(sql, *parameters)
+            if interrupted:
+                raise self.interrupts.pop()
+            return cursor
+
+        def __getattr__(self, name):
+            return getattr(self.connection, name)
+
+    store = SQLiteStore(path, synchronous="FULL")
+    before = settings(store.connection)
+    store._connection = Interrupted(store.connection)
+    with pytest.raises(KeyboardInterrupt):
+        store.committed()
+    assert not store._connection.interrupts
+    assert not store.connection.in_transaction
+    assert settings(store.connection) == before
+    assert asyncio.run(run(store)) == 1
+    store.close()

@@ -179,9 +179,11 @@ class Database:
         """Note that a transaction has ended; called by whoever holds the lock, while a log grows with each commit."""
         connection = self._connection
         if self._log_grows and connection is not None:
-            self._log_grows = not lengthen_log(connection)
-            if connection.in_transaction:
-                self.roll_back()
+            try:
+                self._log_grows = not lengthen_log(connection)
+            finally:
+                if connection.in_transaction:
+                    self.roll_back()
 
     def open(self) -> None:
         """Open the database now, if it was not used yet."""

@@ -54,16 +54,15 @@ def lengthen_log(connection: sqlite3.Connection) -> bool:
             return False
         if journal != "wal" or found >= size or size * _SHARE_OF_ROOM > shutil.disk_usage(log.parent).free:
             return True
-        try:
+        with contextlib.ExitStack() as afterwards:  # all of it, also when an interrupt comes during a part
+            afterwards.callback(connection.execute, f"PRAGMA busy_timeout = {waited_ms}")
+            afterwards.callback(connection.execute, f"PRAGMA cache_size = {cached}")
+            afterwards.callback(roll_back, connection)
             connection.execute("PRAGMA busy_timeout = 0")  # who writes waits by himself, and need not do so twice
             connection.execute(f"PRAGMA cache_size = {_CACHED_PAGES}")
             connection.execute("BEGIN IMMEDIATE")
             if _size_of(log) < size:  # else another process was faster
                 _fill(connection, size + 2 * _CACHED_PAGES * page_bytes)
-        finally:
-            roll_back(connection)
-            connection.execute(f"PRAGMA cache_size = {cached}")
-            connection.execute(f"PRAGMA busy_timeout = {waited_ms}")
     return True
 
 
