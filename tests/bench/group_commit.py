@@ -1,8 +1,8 @@
 """What group commit is worth: steps per second of 100 executions at once, with and without it, in one process.
 
 Run it with ``python tests/bench/group_commit.py``. For ``synchronous=NORMAL`` and ``FULL`` it prints, in each round and
-as medians, the steps per second of raw sqlite3 doing the commits of one execution, of one execution, of 100 executions
-one after another, of 100 at once that commit each by itself, and of 100 at once with group commit; then the ratios. A
+as medians, the steps per second of raw sqlite3 doing the commits of one execution, of one execution, of executions one
+after another, of 100 at once that commit each by itself, and of 100 at once with group commit; then the ratios. A
 step's function gives way to others once, as one that waits for anything does.
 """
 
@@ -66,9 +66,12 @@ def measure(directory: Path, synchronous: str, steps: int) -> dict[str, float]:
     Args:
         directory: Where the databases are made.
         synchronous: ``NORMAL`` or ``FULL``.
-        steps: How many steps each way takes; those that flush the disk for each commit take a tenth with ``FULL``.
+        steps: How many steps each way takes; those that flush the disk for each commit take a tenth with ``FULL``. One
+            after another that is a tenth of the executions, each as long as those at once: a short one costs more a
+            step.
     """
     few = steps // 10 if synchronous == "FULL" else steps
+    as_many_as_fit = max(few // max(steps // 100, 2), 1)
 
     def run(name: str, executions: int, total: int, *, at_once: bool, grouped: bool = True) -> float:
         each = max(total // executions, 2)
@@ -80,7 +83,7 @@ def measure(directory: Path, synchronous: str, steps: int) -> dict[str, float]:
         "raw": raw(directory / "raw.db", 1, few, synchronous),
         "one": run("one", 1, few, at_once=False),
         "one, off": run("one-off", 1, few, at_once=False, grouped=False),
-        "sequential": run("sequential", 100, few, at_once=False),
+        "sequential": run("sequential", as_many_as_fit, few, at_once=False),
         "at once, off": run("ungrouped", 100, few, at_once=True, grouped=False),
         "at once": run("grouped", 100, steps, at_once=True),
     }
