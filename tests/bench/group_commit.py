@@ -2,7 +2,7 @@
 
 Run it with ``python tests/bench/group_commit.py``. For ``synchronous=NORMAL`` and ``FULL`` it prints, in each round and
 as medians, the steps per second of raw sqlite3 doing the commits of one execution, of one execution, of executions one
-after another, of 100 at once that commit each by itself, and of 100 at once with group commit; then the ratios. A
+after another, of as many at once that commit each by itself, and of 100 at once with group commit; then the ratios. A
 step's function gives way to others once, as one that waits for anything does.
 """
 
@@ -84,7 +84,7 @@ def measure(directory: Path, synchronous: str, steps: int) -> dict[str, float]:
         "one": run("one", 1, few, at_once=False),
         "one, off": run("one-off", 1, few, at_once=False, grouped=False),
         "sequential": run("sequential", as_many_as_fit, few, at_once=False),
-        "at once, off": run("ungrouped", 100, few, at_once=True, grouped=False),
+        "at once, off": run("ungrouped", as_many_as_fit, few, at_once=True, grouped=False),
         "at once": run("grouped", 100, steps, at_once=True),
     }
 

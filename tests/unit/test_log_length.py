@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from workflow_core import WorkflowEngine
-from workflow_core.database import log_length
+from workflow_core.database import connection, log_length
 from workflow_core.database.directory import DirectoryStore
 from workflow_core.database.log_length import lengthen_log
 from workflow_core.database.sqlite import SQLiteStore
@@ -33,8 +33,9 @@ def room(monkeypatch):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Let logs be lengthened that are short yet."""
+    """Let logs be lengthened that are short yet, at the first commit."""
     monkeypatch.setattr(log_length, "_WORTH_IT", 0)
+    monkeypatch.setattr(connection, "_LOOK_AFTER", 1)
 
 
 def size_of_log(path):

@@ -76,6 +76,9 @@ class _Transaction:
 
 _SYNCHRONOUS = ("NORMAL", "FULL")
 
+_LOOK_AFTER = 16
+"""After so many commits it is seen whether the log is worth lengthening, which takes half as long as one of them."""
+
 
 class Database:
     """One database of executions, opened, shared by threads, and begun anew in a forked child.
@@ -114,6 +117,7 @@ class Database:
         self._connection = connection
         self.groups = GroupCommit(self, is_on=self._path is not None)
         self._log_grows = synchronous == "FULL" and self._path is not None and connection is None
+        self._commits = 0
         if connection is None and before_opening is None:
             self._connection = self._open()
         after_fork(self)
@@ -178,7 +182,8 @@ class Database:
     def committed(self) -> None:
         """Note that a transaction has ended; called by whoever holds the lock, while a log grows with each commit."""
         connection = self._connection
-        if self._log_grows and connection is not None:
+        self._commits += 1
+        if self._log_grows and connection is not None and self._commits % _LOOK_AFTER == 0:
             try:
                 self._log_grows = not lengthen_log(connection)
             finally:
