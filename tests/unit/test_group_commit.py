@@ -362,7 +362,8 @@ def test_an_interrupt_after_a_failure_leaves_nobody_with_a_result_that_is_not_ke
 
 
 def test_an_interrupt_after_the_commit_lets_everybody_go_on(store, path, monkeypatch):
-    def interrupted():
+    def interrupted(points):
+        assert points == len("bcd")
         monkeypatch.undo()
         raise KeyboardInterrupt
 

@@ -77,7 +77,7 @@ class _Transaction:
 _SYNCHRONOUS = ("NORMAL", "FULL")
 
 _LOOK_AFTER = 16
-"""After so many commits it is seen whether the log is worth lengthening, which takes half as long as one of them."""
+"""After so many durable points it is seen whether the log is worth lengthening, which takes half as long as one."""
 
 
 class Database:
@@ -117,7 +117,7 @@ class Database:
         self._connection = connection
         self.groups = GroupCommit(self, is_on=self._path is not None)
         self._log_grows = synchronous == "FULL" and self._path is not None and connection is None
-        self._commits = 0
+        self._points = 0
         if connection is None and before_opening is None:
             self._connection = self._open()
         after_fork(self)
@@ -179,11 +179,16 @@ class Database:
     def undone(self) -> None:
         """Forget what was remembered of writes that were taken back."""
 
-    def committed(self) -> None:
-        """Note that a transaction has ended; called by whoever holds the lock, while a log grows with each commit."""
+    def committed(self, points: int = 1) -> None:
+        """Note that durable points were committed; called by whoever holds the lock.
+
+        Args:
+            points: How many.
+        """
         connection = self._connection
-        self._commits += 1
-        if self._log_grows and connection is not None and self._commits % _LOOK_AFTER == 0:
+        self._points += points
+        if self._log_grows and connection is not None and self._points >= _LOOK_AFTER:
+            self._points = 0
             try:
                 self._log_grows = not lengthen_log(connection)
             finally:

@@ -70,8 +70,8 @@ class Groupable(Protocol):
     def undone(self) -> None:
         """Forget what was remembered of writes that were taken back."""
 
-    def committed(self) -> None:
-        """Note that a transaction has ended."""
+    def committed(self, points: int) -> None:
+        """Note that so many durable points were committed."""
 
 
 class _Member:
@@ -279,7 +279,7 @@ class GroupCommit:
                 self._group, self.is_grouping = group, True
             raise
         if group.is_written:
-            database.committed()
+            database.committed(len(members))
 
     def _write_all(self, connection: sqlite3.Connection, group: _Group) -> None:
         members = group.members
