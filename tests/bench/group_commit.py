@@ -95,6 +95,7 @@ RATIOS = (
     ("at once", "sequential"),
     ("at once", "at once, off"),
     ("at once", "one"),
+    ("at once", "raw"),
 )
 
 
