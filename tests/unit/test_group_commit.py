@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from tests.unit.faulty_connection import Faulty, Interrupted
 from tests.unit.store_calls import NOW, OWNER
 from workflow_core import LeaseLostError, RetryConfig, Settings, StorageError, WorkflowEngine, WorkflowError
 from workflow_core.database import group_commit
@@ -71,20 +72,17 @@ def stopped_in_its_turn(loop, *writes):
     return tasks
 
 
-class Faulty:
-    """A connection on which a statement fails, once."""
-
-    def __init__(self, connection, statement, error):
-        self.connection, self.statement, self.error = connection, statement, error
-
-    def execute(self, sql, *parameters):
-        if self.error is not None and sql.startswith(self.statement):
-            error, self.error = self.error, None
-            raise error
-        return self.connection.execute(sql, *parameters)
-
-    def __getattr__(self, name):
-        return getattr(self.connection, name)
+@contextlib.contextmanager
+def interrupted(*writes):
+    """Let an interrupt end the loop in which tasks make durable points; give what lets it run again, to their end."""
+    loop = asyncio.new_event_loop()
+    try:
+        everything = asyncio.gather(*[loop.create_task(write) for write in writes])
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(everything)
+        yield lambda: loop.run_until_complete(everything)
+    finally:
+        loop.close()
 
 
 def traced(store):
@@ -284,28 +282,10 @@ def test_a_database_that_another_one_locks_fails_each_of_the_group(store, path):
 
 def test_an_interrupt_during_the_commit_keeps_nothing_and_the_next_turn_commits(store, path):
     store._connection = Faulty(store.connection, "COMMIT", KeyboardInterrupt())
-    loop = asyncio.new_event_loop()
-    try:
-        tasks = [loop.create_task(start(store, execution_id)) for execution_id in "abcd"]
-        everything = asyncio.gather(*tasks)
-        with pytest.raises(KeyboardInterrupt):
-            loop.run_until_complete(everything)
+    with interrupted(*(start(store, execution_id) for execution_id in "abcd")) as go_on:
         assert steps(path) == running("a")
-        loop.run_until_complete(everything)
-    finally:
-        loop.close()
+        go_on()
     assert steps(path) == running(*"abcd")
-
-
-class Interrupted(Faulty):
-    """A connection on which an interrupt comes during a statement, and is raised when that has ended."""
-
-    def execute(self, sql, *parameters):
-        cursor = self.connection.execute(sql, *parameters)
-        if self.error is not None and sql.startswith(self.statement):
-            error, self.error = self.error, None
-            raise error
-        return cursor
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "ROLLBACK", "INSERT INTO steps", "COMMIT"])
@@ -348,36 +328,22 @@ def test_an_interrupt_after_a_failure_leaves_nobody_with_a_result_that_is_not_ke
             raise interrupts.pop()
 
     monkeypatch.setattr(store, "roll_back", roll_back)
-    loop = asyncio.new_event_loop()
-    try:
-        tasks = [loop.create_task(start(store, execution_id)) for execution_id in "abcd"]
-        everything = asyncio.gather(*tasks)
-        with pytest.raises(KeyboardInterrupt):
-            loop.run_until_complete(everything)
+    with interrupted(*(start(store, execution_id) for execution_id in "abcd")) as go_on:
         assert steps(path) == running("a")
-        loop.run_until_complete(everything)
-    finally:
-        loop.close()
+        go_on()
     assert steps(path) == running(*"abcd")
 
 
 def test_an_interrupt_after_the_commit_lets_everybody_go_on(store, path, monkeypatch):
-    def interrupted(points):
+    def committed(points):
         assert points == len("bcd")
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    loop = asyncio.new_event_loop()
-    try:
-        tasks = [loop.create_task(start(store, execution_id)) for execution_id in "abcd"]
-        everything = asyncio.gather(*tasks)
-        monkeypatch.setattr(store, "committed", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            loop.run_until_complete(everything)
+    monkeypatch.setattr(store, "committed", committed)
+    with interrupted(*(start(store, execution_id) for execution_id in "abcd")) as go_on:
         assert steps(path) == running(*"abcd")
-        assert loop.run_until_complete(everything) == [None] * 4
-    finally:
-        loop.close()
+        assert go_on() == [None] * 4
 
 
 def test_executions_whose_common_commit_failed_go_on_and_no_step_runs_twice(path):

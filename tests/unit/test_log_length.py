@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.unit.faulty_connection import Faulty, Interrupted
 from workflow_core import WorkflowEngine
 from workflow_core.database import connection, log_length
 from workflow_core.database.directory import DirectoryStore
@@ -284,28 +285,12 @@ def test_a_transaction_that_cannot_be_rolled_back_harms_nobody(path):
 @pytest.mark.parametrize("is_over", [False, True])
 @pytest.mark.parametrize("statement", ["CREATE TABLE room", "INSERT INTO room", "ROLLBACK"])
 def test_an_interrupt_leaves_no_transaction_and_the_settings_as_they_were(path, statement, is_over):
-    class Interrupted:
-        def __init__(self, connection):
-            self.connection = connection
-            self.interrupts = [KeyboardInterrupt()]
-
-        def execute(self, sql, *parameters):
-            interrupted = sql.startswith(statement) and self.interrupts
-            if not interrupted or is_over:
-                cursor = self.connection.execute(sql, *parameters)
-            if interrupted:
-                raise self.interrupts.pop()
-            return cursor
-
-        def __getattr__(self, name):
-            return getattr(self.connection, name)
-
     store = SQLiteStore(path, synchronous="FULL")
     before = settings(store.connection)
-    store._connection = Interrupted(store.connection)
+    store._connection = (Interrupted if is_over else Faulty)(store.connection, statement, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         store.committed()
-    assert not store._connection.interrupts
+    assert store._connection.error is None
     assert not store.connection.in_transaction
     assert settings(store.connection) == before
     assert asyncio.run(run(store)) == 1

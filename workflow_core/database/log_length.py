@@ -12,7 +12,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from workflow_core.database.opening import roll_back
+from workflow_core.database.opening import changed_setting, roll_back
 
 __all__ = ["lengthen_log"]
 
@@ -22,7 +22,6 @@ _CACHED_PAGES: Final = 10
 _SHARE_OF_ROOM: Final = 100
 """A log gets its length where that takes no more than a hundredth of the disk's free room: what it does not need yet,
 other files may need."""
-
 
 _WORTH_IT: Final = 1 / 16
 """A log with this share of its length is one of a database that is written often."""
@@ -43,9 +42,9 @@ def lengthen_log(connection: sqlite3.Connection) -> bool:
         Whether that is settled; ``False`` while the log is short.
     """
     with contextlib.suppress(sqlite3.Error, OSError):
-        journal, pages, page_bytes, cached, waited_ms = (
+        journal, pages, page_bytes = (
             connection.execute(f"PRAGMA {setting}").fetchone()[0]
-            for setting in ("journal_mode", "wal_autocheckpoint", "page_size", "cache_size", "busy_timeout")
+            for setting in ("journal_mode", "wal_autocheckpoint", "page_size")
         )
         name = connection.execute("PRAGMA database_list").fetchone()[2]  # behind links, where its log lies as well
         log, size = Path(f"{name}-wal"), pages * page_bytes
@@ -54,15 +53,16 @@ def lengthen_log(connection: sqlite3.Connection) -> bool:
             return False
         if journal != "wal" or found >= size or size * _SHARE_OF_ROOM > shutil.disk_usage(log.parent).free:
             return True
-        with contextlib.ExitStack() as afterwards:  # all of it, also when an interrupt comes during a part
-            afterwards.callback(connection.execute, f"PRAGMA busy_timeout = {waited_ms}")
-            afterwards.callback(connection.execute, f"PRAGMA cache_size = {cached}")
-            afterwards.callback(roll_back, connection)
-            connection.execute("PRAGMA busy_timeout = 0")  # who writes waits by himself, and need not do so twice
-            connection.execute(f"PRAGMA cache_size = {_CACHED_PAGES}")
-            connection.execute("BEGIN IMMEDIATE")
-            if _size_of(log) < size:  # else another process was faster
-                _fill(connection, size + 2 * _CACHED_PAGES * page_bytes)
+        with (
+            changed_setting(connection, "busy_timeout", 0),  # who writes waits by himself, and need not do so twice
+            changed_setting(connection, "cache_size", _CACHED_PAGES),
+        ):
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                if _size_of(log) < size:  # else another process was faster
+                    _fill(connection, size + 2 * _CACHED_PAGES * page_bytes)
+            finally:
+                roll_back(connection)
     return True
 
 

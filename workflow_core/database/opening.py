@@ -14,9 +14,10 @@ from workflow_core.database.migrations import migrate, statements
 from workflow_core.errors import SchemaVersionError, StorageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["leave_to_parent", "open_database", "prepare", "roll_back"]
+__all__ = ["changed_setting", "leave_to_parent", "open_database", "prepare", "roll_back"]
 
 _PAGE_BYTES: Final = 2_048
 """Of a new file. Each durable point writes whole pages to the write-ahead log, of which it changes little."""
@@ -168,6 +169,23 @@ def roll_back(connection: sqlite3.Connection) -> bool:
         with contextlib.suppress(sqlite3.Error):  # what made the transaction fail was said, and is what matters
             connection.execute("ROLLBACK")
     return not connection.in_transaction
+
+
+@contextlib.contextmanager
+def changed_setting(connection: sqlite3.Connection, name: str, value: int) -> Iterator[None]:
+    """Let a setting of a connection have another value, in a ``with`` block.
+
+    Args:
+        connection: The connection.
+        name: Of a pragma that is a number, such as ``busy_timeout``.
+        value: The value.
+    """
+    before = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    try:
+        connection.execute(f"PRAGMA {name} = {value}").fetchall()
+        yield
+    finally:
+        connection.execute(f"PRAGMA {name} = {before}").fetchall()
 
 
 def _switch_to_wal(connection: sqlite3.Connection, busy_timeout_ms: int) -> None:

@@ -16,6 +16,7 @@ import pydantic_core
 
 from workflow_core.database.listing import stored_names
 from workflow_core.database.moments import stored_text
+from workflow_core.database.opening import changed_setting
 
 if TYPE_CHECKING:
     import sqlite3
@@ -174,10 +175,6 @@ def shrink(connection: sqlite3.Connection, pages: int) -> bool:
     if connection.execute("PRAGMA freelist_count").fetchone()[0]:
         return True
     # The file is cut when the log of writes is copied into it; whoever uses the log at the moment is not waited for.
-    timeout = connection.execute("PRAGMA busy_timeout").fetchone()[0]
-    connection.execute("PRAGMA busy_timeout = 0").fetchall()
-    try:
+    with changed_setting(connection, "busy_timeout", 0):
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {int(timeout)}").fetchall()
     return False
